@@ -1,0 +1,158 @@
+package nginx
+
+import (
+	"context"
+	"errors"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestParseBuild(t *testing.T) {
+	cases := []struct {
+		name, out string
+		want      Build
+	}{
+		{"Debian", `nginx version: nginx/1.22.1
+built with OpenSSL 3.0.22 25 Aug 2026 (running with OpenSSL 3.0.19 27 Jan 2026)
+TLS SNI support enabled
+configure arguments: --with-cc-opt='-g -O2 -ffile-prefix-map=/build/nginx-1.22.1=. -Wformat' --with-ld-opt='-Wl,-z,relro -fPIC' --prefix=/usr/share/nginx --conf-path=/etc/nginx/nginx.conf --http-log-path=/var/log/nginx/access.log --error-log-path=stderr --lock-path=/var/lock/nginx.lock --pid-path=/run/nginx.pid --modules-path=/usr/lib/nginx/modules
+`, Build{"1.22.1", "/usr/share/nginx", "/etc/nginx/nginx.conf", "/run/nginx.pid", ""}},
+		{"nginx.org", `nginx version: nginx/1.28.0
+built by gcc 12.2.0 (Debian 12.2.0-14)
+configure arguments: --prefix=/etc/nginx --sbin-path=/usr/sbin/nginx --conf-path=/etc/nginx/nginx.conf --error-log-path=/var/log/nginx/error.log --pid-path=/var/run/nginx.pid --with-cc-opt='-g -O2'
+`, Build{"1.28.0", "/etc/nginx", "/etc/nginx/nginx.conf", "/var/run/nginx.pid", "/var/log/nginx/error.log"}},
+		{"Ubuntu", "nginx version: nginx/1.24.0 (Ubuntu)\nconfigure arguments: --prefix=/usr/share/nginx --conf-path=/etc/nginx/nginx.conf --error-log-path=/var/log/nginx/error.log --pid-path=/run/nginx.pid\n",
+			Build{"1.24.0", "/usr/share/nginx", "/etc/nginx/nginx.conf", "/run/nginx.pid", "/var/log/nginx/error.log"}},
+		{"no arguments", "nginx version: nginx/1.31.5\nconfigure arguments:\n",
+			Build{"1.31.5", "/usr/local/nginx", "/usr/local/nginx/conf/nginx.conf", "/usr/local/nginx/logs/nginx.pid", "/usr/local/nginx/logs/error.log"}},
+		{"openresty", "nginx version: openresty/1.25.3.1\nconfigure arguments: --prefix=/usr/local/openresty/nginx --with-cc-opt='-O2 --prefix=/no' --add-module=../x\n",
+			Build{"1.25.3.1", "/usr/local/openresty/nginx", "/usr/local/openresty/nginx/conf/nginx.conf", "/usr/local/openresty/nginx/logs/nginx.pid", "/usr/local/openresty/nginx/logs/error.log"}},
+		{"relative paths, and one with a blank", "nginx version: nginx/1.26.0\nconfigure arguments: --prefix='/opt/my nginx' --conf-path=etc/n.conf --pid-path=run/n.pid --error-log-path=/dev/null\n",
+			Build{"1.26.0", "/opt/my nginx", "/opt/my nginx/etc/n.conf", "/opt/my nginx/run/n.pid", "/dev/null"}},
+	}
+	for _, c := range cases {
+		if got := parseBuild(c.out); got != c.want {
+			t.Errorf("%s:\ngot  %+v\nwant %+v", c.name, got, c.want)
+		}
+	}
+}
+
+// replies is a host whose commands give fixed answers, looked up by their
+// words.
+type replies struct {
+	memory
+	by map[string]reply
+}
+
+type reply struct {
+	stdout, stderr string
+	code           int
+	err            error
+}
+
+func (r replies) Exec(_ context.Context, args ...string) (string, string, int, error) {
+	got, ok := r.by[strings.Join(args, " ")]
+	if !ok {
+		return "", "", 0, errors.New("unexpected command: " + strings.Join(args, " "))
+	}
+	return got.stdout, got.stderr, got.code, got.err
+}
+
+func TestBuild(t *testing.T) {
+	h := replies{by: map[string]reply{
+		"ok -V":      {stderr: "nginx version: nginx/1.22.1\n"},
+		"missing -V": {code: 127, stderr: "sh: missing: not found"},
+		"text -V":    {code: 126, stderr: "sh: text: Permission denied"},
+		"broken -V":  {code: 1, stderr: "cannot load libpcre\n"},
+		"cut -V":     {err: os.ErrDeadlineExceeded},
+	}}
+	if b, err := (Binary{Host: h, Path: "ok"}).Build(t.Context()); err != nil || b.Version != "1.22.1" {
+		t.Errorf("Build = %+v, %v", b, err)
+	}
+	for _, name := range []string{"missing", "text"} {
+		if _, err := (Binary{Host: h, Path: name}).Build(t.Context()); !errors.Is(err, ErrNoBinary) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	var ce *CommandError
+	if _, err := (Binary{Host: h, Path: "broken"}).Build(t.Context()); !errors.As(err, &ce) || ce.Error() != "broken -V: cannot load libpcre" {
+		t.Errorf("broken: %v", err)
+	}
+	if _, err := (Binary{Host: h, Path: "cut"}).Build(t.Context()); !errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, ErrNoBinary) {
+		t.Errorf("a host that does not answer: %v", err)
+	}
+}
+
+func TestBuildOfRealNginx(t *testing.T) {
+	needNginx(t)
+	b, err := Binary{Host: localHost{}, Path: "nginx"}.Build(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b.Version == "" || !strings.HasPrefix(b.Conf, "/") || !strings.HasPrefix(b.PID, "/") || !strings.HasPrefix(b.Prefix, "/") {
+		t.Errorf("Build = %+v", b)
+	}
+	if _, err := (Binary{Host: localHost{}, Path: "/nowhere/nginx"}).Build(t.Context()); !errors.Is(err, ErrNoBinary) {
+		t.Errorf("a binary that does not exist: %v", err)
+	}
+}
+
+func TestCommandError(t *testing.T) {
+	e := commandError([]string{"nginx", "-t"}, 1, "nginx: [warn] something\r\n\nnginx: [emerg] unknown directive \"x\" in /a:1\nnginx: configuration file /a test failed\n")
+	if want := "nginx -t: nginx: [emerg] unknown directive \"x\" in /a:1"; e.Error() != want {
+		t.Errorf("error is %q, want %q", e, want)
+	}
+	e = commandError([]string{"systemctl", "reload", "nginx"}, 5, "Unit nginx.service\n not loaded\n")
+	if want := "systemctl reload nginx: Unit nginx.service\n not loaded"; e.Error() != want {
+		t.Errorf("error is %q, want %q", e, want)
+	}
+	e = commandError([]string{"false"}, 1, "")
+	if want := "false: exit status 1, and it printed nothing"; e.Error() != want || e.Unprivileged() {
+		t.Errorf("error is %q, want %q", e, want)
+	}
+}
+
+func TestUnprivileged(t *testing.T) {
+	denied := `nginx: [alert] could not open error log file: open() "/var/log/nginx/error.log" failed (13: Permission denied)
+2026/01/02 03:04:05 [warn] 1#1: the "user" directive makes sense only if the master process runs with super-user privileges, ignored in /etc/nginx/nginx.conf:1
+2026/01/02 03:04:05 [emerg] 1#1: open() "/run/nginx.pid" failed (13: Permission denied)
+nginx: configuration file /etc/nginx/nginx.conf test failed
+`
+	if !commandError(nil, 1, denied).Unprivileged() {
+		t.Error("want of permission is not seen")
+	}
+	if commandError(nil, 1, denied+"2026/01/02 03:04:05 [emerg] 1#1: unknown directive \"x\"\n").Unprivileged() {
+		t.Error("a broken configuration is taken for want of permission")
+	}
+}
+
+func TestTestOfRealNginx(t *testing.T) {
+	needNginx(t)
+	dir := t.TempDir()
+	write(t, dir, map[string]string{
+		"nginx.conf":  "pid " + dir + "/pid; error_log stderr; events {}\n",
+		"broken.conf": "pid " + dir + "/pid; error_log stderr; events {}\nhttp { upstream u { server a b c; } }\n",
+	})
+	b := Binary{Host: localHost{}, Path: "nginx", Conf: dir + "/nginx.conf"}
+	if err := b.Test(t.Context()); err != nil {
+		t.Error(err)
+	}
+	b.Conf = dir + "/broken.conf"
+	var ce *CommandError
+	if err := b.Test(t.Context()); !errors.As(err, &ce) || ce.Code != 1 || len(ce.Lines) != 1 ||
+		!strings.Contains(ce.Lines[0], "[emerg]") || !strings.Contains(ce.Lines[0], dir+"/broken.conf:2") {
+		t.Errorf("a broken configuration: %v", err)
+	}
+	if err := b.Reload(t.Context()); !errors.As(err, &ce) {
+		t.Errorf("a reload with a broken configuration: %v", err)
+	}
+	b.TestCommand, b.ReloadCommand = []string{"true"}, []string{"false"}
+	if err := b.Test(t.Context()); err != nil {
+		t.Errorf("a test command of the operator's: %v", err)
+	}
+	if err := b.Reload(t.Context()); !errors.As(err, &ce) || !slices.Equal(ce.Command, []string{"false"}) {
+		t.Errorf("a reload command of the operator's: %v", err)
+	}
+}

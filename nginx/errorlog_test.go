@@ -1,0 +1,60 @@
+package nginx
+
+import (
+	"os"
+	"strings"
+	"testing"
+)
+
+func TestLoadFailureLines(t *testing.T) {
+	const zone = `2026/01/02 03:04:05 [emerg] 7#7: limit_req "one" uses the "$uri" key while previously it used the "$binary_remote_addr" key`
+	const bind = `2026/01/02 03:04:05 [emerg] 7#7: bind() to 127.0.0.1:81 failed (98: Address already in use)`
+	const still = `2026/01/02 03:04:07 [emerg] 7#7: still could not bind()`
+	cases := []struct{ name, log, want string }{
+		{"nothing", "", ""},
+		{"other levels", "2026/01/02 03:04:05 [error] 7#7: x\n2026/01/02 03:04:05 [notice] 7#7: signal 1 (SIGHUP) received, reconfiguring\n", ""},
+		{"a zone", "2026/01/02 03:04:05 [notice] 7#7: reconfiguring\n" + zone + "\n", zone},
+		{"CRLF", zone + "\r\n", zone},
+		{"no newline at the end", zone, zone},
+		{"another process", strings.ReplaceAll(zone, "7#7", "77#77") + "\n" + strings.ReplaceAll(zone, "7#7", "17#17"), ""},
+		{"a bind that may still work", bind + "\n" + bind + "\n", ""},
+		{"a bind that did not", strings.Repeat(bind+"\n", 5) + still + "\n", bind},
+		{"only the end of a bind that did not", still + "\n", still},
+		{"a bind that worked, then a zone", bind + "\n" + zone + "\n", zone},
+	}
+	for _, c := range cases {
+		if got := loadFailure(c.log, "[emerg] 7#"); got != c.want {
+			t.Errorf("%s: %q, want %q", c.name, got, c.want)
+		}
+	}
+}
+
+func TestLoadFailureSinceMark(t *testing.T) {
+	dir := t.TempDir()
+	logs := []string{dir + "/a log", dir + "/-b"}
+	write(t, dir, map[string]string{"a log": "1 [emerg] 7#7: old\n"})
+	b := Binary{Host: localHost{}}
+	mark := b.MarkLogs(t.Context(), logs)
+	if got := b.LoadFailure(t.Context(), mark, 7); got != "" {
+		t.Errorf("nothing was written, and it says %q", got)
+	}
+	for i, name := range []string{"a log", "-b"} {
+		f, err := os.OpenFile(dir+"/"+name, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.WriteString("1 [emerg] 7#7: new\n"); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if got, want := b.LoadFailure(t.Context(), mark, 7), "1 [emerg] 7#7: new"; got != want {
+			t.Errorf("log %d: it says %q, want %q", i, got, want)
+		}
+		mark = b.MarkLogs(t.Context(), logs)
+	}
+	if got := b.LoadFailure(t.Context(), b.MarkLogs(t.Context(), nil), 7); got != "" {
+		t.Errorf("no logs, and it says %q", got)
+	}
+}

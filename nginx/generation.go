@@ -1,0 +1,249 @@
+package nginx
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// A Process is one of nginx's, told from a later one of the same PID by when
+// it started.
+type Process struct {
+	PID     int
+	Started uint64 // ticks since boot, /proc/PID/stat field 22
+	Title   string // its command line, which nginx sets
+}
+
+// exiting is in the title of a worker that only finishes what it holds
+// (ngx_worker_process_cycle).
+const exiting = "is shutting down"
+
+// A Running is the nginx that runs, at one moment.
+type Running struct {
+	Master  Process
+	Workers []Process // the serving and the exiting
+	// Age is for how long the oldest serving worker has been running: the
+	// running configuration was read before that.
+	Age time.Duration
+	// Now is the host's clock when it was looked at.
+	Now time.Time
+}
+
+// Loaded is when, by the host's clock, the serving generation was there: a file
+// that was changed later is not what runs.
+func (r Running) Loaded() time.Time { return r.Now.Add(-r.Age) }
+
+// ErrNotRunning is wrapped when no nginx master is found.
+var ErrNotRunning = errors.New("nginx is not running")
+
+// Serving is the workers that accept connections.
+func (r Running) Serving() []Process {
+	return slices.DeleteFunc(slices.Clone(r.Workers), func(p Process) bool { return strings.Contains(p.Title, exiting) })
+}
+
+// Exiting is the workers of earlier generations that finish what they hold.
+func (r Running) Exiting() []Process {
+	return slices.DeleteFunc(slices.Clone(r.Workers), func(p Process) bool { return !strings.Contains(p.Title, exiting) })
+}
+
+// Replaced tells whether r serves with a generation later than the one of
+// before: there are serving workers that before did not have, and every worker
+// of before is gone or only finishes what it holds.
+func (r Running) Replaced(before Running) bool {
+	serving := r.Serving()
+	for _, p := range serving {
+		if before.has(p) {
+			return false
+		}
+	}
+	return len(serving) > 0
+}
+
+// Started tells whether r has serving workers that before did not have: a load
+// has worked, though earlier workers may still accept.
+func (r Running) Started(before Running) bool {
+	return slices.ContainsFunc(r.Serving(), func(p Process) bool { return !before.has(p) })
+}
+
+func (r Running) has(p Process) bool {
+	return slices.ContainsFunc(r.Workers, func(q Process) bool { return q.PID == p.PID && q.Started == p.Started })
+}
+
+// processScript prints the uptime, the time and, for a PID and each of its children, PID,
+// start time and command line, a line each. /proc/PID/stat is cut after the
+// last ')', as the name before it may hold anything.
+const processScript = `cat /proc/uptime || exit 1
+date +%s.%N
+pid=$1
+[ -d "/proc/$pid" ] || exit 3
+for p in $pid $(cat "/proc/$pid/task/$pid/children"); do
+	stat=$(cat "/proc/$p/stat" 2>/dev/null) || continue
+	set -- ${stat##*) }
+	title=$(tr '\000\n' '  ' < "/proc/$p/cmdline" 2>/dev/null) || continue
+	echo "$p ${20} $title"
+done`
+
+// mastersScript prints the PIDs of all processes titled as an nginx master.
+const mastersScript = `for d in /proc/[0-9]*; do
+	t=$(tr '\000\n' '  ' < "$d/cmdline" 2>/dev/null) || continue
+	case $t in "nginx: master process"*) echo "${d#/proc/}";; esac
+done`
+
+// Running looks at the processes of the master with the given PID file, or, if
+// that names none, of the only master there is.
+func (b Binary) Running(ctx context.Context, pidFile string) (Running, error) {
+	pid, err := b.masterPID(ctx, pidFile)
+	if err != nil {
+		return Running{}, err
+	}
+	return b.Processes(ctx, pid)
+}
+
+// Processes looks at the master with the given PID and its workers.
+func (b Binary) Processes(ctx context.Context, pid int) (Running, error) {
+	out, errOut, code, err := b.Host.Exec(ctx, "sh", "-c", processScript, "sh", strconv.Itoa(pid))
+	if err != nil {
+		return Running{}, fmt.Errorf("look at the processes of nginx: %w", err)
+	}
+	if code == 3 {
+		return Running{}, fmt.Errorf("process %d is gone: %w", pid, ErrNotRunning)
+	}
+	if code != 0 {
+		return Running{}, fmt.Errorf("look at the processes of nginx: %s", strings.TrimSpace(errOut))
+	}
+	return parseProcesses(out, pid)
+}
+
+// ticksPerSecond is USER_HZ, which Linux has fixed at 100 for all it tells
+// user space.
+const ticksPerSecond = 100
+
+// parseProcesses reads the output of processScript.
+func parseProcesses(out string, pid int) (Running, error) {
+	var r Running
+	first, rest, _ := strings.Cut(out, "\n")
+	up, _, _ := strings.Cut(first, " ")
+	uptime, err := strconv.ParseFloat(up, 64)
+	if err != nil {
+		return Running{}, fmt.Errorf("uptime %q: %w", first, err)
+	}
+	clock, rest, _ := strings.Cut(rest, "\n")
+	if r.Now, err = parseClock(clock); err != nil {
+		return Running{}, err
+	}
+	for line := range strings.Lines(rest) {
+		f := strings.SplitN(strings.TrimSpace(line), " ", 3)
+		if len(f) < 3 {
+			continue
+		}
+		p := Process{Title: f[2]}
+		if p.PID, err = strconv.Atoi(f[0]); err != nil {
+			return Running{}, fmt.Errorf("process line %q: %w", line, err)
+		}
+		if p.Started, err = strconv.ParseUint(f[1], 10, 64); err != nil {
+			return Running{}, fmt.Errorf("process line %q: %w", line, err)
+		}
+		switch {
+		case p.PID == pid:
+			r.Master = p
+		case strings.HasPrefix(p.Title, "nginx: worker process"):
+			r.Workers = append(r.Workers, p)
+			age := time.Duration((uptime - float64(p.Started)/ticksPerSecond) * float64(time.Second))
+			if !strings.Contains(p.Title, exiting) && age > r.Age {
+				r.Age = age
+			}
+		}
+	}
+	if !strings.HasPrefix(r.Master.Title, "nginx: master process") {
+		return Running{}, fmt.Errorf("process %d is %q, not an nginx master: %w", pid, r.Master.Title, ErrNotRunning)
+	}
+	return r, nil
+}
+
+// parseClock reads seconds and nanoseconds since the epoch. A date without
+// nanoseconds (busybox) prints the %N as it is, or nothing.
+func parseClock(s string) (time.Time, error) {
+	sec, nsec, _ := strings.Cut(strings.TrimSpace(s), ".")
+	n, err := strconv.ParseInt(sec, 10, 64)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("the host's clock %q: %w", s, err)
+	}
+	frac, err := strconv.ParseInt(nsec, 10, 64)
+	if err != nil || frac < 0 || frac > 999999999 {
+		frac = 0
+	}
+	return time.Unix(n, frac), nil
+}
+
+func (b Binary) masterPID(ctx context.Context, pidFile string) (int, error) {
+	content, err := b.Host.ReadFile(ctx, pidFile)
+	if err == nil {
+		pid, err := strconv.Atoi(strings.TrimSpace(string(content)))
+		if err == nil && pid > 0 {
+			if _, err := b.Processes(ctx, pid); err == nil || !errors.Is(err, ErrNotRunning) {
+				return pid, err
+			}
+		}
+	}
+	out, _, _, err := b.Host.Exec(ctx, "sh", "-c", mastersScript)
+	if err != nil {
+		return 0, fmt.Errorf("look for an nginx master: %w", err)
+	}
+	switch pids := strings.Fields(out); len(pids) {
+	case 0:
+		return 0, fmt.Errorf("no nginx master process, by %s or by name: %w", pidFile, ErrNotRunning)
+	case 1:
+		return strconv.Atoi(pids[0])
+	default:
+		return 0, fmt.Errorf("%s names no nginx master, and there are several (%s): %w", pidFile, strings.Join(pids, ", "), ErrNotRunning)
+	}
+}
+
+// ConfOf is the main file that the master was started with: the -c of its
+// command line, which nginx shows in its title; empty when it has none. A path
+// that is not absolute is resolved against the prefix of -p, or of the build.
+func (r Running) ConfOf(b Build) string {
+	args := strings.Fields(r.Master.Title)
+	prefix, conf := b.Prefix, ""
+	for i := 0; i+1 < len(args); i++ {
+		switch args[i] {
+		case "-c":
+			conf = args[i+1]
+		case "-p":
+			prefix = args[i+1]
+		}
+	}
+	if conf == "" || path.IsAbs(conf) {
+		return conf
+	}
+	return path.Join(prefix, conf)
+}
+
+// PIDPath is where the master of this configuration writes its PID.
+func (c *Config) PIDPath(b Build) string {
+	if c.PIDFile != "" {
+		return b.abs(c.PIDFile)
+	}
+	return b.PID
+}
+
+// LogPaths are the files that the master of this configuration writes its
+// errors to.
+func (c *Config) LogPaths(b Build) []string {
+	if len(c.ErrorLogs) == 0 {
+		if b.ErrorLog == "" {
+			return nil
+		}
+		return []string{b.ErrorLog}
+	}
+	var paths []string
+	for _, p := range c.ErrorLogs {
+		paths = append(paths, b.abs(p))
+	}
+	return paths
+}

@@ -1,0 +1,412 @@
+// Package nginx is what nginx means: configuration text into upstreams and
+// servers, servers into edits of single bytes; and the running nginx: its test,
+// its reload, its generations of workers, its stub_status.
+//
+// The package starts no process and opens no file itself. What it needs of the
+// machine nginx runs on, it asks of a [Host].
+package nginx
+
+import (
+	"fmt"
+	"strings"
+)
+
+// MaxBlockDepth is how deep blocks may be nested in one file. nginx itself has
+// no limit but its stack; real configurations stay below ten.
+const MaxBlockDepth = 64
+
+// A Word is one argument of a directive, as nginx reads it, and where it
+// stands.
+type Word struct {
+	Text  string // quotes taken off, escapes resolved
+	Start int32  // byte offset of its first byte, the quote if it has one
+	End   int32  // byte offset after its last byte, the closing quote included
+}
+
+// A SyntaxError is a place in a configuration that cannot be read by nginx's
+// own token rules, or that is beyond this package's limits.
+type SyntaxError struct {
+	File string
+	Line int    // from 1
+	Text string // the line, cut to a readable length
+	Msg  string
+}
+
+func (e *SyntaxError) Error() string {
+	return fmt.Sprintf("%s:%d: %s: %q", e.File, e.Line, e.Msg, e.Text)
+}
+
+// bom may stand before the first directive. nginx takes it for part of the
+// first word, and most often refuses the file for that; the judgement is left
+// to it, and the bytes are kept.
+const bom = "\xef\xbb\xbf"
+
+// A visitor is told what a scan finds, in order. words is valid only during
+// the call.
+type visitor interface {
+	// directive is called at the ';' or '{' that ends words; at is its offset.
+	directive(words []Word, block bool, at int) error
+	// blockEnd is called at each '}'.
+	blockEnd(at int) error
+}
+
+// A tokenError is a scan's error before the file's name and line are known.
+type tokenError struct {
+	at  int
+	msg string
+}
+
+func (e *tokenError) Error() string { return e.msg }
+
+// scanner reads words by the rules of ngx_conf_read_token in nginx's
+// src/core/ngx_conf_file.c.
+type scanner struct {
+	src   string
+	pos   int
+	words []Word
+	depth int
+	v     visitor
+	// noString is, for " and ', up to where no Lua string in such quotes ends:
+	// what has been looked through once is not looked through again.
+	noString [2]int
+}
+
+// scan reads src to its end, or to the first error: a *tokenError, or what the
+// visitor returned.
+func scan(src string, v visitor) error {
+	s := scanner{src: src, v: v, words: make([]Word, 0, 16)}
+	if strings.HasPrefix(src, bom) {
+		s.pos = len(bom)
+	}
+	for {
+		more, err := s.next()
+		if err != nil || !more {
+			return err
+		}
+	}
+}
+
+// next reads up to and including one ';', '{' or '}'.
+func (s *scanner) next() (bool, error) {
+	s.words = s.words[:0]
+	for {
+		if err := s.skipBlank(); err != nil {
+			return false, err
+		}
+		if s.pos >= len(s.src) {
+			return false, s.atEOF()
+		}
+		switch s.src[s.pos] {
+		case ';', '{':
+			return true, s.end()
+		case '}':
+			if len(s.words) > 0 {
+				return false, &tokenError{s.pos, `unexpected "}"`}
+			}
+			if s.depth == 0 {
+				return false, &tokenError{s.pos, `unexpected "}"`}
+			}
+			s.depth--
+			s.pos++
+			return true, s.v.blockEnd(s.pos - 1)
+		case '"', '\'':
+			if err := s.quoted(); err != nil {
+				return false, err
+			}
+		default:
+			if err := s.plain(); err != nil {
+				return false, err
+			}
+		}
+	}
+}
+
+func (s *scanner) atEOF() error {
+	switch {
+	case len(s.words) > 0:
+		return &tokenError{int(s.words[0].Start), `unexpected end of file, expecting ";" or "}"`}
+	case s.depth > 0:
+		return &tokenError{len(s.src), `unexpected end of file, expecting "}"`}
+	}
+	return nil
+}
+
+// skipBlank passes over white space and comments. A '#' starts a comment only
+// where a word could start.
+func (s *scanner) skipBlank() error {
+	for s.pos < len(s.src) {
+		switch s.src[s.pos] {
+		case ' ', '\t', '\r', '\n':
+			s.pos++
+		case '#':
+			start := s.pos
+			s.skipLine()
+			if err := s.fits(start, s.pos); err != nil {
+				return err
+			}
+		default:
+			return nil
+		}
+	}
+	return nil
+}
+
+// confBuffer is NGX_CONF_BUFFER: nginx reads a file in pieces of that many
+// bytes, and a word or a comment must lie in one.
+const confBuffer = 4096
+
+// fits checks that nginx can read what starts at start and is known to have
+// ended when the byte at last is read.
+func (s *scanner) fits(start, last int) error {
+	if last-start >= confBuffer && start+confBuffer < len(s.src) {
+		return &tokenError{start, fmt.Sprintf("a word or comment longer than the %d bytes nginx can read", confBuffer)}
+	}
+	return nil
+}
+
+// end hands the words over at ';' or '{'.
+func (s *scanner) end() error {
+	at := s.pos
+	block := s.src[at] == '{'
+	if len(s.words) == 0 {
+		return &tokenError{at, fmt.Sprintf("unexpected %q", s.src[at])}
+	}
+	s.pos++
+	if block {
+		if s.depth++; s.depth > MaxBlockDepth {
+			return &tokenError{at, fmt.Sprintf("blocks nested deeper than %d", MaxBlockDepth)}
+		}
+	}
+	if err := s.v.directive(s.words, block, at); err != nil {
+		return err
+	}
+	if block && isLua(s.words) {
+		return s.skipLua()
+	}
+	return nil
+}
+
+// isLua tells whether the block that words open holds Lua code.
+func isLua(words []Word) bool { return strings.HasSuffix(words[0].Text, "_by_lua_block") }
+
+// quoted reads a word in quotes. After the closing quote nginx wants white
+// space, ';', '{' or ')'.
+func (s *scanner) quoted() error {
+	start, q := s.pos, s.src[s.pos]
+	escaped := false
+	i := start + 1
+	for ; i < len(s.src) && s.src[i] != q; i++ {
+		if s.src[i] == '\\' {
+			escaped = true
+			i++
+		}
+	}
+	if i >= len(s.src) {
+		return &tokenError{start, "quote is never closed"}
+	}
+	s.add(start, i+1, start+1, i, escaped)
+	s.pos = i + 1
+	if s.pos >= len(s.src) {
+		return nil
+	}
+	switch s.src[s.pos] {
+	case ' ', '\t', '\r', '\n':
+		return s.fits(start+1, s.pos+1)
+	case ';', '{', ')':
+		return s.fits(start+1, s.pos)
+	}
+	return &tokenError{s.pos, fmt.Sprintf("unexpected %q after a closing quote", s.src[s.pos])}
+}
+
+// plain reads a word without quotes. "${" does not end it.
+func (s *scanner) plain() error {
+	start := s.pos
+	escaped, variable := false, false
+	i := start
+loop:
+	for ; i < len(s.src); i++ {
+		c := s.src[i]
+		if c == '{' && variable {
+			// As in nginx, the flag stays set: "${{" is one word.
+			continue
+		}
+		variable = false
+		switch c {
+		case '\\':
+			escaped = true
+			i++
+		case '$':
+			variable = true
+		case ' ', '\t', '\r', '\n', ';', '{':
+			break loop
+		}
+	}
+	i = min(i, len(s.src))
+	s.add(start, i, start, i, escaped)
+	s.pos = i
+	if i < len(s.src) && s.src[i] != ';' && s.src[i] != '{' {
+		// nginx begins the next word only when it has read the byte after
+		// the blank.
+		return s.fits(start, i+1)
+	}
+	return s.fits(start, i)
+}
+
+// add appends the word that stands at start..end, its text at from..to.
+func (s *scanner) add(start, end, from, to int, escaped bool) {
+	text := s.src[from:to]
+	if escaped {
+		text = unescape(text)
+	}
+	s.words = append(s.words, Word{Text: text, Start: int32(start), End: int32(end)})
+}
+
+// unescape resolves the escapes nginx knows: \" \' \\ \t \r \n. Others keep
+// their backslash.
+func unescape(s string) string {
+	var b strings.Builder
+	b.Grow(len(s))
+	for i := 0; i < len(s); i++ {
+		if s[i] == '\\' && i+1 < len(s) {
+			switch s[i+1] {
+			case '"', '\'', '\\':
+				i++
+			case 't':
+				b.WriteByte('\t')
+				i++
+				continue
+			case 'r':
+				b.WriteByte('\r')
+				i++
+				continue
+			case 'n':
+				b.WriteByte('\n')
+				i++
+				continue
+			}
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String()
+}
+
+// skipLua passes over the Lua code after the '{' of a *_by_lua_block, up to
+// and including its closing '}', by the rules of lua-nginx-module's lexer:
+// braces count outside of strings, long brackets and comments.
+func (s *scanner) skipLua() error {
+	start := s.pos
+	depth := 1
+	for s.pos < len(s.src) {
+		switch c := s.src[s.pos]; c {
+		case '{':
+			depth++
+			s.pos++
+		case '}':
+			depth--
+			s.pos++
+			if depth == 0 {
+				s.depth--
+				return s.v.blockEnd(s.pos - 1)
+			}
+		case '"', '\'':
+			s.skipLuaString(c)
+		case '-':
+			s.pos++
+			if !strings.HasPrefix(s.src[s.pos:], "-") {
+				break
+			}
+			s.pos++
+			if !s.skipLongBracket() {
+				s.skipLine()
+			}
+		case '[':
+			if !s.skipLongBracket() {
+				s.pos++
+			}
+		default:
+			s.pos++
+		}
+	}
+	return &tokenError{start, `Lua block is never closed, expecting "}"`}
+}
+
+func (s *scanner) skipLine() {
+	for s.pos < len(s.src) && s.src[s.pos] != '\n' {
+		s.pos++
+	}
+}
+
+// skipLuaString passes over a quoted Lua string. One that does not end on its
+// line is none to lua-nginx-module: it passes over the quote and goes on.
+func (s *scanner) skipLuaString(q byte) {
+	none := &s.noString[0]
+	if q == '\'' {
+		none = &s.noString[1]
+	}
+	s.pos++
+	if s.pos <= *none {
+		return
+	}
+	i := s.pos
+	for ; i < len(s.src) && s.src[i] != '\n'; i++ {
+		if s.src[i] == q {
+			s.pos = i + 1
+			return
+		}
+		if s.src[i] == '\\' && i+1 < len(s.src) && s.src[i+1] != '\n' {
+			i++
+		}
+	}
+	*none = i
+}
+
+// skipLongBracket passes over [[...]] or [==[...]==] if one starts here.
+func (s *scanner) skipLongBracket() bool {
+	rest := s.src[s.pos:]
+	if !strings.HasPrefix(rest, "[") {
+		return false
+	}
+	level := 0
+	for 1+level < len(rest) && rest[1+level] == '=' {
+		level++
+	}
+	if 1+level >= len(rest) || rest[1+level] != '[' {
+		return false
+	}
+	closing := "]" + strings.Repeat("=", level) + "]"
+	i := strings.Index(rest[2+level:], closing)
+	if i < 0 {
+		s.pos = len(s.src)
+		return true
+	}
+	s.pos += 2 + level + i + len(closing)
+	return true
+}
+
+// maxErrorText bounds how much of an offending line an error carries.
+const maxErrorText = 120
+
+// lineOf is the number of the line that holds offset at, from 1.
+func lineOf(src string, at int) int {
+	return 1 + strings.Count(src[:min(max(at, 0), len(src))], "\n")
+}
+
+// lineText is the line that holds offset at, without its blanks around.
+func lineText(src string, at int) string {
+	at = min(max(at, 0), len(src))
+	from := strings.LastIndexByte(src[:at], '\n') + 1
+	to := len(src)
+	if i := strings.IndexByte(src[at:], '\n'); i >= 0 {
+		to = at + i
+	}
+	text := strings.TrimSpace(src[from:to])
+	if len(text) > maxErrorText {
+		text = text[:maxErrorText] + "…"
+	}
+	return text
+}
+
+// syntaxError gives a place in a file its name, line and text.
+func syntaxError(file, src string, at int, msg string) *SyntaxError {
+	return &SyntaxError{File: file, Line: lineOf(src, at), Text: lineText(src, at), Msg: msg}
+}

@@ -1,0 +1,190 @@
+package remote
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+// ErrNoUnit says that systemd knows no such unit.
+var ErrNoUnit = errors.New("no such unit")
+
+// failureLines is how many lines of a unit's log go into the error of a failed
+// start or stop.
+const failureLines = 10
+
+// Service is a systemd unit on a host.
+type Service struct {
+	Host Host
+	Unit string // with or without ".service"
+}
+
+// ServiceState is what systemd says of a unit (org.freedesktop.systemd1(5)).
+type ServiceState struct {
+	Load   string // "loaded", "masked", "bad-setting", ...
+	Active string // "active", "inactive", "failed", "activating", "deactivating", ...
+	Sub    string // "running", "dead", "stop-sigterm", ...
+	Result string // of the last run: "success", "exit-code", "timeout", ...
+}
+
+// unitName is what systemd takes for the name of a unit (systemd.unit(5)).
+var unitName = regexp.MustCompile(`^[A-Za-z0-9:_.\\@][A-Za-z0-9:_.\\@-]*$`)
+
+// ValidUnit says whether name can be the name of a unit. Patterns, which
+// systemctl would take for several, are none.
+func ValidUnit(name string) error {
+	switch {
+	case name == "":
+		return errors.New("the name of the unit is empty")
+	case len(name) > 255:
+		return fmt.Errorf("%q is not the name of a unit: longer than 255 characters", name)
+	case !unitName.MatchString(name):
+		return fmt.Errorf("%q is not the name of a unit: only letters, digits and :_.\\@- may be in it, and no - at the start", name)
+	}
+	return nil
+}
+
+// State asks systemd for the state of the unit. It needs no root. The error is
+// ErrNoUnit where there is no such unit.
+func (s Service) State(ctx context.Context) (ServiceState, error) {
+	if err := ValidUnit(s.Unit); err != nil {
+		return ServiceState{}, err
+	}
+	args := []string{"systemctl", "show", "--property=LoadState,ActiveState,SubState,Result", s.Unit}
+	r, err := s.Host.Run(ctx, Command{Args: args})
+	if err == nil {
+		err = r.Err(args...)
+	}
+	if err != nil {
+		return ServiceState{}, s.failed("ask for the state of", err)
+	}
+	state := parseState(string(r.Stdout))
+	switch state.Load {
+	case "not-found":
+		return state, s.failed("ask for the state of", ErrNoUnit)
+	case "":
+		return state, s.failed("ask for the state of", fmt.Errorf("cannot make sense of %q from systemctl", lastLines(r.Stdout, 3)))
+	}
+	return state, nil
+}
+
+// parseState reads the properties that systemctl show prints, a line each.
+func parseState(out string) ServiceState {
+	var s ServiceState
+	for line := range strings.Lines(out) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), "=")
+		switch name {
+		case "LoadState":
+			s.Load = value
+		case "ActiveState":
+			s.Active = value
+		case "SubState":
+			s.Sub = value
+		case "Result":
+			s.Result = value
+		}
+	}
+	return s
+}
+
+// Start starts the unit, as root, with exactly `systemctl start UNIT`. That
+// systemctl is content does not say that the unit is active: see State.
+func (s Service) Start(ctx context.Context) error { return s.control(ctx, "start") }
+
+// Stop stops the unit, as root, with exactly `systemctl stop UNIT`, which takes
+// until the unit has ended or systemd has killed it. See State afterwards.
+func (s Service) Stop(ctx context.Context) error { return s.control(ctx, "stop") }
+
+func (s Service) control(ctx context.Context, verb string) error {
+	if err := ValidUnit(s.Unit); err != nil {
+		return err
+	}
+	args := s.command(verb)
+	r, err := s.Host.Run(ctx, Command{Args: args, Root: true})
+	if err != nil {
+		return s.failed(verb, s.withRule(err))
+	}
+	if err := r.Err(args...); err != nil {
+		if strings.Contains(string(r.Stderr), "not found") || strings.Contains(string(r.Stderr), "not loaded") {
+			err = fmt.Errorf("%w: %w", ErrNoUnit, err)
+		}
+		return s.failed(verb, s.withStatus(ctx, err))
+	}
+	return nil
+}
+
+func (s Service) command(verb string) []string { return []string{"systemctl", verb, s.Unit} }
+
+func (s Service) failed(what string, err error) error {
+	return fmt.Errorf("%s %s on %s: %w", what, s.Unit, s.Host.Name(), err)
+}
+
+// withStatus adds to err what systemd says of the unit, and the end of its log.
+func (s Service) withStatus(ctx context.Context, err error) error {
+	if state, serr := s.State(ctx); serr == nil {
+		err = fmt.Errorf("%w\n%s is %s (%s), result: %s", err, s.Unit, state.Active, state.Sub, state.Result)
+	}
+	if log, lerr := s.Logs(ctx, failureLines); lerr == nil && log != "" {
+		err = fmt.Errorf("%w\n%s", err, log)
+	}
+	return err
+}
+
+// SudoCheck says whether Start and Stop could be run without a password, and
+// runs neither. The rule in its *SudoError allows both.
+func (s Service) SudoCheck(ctx context.Context) error {
+	if err := ValidUnit(s.Unit); err != nil {
+		return err
+	}
+	for _, verb := range []string{"stop", "start"} {
+		if err := SudoCheck(ctx, s.Host, s.command(verb)...); err != nil {
+			return s.withRule(err)
+		}
+	}
+	return nil
+}
+
+// withRule makes the rule of a *SudoError one for both commands: who must have
+// one of them allowed will want the other too.
+func (s Service) withRule(err error) error {
+	var refused *SudoError
+	if !errors.As(err, &refused) || len(refused.Commands) != 1 {
+		return err
+	}
+	program := refused.Commands[0][0]
+	refused.Commands = nil
+	for _, verb := range []string{"start", "stop"} {
+		refused.Commands = append(refused.Commands, append([]string{program}, s.command(verb)[1:]...))
+	}
+	return err
+}
+
+// Logs returns the last n lines of the unit's log. Where the journal may not be
+// read, or tells nothing, it is what systemctl status shows.
+func (s Service) Logs(ctx context.Context, n int) (string, error) {
+	if err := ValidUnit(s.Unit); err != nil {
+		return "", err
+	}
+	lines := strconv.Itoa(n)
+	args := []string{"journalctl", "--unit=" + s.Unit, "--lines=" + lines, "--no-pager", "--quiet", "--output=short-iso"}
+	r, err := s.Host.Run(ctx, Command{Args: args})
+	if err != nil {
+		return "", s.failed("read the log of", err)
+	}
+	if text := lastLines(r.Stdout, n); r.Code == 0 && text != "" {
+		return text, nil
+	}
+	args = []string{"systemctl", "status", "--no-pager", "--full", "--lines=" + lines, s.Unit}
+	r, err = s.Host.Run(ctx, Command{Args: args})
+	if err != nil {
+		return "", s.failed("read the log of", err)
+	}
+	// Its exit status tells the unit's state; 4 is that there is none.
+	if text := strings.TrimRight(string(r.Stdout), "\n"); text != "" {
+		return text, nil
+	}
+	return "", s.failed("read the log of", r.Err(args...))
+}

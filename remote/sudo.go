@@ -1,0 +1,346 @@
+package remote
+
+import (
+	"context"
+	"fmt"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// SudoProblem is why a command cannot be run as root.
+type SudoProblem int
+
+const (
+	// SudoMissing says that there is no sudo on the host.
+	SudoMissing SudoProblem = iota
+	// SudoPassword says that sudo would ask for a password.
+	SudoPassword
+	// SudoDenied says that no rule allows the command.
+	SudoDenied
+	// SudoBroken says that sudo itself does not work.
+	SudoBroken
+)
+
+// SudoError says that commands cannot be run as root on a host through sudo,
+// and what would allow them.
+type SudoError struct {
+	Host     string
+	User     string
+	Problem  SudoProblem
+	Commands [][]string // what was to be run, the program with its full path where it is known
+	Words    string     // what sudo said
+}
+
+func (e *SudoError) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s on %s may not run as root: ", e.User, e.Host)
+	for i, c := range e.Commands {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteString(e.short(c))
+	}
+	switch e.Problem {
+	case SudoMissing:
+		b.WriteString(": there is no sudo; install it, or log in as root")
+		return b.String()
+	case SudoPassword:
+		b.WriteString(": sudo would ask for a password")
+	case SudoDenied:
+		b.WriteString(": no sudoers rule allows it")
+	case SudoBroken:
+		b.WriteString(": " + e.Words)
+		return b.String()
+	}
+	fmt.Fprintf(&b, "; log in as root, or add with visudo: %s", e.Rule())
+	return b.String()
+}
+
+// short is a command for a person: a script is only named.
+func (e *SudoError) short(args []string) string {
+	if isScript(args) {
+		return "changes to files"
+	}
+	return Quote(args...)
+}
+
+// isScript says whether args run a shell script. A rule for one would be a
+// rule for everything, so it is not written out.
+func isScript(args []string) bool {
+	return len(args) > 2 && path.Base(args[0]) == "sh" && args[1] == "-c"
+}
+
+// Rule is the line for sudoers(5) that allows the commands without a password.
+func (e *SudoError) Rule() string {
+	var commands []string
+	for _, c := range e.Commands {
+		if isScript(c) {
+			commands = []string{"ALL"}
+			break
+		}
+		commands = append(commands, ruleCommand(c))
+	}
+	return fmt.Sprintf("%s ALL=(root) NOPASSWD: %s", e.User, strings.Join(commands, ", "))
+}
+
+// ruleCommand writes a command as sudoers(5) wants it: the full path, and a
+// backslash before what the grammar or fnmatch(3) would take for its own.
+func ruleCommand(args []string) string {
+	words := slices.Clone(args)
+	if !path.IsAbs(words[0]) {
+		words[0] = "/usr/bin/" + words[0]
+	}
+	for i, w := range words {
+		words[i] = ruleSpecial.ReplaceAllString(w, `\$0`)
+	}
+	if len(words) == 1 {
+		words = append(words, `""`)
+	}
+	return strings.Join(words, " ")
+}
+
+// ruleSpecial matches the characters that mean something in a rule.
+var ruleSpecial = regexp.MustCompile(`[\\,:=*?\[\]!"# ]`)
+
+// sudoRefusal is the *SudoError in r, the result of a command run with sudo -n;
+// nil if sudo did run it. It looks only at how sudo itself fails, with status 1
+// and its own words (sudo's logging.c and auth/sudo_auth.c, in the C locale).
+func sudoRefusal(m named, args []string, r Result) error {
+	words := lastLines(r.Stderr, 2)
+	e := &SudoError{Host: m.Name(), User: m.User(), Commands: [][]string{args}, Words: words}
+	switch r.Code {
+	case 127:
+		if !strings.Contains(words, "sudo") {
+			return nil
+		}
+		e.Problem = SudoMissing
+	case 1:
+		switch {
+		case strings.Contains(words, "sudo: a password is required"),
+			strings.Contains(words, "sudo: a terminal is required"),
+			strings.Contains(words, "sudo: interactive authentication is required"):
+			e.Problem = SudoPassword
+		case strings.HasPrefix(words, "Sorry, user "+e.User), strings.Contains(words, "\nSorry, user "+e.User),
+			strings.Contains(words, e.User+" is not in the sudoers file"),
+			strings.Contains(words, e.User+" is not allowed to run sudo"),
+			strings.Contains(words, "sudo: I'm sorry "+e.User):
+			e.Problem = SudoDenied
+		case strings.HasPrefix(words, "sudo: ") && sudoBroken.MatchString(words):
+			e.Problem = SudoBroken
+		default:
+			return nil
+		}
+	default:
+		return nil
+	}
+	return e
+}
+
+// named is who is refused, and where.
+type named interface {
+	Name() string
+	User() string
+}
+
+// sudoBroken matches what sudo says when it cannot work at all.
+var sudoBroken = regexp.MustCompile(`must be owned by uid 0|effective uid is not 0|sorry, you must have a tty|` +
+	`unable to initialize|no valid sudoers sources|error initializing audit|syntax error`)
+
+// SudoCheck says whether args can be run as root on h without a password, by
+// asking sudo and running nothing. It is nil if so, as when the login user is
+// root, and otherwise a *SudoError, an *ExitError where the command does not
+// exist, or the failure to ask.
+func SudoCheck(ctx context.Context, h Host, args ...string) error {
+	if err := checkArgs(Command{Args: args, Root: true}); err != nil {
+		return err
+	}
+	if root, err := askRoot(ctx, h); err != nil || root {
+		return err
+	}
+	ask := append([]string{"env", "LC_ALL=C", "sudo", "-n", "-l", "-l"}, args...)
+	r, err := h.Run(ctx, Command{Args: ask})
+	if err != nil {
+		return fmt.Errorf("ask sudo about %s: %w", Quote(args...), err)
+	}
+	if r.Code != 0 {
+		return sudoAnswer(ctx, h, args, r)
+	}
+	// Since 1.9.15 this shows the rule that holds, before only the command. What
+	// is not in the rule may be in the defaults, which only the whole listing has.
+	entries := parseSudoEntries(string(r.Stdout))
+	if len(entries) > 0 && passwordless(entries, "") {
+		return nil
+	}
+	all, err := h.Run(ctx, Command{Args: []string{"env", "LC_ALL=C", "sudo", "-n", "-l", "-l"}})
+	if err != nil {
+		return fmt.Errorf("ask sudo about %s: %w", Quote(args...), err)
+	}
+	listed := string(all.Stdout)
+	if len(entries) == 0 {
+		entries = matchingEntries(parseSudoEntries(listed), strings.TrimSpace(firstLine(string(r.Stdout))), args)
+	}
+	if passwordless(entries, listed) {
+		return nil
+	}
+	return &SudoError{
+		Host: h.Name(), User: h.User(), Problem: SudoPassword,
+		Commands: [][]string{fullPath(ctx, h, args)},
+	}
+}
+
+// runner is what is needed of a host to ask it something.
+type runner interface {
+	named
+	Run(ctx context.Context, c Command) (Result, error)
+}
+
+// askRoot says whether the login user of h is root.
+func askRoot(ctx context.Context, h runner) (bool, error) {
+	if h.User() == "root" {
+		return true, nil
+	}
+	r, err := h.Run(ctx, Command{Args: []string{"id", "-u"}})
+	if err == nil {
+		err = r.Err("id", "-u")
+	}
+	if err != nil {
+		return false, fmt.Errorf("ask %s who its user is: %w", h.Name(), err)
+	}
+	return lastLines(r.Stdout, 1) == "0", nil
+}
+
+// sudoAnswer is what r, a failed sudo -l about args, says.
+func sudoAnswer(ctx context.Context, h Host, args []string, r Result) error {
+	if err := sudoRefusal(h, args, r); err != nil {
+		refused := err.(*SudoError)
+		if refused.Problem != SudoMissing {
+			refused.Commands = [][]string{fullPath(ctx, h, args)}
+		}
+		return refused
+	}
+	words := lastLines(r.Stderr, 1)
+	if strings.HasSuffix(words, "command not found") || strings.HasSuffix(words, "No such file or directory") {
+		return r.Err(args...)
+	}
+	// A command that no rule allows: status 1 and no word about it.
+	return &SudoError{
+		Host: h.Name(), User: h.User(), Problem: SudoDenied, Words: words,
+		Commands: [][]string{fullPath(ctx, h, args)},
+	}
+}
+
+// fullPath is args with the program's full path, where h knows one.
+func fullPath(ctx context.Context, h Host, args []string) []string {
+	args = slices.Clone(args)
+	if path.IsAbs(args[0]) {
+		return args
+	}
+	script := `PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin; command -v "$1"`
+	r, err := h.Run(ctx, Command{Args: []string{"sh", "-c", script, "sh", args[0]}})
+	if found := strings.TrimSpace(lastLines(r.Stdout, 1)); err == nil && r.Code == 0 && path.IsAbs(found) {
+		args[0] = found
+	}
+	return args
+}
+
+func firstLine(s string) string {
+	line, _, _ := strings.Cut(s, "\n")
+	return line
+}
+
+// sudoEntry is an entry of the long listing of sudo -l -l.
+type sudoEntry struct {
+	runAs    string
+	options  []string
+	commands []string
+}
+
+// parseSudoEntries reads the long listing: after a line "Sudoers entry:" come
+// lines "    Name: value", and the commands, each on a line that begins with a
+// tab. Since 1.9.15 the listing for one command has it after "Matched:".
+func parseSudoEntries(out string) []sudoEntry {
+	var entries []sudoEntry
+	for line := range strings.Lines(out) {
+		line = strings.TrimRight(line, "\r\n")
+		if strings.HasPrefix(line, "Sudoers entry:") || strings.HasPrefix(line, "LDAP Role:") || strings.HasPrefix(line, "SSSD Role:") {
+			entries = append(entries, sudoEntry{})
+			continue
+		}
+		if len(entries) == 0 {
+			continue
+		}
+		e := &entries[len(entries)-1]
+		if command, found := strings.CutPrefix(line, "\t"); found {
+			e.commands = append(e.commands, command)
+			continue
+		}
+		name, value, _ := strings.Cut(strings.TrimSpace(line), ":")
+		switch name {
+		case "RunAsUsers":
+			e.runAs = strings.TrimSpace(value)
+		case "Options":
+			e.options = append(e.options, strings.FieldsFunc(value, func(r rune) bool { return r == ',' || r == ' ' })...)
+		}
+	}
+	return entries
+}
+
+// matchingEntries returns the last of entries that names the command, the one
+// that holds (sudoers(5): "the last match is used"). Where none is recognized,
+// the rule being beyond what this understands, all are returned.
+func matchingEntries(entries []sudoEntry, full string, args []string) []sudoEntry {
+	for _, e := range slices.Backward(entries) {
+		users := strings.FieldsFunc(e.runAs, func(r rune) bool { return r == ',' || r == ' ' })
+		if e.runAs != "" && !slices.Contains(users, "root") && !slices.Contains(users, "ALL") && !slices.Contains(users, "#0") {
+			continue
+		}
+		for _, rule := range e.commands {
+			if ruleMatches(rule, full, args[1:]) {
+				return []sudoEntry{e}
+			}
+		}
+	}
+	return entries
+}
+
+// ruleMatches says whether a command of a rule is program with args.
+func ruleMatches(rule, program string, args []string) bool {
+	if rule == "ALL" {
+		return true
+	}
+	command, wanted, limited := strings.Cut(rule, " ")
+	switch {
+	case strings.HasPrefix(command, "!"), !strings.HasPrefix(command, "/"):
+		return false
+	case strings.HasSuffix(command, "/"):
+		return path.Dir(program)+"/" == command
+	case !match(path.Base(command), path.Base(program)):
+		return false
+	}
+	switch {
+	case !limited:
+		return true
+	case wanted == `""`:
+		return len(args) == 0
+	}
+	// sudo matches the arguments as one string, and * there takes in anything.
+	return match(wanted, strings.Join(args, " "))
+}
+
+// passwordless says whether all of entries, from a listing, need no password.
+func passwordless(entries []sudoEntry, listed string) bool {
+	byDefault := false
+	if defaults, _, found := strings.Cut(listed, "may run the following commands"); found {
+		byDefault = strings.Contains(defaults, "!authenticate")
+	}
+	for _, e := range entries {
+		switch {
+		case slices.Contains(e.options, "!authenticate"):
+		case slices.Contains(e.options, "authenticate"), !byDefault:
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,269 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+	"github.com/xrash/smetrics"
+)
+
+// errUsage is wrapped by every error of the command line itself.
+var errUsage = errors.New("usage")
+
+type usageError struct{ text string }
+
+func (e *usageError) Error() string { return e.text }
+func (e *usageError) Unwrap() error { return errUsage }
+
+func usage(format string, args ...any) error {
+	return &usageError{fmt.Sprintf(format, args...)}
+}
+
+// arrange puts the flags of a command line before its arguments, as urfave/cli
+// needs it: it does not look for flags after the first argument, and takes
+// `drain 192.168.1.10 --dry-run` for a drain of two targets, for real. Nothing
+// is guessed: a flag that is not known, stands twice, or lacks its value is an
+// error.
+func arrange(app *cli.App, args []string) ([]string, error) {
+	at, err := commandAt(app, args)
+	if err != nil || at < 0 {
+		return args, err
+	}
+	cmd := app.Command(args[at])
+	if cmd == nil {
+		return nil, usage("unknown command %q%s", args[at], didYouMean(args[at], commandNames(app)))
+	}
+	rest := slices.Concat(args[1:at], args[at+1:])
+	flags, positional, err := split(cmd, rest)
+	if err != nil {
+		return nil, err
+	}
+	if slices.ContainsFunc(flags, isHelp) {
+		// urfave/cli takes an argument beside --help for a help topic.
+		return []string{args[0], cmd.Name, "--help"}, nil
+	}
+	out := append([]string{args[0], cmd.Name}, flags...)
+	return append(append(out, "--"), positional...), nil
+}
+
+func isHelp(word string) bool {
+	name, _, _, ok := flagWord(word)
+	return ok && slices.Contains(cli.HelpFlag.Names(), name)
+}
+
+// commandAt is where the command's name stands: the first word that is no flag
+// and no flag's value. -1: there is none.
+func commandAt(app *cli.App, args []string) (int, error) {
+	homeless := ""
+	for i := 1; i < len(args); i++ {
+		name, _, hasValue, ok := flagWord(args[i])
+		if !ok {
+			return i, nil
+		}
+		f := findFlag(app.Flags, name)
+		for _, c := range app.Commands {
+			if f == nil {
+				f = findFlag(c.Flags, name)
+			}
+		}
+		if f == nil {
+			return 0, usage("unknown flag %s", args[i])
+		}
+		if findFlag(app.Flags, name) == nil {
+			homeless = dashes(name)
+		}
+		if takesValue(f) && !hasValue {
+			i++
+		}
+	}
+	if homeless != "" {
+		return 0, usage("%s needs a command: %s", homeless, strings.Join(commandNames(app), ", "))
+	}
+	return -1, nil
+}
+
+// split tells a command's flags, each with its value, from its arguments.
+func split(cmd *cli.Command, args []string) (flags, positional []string, err error) {
+	seen := map[cli.Flag]bool{}
+	for i := 0; i < len(args); i++ {
+		if args[i] == "--" {
+			return flags, append(positional, args[i+1:]...), nil
+		}
+		name, value, hasValue, ok := flagWord(args[i])
+		if !ok {
+			positional = append(positional, args[i])
+			continue
+		}
+		f := findFlag(cmd.Flags, name)
+		if f == nil {
+			return nil, nil, usage("unknown flag %s for %s%s", dashes(name), cmd.Name, didYouMean(dashes(name), flagNames(cmd)))
+		}
+		if _, many := f.(*cli.StringSliceFlag); seen[f] && !many {
+			return nil, nil, usage("%s is given twice", dashes(name))
+		}
+		seen[f] = true
+		if takesValue(f) && !hasValue {
+			i++
+			if i == len(args) {
+				return nil, nil, usage("%s needs a value", dashes(name))
+			}
+			if next, _, _, ok := flagWord(args[i]); args[i] == "--" || (ok && findFlag(cmd.Flags, next) != nil) {
+				return nil, nil, usage("%s needs a value, and %s is a flag; write %s=%s if it is meant", dashes(name), args[i], dashes(name), args[i])
+			}
+			value = args[i]
+		}
+		if takesValue(f) || hasValue {
+			if err := checkValue(f, dashes(name), value); err != nil {
+				return nil, nil, err
+			}
+			flags = append(flags, dashes(name)+"="+value)
+			continue
+		}
+		flags = append(flags, dashes(name))
+	}
+	return flags, positional, nil
+}
+
+// flagWord takes a word such as --name=value apart. A lone "-" and "--" are no
+// flags.
+func flagWord(word string) (name, value string, hasValue, ok bool) {
+	if len(word) < 2 || word[0] != '-' || word == "--" {
+		return "", "", false, false
+	}
+	name = strings.TrimPrefix(word[1:], "-")
+	name, value, hasValue = strings.Cut(name, "=")
+	return name, value, hasValue, true
+}
+
+func dashes(name string) string {
+	if len(name) == 1 {
+		return "-" + name
+	}
+	return "--" + name
+}
+
+func findFlag(flags []cli.Flag, name string) cli.Flag {
+	for _, f := range flags {
+		if slices.Contains(f.Names(), name) {
+			return f
+		}
+	}
+	return nil
+}
+
+func takesValue(f cli.Flag) bool {
+	_, isBool := f.(*cli.BoolFlag)
+	return !isBool
+}
+
+// checkValue tells whether a value is of the flag's kind.
+func checkValue(f cli.Flag, name, value string) error {
+	var err error
+	var kind string
+	switch f.(type) {
+	case *cli.BoolFlag:
+		kind = "true or false"
+		_, err = strconv.ParseBool(value)
+	case *cli.IntFlag:
+		kind = "a whole number"
+		var n int
+		if n, err = strconv.Atoi(value); err == nil && strconv.Itoa(n) != value {
+			// urfave/cli takes 010 for 8.
+			kind = fmt.Sprintf("a plainly written number; is %d meant?", n)
+			err = strconv.ErrSyntax
+		}
+	case *cli.DurationFlag:
+		kind = "a duration such as 500ms, 30s or 5m"
+		_, err = time.ParseDuration(value)
+	default:
+		if value == "" {
+			return usage("%s is empty", name)
+		}
+	}
+	if err != nil {
+		return usage("%s: %q is not %s", name, value, kind)
+	}
+	return nil
+}
+
+// envPrefix begins the environment variables that stand for flags.
+const envPrefix = "DRAINCTL_"
+
+// envName is the environment variable of a flag.
+func envName(flag string) string {
+	return envPrefix + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+}
+
+// checkEnv makes sure that every DRAINCTL_ variable is a flag's and has a
+// value of its kind: a mistyped DRAINCTL_DRYRUN must not be a run for real.
+func checkEnv(app *cli.App, environ []string) error {
+	known := map[string]cli.Flag{}
+	var names []string
+	for _, c := range app.Commands {
+		for _, f := range c.Flags {
+			if name := envName(f.Names()[0]); known[name] == nil && f.Names()[0] != "help" {
+				known[name] = f
+				names = append(names, name)
+			}
+		}
+	}
+	for _, kv := range environ {
+		name, value, _ := strings.Cut(kv, "=")
+		if !strings.HasPrefix(strings.ToUpper(name), envPrefix) || name == corpusVariable {
+			continue
+		}
+		f := known[name]
+		if f == nil {
+			return usage("the environment variable %s is no flag's%s", name, didYouMean(name, names))
+		}
+		if value == "" {
+			return usage("the environment variable %s is empty; unset it if nothing is meant", name)
+		}
+		if err := checkValue(f, name, value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// corpusVariable is read by the tests alone.
+const corpusVariable = envPrefix + "CORPUS"
+
+func commandNames(app *cli.App) []string {
+	var names []string
+	for _, c := range app.Commands {
+		names = append(names, c.Name)
+	}
+	return names
+}
+
+func flagNames(cmd *cli.Command) []string {
+	var names []string
+	for _, f := range cmd.Flags {
+		names = append(names, dashes(f.Names()[0]))
+	}
+	return names
+}
+
+// didYouMean offers the nearest of names, if one is near.
+func didYouMean(word string, names []string) string {
+	plain := func(s string) string { return strings.ToLower(strings.TrimLeft(s, "-")) }
+	best, cost := "", 1+len(word)/4
+	for _, n := range names {
+		if c := smetrics.WagnerFischer(plain(word), plain(n), 1, 1, 1); c <= cost {
+			best, cost = n, c-1
+		}
+	}
+	if best == "" {
+		return ""
+	}
+	return fmt.Sprintf("; did you mean %s?", best)
+}
+
+func environ() []string { return os.Environ() }

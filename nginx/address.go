@@ -69,7 +69,11 @@ func splitAddress(s string) (Address, error) {
 	}
 	a := Address{Host: strings.ToLower(host)}
 	if ip, ok := parseIP(host); ok {
-		a.IP, a.Host = ip, ip.String()
+		a.IP = ip
+		var buf [48]byte
+		if string(ip.AppendTo(buf[:0])) != host { // mostly it is, and needs no memory of its own
+			a.Host = ip.String()
+		}
 	}
 	if !hasPort {
 		return a, nil

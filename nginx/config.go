@@ -171,7 +171,6 @@ type loader struct {
 	blocks  []string // names of the open blocks, those of including files too
 	file    *File
 	up      *Upstream // the open upstream block
-	opened  int       // offset after the '{' of the innermost upstream block
 	servers []Server  // slab that servers are taken from
 	words   []Word    // slab that words are taken from
 }

@@ -38,9 +38,10 @@ func (h corpusHost) ReadFile(ctx context.Context, name string) ([]byte, error) {
 
 // corpusTotals is what is counted over a corpus.
 type corpusTotals struct {
-	files, upstreams, servers, located, edited, missing int
-	refused                                             map[string]int // reason: servers, or files
-	defects                                             []string
+	files, upstreams, servers, located, down, edited, missing int
+
+	refused map[string]int // reason: servers, or files
+	defects []string
 }
 
 func (c *corpusTotals) defect(format string, args ...any) {
@@ -66,8 +67,8 @@ func TestCorpus(t *testing.T) {
 	for _, name := range names {
 		readCorpusFile(t, total, name, accepted[filepath.Base(name)])
 	}
-	t.Logf("%d files, %d accepted by nginx as they are; %d upstreams; %d servers, %d located by address, %d edited and restored byte for byte; %d missing includes read as empty",
-		total.files, len(accepted), total.upstreams, total.servers, total.located, total.edited, total.missing)
+	t.Logf("%d files, %d accepted by nginx as they are; %d upstreams; %d servers, %d located by address, %d of them down as it is, %d edited and restored byte for byte; %d missing includes read as empty",
+		total.files, len(accepted), total.upstreams, total.servers, total.located, total.down, total.edited, total.missing)
 	for reason, n := range total.refused {
 		t.Logf("refused: %4d %s", n, reason)
 	}
@@ -185,6 +186,10 @@ func editUpstream(t *testing.T, total *corpusTotals, conf *Config, h corpusHost,
 		if agreed != nil {
 			continue
 		}
+		if s.IsDown() {
+			total.down++
+			continue
+		}
 		if err := markAndClear(t, conf, h, s, slices.Index(conf.Upstreams, u), i); err != nil {
 			total.defect("%s: server %s: %v", place, text, err)
 			continue
@@ -197,9 +202,6 @@ func editUpstream(t *testing.T, total *corpusTotals, conf *Config, h corpusHost,
 // and clears the server again.
 func markAndClear(t *testing.T, conf *Config, h corpusHost, s *Server, upstream, server int) error {
 	t.Helper()
-	if s.IsDown() {
-		return nil
-	}
 	edits := s.MarkDown()
 	if err := s.Upstream.Verify(edits, true); err != nil {
 		return err

@@ -55,8 +55,11 @@ const maxLogTail = 1 << 20
 // (ngx_open_listening_sockets).
 func (b Binary) LoadFailure(ctx context.Context, since LogMark, master int) string {
 	mark := fmt.Sprintf("[emerg] %d#", master)
+	// A log that is a pipe or a terminal, such as /dev/stderr, would keep its
+	// reader waiting.
+	const tail = `[ -f "$1" ] && tail -c "+$2" -- "$1" | head -c "$3"`
 	for p, size := range since {
-		args := []string{"sh", "-c", `tail -c "+$2" -- "$1" | head -c "$3"`, "sh", p,
+		args := []string{"sh", "-c", tail, "sh", p,
 			strconv.FormatInt(size+1, 10), strconv.Itoa(maxLogTail)}
 		if place, ok := strings.CutPrefix(p, journalPrefix); ok {
 			unit, cursor, _ := strings.Cut(place, " ")

@@ -54,6 +54,10 @@ func TestLoadFailureSinceMark(t *testing.T) {
 		}
 		mark = b.MarkLogs(t.Context(), logs)
 	}
+	pipes := b.MarkLogs(t.Context(), []string{"/dev/stderr", "/dev/stdout", dir, "/nowhere/log"})
+	if got := b.LoadFailure(t.Context(), pipes, 7); got != "" {
+		t.Errorf("logs that are no files, and it says %q", got)
+	}
 	if got := b.LoadFailure(t.Context(), b.MarkLogs(t.Context(), nil), 7); got != "" {
 		t.Errorf("no logs, and it says %q", got)
 	}

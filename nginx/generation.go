@@ -85,7 +85,7 @@ for p in $pid $(cat "/proc/$pid/task/$pid/children"); do
 	stat=$(cat "/proc/$p/stat" 2>/dev/null) || continue
 	set -- ${stat##*) }
 	title=$(tr '\000\n' '  ' < "/proc/$p/cmdline" 2>/dev/null) || continue
-	echo "$p ${20} $title"
+	printf '%s %s %s\n' "$p" "${20}" "$title"
 done`
 
 // mastersScript prints the PIDs of all processes titled as an nginx master.

@@ -158,11 +158,13 @@ func write(t testing.TB, dir string, files map[string]string) {
 }
 
 // ask runs nginx -t, or -T, on the main file of dir, and returns all that it
-// prints. Nothing of it touches the machine's own nginx.
+// prints. nginx gives its temporary directories to the user it is to run as,
+// even in a test: the one named here is the one that has them on Debian and
+// Ubuntu.
 func ask(t testing.TB, dir, flag string) (out string, ok bool) {
 	t.Helper()
 	stdout, stderr, code, err := localHost{}.Exec(t.Context(), "nginx", flag, "-q", "-p", dir, "-c", dir+"/nginx.conf",
-		"-g", "pid "+dir+"/test.pid; error_log stderr;")
+		"-g", "user www-data; pid "+dir+"/test.pid; error_log stderr;")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,92 @@
+package nginx
+
+import (
+	"runtime"
+	"testing"
+
+	"github.com/drainctl/drainctl/testdata/bench"
+)
+
+func BenchmarkLoad(b *testing.B) {
+	dir := b.TempDir()
+	pool := bench.Large()
+	if err := pool.Write(dir); err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	var c *Config
+	for b.Loop() {
+		var err error
+		if c, err = Load(b.Context(), localHost{}, dir+"/nginx.conf"); err != nil {
+			b.Fatal(err)
+		}
+	}
+	servers, size := 0, 0
+	for _, u := range c.Upstreams {
+		servers += len(u.Servers)
+	}
+	for _, f := range c.Files {
+		size += len(f.Src)
+	}
+	if servers != pool.Servers || len(c.Files) != pool.Files+1 {
+		b.Fatalf("%d servers in %d files", servers, len(c.Files))
+	}
+	b.SetBytes(int64(size))
+	b.ReportMetric(float64(live(&c))/1e6, "MB-live")
+}
+
+// live is how many bytes of memory hold the configuration.
+func live(c **Config) uint64 {
+	var with, without runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&with)
+	runtime.KeepAlive(*c)
+	*c = nil
+	runtime.GC()
+	runtime.ReadMemStats(&without)
+	return with.HeapAlloc - without.HeapAlloc
+}
+
+func BenchmarkMatch(b *testing.B) {
+	dir := b.TempDir()
+	if err := bench.Large().Write(dir); err != nil {
+		b.Fatal(err)
+	}
+	c, err := Load(b.Context(), localHost{}, dir+"/nginx.conf")
+	if err != nil {
+		b.Fatal(err)
+	}
+	to := Target{Address{Host: "10.0.200.100"}}
+	if to.IP, _ = parseIP(to.Host); !to.IP.IsValid() {
+		b.Fatal(to.Host)
+	}
+	for b.Loop() {
+		if found := c.Match(to, nil); len(found) != 1 {
+			b.Fatalf("%d servers", len(found))
+		}
+	}
+}
+
+func BenchmarkMarkDown(b *testing.B) {
+	dir := b.TempDir()
+	if err := bench.Large().Write(dir); err != nil {
+		b.Fatal(err)
+	}
+	c, err := Load(b.Context(), localHost{}, dir+"/nginx.conf")
+	if err != nil {
+		b.Fatal(err)
+	}
+	s := c.Upstreams[2500].Servers[10]
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := s.Upstream.Agree(); err != nil {
+			b.Fatal(err)
+		}
+		if err := s.Upstream.Verify(s.MarkDown(), true); err != nil {
+			b.Fatal(err)
+		}
+		if _, err := Apply(s.File.Src, s.MarkDown()); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -34,9 +34,9 @@ type Running struct {
 	Now time.Time
 }
 
-// Loaded is when, by the host's clock, the serving generation was there: a file
-// that was changed later is not what runs.
-func (r Running) Loaded() time.Time { return r.Now.Add(-r.Age) }
+// Loaded is when, by the host's clock, the serving generation was there, or a
+// little earlier: a file that was changed later is not what runs.
+func (r Running) Loaded() time.Time { return r.Now.Add(-r.Age - time.Second/ticksPerSecond) }
 
 // ErrNotRunning is wrapped when no nginx master is found.
 var ErrNotRunning = errors.New("nginx is not running")
@@ -74,11 +74,13 @@ func (r Running) has(p Process) bool {
 	return slices.ContainsFunc(r.Workers, func(q Process) bool { return q.PID == p.PID && q.Started == p.Started })
 }
 
-// processScript prints the uptime, the time and, for a PID and each of its children, PID,
-// start time and command line, a line each. /proc/PID/stat is cut after the
+// processScript prints the uptime, the time and, for a PID and each of its
+// children, PID, start time and command line, a line each. The time is taken
+// first: what is worked out from both may then be too early, and never too late. /proc/PID/stat is cut after the
 // last ')', as the name before it may hold anything.
-const processScript = `cat /proc/uptime || exit 1
-date +%s.%N
+const processScript = `now=$(date +%s.%N)
+cat /proc/uptime || exit 1
+echo "$now"
 pid=$1
 [ -d "/proc/$pid" ] || exit 3
 for p in $pid $(cat "/proc/$pid/task/$pid/children"); do
@@ -95,7 +97,8 @@ const mastersScript = `for d in /proc/[0-9]*; do
 done`
 
 // Running looks at the processes of the master with the given PID file, or, if
-// that names none, of the only master there is.
+// that names none and nginx is reloaded by a command of the operator's own, of
+// the only master there is.
 func (b Binary) Running(ctx context.Context, pidFile string) (Running, error) {
 	pid, err := b.masterPID(ctx, pidFile)
 	if err != nil {
@@ -189,6 +192,10 @@ func (b Binary) masterPID(ctx context.Context, pidFile string) (int, error) {
 				return pid, err
 			}
 		}
+	}
+	if len(b.ReloadCommand) == 0 {
+		// nginx -s reload goes by the same file, and would not find it either.
+		return 0, fmt.Errorf("%s names no running nginx master: %w", pidFile, ErrNotRunning)
 	}
 	out, _, _, err := b.Host.Exec(ctx, "sh", "-c", mastersScript)
 	if err != nil {

@@ -44,7 +44,7 @@ func TestParseProcesses(t *testing.T) {
 		!slices.Equal(pids(r.Workers), []int{71, 72, 73}) || !slices.Equal(pids(r.Serving()), []int{72, 73}) || !slices.Equal(pids(r.Exiting()), []int{71}) {
 		t.Errorf("Running = %+v", r)
 	}
-	if want := time.Unix(1767323045, 12345678); !r.Now.Equal(want) || !r.Loaded().Equal(want.Add(-50*time.Second)) {
+	if want := time.Unix(1767323045, 12345678); !r.Now.Equal(want) || !r.Loaded().Equal(want.Add(-50*time.Second-10*time.Millisecond)) {
 		t.Errorf("Now %v, Loaded %v", r.Now, r.Loaded())
 	}
 	// busybox's date knows no nanoseconds.
@@ -427,15 +427,20 @@ func TestMasterOfStalePIDFile(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+		own := []string{"docker", "exec", "lb", "nginx", "-s", "reload"}
 		b := Binary{Host: masters{found: fmt.Sprintln(real)}}
+		if _, err := b.Running(t.Context(), file); !errors.Is(err, ErrNotRunning) {
+			t.Errorf("%s, and no reload command of one's own: %v", name, err)
+		}
+		b.ReloadCommand = own
 		if r, err := b.Running(t.Context(), file); err != nil || r.Master.PID != real {
 			t.Errorf("%s: master %d, %v, want %d", name, r.Master.PID, err, real)
 		}
-		b = Binary{Host: masters{}}
+		b = Binary{Host: masters{}, ReloadCommand: own}
 		if _, err := b.Running(t.Context(), file); !errors.Is(err, ErrNotRunning) {
 			t.Errorf("%s, and no master: %v", name, err)
 		}
-		b = Binary{Host: masters{found: fmt.Sprintf("%d\n1\n", real)}}
+		b = Binary{Host: masters{found: fmt.Sprintf("%d\n1\n", real)}, ReloadCommand: own}
 		if _, err := b.Running(t.Context(), file); !errors.Is(err, ErrNotRunning) || !strings.Contains(err.Error(), "several") {
 			t.Errorf("%s, and two masters: %v", name, err)
 		}

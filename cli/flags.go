@@ -168,7 +168,30 @@ func (s *session) request(c *cli.Context, op drain.Operation) (*drain.Request, e
 			return nil, usage("--service: %v", err)
 		}
 	}
+	req.Flags = sharedFlags(c, req)
 	return req, s.backend(c, req)
+}
+
+// sharedFlags is the flags that a later drain or undrain of the same target
+// needs, too.
+func sharedFlags(c *cli.Context, req *drain.Request) []string {
+	var words []string
+	for _, f := range slices.Concat([]cli.Flag{serviceFlag("")}, nginxFlags(), controlFlags(), sshFlags()) {
+		name := f.Names()[0]
+		values := []string{fmt.Sprint(c.Value(name))}
+		switch {
+		case !c.IsSet(name):
+			continue
+		case name == "nginx-conf":
+			values = []string{req.LBs[0].Conf}
+		case name == "upstream":
+			values = req.Upstreams
+		}
+		for _, v := range values {
+			words = append(words, "--"+name, v)
+		}
+	}
+	return words
 }
 
 // backend says how the backend is reached.

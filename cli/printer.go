@@ -156,7 +156,7 @@ func (p *printer) waiting(e drain.Waiting) {
 func waitText(e drain.Waiting) string {
 	limit := ""
 	if e.Limit > 0 {
-		limit = " of " + e.Limit.String()
+		limit = " of " + drain.Span(e.Limit)
 	}
 	elapsed := e.Elapsed.Round(100 * time.Millisecond)
 	if e.Lost != nil {

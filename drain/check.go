@@ -52,7 +52,7 @@ func checkLB(ctx context.Context, part *LBPlan) []Finding {
 	var sudo *remote.SudoError
 	if errors.As(err, &sudo) {
 		// Nothing else here will work either.
-		return []Finding{missing("on %s: %v", lb.Host.Name(), err)}
+		return []Finding{missing("%v", err)}
 	}
 	if err != nil {
 		found = append(found, missing("on %s: %v", lb.Host.Name(), err))
@@ -124,12 +124,14 @@ func (r *run) checkBackend(ctx context.Context) []Finding {
 	}
 	var found []Finding
 	r.stop.service = remote.Service{Host: r.backend, Unit: r.req.Service}
-	if _, err := r.stop.service.State(ctx); err != nil {
-		found = append(found, missing("on %s: %v", r.backend.Name(), err))
+	state, err := r.stop.service.State(ctx)
+	if err != nil {
+		found = append(found, missing("%v", err))
 	}
+	r.stop.seen = err == nil && started(state)
 	// Both ways are needed: the way back is part of the way.
 	if err := r.stop.service.SudoCheck(ctx); err != nil {
-		found = append(found, missing("on %s: %v", r.backend.Name(), err))
+		found = append(found, missing("%v", err))
 	}
 	return found
 }

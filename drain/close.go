@@ -24,6 +24,7 @@ type closing struct {
 	before  nginx.Running // the generation before the first reload of this run
 	written []Change      // files replaced by this run and not put back
 	sent    bool          // a reload was sent since written last changed
+	refused bool          // that reload's command itself failed
 }
 
 func newCloseStep(r *run) *closeStep {
@@ -80,10 +81,10 @@ func (s *closeStep) apply(ctx context.Context, op Operation) (changed bool, text
 		c.sent = true
 		after, err := c.lb.reload(ctx, c.part.Conf, s.r.req.ReloadTimeout)
 		if err != nil {
+			c.refused = isCommandError(err)
 			return changed, "", err
 		}
-		s.r.tell(Progress{StepClose, fmt.Sprintf("a new generation serves: %s, %d finishing what they hold",
-			workers(len(after.Serving())), len(after.Exiting()))})
+		s.r.tell(Progress{StepClose, "a new generation serves: " + workers(len(after.Serving())) + finishing(len(after.Exiting()))})
 	}
 	return changed, strings.Join(told, "\n"), nil
 }
@@ -93,6 +94,17 @@ func workers(n int) string {
 		return "1 worker"
 	}
 	return fmt.Sprintf("%d workers", n)
+}
+
+// finishing tells of the workers of earlier generations.
+func finishing(n int) string {
+	switch n {
+	case 0:
+		return ""
+	case 1:
+		return "; 1 earlier worker finishes what it holds"
+	}
+	return fmt.Sprintf("; %d earlier workers finish what they hold", n)
 }
 
 func (s *closeStep) told(c *closing, op Operation) string {
@@ -210,11 +222,7 @@ func (s *closeStep) undo(ctx context.Context) (changed bool, text string, err er
 func (s *closeStep) restore(ctx context.Context, c *closing) error {
 	for len(c.written) > 0 {
 		ch := c.written[len(c.written)-1]
-		err := c.lb.Host.Replace(ctx, ch.Path, []byte(ch.Now), []byte(ch.Was))
-		if errors.Is(err, remote.ErrChanged) {
-			err = s.restoreAround(ctx, c, ch)
-		}
-		if err != nil {
+		if err := s.putBack(ctx, c, ch); err != nil {
 			return fmt.Errorf("put %s back: %w", ch.Path, err)
 		}
 		c.written = c.written[:len(c.written)-1]
@@ -222,16 +230,23 @@ func (s *closeStep) restore(ctx context.Context, c *closing) error {
 	return nil
 }
 
-// restoreAround reverses one change in a file that is no longer as this run
-// wrote it. The file may never have been written.
-func (s *closeStep) restoreAround(ctx context.Context, c *closing, ch Change) error {
+// putBack reverses one change. A file that was never replaced is left alone:
+// what kept it from being replaced would do so again.
+func (s *closeStep) putBack(ctx context.Context, c *closing, ch Change) error {
 	now, err := c.lb.Host.ReadFile(ctx, ch.Path)
-	if err != nil {
+	if err != nil || string(now) == ch.Was {
 		return err
 	}
-	if string(now) == ch.Was {
-		return nil
+	err = c.lb.Host.Replace(ctx, ch.Path, []byte(ch.Now), []byte(ch.Was))
+	if errors.Is(err, remote.ErrChanged) {
+		err = s.restoreAround(ctx, c, ch)
 	}
+	return err
+}
+
+// restoreAround reverses one change in a file that is no longer as this run
+// wrote it.
+func (s *closeStep) restoreAround(ctx context.Context, c *closing, ch Change) error {
 	inverse := Undrain
 	if s.r.req.Operation == Undrain {
 		inverse = Drain
@@ -260,23 +275,27 @@ func serverKey(s *nginx.Server) string {
 	return s.Upstream.Module + "\x00" + s.Upstream.Name + "\x00" + s.Address.String()
 }
 
+func isCommandError(err error) bool {
+	var ce *nginx.CommandError
+	return errors.As(err, &ce)
+}
+
 // reloadBack has nginx load the restored files, unless it never loaded
 // anything else.
 func (s *closeStep) reloadBack(ctx context.Context, c *closing, restored bool) error {
 	if !c.sent {
 		return nil
 	}
-	now, err := c.lb.running(ctx, c.part.Conf)
-	if err != nil {
-		return err
-	}
-	_, err = c.lb.reload(ctx, c.part.Conf, s.r.req.ReloadTimeout)
-	var re *reloadError
-	if errors.As(err, &re) && !now.Started(c.before) {
-		// The generation of before still serves, and whatever the master may
-		// load later is the restored configuration.
-		s.r.tell(Warned{"nginx does not load its configuration; it goes on with the one it had before this run: " + re.why})
-		err = nil
+	_, err := c.lb.reload(ctx, c.part.Conf, s.r.req.ReloadTimeout)
+	var notLoaded *reloadError
+	if errors.As(err, &notLoaded) || (c.refused && isCommandError(err)) {
+		now, lookErr := c.lb.running(ctx, c.part.Conf)
+		if lookErr == nil && !now.Started(c.before) {
+			// The generation of before still serves, and whatever the master
+			// may load later is the restored configuration.
+			s.r.tell(Warned{"nginx does not load its configuration; it goes on with the one it had before this run: " + err.Error()})
+			err = nil
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("the files are as before, but nginx was not seen to load them: %w", err)

@@ -25,6 +25,9 @@ func DryRun(ctx context.Context, req *Request) (*Plan, error) {
 	for i, lb := range req.LBs {
 		plan.judge(lb, <-tests[i])
 	}
+	if ctx.Err() != nil {
+		return plan, &Failure{Kind: Interrupted, Err: context.Cause(ctx), Now: "nothing was touched"}
+	}
 	plan.untried()
 	return plan, nil
 }
@@ -32,9 +35,11 @@ func DryRun(ctx context.Context, req *Request) (*Plan, error) {
 // testAsUser starts nginx's test, as the user that we are.
 func (lb *LB) testAsUser(ctx context.Context) <-chan error {
 	done := make(chan error, 1)
-	// This finds a binary that PATH lacks, as a user's often does. That there
-	// is none, the test says.
-	_, _ = lb.build(ctx)
+	if len(lb.Nginx.TestCommand) == 0 {
+		// This finds a binary that PATH lacks, as a user's often does. That
+		// there is none, the test says.
+		_, _ = lb.build(ctx)
+	}
 	b := lb.binary()
 	b.Host = plainHost{lb.Host}
 	go func() { done <- b.Test(ctx) }()

@@ -13,7 +13,7 @@ import (
 // open one more connection for a request it already holds.
 const (
 	lowReadings  = 3                     // low in a row before the backend counts as empty
-	lowInterval  = 20 * time.Millisecond // between two low readings
+	lowInterval  = 20 * time.Millisecond // from the start of a low reading to the next
 	nearInterval = 40 * time.Millisecond // when the end is near
 	nearCount    = 16                    // connections above the threshold that count as near the end
 	// dutyFactor keeps the reading of the gauge to a part of the backend's
@@ -52,11 +52,11 @@ func limit(d time.Duration, then string) string {
 	if d == 0 {
 		return "no limit"
 	}
-	return fmt.Sprintf("at most %s, then %s", span(d), then)
+	return fmt.Sprintf("at most %s, then %s", Span(d), then)
 }
 
-// span is a duration without the zeros that say nothing: 5m for 5m0s.
-func span(d time.Duration) string {
+// Span is a duration without the zeros that say nothing: 5m for 5m0s.
+func Span(d time.Duration) string {
 	text := d.String()
 	if strings.HasSuffix(text, "m0s") {
 		text = strings.TrimSuffix(text, "0s")
@@ -130,7 +130,7 @@ func (s *emptyStep) pause(count, low int, took time.Duration, w Waiting) time.Du
 	switch {
 	case w.Lost != nil:
 	case low > 0:
-		interval = min(interval, lowInterval)
+		interval = min(interval, max(0, lowInterval-took))
 	case count <= s.r.req.Threshold+nearCount:
 		interval = min(interval, max(nearInterval, dutyFactor*took))
 	}
@@ -174,7 +174,12 @@ func (s *emptyStep) back(ctx context.Context) (bool, string, error) {
 			if err == nil {
 				err = errors.New("it did not stay healthy")
 			}
-			return false, "", fmt.Errorf("not healthy after %s (%s): %w", h.Limit, s.r.healthText(), err)
+			return false, "", s.r.stop.withLog(ctx, fmt.Errorf("not healthy after %s (%s): %w", Span(h.Limit), s.r.healthText(), err))
+		}
+		if err != nil {
+			if ended := s.r.stop.ended(ctx); ended != nil {
+				return false, "", fmt.Errorf("not healthy (%s): %w", s.r.healthText(), ended)
+			}
 		}
 		if err := sleep(ctx, healthInterval); err != nil {
 			return false, "", err

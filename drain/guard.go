@@ -12,6 +12,7 @@ import (
 // guards adds what an expert would see in this part of the plan.
 func (p *Plan) guards(part *LBPlan) {
 	p.sharedLines(part)
+	p.leftUp(part)
 	if p.Request.Operation != Drain || len(part.Edits) == 0 {
 		return
 	}
@@ -55,6 +56,29 @@ func (p *Plan) sharedLines(part *LBPlan) {
 	}
 }
 
+// leftUp finds the target in upstreams that --upstream leaves out. They go on
+// sending requests to the backend, whose service is stopped for all of them.
+func (p *Plan) leftUp(part *LBPlan) {
+	if p.Request.Operation != Drain || len(p.Request.Upstreams) == 0 {
+		return
+	}
+	for _, s := range part.Conf.Match(p.Request.Target, nil) {
+		if s.IsDown() || slices.Contains(part.Servers, s) {
+			continue
+		}
+		text := fmt.Sprintf("%s:%d: %s stays up, and goes on sending requests to the backend", s.File.Path, s.Line(), ServerName(part.Conf, s))
+		if p.Request.Service == "" {
+			p.Warnings = append(p.Warnings, text)
+			continue
+		}
+		p.Refusals = append(p.Refusals, Finding{
+			Kind:     Refused,
+			Text:     text + fmt.Sprintf("; stopping %s would cut them", p.Request.Service),
+			Override: "--upstream " + part.Conf.DisplayName(s.Upstream) + " as well, or without --service",
+		})
+	}
+}
+
 // liveServers counts the live primaries that u keeps. A backup is none: nginx
 // asks it only when no primary is left.
 func (p *Plan) liveServers(part *LBPlan, u *nginx.Upstream) {
@@ -72,8 +96,8 @@ func (p *Plan) liveServers(part *LBPlan, u *nginx.Upstream) {
 	switch {
 	case len(before) == len(after):
 	case len(after) < p.Request.MinUp:
-		text := fmt.Sprintf("upstream %s (%s:%d) would keep %d live servers, fewer than %d",
-			name, u.File.Path, u.Line(), len(after), p.Request.MinUp)
+		text := fmt.Sprintf("upstream %s (%s:%d) would keep %s, fewer than %d",
+			name, u.File.Path, u.Line(), live(len(after)), p.Request.MinUp)
 		if len(after) == 0 {
 			text = fmt.Sprintf("upstream %s (%s:%d) would have no live server left: nginx answers 502", name, u.File.Path, u.Line())
 			if slices.ContainsFunc(u.Servers, func(s *nginx.Server) bool {
@@ -92,6 +116,13 @@ func (p *Plan) liveServers(part *LBPlan, u *nginx.Upstream) {
 			"upstream %s would have one live server left, %s: a single refused connection to it then means 502s for %s (fail_timeout); max_fails=0 on it would prevent that",
 			name, after[0].Address, timeout))
 	}
+}
+
+func live(n int) string {
+	if n == 1 {
+		return "1 live server"
+	}
+	return fmt.Sprintf("%d live servers", n)
 }
 
 // bypasses finds where the target is reached without the upstream.
@@ -119,16 +150,16 @@ func (p *Plan) shutdownTimeout(part *LBPlan) {
 	if cut == 0 || (wait != 0 && cut >= wait) {
 		return
 	}
-	limit := wait.String()
+	limit := Span(wait)
 	if wait == 0 {
 		limit = "0 (no limit)"
 	}
-	text := fmt.Sprintf("worker_shutdown_timeout %s in %s is shorter than --timeout %s: nginx itself cuts the requests that are still open then", cut, part.Conf.Path, limit)
+	text := fmt.Sprintf("worker_shutdown_timeout %s in %s is shorter than --timeout %s: nginx itself cuts the requests that are still open then", Span(cut), part.Conf.Path, limit)
 	if p.Request.Allow.ShutdownTimeout {
 		p.Warnings = append(p.Warnings, text)
 		return
 	}
-	p.Refusals = append(p.Refusals, Finding{Kind: Refused, Text: text, Override: fmt.Sprintf("--timeout %s, or --allow-shutdown-timeout", cut)})
+	p.Refusals = append(p.Refusals, Finding{Kind: Refused, Text: text, Override: fmt.Sprintf("--timeout %s, or --allow-shutdown-timeout", Span(cut))})
 }
 
 // addresses looks up the names among the servers: down takes every address of

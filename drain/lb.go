@@ -78,6 +78,9 @@ func (lb *LB) binary() nginx.Binary {
 	return b
 }
 
+// loadFailed begins the error of a reload that nginx took and did not carry out.
+const loadFailed = "nginx took the reload but could not load the configuration, and goes on with the old one: "
+
 // A reloadError is a reload that did not take effect.
 type reloadError struct {
 	why string
@@ -127,12 +130,17 @@ func (lb *LB) reload(ctx context.Context, conf *nginx.Config, limit time.Duratio
 			return after, err
 		}
 		if after.Replaced(before) {
+			// A worker that crashes and is replaced looks like a new generation,
+			// too. The log tells them apart.
+			if why := b.LoadFailure(ctx, mark, before.Master.PID); why != "" {
+				return after, &reloadError{loadFailed + why, true}
+			}
 			return after, nil
 		}
 		if time.Since(looked) >= errorLogInterval && !after.Started(before) {
 			looked = time.Now()
 			if why := b.LoadFailure(ctx, mark, before.Master.PID); why != "" {
-				return after, &reloadError{"nginx took the reload but could not load the configuration, and goes on with the old one: " + why, true}
+				return after, &reloadError{loadFailed + why, true}
 			}
 		}
 		if time.Since(began) > limit {

@@ -53,7 +53,7 @@ type NotDrainedError struct {
 }
 
 func (e *NotDrainedError) Error() string {
-	return fmt.Sprintf("not drained after %s: %s open, more than %d%s", e.Limit, connections(e.Count), e.Threshold, e.from())
+	return fmt.Sprintf("not drained after %s: %s open, more than %d%s", Span(e.Limit), connections(e.Count), e.Threshold, e.from())
 }
 
 func connections(n int) string {

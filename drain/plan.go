@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"slices"
 	"strings"
 
 	"github.com/drainctl/drainctl/nginx"
+	"github.com/drainctl/drainctl/remote"
 )
 
 // A Plan is what a run will do, and what speaks against it. Making one touches
@@ -91,15 +91,14 @@ func (p *Plan) readLB(ctx context.Context, lb *LB) (*LBPlan, error) {
 
 // unreadable is the failure of a configuration that cannot be read.
 func unreadable(err error) error {
-	err = fmt.Errorf("read the configuration: %w", err)
-	var se *nginx.SyntaxError
+	kind := Refused
 	switch {
-	case errors.As(err, &se):
-		return &Failure{Kind: Refused, Err: err, Now: "nothing was touched"}
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission):
-		return &Failure{Kind: Refused, Err: err, Now: "nothing was touched"}
+	case errors.Is(err, ErrInterrupted), errors.Is(err, context.Canceled):
+		kind = Interrupted
+	case errors.Is(err, remote.ErrConnection):
+		kind = Failed
 	}
-	return &Failure{Kind: Failed, Err: err, Now: "nothing was touched"}
+	return &Failure{Kind: kind, Err: fmt.Errorf("read the configuration: %w", err), Now: "nothing was touched"}
 }
 
 // checkUpstreamNames makes sure that each --upstream names exactly one block.

@@ -78,6 +78,10 @@ type Request struct {
 	HealthTimeout time.Duration // 0: no limit
 	ReloadTimeout time.Duration // for a new generation of workers to serve
 
+	// Flags are those of the operator's command line that drain and undrain
+	// share, as words, for the commands that a message names.
+	Flags []string
+
 	// Dial reaches the backend. It is called once, when the backend is first
 	// needed, and never in a dry run.
 	Dial func(context.Context) (remote.Host, error)

@@ -113,7 +113,9 @@ func (r *run) take(ctx context.Context, st step, w Way) error {
 // rollBack takes back what was done, the failed step first, and says how it
 // ended.
 func (r *run) rollBack(ctx context.Context, failed step, w Way, why error) error {
-	r.tell(RollingBack{why})
+	if r.changed {
+		r.tell(RollingBack{why})
+	}
 	r.undoing = true
 	undo := append(slices.Clone(r.done), failed)
 	slices.Reverse(undo)
@@ -164,8 +166,11 @@ func (r *run) stands() string {
 		case len(c.written) > 0:
 			state = "not marked down any more"
 		}
-		if len(c.written) > 0 && !c.sent {
+		switch {
+		case len(c.written) > 0 && !c.sent:
 			state += ", but nginx was not reloaded"
+		case len(c.written) == 0 && c.sent:
+			state += ", but nginx was not seen to load it again"
 		}
 		parts = append(parts, fmt.Sprintf("on %s, %s in the configuration: %s", c.lb.Host.Name(), serverNames(c.part), state))
 	}
@@ -182,13 +187,7 @@ func (r *run) stands() string {
 // command is the command line of an operation on the same target.
 func (r *run) command(op Operation) string {
 	words := []string{"drainctl", string(op), r.req.Target.String()}
-	for _, u := range r.req.Upstreams {
-		words = append(words, "--upstream", u)
-	}
-	if r.req.Service != "" {
-		words = append(words, "--service", r.req.Service)
-	}
-	return remote.Quote(words...)
+	return remote.Quote(append(words, r.req.Flags...)...)
 }
 
 // targets names the servers of the plan.

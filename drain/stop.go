@@ -13,6 +13,10 @@ type stopStep struct {
 	r       *run
 	service remote.Service
 	touched bool // this run has stopped or started it, or tried to
+	// seen tells that it was active when everything was checked. It is then
+	// stopped without asking again, so that the stop follows the last request
+	// closely; to stop what has ended since does no harm.
+	seen bool
 }
 
 func (s *stopStep) name() StepName { return StepStop }
@@ -35,18 +39,20 @@ func (s *stopStep) forward(ctx context.Context) (bool, string, error) {
 	if s.r.undoing && !s.touched {
 		return false, "", nil
 	}
-	state, err := s.service.State(ctx)
-	if err != nil {
-		return s.touched, "", err
-	}
-	if stopped(state) {
-		return false, fmt.Sprintf("%s is %s", s.service.Unit, state.Active), nil
+	if !s.seen {
+		state, err := s.service.State(ctx)
+		if err != nil {
+			return s.touched, "", err
+		}
+		if stopped(state) {
+			return false, fmt.Sprintf("%s is %s", s.service.Unit, state.Active), nil
+		}
 	}
 	s.touched = true
 	if err := s.service.Stop(ctx); err != nil {
 		return true, "", err
 	}
-	state, err = s.settle(ctx, stopped)
+	state, err := s.settle(ctx, stopped)
 	if err != nil {
 		return true, "", err
 	}
@@ -76,7 +82,7 @@ func (s *stopStep) back(ctx context.Context) (bool, string, error) {
 		return true, "", err
 	}
 	if !started(state) {
-		return true, "", fmt.Errorf("systemctl start %s succeeded, but the unit is %s (%s)", s.service.Unit, state.Active, state.Sub)
+		return true, "", s.withLog(ctx, fmt.Errorf("systemctl start %s succeeded, but the unit is %s (%s)", s.service.Unit, state.Active, state.Sub))
 	}
 	return true, fmt.Sprintf("%s is %s", s.service.Unit, state.Active), nil
 }
@@ -86,6 +92,34 @@ func (s *stopStep) back(ctx context.Context) (bool, string, error) {
 func stopped(s remote.ServiceState) bool { return s.Active == "inactive" || s.Active == "failed" }
 
 func started(s remote.ServiceState) bool { return s.Active == "active" }
+
+// ended is the failure of a service that was started and has ended since: no
+// health is to be waited for. Nil if it may still come, or cannot be known.
+func (s *stopStep) ended(ctx context.Context) error {
+	if s.r.req.Service == "" {
+		return nil
+	}
+	state, err := s.service.State(ctx)
+	if err != nil || !stopped(state) {
+		return nil
+	}
+	return s.withLog(ctx, fmt.Errorf("%s is %s, result: %s", s.service.Unit, state.Active, state.Result))
+}
+
+// logLines is how many lines of a unit's log a failure repeats.
+const logLines = 10
+
+// withLog is err with the last words of the service, where they can be had.
+func (s *stopStep) withLog(ctx context.Context, err error) error {
+	if s.r.req.Service == "" {
+		return err
+	}
+	log, logErr := s.service.Logs(ctx, logLines)
+	if logErr != nil || log == "" {
+		return err
+	}
+	return fmt.Errorf("%w; its log ends:\n%s", err, log)
+}
 
 // settle looks at the unit until it is as wanted or no longer on its way.
 func (s *stopStep) settle(ctx context.Context, wanted func(remote.ServiceState) bool) (remote.ServiceState, error) {

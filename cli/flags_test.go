@@ -1,0 +1,513 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/drainctl/drainctl/drain"
+	"github.com/drainctl/drainctl/remote"
+)
+
+// A heard is what a command line came to: what the commands would have worked
+// with, and what a person would have seen.
+type heard struct {
+	request *drain.Request
+	status  *statusRequest
+	dryRun  bool
+	ssh     remote.SSH
+	print   printOptions
+	code    int
+	out     string
+	err     string
+}
+
+// lb is the load balancer that either command would work on.
+func (h *heard) lb() *drain.LB {
+	if h.status != nil {
+		return h.status.lb
+	}
+	return h.request.LBs[0]
+}
+
+func (h *heard) upstreams() []string {
+	if h.status != nil {
+		return h.status.upstreams
+	}
+	return h.request.Upstreams
+}
+
+// hear runs a command line up to where its flags have been read.
+func hear(words ...string) *heard {
+	var out, errOut bytes.Buffer
+	h := &heard{}
+	s := newSession(&out, &errOut)
+	s.operate = func(ctx context.Context, req *drain.Request, dryRun bool) error {
+		h.request, h.dryRun, h.print = req, dryRun, s.printer.opts
+		if req.Dial != nil {
+			_, _ = req.Dial(ctx)
+		}
+		return nil
+	}
+	s.show = func(_ context.Context, req *statusRequest) error {
+		h.status, h.print = req, s.printer.opts
+		return nil
+	}
+	s.connect = func(_ context.Context, to remote.SSH) (remote.Host, error) {
+		h.ssh = to
+		return nil, nil
+	}
+	h.code = s.run(append([]string{"drainctl"}, words...))
+	h.out, h.err = out.String(), errOut.String()
+	return h
+}
+
+// refused checks that a command line ended as one that makes no sense.
+func (h *heard) refused(t *testing.T, because ...string) {
+	t.Helper()
+	if h.code != 2 || h.request != nil || h.status != nil {
+		t.Errorf("exit code %d, and it got as far as the command (%v): want 2 and nothing done", h.code, h.request != nil || h.status != nil)
+	}
+	if h.out != "" {
+		t.Errorf("standard output has %q, want nothing", h.out)
+	}
+	for _, text := range append([]string{"drainctl: error: "}, because...) {
+		if !strings.Contains(h.err, text) {
+			t.Errorf("standard error has %q, want %q in it", h.err, text)
+		}
+	}
+}
+
+// An arrival is a flag's value, not its default, and where it is seen to have
+// arrived.
+type arrival struct {
+	value string
+	want  any
+	got   func(*heard) any
+	with  []string // what else must stand on the line for it to make sense
+}
+
+// arrivals has every flag of every command. A flag that is not here fails the
+// test.
+func arrivals() map[string]arrival {
+	forStop := []string{"--service", "app"}
+	return map[string]arrival{
+		"service":                {value: "my-web-app", want: "my-web-app", got: func(h *heard) any { return h.request.Service }},
+		"threshold":              {value: "7", want: 7, got: func(h *heard) any { return h.request.Threshold }},
+		"interval":               {value: "1.5s", want: 1500 * time.Millisecond, got: func(h *heard) any { return h.request.Interval }},
+		"timeout":                {value: "0", want: time.Duration(0), got: func(h *heard) any { return h.request.Timeout }},
+		"on-timeout":             {value: "stop", want: drain.TimeoutStop, got: func(h *heard) any { return h.request.OnTimeout }, with: forStop},
+		"poll":                   {value: "lb", want: drain.PollLB, got: func(h *heard) any { return h.request.Poll }},
+		"status-url":             {value: "http://192.168.1.10/nginx?a=b", want: "http://192.168.1.10/nginx?a=b", got: func(h *heard) any { return h.request.StatusURL }, with: []string{"--poll", "stub_status"}},
+		"dry-run":                {value: "true", want: true, got: func(h *heard) any { return h.dryRun }},
+		"min-up":                 {value: "2", want: 2, got: func(h *heard) any { return h.request.MinUp }},
+		"allow-direct":           {value: "true", want: drain.Allow{Direct: true}, got: func(h *heard) any { return h.request.Allow }},
+		"allow-shutdown-timeout": {value: "true", want: drain.Allow{ShutdownTimeout: true}, got: func(h *heard) any { return h.request.Allow }},
+		"allow-all-addresses":    {value: "true", want: drain.Allow{AllAddresses: true}, got: func(h *heard) any { return h.request.Allow }},
+		"health":                 {value: "https://app/ready", want: "https://app/ready", got: func(h *heard) any { return h.request.Health }},
+		"health-timeout":         {value: "90s", want: 90 * time.Second, got: func(h *heard) any { return h.request.HealthTimeout }},
+		"reload-timeout":         {value: "2m", want: 2 * time.Minute, got: func(h *heard) any { return h.request.ReloadTimeout }},
+		"nginx-conf":             {value: "/srv/a b/nginx.conf", want: "/srv/a b/nginx.conf", got: func(h *heard) any { return h.lb().Conf }},
+		"nginx":                  {value: "/opt/nginx", want: "/opt/nginx", got: func(h *heard) any { return h.lb().Nginx.Path }},
+		"upstream":               {value: "pool", want: []string{"pool"}, got: func(h *heard) any { return h.upstreams() }},
+		"test-command":           {value: "docker exec 'the lb' nginx -t", want: []string{"docker", "exec", "the lb", "nginx", "-t"}, got: func(h *heard) any { return h.lb().Nginx.TestCommand }},
+		"reload-command":         {value: "kill -HUP 1", want: []string{"kill", "-HUP", "1"}, got: func(h *heard) any { return h.lb().Nginx.ReloadCommand }},
+		"ssh-user":               {value: "deploy", want: "deploy", got: func(h *heard) any { return h.ssh.User }, with: forStop},
+		"ssh-port":               {value: "2222", want: 2222, got: func(h *heard) any { return h.ssh.Port }, with: forStop},
+		"identity":               {value: "/root/key", want: "/root/key", got: func(h *heard) any { return h.ssh.Identity }, with: forStop},
+		"ssh-host":               {value: "10.0.0.10", want: "10.0.0.10", got: func(h *heard) any { return h.ssh.Address }, with: forStop},
+		"output":                 {value: "json", want: true, got: func(h *heard) any { return h.print.json }},
+		"no-color":               {value: "true", want: true, got: func(h *heard) any { return h.print.plain }},
+		"verbose":                {value: "true", want: true, got: func(h *heard) any { return h.print.verbose }},
+	}
+}
+
+// eachFlag runs a test for every flag of every command but help.
+func eachFlag(t *testing.T, test func(t *testing.T, cmd *cli.Command, f cli.Flag, a arrival)) {
+	t.Helper()
+	known := arrivals()
+	for _, cmd := range newApp(newSession(nil, nil)).Commands {
+		for _, f := range cmd.Flags {
+			name := f.Names()[0]
+			if name == "help" {
+				continue
+			}
+			t.Run(cmd.Name+"/"+name, func(t *testing.T) {
+				a, ok := known[name]
+				if !ok {
+					t.Fatalf("no test that the value of --%s arrives; add it to arrivals", name)
+				}
+				test(t, cmd, f, a)
+			})
+		}
+	}
+}
+
+// spellings is every way to write a flag and its value.
+func spellings(f cli.Flag, value string) [][]string {
+	var all [][]string
+	for _, name := range f.Names() {
+		for _, word := range []string{"--" + name, "-" + name} {
+			if takesValue(f) {
+				all = append(all, []string{word, value})
+			} else {
+				all = append(all, []string{word})
+			}
+			all = append(all, []string{word + "=" + value})
+		}
+	}
+	return all
+}
+
+// places is every place on the line: before the command, between the command
+// and its argument, after the argument.
+func places(cmd string, with, flag []string) [][]string {
+	const target = "192.168.1.10"
+	return [][]string{
+		slices.Concat(flag, []string{cmd, target}, with),
+		slices.Concat([]string{cmd}, flag, []string{target}, with),
+		slices.Concat([]string{cmd, target}, with, flag),
+		slices.Concat(with, flag, []string{cmd, target}),
+		slices.Concat([]string{cmd}, with, flag, []string{"--", target}),
+	}
+}
+
+func TestFlagsWorkAnywhere(t *testing.T) {
+	lines := 0
+	eachFlag(t, func(t *testing.T, cmd *cli.Command, f cli.Flag, a arrival) {
+		for _, flag := range spellings(f, a.value) {
+			for _, line := range places(cmd.Name, commandHas(cmd, a.with), flag) {
+				lines++
+				h := hear(line...)
+				if h.code != 0 {
+					t.Errorf("drainctl %s: exit code %d: %s", strings.Join(line, " "), h.code, h.err)
+					continue
+				}
+				if got := a.got(h); !reflect.DeepEqual(got, a.want) {
+					t.Errorf("drainctl %s: got %#v, want %#v", strings.Join(line, " "), got, a.want)
+				}
+			}
+		}
+	})
+	t.Logf("%d command lines", lines)
+}
+
+// commandHas is the words, if the command has the flags in them.
+func commandHas(cmd *cli.Command, words []string) []string {
+	for _, w := range words {
+		if name, _, _, ok := flagWord(w); ok && findFlag(cmd.Flags, name) == nil {
+			return nil
+		}
+	}
+	return words
+}
+
+func TestFlagsAsEnvironment(t *testing.T) {
+	eachFlag(t, func(t *testing.T, cmd *cli.Command, f cli.Flag, a arrival) {
+		t.Setenv(envName(f.Names()[0]), a.value)
+		h := hear(append([]string{cmd.Name, "192.168.1.10"}, commandHas(cmd, a.with)...)...)
+		if h.code != 0 {
+			t.Fatalf("exit code %d: %s", h.code, h.err)
+		}
+		if got := a.got(h); !reflect.DeepEqual(got, a.want) {
+			t.Errorf("got %#v, want %#v", got, a.want)
+		}
+	})
+}
+
+// The line wins over the environment: what is typed last, and here, is meant.
+func TestLineBeforeEnvironment(t *testing.T) {
+	t.Setenv("DRAINCTL_TIMEOUT", "1h")
+	t.Setenv("DRAINCTL_UPSTREAM", "other")
+	t.Setenv("DRAINCTL_DRY_RUN", "true")
+	h := hear("drain", "192.168.1.10", "--timeout", "2s", "--upstream", "pool", "--dry-run=false")
+	if h.code != 0 || h.request.Timeout != 2*time.Second || !reflect.DeepEqual(h.request.Upstreams, []string{"pool"}) || h.dryRun {
+		t.Errorf("exit code %d %s; request %+v, dry run %t", h.code, h.err, h.request, h.dryRun)
+	}
+}
+
+// An environment may be made for several commands and kinds of run; what is
+// typed is for this one.
+func TestEnvironmentOfOtherRuns(t *testing.T) {
+	t.Setenv("DRAINCTL_HEALTH", "http://app/ready")
+	t.Setenv("DRAINCTL_SSH_USER", "deploy")
+	if h := hear("drain", "192.168.1.10", "--poll", "lb"); h.code != 0 {
+		t.Errorf("exit code %d: %s", h.code, h.err)
+	}
+	hear("drain", "192.168.1.10", "--poll", "lb", "--ssh-user", "root").refused(t, "--ssh-user has no effect")
+}
+
+func TestEveryFlagBadlyUsed(t *testing.T) {
+	eachFlag(t, func(t *testing.T, cmd *cli.Command, f cli.Flag, a arrival) {
+		long := "--" + f.Names()[0]
+		line := func(words ...string) *heard {
+			return hear(slices.Concat([]string{cmd.Name, "192.168.1.10"}, commandHas(cmd, a.with), words)...)
+		}
+		if _, many := f.(*cli.StringSliceFlag); many {
+			if h := line(long, "a", long, "b"); h.code != 0 || !reflect.DeepEqual(h.upstreams(), []string{"a", "b"}) {
+				t.Errorf("repeated: exit code %d, %v", h.code, h.err)
+			}
+		} else {
+			for _, one := range spellings(f, a.value) {
+				for _, two := range spellings(f, a.value) {
+					line(slices.Concat(one, two)...).refused(t, "is given twice")
+				}
+			}
+		}
+		if takesValue(f) {
+			line(long).refused(t, long, "needs a value")
+			line(long, "--").refused(t, long, "needs a value")
+			line(long, "--verbose").refused(t, long, "needs a value")
+			line(long, "-c").refused(t, long, "needs a value")
+			line(long, "").refused(t, long)
+			hear(long).refused(t, long)
+		}
+		line(long+"=").refused(t, long)
+		switch f.(type) {
+		case *cli.BoolFlag:
+			for _, v := range []string{"yes", "on", "2", "tru", " true"} {
+				line(long+"="+v).refused(t, long, "is not true or false")
+			}
+			// A word after it is an argument, and one too many.
+			line(long, "true").refused(t, "one argument too many")
+		case *cli.IntFlag:
+			for _, v := range []string{"x", "1.5", "1e3", "0x10", "1_000", "010", "+1", " 1", "١", "99999999999999999999"} {
+				line(long, v).refused(t, long)
+			}
+			line(long, "-1").refused(t, long)
+		case *cli.DurationFlag:
+			for _, v := range []string{"5", "x", "5 s", "5sec", "1d", "5m0", "NaN", "-", "9999999h"} {
+				line(long, v).refused(t, long, "is not a duration")
+			}
+			line(long, "-1s").refused(t, long)
+		}
+		line(long+"x", a.value).refused(t, "unknown flag "+long+"x", "did you mean "+long+"?")
+		variable := envName(f.Names()[0])
+		t.Setenv(variable, "")
+		line().refused(t, variable, "is empty")
+		switch f.(type) {
+		case *cli.StringFlag, *cli.StringSliceFlag:
+		default:
+			t.Setenv(variable, "bad")
+			line().refused(t, variable, `"bad" is not`)
+		}
+	})
+}
+
+func TestEnvironmentMisspelt(t *testing.T) {
+	eachFlag(t, func(t *testing.T, cmd *cli.Command, f cli.Flag, a arrival) {
+		right := envName(f.Names()[0])
+		for _, wrong := range []string{right + "S", strings.ToLower(right), right[:len(right)-1]} {
+			t.Setenv(wrong, a.value)
+			h := hear(cmd.Name, "192.168.1.10")
+			os.Unsetenv(wrong)
+			h.refused(t, "the environment variable "+wrong+" is no flag's; did you mean")
+		}
+	})
+}
+
+func TestHelpAnywhere(t *testing.T) {
+	for _, cmd := range commandNames(newApp(newSession(nil, nil))) {
+		for _, word := range []string{"--help", "-h", "-help", "--help=true"} {
+			for _, line := range [][]string{
+				{cmd, word}, {word, cmd}, {cmd, "192.168.1.10", word}, {cmd, word, "192.168.1.10"}, {word, cmd, "192.168.1.10"},
+				{cmd, "192.168.1.10", word, "--verbose"}, {"--nginx-conf", "x", cmd, "192.168.1.10", word},
+			} {
+				h := hear(line...)
+				if h.code != 0 || h.err != "" || h.request != nil || !strings.Contains(h.out, "drainctl "+cmd+" - ") || !strings.Contains(h.out, "--nginx-conf") {
+					t.Errorf("drainctl %s: exit code %d, error %q, output %.80q", strings.Join(line, " "), h.code, h.err, h.out)
+				}
+			}
+		}
+	}
+	for _, line := range [][]string{{}, {"--help"}, {"-h"}} {
+		h := hear(line...)
+		if h.code != 0 || h.err != "" || !strings.Contains(h.out, "undrain") {
+			t.Errorf("drainctl %v: exit code %d, error %q, output %.80q", line, h.code, h.err, h.out)
+		}
+	}
+	for _, line := range [][]string{{"--version"}, {"-v"}} {
+		h := hear(line...)
+		if h.code != 0 || h.err != "" || !strings.HasPrefix(h.out, "drainctl version ") {
+			t.Errorf("drainctl %v: exit code %d, error %q, output %.80q", line, h.code, h.err, h.out)
+		}
+	}
+}
+
+// Every flag's help says what it is for, and the flags that belong to an
+// environment variable are the ones that the program reads it for.
+func TestFlagsAreDescribed(t *testing.T) {
+	eachFlag(t, func(t *testing.T, _ *cli.Command, f cli.Flag, _ arrival) {
+		doc, ok := f.(cli.DocGenerationFlag)
+		if !ok || doc.GetUsage() == "" {
+			t.Error("no usage text")
+		}
+		if ok && !reflect.DeepEqual(doc.GetEnvVars(), []string{envName(f.Names()[0])}) {
+			t.Errorf("environment variables %v, want %s", doc.GetEnvVars(), envName(f.Names()[0]))
+		}
+	})
+}
+
+func TestSenselessLines(t *testing.T) {
+	for _, test := range []struct {
+		line    string
+		because string
+	}{
+		{"drain", "drain needs a TARGET"},
+		{"undrain", "undrain needs a TARGET"},
+		{"drain a b", `drain takes one TARGET; "b" is one argument too many`},
+		{"status a b", `status takes one TARGET; "b" is one argument too many`},
+		{"drain a -- --dry-run", `"--dry-run" is one argument too many`},
+		{"drain a undrain", `"undrain" is one argument too many`},
+		{"drian 192.168.1.10", `unknown command "drian"; did you mean drain?`},
+		{"help", `unknown command "help"`},
+		{"-- drain a", `unknown command "--"`},
+		{"192.168.1.10 drain", `unknown command "192.168.1.10"`},
+		{"--service drain 192.168.1.10", `unknown command "192.168.1.10"`},
+		{"--verbose", "--verbose needs a command: drain, undrain, status"},
+		{"--output json", "--output needs a command"},
+		{"--dryrun drain a", "unknown flag --dryrun"},
+		{"drain a --dryrun", "unknown flag --dryrun for drain; did you mean --dry-run?"},
+		{"drain a --version", "unknown flag --version for drain"},
+		{"drain a -x", "unknown flag -x for drain"},
+		{"drain a -sweb", "unknown flag --sweb for drain"},
+		{"drain a ---dry-run", "unknown flag ---dry-run for drain"},
+		{"drain a -=x", "unknown flag"},
+		{"status a --dry-run", "unknown flag --dry-run for status"},
+		{"undrain a --threshold 1", "unknown flag --threshold for undrain"},
+		{"drain a --health tcp", "unknown flag --health for drain"},
+		{"drain a --threshold -1", "--threshold -1: must not be negative"},
+		{"drain a --min-up -1", "--min-up -1: must not be negative"},
+		{"drain a --interval 0", "--interval 0s: must be longer than 0"},
+		{"drain a --timeout -1s", "--timeout -1s: must not be negative"},
+		{"drain a --reload-timeout 0", "--reload-timeout 0s: must be longer than 0"},
+		{"undrain a --health-timeout -1s", "--health-timeout -1s: must not be negative"},
+		{"drain a --on-timeout panic", `--on-timeout "panic" is none of rollback, leave, stop`},
+		{"drain a --on-timeout Leave", `--on-timeout "Leave" is none of`},
+		{"drain a --on-timeout stop", "--on-timeout stop needs --service"},
+		{"drain a --timeout 0 --on-timeout leave", "--on-timeout has no effect: with --timeout 0 the time is never up"},
+		{"drain a --poll netstat", `--poll "netstat" is none of ss, lb, stub_status`},
+		{"drain a --poll stub_status", "--poll stub_status needs --status-url"},
+		{"drain a --poll stub_status --status-url ftp://a/", "needs --status-url, an http or https URL"},
+		{"drain a --poll stub_status --status-url /status", "needs --status-url, an http or https URL"},
+		{"drain a --status-url http://a/", "--status-url has no effect: it is for --poll stub_status"},
+		{"drain a --output yaml", `--output "yaml" is none of text, json`},
+		{"status --output JSON", `--output "JSON" is none of text, json`},
+		{"undrain a --health udp", `--health: "udp" is neither "tcp" nor an http or https URL`},
+		{"undrain a --health http://", "--health:"},
+		{"drain a --ssh-port 0", "--ssh-port 0: must be from 1 to 65535"},
+		{"drain a --ssh-port 65536", "--ssh-port 65536: must be from 1 to 65535"},
+		{"drain a --poll lb --ssh-user u", "--ssh-user has no effect: nothing in this run is done over SSH"},
+		{"drain a --poll lb --ssh-host h", "--ssh-host has no effect"},
+		{"undrain a --identity k", "--identity has no effect"},
+		{"undrain a --ssh-port 22", "--ssh-port has no effect"},
+		{"drain 127.0.0.1:8080 --service s --ssh-user u", "--ssh-user has no effect: 127.0.0.1:8080 is this machine"},
+		{"drain unix:/run/app.sock --service s --identity k", "--identity has no effect: unix:/run/app.sock is this machine"},
+		{"drain a --service ../x", "--service:"},
+		{"drain a --service -x", "--service:"},
+		{"undrain a --service a/b", "--service:"},
+		{"drain a --test-command 'x", "--test-command \"'x\": not a command line"},
+		{"drain a --reload-command \"x", "--reload-command"},
+		{"drain 192.168.1.10:", "is not a port"},
+		{"drain 192.168.1.10:http", "is not a port"},
+		{"drain 192.168.1.10:0", "is not a port"},
+		{"drain 192.168.1.10:65536", "is not a port"},
+		{"drain http://192.168.1.10:8080", "target"},
+		{"drain 192.168.1.10/24", "does not belong in a host name"},
+		{"drain app;reboot", "does not belong in a host name"},
+		{"drain [2001:db8::1", "no closing bracket"},
+		{"drain [app1]:80", "is not an IPv6 address"},
+		{"drain unix:", "no path"},
+		{"drain unix:run/app.sock", "absolute path"},
+		{"drain :8080", "no host"},
+		{"status 192.168.1.10:x", "is not a port"},
+	} {
+		t.Run(test.line, func(t *testing.T) { hear(strings.Fields(test.line)...).refused(t, test.because) })
+	}
+	hear("drain", "").refused(t, "no host")
+	hear("drain", " ").refused(t, "does not belong")
+	hear("").refused(t, `unknown command ""`)
+}
+
+// Lines that look odd and are meant.
+func TestSensibleLines(t *testing.T) {
+	for _, line := range []string{
+		"drain 127.0.0.1:8080 --service s --ssh-host 10.0.0.1 --ssh-user u",
+		"drain a --poll stub_status --status-url http://127.0.0.1/s --ssh-user u", // asked on the backend
+		"drain a --poll lb --service s --ssh-user u",
+		"drain a --timeout 0",
+		"drain a --service app@1.service",
+		"drain a --service=app.service --on-timeout stop",
+		"drain a --min-up 0 --threshold 0",
+		"undrain a --health-timeout 0",
+		"drain -- a",
+		"drain a --",
+		"-s x drain a",
+		"drain a --upstream b --upstream http/c --upstream=stream/c",
+		"status",
+		"status --",
+	} {
+		if h := hear(strings.Fields(line)...); h.code != 0 || (h.request == nil && h.status == nil) {
+			t.Errorf("drainctl %s: exit code %d: %s", line, h.code, h.err)
+		}
+	}
+}
+
+// A relative path is what it is to the shell. nginx would take it to be below
+// its own prefix.
+func TestRelativeConf(t *testing.T) {
+	dir := t.TempDir()
+	t.Chdir(dir)
+	if h := hear("status", "-c", "nginx.conf"); h.code != 0 || h.lb().Conf != dir+"/nginx.conf" {
+		t.Errorf("exit code %d, configuration %q, want it in %s", h.code, h.lb().Conf, dir)
+	}
+}
+
+// Flags that are not given leave what the help says.
+func TestDefaults(t *testing.T) {
+	h := hear("drain", "192.168.1.10")
+	want := &drain.Request{
+		Operation: drain.Drain, Target: h.request.Target, Upstreams: h.request.Upstreams, LBs: h.request.LBs, Dial: h.request.Dial,
+		Interval: 500 * time.Millisecond, Timeout: 5 * time.Minute, OnTimeout: drain.TimeoutRollback, Poll: drain.PollSS,
+		Health: "tcp", HealthTimeout: time.Minute, ReloadTimeout: time.Minute, MinUp: 1, BackendName: "192.168.1.10",
+	}
+	h.request.Dial, want.Dial = nil, nil
+	if !reflect.DeepEqual(h.request, want) || h.dryRun || len(h.request.Upstreams) != 0 {
+		t.Errorf("got %+v, want %+v", h.request, want)
+	}
+	if lb := h.lb(); lb.Conf != "" || lb.Nginx.Path != "nginx" || lb.Foreign {
+		t.Errorf("load balancer %+v", lb)
+	}
+	if u := hear("undrain", "192.168.1.10"); u.request.Operation != drain.Undrain || u.request.Health != "tcp" {
+		t.Errorf("undrain %+v", u.request)
+	}
+}
+
+// The commands that a message names reach the same nginx and the same backend.
+func TestFlagsOfCommandsThatGoOn(t *testing.T) {
+	t.Chdir(t.TempDir())
+	t.Setenv("DRAINCTL_SSH_USER", "deploy")
+	h := hear("drain", "192.168.1.10", "-s", "app", "-c", "my nginx.conf", "--upstream", "a", "--timeout", "1s", "--upstream=b", "--ssh-port", "2222",
+		"--reload-command", "kill -HUP 1", "--threshold", "3", "--verbose")
+	again := hear(append([]string{"undrain", "192.168.1.10"}, h.request.Flags...)...)
+	if h.code != 0 || again.code != 0 {
+		t.Fatalf("%s%s", h.err, again.err)
+	}
+	if want := []string{"--service", "app", "--nginx-conf", h.lb().Conf, "--upstream", "a", "--upstream", "b", "--reload-command", "kill -HUP 1",
+		"--ssh-user", "deploy", "--ssh-port", "2222"}; !slices.Equal(h.request.Flags, want) {
+		t.Errorf("got %q, want %q", h.request.Flags, want)
+	}
+	for _, h := range []*heard{h, again} {
+		h.lb().Host, h.ssh.Passphrase, h.ssh.Trace = nil, nil, nil
+	}
+	if !reflect.DeepEqual(again.lb(), h.lb()) || !reflect.DeepEqual(again.upstreams(), h.upstreams()) || again.request.Service != "app" || !reflect.DeepEqual(again.ssh, h.ssh) {
+		t.Errorf("%+v %+v became %+v %+v", h.lb(), h.ssh, again.lb(), again.ssh)
+	}
+}

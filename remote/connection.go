@@ -198,7 +198,7 @@ func (d *dialer) login(ctx context.Context, conn net.Conn, e endpoint, known *ho
 		return nil, fmt.Errorf("ssh to %s: %w", e.name(), refused)
 	case ctx.Err() != nil:
 		return nil, fmt.Errorf("ssh to %s: %w", e.name(), context.Cause(ctx))
-	case trusted && isLoginRefusal(err):
+	case keys.needed != nil, trusted && isLoginRefusal(err):
 		if keys.needed != nil {
 			keys.notes = append(keys.notes, keys.needed.Error())
 		}
@@ -297,54 +297,99 @@ func (c *connection) lost() error {
 	return fmt.Errorf("%s: %w", c.name, ErrConnection)
 }
 
-// opened is a session channel, or why there is none.
+// errDead says that a connection ended before something was answered on it.
+var errDead = errors.New("the connection is dead")
+
+// query runs f, which asks the host something over c, for as long as that can be
+// answered. What f brings after that is given to drop. The library may let f
+// wait for ever on a connection that has just ended.
+func query[T any](ctx context.Context, c *connection, f func() (T, error), drop func(T)) (T, error) {
+	type answer struct {
+		value T
+		err   error
+	}
+	got := make(chan answer, 1)
+	go func() {
+		var a answer
+		a.value, a.err = f()
+		got <- a
+	}()
+	var none T
+	var err error
+	select {
+	case a := <-got:
+		return a.value, a.err
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	case <-c.dead:
+		err = errDead
+	}
+	go func() {
+		if a := <-got; a.err == nil {
+			drop(a.value)
+		}
+	}()
+	return none, err
+}
+
+// opened is a channel for a session.
 type opened struct {
 	channel  ssh.Channel
 	requests <-chan *ssh.Request
-	err      error
 }
 
-// errUnused says that a connection was found dead before anything was sent.
-var errUnused = errors.New("dead before anything was sent")
+func (o opened) close() {
+	go ssh.DiscardRequests(o.requests)
+	o.channel.Close()
+}
 
-// session opens a session. An error that is errUnused leaves open whether
-// another connection would do.
-func (c *connection) session(ctx context.Context) (ssh.Channel, <-chan *ssh.Request, error) {
+// session opens a channel for a session. The error is errDead where another
+// connection may do: nothing was sent on this one.
+func (c *connection) session(ctx context.Context) (opened, error) {
 	for try := 1; ; try++ {
-		got := make(chan opened, 1)
-		go func() {
-			var o opened
-			o.channel, o.requests, o.err = c.client.OpenChannel("session", nil)
-			got <- o
-		}()
-		var o opened
-		select {
-		case o = <-got:
-		case <-ctx.Done():
-			go func() {
-				if o := <-got; o.err == nil {
-					go ssh.DiscardRequests(o.requests)
-					o.channel.Close()
-				}
-			}()
-			return nil, nil, context.Cause(ctx)
-		}
+		o, err := query(ctx, c, func() (o opened, err error) {
+			o.channel, o.requests, err = c.client.OpenChannel("session", nil)
+			return o, err
+		}, opened.close)
 		var refused *ssh.OpenChannelError
 		switch {
-		case o.err == nil:
-			return o.channel, o.requests, nil
-		case !errors.As(o.err, &refused):
-			c.end(o.err)
-			return nil, nil, errUnused
+		case err == nil:
+			return o, nil
+		case ctx.Err() != nil:
+			return opened{}, context.Cause(ctx)
+		case !errors.As(err, &refused):
+			c.end(err)
+			return opened{}, errDead
 		case try == refusals:
-			return nil, nil, fmt.Errorf("%s refuses another session (%s); see MaxSessions in its sshd_config", c.name, refused.Message)
+			return opened{}, fmt.Errorf("%s refuses another session (%s); see MaxSessions in its sshd_config", c.name, refused.Message)
 		}
 		select {
 		case <-time.After(refusalPause):
 		case <-c.dead:
-			return nil, nil, errUnused
+			return opened{}, errDead
 		case <-ctx.Done():
-			return nil, nil, context.Cause(ctx)
+			return opened{}, context.Cause(ctx)
 		}
 	}
+}
+
+// dial connects from the host to addr. The error is errDead where another
+// connection may do.
+func (c *connection) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	conn, err := query(ctx, c, func() (net.Conn, error) {
+		return c.client.DialContext(ctx, network, addr)
+	}, func(conn net.Conn) { conn.Close() })
+	var refused *ssh.OpenChannelError
+	switch {
+	case err == nil:
+		return conn, nil
+	case ctx.Err() != nil:
+		return nil, context.Cause(ctx)
+	case !errors.As(err, &refused):
+		c.end(err) // in whatever words: this cannot fail otherwise
+		return nil, errDead
+	case refused.Reason == ssh.Prohibited:
+		return nil, fmt.Errorf("%s (see AllowTcpForwarding and PermitOpen in its sshd_config)", refused.Message)
+	}
+	return nil, errors.New(refused.Message)
 }

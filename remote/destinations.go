@@ -20,7 +20,7 @@ said=$({ { ss "$@"; echo "exit $?"; } | awk '
     for (p in count) print count[p], p
     print "end " (code == "" ? "unknown" : code)
   }' >&3; } 2>&1)
-[ -z "$said" ] || { printf '%s\n' "$said" >&2; exit 91; }
+[ -z "$said" ] || { printf '%s\n' "$said" | head -n 3 >&2; exit 91; }
 `
 
 // CountByPeer counts the established connections from h to each address that

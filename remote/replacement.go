@@ -155,6 +155,9 @@ func appendLocal(path string, data []byte) error {
 		return &fs.PathError{Op: "append", Path: path, Err: pathCause(err)}
 	}
 	f, created, err := openAppend(path, os.O_WRONLY|os.O_APPEND)
+	if errors.Is(err, syscall.EISDIR) {
+		err = notRegular(fs.ModeDir)
+	}
 	if err != nil {
 		return fail(err)
 	}

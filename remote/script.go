@@ -324,6 +324,7 @@ func errnoOf(words string) syscall.Errno {
 		{"File too large", syscall.EFBIG},
 		{"Operation not supported", syscall.ENOTSUP},
 		{"Stale file handle", syscall.ESTALE},
+		{"File exists", syscall.ENOTDIR}, // mkdir -p, where a file is in the way
 	} {
 		if strings.HasSuffix(words, e.text) {
 			return e.errno

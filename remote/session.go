@@ -6,12 +6,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/sys/unix"
 )
+
+// killLimit is how long it may take to send a signal, on a host that is slow.
+const killLimit = 10 * time.Second
 
 // session is a command running on a host (RFC 4254, section 6). The library's
 // own ssh.Session waits for the end of the output even where something that the
@@ -22,13 +27,14 @@ type session struct {
 	exited  chan struct{} // closed when the exit status is known
 	closed  chan struct{} // closed when the host has closed the channel
 	code    int           // the exit status, valid once exited is closed
-	sudo    bool          // it runs through sudo
-	arrived atomic.Int64  // bytes of output so far
+	launch  launch
+	arrived atomic.Int64 // bytes of output so far
+	stderr  errorOutput
 }
 
-func newSession(c *connection, channel ssh.Channel, requests <-chan *ssh.Request) *session {
-	s := &session{conn: c, channel: channel, exited: make(chan struct{}), closed: make(chan struct{})}
-	go s.serve(requests)
+func newSession(c *connection, o opened, l launch) *session {
+	s := &session{conn: c, channel: o.channel, launch: l, stderr: errorOutput{mark: l.mark}, exited: make(chan struct{}), closed: make(chan struct{})}
+	go s.serve(o.requests)
 	return s
 }
 
@@ -81,37 +87,102 @@ func (s *session) status() (code int, known bool) {
 	}
 }
 
-// exec asks the host to start the command line. From here on nobody can know
+// exec asks the host to start the command. From here on nobody can know
 // whether a lost connection has lost the command too.
-func (s *session) exec(ctx context.Context, line string) error {
-	type answer struct {
-		ok  bool
-		err error
-	}
-	got := make(chan answer, 1)
-	go func() {
-		ok, err := s.channel.SendRequest("exec", true, ssh.Marshal(struct{ Line string }{line}))
-		got <- answer{ok, err}
-	}()
-	select {
-	case a := <-got:
-		switch {
-		case a.err != nil:
-			return s.conn.lost()
-		case !a.ok:
-			return errors.New("sshd refuses to start commands for this user")
-		}
-		return nil
-	case <-ctx.Done():
-		s.signal("KILL") // in case it has started
+func (s *session) exec(ctx context.Context) error {
+	started, err := query(ctx, s.conn, func() (bool, error) {
+		return s.channel.SendRequest("exec", true, ssh.Marshal(struct{ Line string }{s.launch.line}))
+	}, func(bool) {})
+	switch {
+	case ctx.Err() != nil && err != nil:
+		go s.abandon()
 		return context.Cause(ctx)
+	case err != nil:
+		return s.conn.lost()
+	case !started:
+		s.channel.Close()
+		return errors.New("sshd refuses to start commands for this user")
+	}
+	return nil
+}
+
+// abandon ends a command that may just be starting.
+func (s *session) abandon() {
+	go func() { _, _ = io.Copy(&s.stderr, s.channel.Stderr()) }()
+	time.Sleep(killGrace)
+	s.signal("KILL")
+	s.channel.Close()
+}
+
+// signal sends a signal to the command and what it started, as the login user:
+// it does not reach what sudo runs.
+func (s *session) signal(name string) {
+	group := s.stderr.group()
+	if group == "" {
+		return // not started yet; it will find its input and output closed
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), killLimit)
+	defer cancel()
+	o, err := s.conn.session(ctx)
+	if err != nil {
+		return // the command is on its own, or gone with the connection
+	}
+	defer o.channel.Close()
+	kill := newSession(s.conn, o, launch{line: Quote("sh", "-c", "kill -s "+name+" -- -"+group)})
+	if kill.exec(ctx) != nil {
+		return
+	}
+	select {
+	case <-kill.exited:
+	case <-kill.closed:
+	case <-ctx.Done():
 	}
 }
 
-// signal sends a signal to the command and what it started. sshd sends it as
-// the login user: it does not reach what sudo runs.
-func (s *session) signal(name string) {
-	_, _ = s.channel.SendRequest("signal", false, ssh.Marshal(struct{ Name string }{name}))
+// errorOutput is the standard error of a command, without the line in it that
+// tells the process group.
+type errorOutput struct {
+	mark string
+	mu   sync.Mutex
+	buf  bytes.Buffer
+	id   string // the process group, once it is known
+}
+
+// Write implements io.Writer.
+func (o *errorOutput) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.buf.Write(p)
+	if o.mark == "" || o.id != "" {
+		return len(p), nil
+	}
+	before, after, found := bytes.Cut(o.buf.Bytes(), []byte(o.mark+" "))
+	id, after, whole := bytes.Cut(after, []byte("\n"))
+	if !found || !whole {
+		return len(p), nil
+	}
+	if n, err := strconv.Atoi(string(id)); err == nil && n > 1 {
+		o.id = string(id)
+	}
+	o.mark = ""
+	rest := append(bytes.Clone(before), after...)
+	o.buf.Reset()
+	o.buf.Write(rest)
+	return len(p), nil
+}
+
+// group is the process group of the command, "" as long as it is not known.
+func (o *errorOutput) group() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.id
+}
+
+// Bytes returns the output so far.
+func (o *errorOutput) Bytes() []byte {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return bytes.Clone(o.buf.Bytes())
 }
 
 // finish feeds the command its input and collects its output until it ends. If
@@ -123,14 +194,14 @@ func (s *session) finish(ctx context.Context, stdin []byte) (Result, error) {
 		_, _ = s.channel.Write(stdin)
 		_ = s.channel.CloseWrite()
 	}()
-	var stdout, stderr bytes.Buffer
+	var stdout bytes.Buffer
 	read := make(chan struct{})
 	go func() {
 		defer close(read)
 		other := make(chan struct{})
 		go func() {
 			defer close(other)
-			_, _ = io.Copy(&stderr, counter{s.channel.Stderr(), &s.arrived})
+			_, _ = io.Copy(&s.stderr, counter{s.channel.Stderr(), &s.arrived})
 		}()
 		_, _ = io.Copy(&stdout, counter{s.channel, &s.arrived})
 		<-other
@@ -149,7 +220,7 @@ func (s *session) finish(ctx context.Context, stdin []byte) (Result, error) {
 	}
 	code, known := s.status()
 	switch {
-	case killed && !known && s.sudo:
+	case killed && !known && s.launch.sudo:
 		return Result{}, fmt.Errorf("given up, what sudo has started may still run: %w", context.Cause(ctx))
 	case killed && (!known || code != 0):
 		return Result{}, fmt.Errorf("killed: %w", context.Cause(ctx))
@@ -159,7 +230,7 @@ func (s *session) finish(ctx context.Context, stdin []byte) (Result, error) {
 	}
 	s.channel.Close() // ends the reading, if it has not ended
 	<-read
-	return Result{Stdout: stdout.Bytes(), Stderr: stderr.Bytes(), Code: code}, nil
+	return Result{Stdout: stdout.Bytes(), Stderr: s.stderr.Bytes(), Code: code}, nil
 }
 
 // counter counts the bytes read through it.
@@ -194,7 +265,11 @@ func (s *session) await(read <-chan struct{}) {
 		}
 		// Something else holds the output open, or the network is slow. What
 		// was written before an answer to this has arrived before it.
-		if _, _, err := s.conn.client.SendRequest("keepalive@openssh.com", true, nil); err == nil && s.arrived.Load() == before {
+		_, err := query(context.Background(), s.conn, func() (bool, error) {
+			_, _, err := s.conn.client.SendRequest("keepalive@openssh.com", true, nil)
+			return true, err
+		}, func(bool) {})
+		if err != nil || s.arrived.Load() == before {
 			return
 		}
 	}
@@ -202,15 +277,18 @@ func (s *session) await(read <-chan struct{}) {
 
 // kill ends the command; ended tells that it has.
 func (s *session) kill(ended <-chan struct{}) {
-	for _, name := range []string{"TERM", "KILL"} {
-		s.signal(name)
-		select {
-		case <-ended:
-			return
-		case <-time.After(killGrace):
-		}
+	s.signal("TERM")
+	select {
+	case <-ended:
+	case <-time.After(killGrace):
 	}
-	s.channel.Close()
+	// What ignored the signal must not outlive what did not.
+	s.signal("KILL")
+	select {
+	case <-ended:
+	case <-time.After(killGrace):
+		s.channel.Close()
+	}
 }
 
 // sessionInput is the input of a command.

@@ -1,13 +1,14 @@
 package remote
 
 import (
-	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/netip"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -154,16 +155,31 @@ func (h *sshHost) isRoot(ctx context.Context) (bool, error) {
 	return *h.superuser, nil
 }
 
-// line is c as one line for the shell at the other end.
-func (h *sshHost) line(ctx context.Context, c Command) (line string, sudo bool, err error) {
+// launch is a command as it is sent to the shell at the other end.
+type launch struct {
+	line  string
+	shown string // the same for a person
+	sudo  bool   // it goes through sudo
+	mark  string // begins the line on standard error that tells the process group, if one does
+}
+
+// groupScript tells its process group and becomes the command: MARK COMMAND...
+// The signals that sshd can be asked for do not do to kill a command: it sends
+// none to what root runs, nor any more once the login shell has ended
+// (session_signal_req in OpenSSH's session.c).
+const groupScript = `read -r pid name state parent group rest </proc/$$/stat; echo "$1 $group" >&2; shift; exec "$@"`
+
+// launch prepares c.
+func (h *sshHost) launch(ctx context.Context, c Command) (launch, error) {
 	if err := checkArgs(c); err != nil {
-		return "", false, err
+		return launch{}, err
 	}
 	args := c.Args
+	sudo := false
 	if c.Root {
 		root, err := h.isRoot(ctx)
 		if err != nil {
-			return "", false, err
+			return launch{}, err
 		}
 		if sudo = !root; sudo {
 			// sudo's refusals are read; env, as not every shell sets
@@ -171,12 +187,14 @@ func (h *sshHost) line(ctx context.Context, c Command) (line string, sudo bool, 
 			args = append([]string{"env", "LC_ALL=C", "sudo", "-n"}, args...)
 		}
 	}
-	return Quote(args...), sudo, nil
+	mark := rand.Text()
+	wrapped := append([]string{"sh", "-c", groupScript, "sh", mark}, args...)
+	return launch{line: Quote(wrapped...), shown: Quote(args...), sudo: sudo, mark: mark}, nil
 }
 
 // Run implements Host.
 func (h *sshHost) Run(ctx context.Context, c Command) (Result, error) {
-	line, sudo, err := h.line(ctx, c)
+	l, err := h.launch(ctx, c)
 	if err != nil {
 		return Result{}, err
 	}
@@ -187,17 +205,16 @@ func (h *sshHost) Run(ctx context.Context, c Command) (Result, error) {
 		return Result{}, h.failed(c, context.Cause(ctx))
 	}
 	begin := time.Now()
-	s, err := h.send(ctx, line)
+	s, err := h.send(ctx, l)
 	if err != nil {
 		return Result{}, h.failed(c, err)
 	}
-	s.sudo = sudo
 	r, err := s.finish(ctx, c.Stdin)
 	if err != nil {
 		return Result{}, h.failed(c, err)
 	}
 	r.Elapsed = time.Since(begin)
-	if sudo {
+	if l.sudo {
 		if err := sudoRefusal(h, c.Args, r); err != nil {
 			return r, err
 		}
@@ -218,16 +235,16 @@ func brief(args []string) string {
 	return Quote(args...)
 }
 
-// send starts the command line. Where the connection turns out to have been dead
+// send starts a command. Where the connection turns out to have been dead
 // before anything was sent, a new one is tried, once.
-func (h *sshHost) send(ctx context.Context, line string) (*session, error) {
+func (h *sshHost) send(ctx context.Context, l launch) (*session, error) {
 	for {
 		c, fresh, err := h.connection(ctx)
 		if err != nil {
 			return nil, err
 		}
-		channel, requests, err := c.session(ctx)
-		if errors.Is(err, errUnused) {
+		o, err := c.session(ctx)
+		if errors.Is(err, errDead) {
 			if !fresh {
 				continue
 			}
@@ -237,11 +254,10 @@ func (h *sshHost) send(ctx context.Context, line string) (*session, error) {
 			return nil, err
 		}
 		if h.trace != nil {
-			h.trace(h.Name(), line)
+			h.trace(h.Name(), l.shown)
 		}
-		s := newSession(c, channel, requests)
-		if err := s.exec(ctx, line); err != nil {
-			s.channel.Close()
+		s := newSession(c, o, l)
+		if err := s.exec(ctx); err != nil {
 			return nil, err
 		}
 		return s, nil
@@ -250,65 +266,70 @@ func (h *sshHost) send(ctx context.Context, line string) (*session, error) {
 
 // start starts c with its input and output held by the caller.
 func (h *sshHost) start(ctx context.Context, c Command) (*process, error) {
-	line, _, err := h.line(ctx, c)
+	l, err := h.launch(ctx, c)
 	if err != nil {
 		return nil, err
 	}
-	s, err := h.send(ctx, line)
+	s, err := h.send(ctx, l)
 	if err != nil {
 		return nil, h.failed(c, err)
 	}
 	p := newProcess(sessionInput{s}, func() {
 		s.signal("TERM")
+		s.signal("KILL")
 		s.channel.Close()
 	})
 	go func() {
-		var stderr bytes.Buffer
 		read := make(chan struct{})
 		go func() {
 			defer close(read)
-			_, _ = io.Copy(&stderr, s.channel.Stderr())
+			_, _ = io.Copy(&s.stderr, s.channel.Stderr())
 		}()
 		p.scan(s.channel)
 		<-read
 		<-s.closed
 		s.channel.Close()
-		code, known := s.status()
-		if known {
-			p.end(code, stderr.Bytes(), nil)
+		if code, known := s.status(); known {
+			p.end(code, s.stderr.Bytes(), nil)
 			return
 		}
-		p.end(0, stderr.Bytes(), s.conn.lost())
+		p.end(0, s.stderr.Bytes(), s.conn.lost())
 	}()
 	return p, nil
 }
 
 // DialContext implements Host.
 func (h *sshHost) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
+	fail := func(err error) (net.Conn, error) {
+		return nil, &net.OpError{Op: "dial", Net: network, Err: fmt.Errorf("%s from %s: %w", addr, h.Name(), err)}
+	}
+	switch network {
+	case "unix":
+	case "tcp", "tcp4", "tcp6":
+		_, port, err := net.SplitHostPort(addr)
+		if err == nil {
+			_, err = strconv.ParseUint(port, 10, 16)
+		}
+		if err != nil {
+			return fail(err)
+		}
+	default:
+		return fail(net.UnknownNetworkError(network))
+	}
 	for {
 		c, fresh, err := h.connection(ctx)
 		if err != nil {
 			return nil, err
 		}
-		conn, err := c.client.DialContext(ctx, network, addr)
-		var refused *ssh.OpenChannelError
+		conn, err := c.dial(ctx, network, addr)
 		switch {
 		case err == nil:
 			return conn, nil
-		case errors.As(err, &refused):
-			why := refused.Message
-			if refused.Reason == ssh.Prohibited {
-				why += " (see AllowTcpForwarding and PermitOpen in its sshd_config)"
-			}
-			return nil, &net.OpError{Op: "dial", Net: network, Err: fmt.Errorf("%s from %s: %s", addr, h.Name(), why)}
-		case ctx.Err() != nil:
-			return nil, &net.OpError{Op: "dial", Net: network, Err: fmt.Errorf("%s from %s: %w", addr, h.Name(), context.Cause(ctx))}
-		case c.isDead() && fresh:
-			return nil, c.lost()
-		case !c.isDead() && !errors.Is(err, io.EOF):
-			return nil, fmt.Errorf("dial %s from %s: %w", addr, h.Name(), err)
+		case !errors.Is(err, errDead):
+			return fail(err)
+		case fresh:
+			return fail(c.lost())
 		}
-		c.end(err)
 	}
 }
 

@@ -93,7 +93,12 @@ func ruleCommand(args []string) string {
 		words[0] = "/usr/bin/" + words[0]
 	}
 	for i, w := range words {
-		words[i] = ruleSpecial.ReplaceAllString(w, `\$0`)
+		words[i] = ruleSpecial.ReplaceAllStringFunc(w, func(c string) string {
+			if c == `\` { // once for the grammar, and once for fnmatch
+				return `\\\\`
+			}
+			return `\` + c
+		})
 	}
 	if len(words) == 1 {
 		words = append(words, `""`)
@@ -102,7 +107,7 @@ func ruleCommand(args []string) string {
 }
 
 // ruleSpecial matches the characters that mean something in a rule.
-var ruleSpecial = regexp.MustCompile(`[\\,:=*?\[\]!"# ]`)
+var ruleSpecial = regexp.MustCompile(`[\\,:=*?\[\]!# ]`)
 
 // sudoRefusal is the *SudoError in r, the result of a command run with sudo -n;
 // nil if sudo did run it. It looks only at how sudo itself fails, with status 1
@@ -179,7 +184,8 @@ func SudoCheck(ctx context.Context, h Host, args ...string) error {
 	}
 	listed := string(all.Stdout)
 	if len(entries) == 0 {
-		entries = matchingEntries(parseSudoEntries(listed), strings.TrimSpace(firstLine(string(r.Stdout))), args)
+		program, _, _ := strings.Cut(strings.TrimSpace(string(r.Stdout)), " ")
+		entries = matchingEntries(parseSudoEntries(listed), program, args)
 	}
 	if passwordless(entries, listed) {
 		return nil
@@ -243,11 +249,6 @@ func fullPath(ctx context.Context, h Host, args []string) []string {
 		args[0] = found
 	}
 	return args
-}
-
-func firstLine(s string) string {
-	line, _, _ := strings.Cut(s, "\n")
-	return line
 }
 
 // sudoEntry is an entry of the long listing of sudo -l -l.

@@ -1,0 +1,695 @@
+package remote
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// BenchmarkRun is what a small command costs on a host that is connected.
+func BenchmarkRun(b *testing.B) {
+	makeUsers(b)
+	ssh := startServer(b, serverOptions{}).connect(b, opUser)
+	for _, h := range []Host{Local(nil), ssh} {
+		b.Run(h.Name(), func(b *testing.B) {
+			for b.Loop() {
+				if _, err := h.Run(limit(b, time.Minute), Command{Args: []string{"true"}}); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+func TestName(t *testing.T) {
+	makeUsers(t)
+	s := startServer(t, serverOptions{})
+	h := s.connect(t, opUser)
+	if want := fmt.Sprintf("%s@127.0.0.1:%d", opUser, s.port); h.Name() != want || h.User() != opUser {
+		t.Errorf("%q, %q, not %q", h.Name(), h.User(), want)
+	}
+	for e, want := range map[*endpoint]string{
+		{alias: "app1", user: "deploy", port: 22}:        "deploy@app1",
+		{alias: "2001:db8::1", user: "d", port: 22}:      "d@2001:db8::1",
+		{alias: "2001:db8::1", user: "d", port: 2222}:    "d@[2001:db8::1]:2222",
+		{alias: "app1", host: "x", user: "d", port: 222}: "d@app1:222",
+	} {
+		if got := e.name(); got != want {
+			t.Errorf("%q, not %q", got, want)
+		}
+	}
+	if l := Local(nil); l.Name() != "this machine" || l.User() != "root" {
+		t.Errorf("%q, %q", l.Name(), l.User())
+	}
+}
+
+// TestTrace checks that what is shown is what runs, and that no input is shown.
+func TestTrace(t *testing.T) {
+	makeUsers(t)
+	s := startServer(t, serverOptions{})
+	var mu sync.Mutex
+	var shown []string
+	trace := func(host, command string) {
+		mu.Lock()
+		defer mu.Unlock()
+		shown = append(shown, host+": "+command)
+	}
+	how := s.ssh(opUser)
+	how.Trace = trace
+	h := connect(t, how)
+	for _, host := range []Host{h, Local(trace)} {
+		shown = nil
+		for _, root := range []bool{false, true} {
+			if _, err := host.Run(limit(t, time.Minute), Command{Args: []string{"echo", "a b", "it's"}, Stdin: []byte("secret"), Root: root}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		all := strings.Join(shown, "\n")
+		if !strings.Contains(all, host.Name()+`: echo 'a b' 'it'"'"'s'`) || strings.Contains(all, "secret") {
+			t.Errorf("shown: %s", all)
+		}
+		if host == Host(h) && !strings.Contains(all, `: env LC_ALL=C sudo -n echo 'a b'`) {
+			t.Errorf("shown: %s", all)
+		}
+	}
+}
+
+func TestReconnect(t *testing.T) {
+	makeUsers(t)
+	s := startServer(t, serverOptions{})
+	h := s.connect(t, "root")
+	echo := func() error {
+		r, err := h.Run(limit(t, time.Minute), Command{Args: []string{"echo", "ok"}})
+		if err == nil && string(r.Stdout) != "ok\n" {
+			err = fmt.Errorf("got %q", r.Stdout)
+		}
+		return err
+	}
+	for range 5 {
+		s.cut(t)
+		if err := echo(); err != nil {
+			t.Errorf("after a cut: %v", err)
+		}
+	}
+	s.cut(t)
+	if _, err := h.ReadFile(limit(t, time.Minute), "/etc/hostname"); err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("read after a cut: %v", err)
+	}
+	s.cut(t)
+	if conn, err := h.DialContext(limit(t, time.Minute), "tcp", joinPort("127.0.0.1", s.port)); err != nil {
+		t.Errorf("dial after a cut: %v", err)
+	} else {
+		conn.Close()
+	}
+	s.cut(t)
+	lock, err := h.Lock(limit(t, time.Minute), s.dir+"/lock", 0)
+	if err != nil {
+		t.Errorf("lock after a cut: %v", err)
+	} else if err := lock.Unlock(); err != nil {
+		t.Error(err)
+	}
+
+	// A command that is cut off is not run again, and its end is not known.
+	count := filepath.Join(s.dir, "count")
+	go func() {
+		eventually(t, "the command runs", func() bool { _, err := os.Stat(count); return err == nil })
+		s.cut(t)
+	}()
+	_, err = h.Run(limit(t, time.Minute), Command{Args: []string{"sh", "-c", `echo x >> "$1"; sleep 60`, "sh", count}})
+	if !errors.Is(err, ErrConnection) {
+		t.Errorf("cut off: %v", err)
+	}
+	if err := echo(); err != nil {
+		t.Error(err)
+	}
+	if text, _ := os.ReadFile(count); string(text) != "x\n" {
+		t.Errorf("it ran %d times", bytes.Count(text, []byte("x")))
+	}
+
+	// Many at once, cut again and again: each gives its output or ErrConnection.
+	var wg sync.WaitGroup
+	stop := make(chan struct{})
+	var good, lost atomic.Int64
+	for i := range 20 {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				want := fmt.Sprintf("%d\n", i)
+				r, err := h.Run(limit(t, time.Minute), Command{Args: []string{"echo", fmt.Sprint(i)}})
+				switch {
+				case err == nil && string(r.Stdout) == want:
+					good.Add(1)
+				case errors.Is(err, ErrConnection):
+					lost.Add(1)
+				default:
+					t.Errorf("%q, %v", r.Stdout, err)
+					return
+				}
+			}
+		}()
+	}
+	for range 8 {
+		time.Sleep(250 * time.Millisecond)
+		s.cut(t)
+	}
+	eventually(t, "commands succeed", func() bool { return good.Load() > 20 })
+	close(stop)
+	wg.Wait()
+	t.Logf("%d succeeded, %d were lost", good.Load(), lost.Load())
+
+	// Nobody listens any more.
+	if err := h.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := echo(); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("after Close: %v", err)
+	}
+}
+
+func TestRefused(t *testing.T) {
+	makeUsers(t)
+	s := startServer(t, serverOptions{})
+	h := s.connect(t, opUser)
+	s.cut(t) // while its processes are still its children
+	_ = syscall.Kill(s.pid, syscall.SIGKILL)
+	eventually(t, "sshd is gone", func() bool {
+		conn, err := net.Dial("tcp", joinPort("127.0.0.1", s.port))
+		if err == nil {
+			conn.Close()
+		}
+		return err != nil
+	})
+	for range 3 {
+		if _, err := h.Run(limit(t, time.Minute), Command{Args: []string{"true"}}); !errors.Is(err, ErrConnection) || !errors.Is(err, syscall.ECONNREFUSED) {
+			t.Errorf("got %v", err)
+		}
+	}
+	if _, err := s.ssh(opUser).Connect(limit(t, time.Minute)); !errors.Is(err, ErrConnection) || !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("connect: %v", err)
+	}
+}
+
+// relay passes connections on to a server until it is told to be silent: then
+// it passes on nothing more and closes nothing, as a network does that is cut.
+type relay struct {
+	port   int
+	silent atomic.Bool
+}
+
+func startRelay(t *testing.T, to int) *relay {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &relay{port: l.Addr().(*net.TCPAddr).Port}
+	done := make(chan struct{})
+	t.Cleanup(func() { l.Close(); close(done) })
+	pass := func(to, from net.Conn) {
+		buf := make([]byte, 64<<10)
+		for {
+			n, err := from.Read(buf)
+			if r.silent.Load() {
+				<-done
+			}
+			if n > 0 {
+				_, _ = to.Write(buf[:n])
+			}
+			if err != nil {
+				to.Close()
+				return
+			}
+		}
+	}
+	go func() {
+		for {
+			in, err := l.Accept()
+			if err != nil {
+				return
+			}
+			if r.silent.Load() {
+				continue // and says nothing
+			}
+			out, err := net.Dial("tcp", joinPort("127.0.0.1", to))
+			if err != nil {
+				in.Close()
+				continue
+			}
+			go pass(in, out)
+			go pass(out, in)
+		}
+	}()
+	return r
+}
+
+func TestSilence(t *testing.T) {
+	makeUsers(t)
+	s := startServer(t, serverOptions{})
+	r := startRelay(t, s.port)
+	how := s.ssh("root")
+	how.Port = r.port
+	how.DialTimeout = time.Second
+	s.setKnown(t, fmt.Sprintf("[127.0.0.1]:%d %s\n", r.port, s.hostKey(t, "ed25519")))
+	h := connect(t, how)
+	lock, err := h.Lock(limit(t, time.Minute), s.dir+"/lock", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// An idle connection stays.
+	conn, _, err := h.connection(limit(t, time.Minute))
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(beatInterval*(beatMisses+1) + time.Second)
+	if conn.isDead() {
+		t.Fatalf("an idle connection was given up: %v", conn.cause)
+	}
+	started := make(chan time.Time, 1)
+	time.AfterFunc(500*time.Millisecond, func() {
+		r.silent.Store(true)
+		started <- time.Now()
+	})
+	_, err = h.Run(limit(t, time.Minute), Command{Args: []string{"sleep", "50"}})
+	noticed := time.Since(<-started)
+	if !errors.Is(err, ErrConnection) || !strings.Contains(err.Error(), "no sign of life") {
+		t.Errorf("got %v", err)
+	}
+	t.Logf("noticed after %v", noticed)
+	if noticed > 20*time.Second { // 15 s, and some for a busy machine
+		t.Errorf("noticed only after %v", noticed)
+	}
+	select {
+	case <-lock.Lost():
+	case <-time.After(5 * time.Second):
+		t.Error("the lock is not known to be lost")
+	}
+	begin := time.Now()
+	if _, err := h.Run(limit(t, time.Minute), Command{Args: []string{"true"}}); !errors.Is(err, ErrConnection) {
+		t.Errorf("got %v", err)
+	} else if d := time.Since(begin); d > 10*time.Second {
+		t.Errorf("a new connection was given up after %v", d)
+	}
+	// The host has not noticed. It frees the lock all the same.
+	r.silent.Store(false)
+	if _, err := h.Lock(limit(t, time.Minute), s.dir+"/lock", 0); !errors.Is(err, ErrLocked) {
+		t.Errorf("the lock was free before its lease ended: %v", err)
+	}
+	again, err := h.Lock(limit(t, 2*time.Minute), s.dir+"/lock", lockLease+10*time.Second)
+	if err != nil {
+		t.Fatalf("the lock is not freed: %v", err)
+	}
+	if err := again.Unlock(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestCutNetwork is a network that is really cut: an sshd in a network
+// namespace of its own, and the link to it taken down.
+func TestCutNetwork(t *testing.T) {
+	needRoot(t)
+	needTool(t, "ip")
+	makeUsers(t)
+	const ns, near, far = "drainctl-remote-ns", "drremote0", "drremote1"
+	down := func() {
+		_ = exec.Command("ip", "netns", "del", ns).Run()
+		_ = exec.Command("ip", "link", "del", near).Run()
+	}
+	down()
+	t.Cleanup(down)
+	run(t, "ip", "netns", "add", ns)
+	run(t, "ip", "link", "add", near, "type", "veth", "peer", "name", far, "netns", ns)
+	run(t, "ip", "addr", "add", "198.18.79.1/30", "dev", near)
+	run(t, "ip", "link", "set", near, "up")
+	run(t, "ip", "netns", "exec", ns, "ip", "addr", "add", "198.18.79.2/30", "dev", far)
+	run(t, "ip", "netns", "exec", ns, "ip", "link", "set", far, "up")
+	s := startServer(t, serverOptions{})
+	cmd := exec.Command("ip", "netns", "exec", ns, "/usr/sbin/sshd", "-D", "-e", "-f", filepath.Join(s.dir, "sshd_config"),
+		"-o", "ListenAddress=198.18.79.2", "-o", "Port=2222")
+	var log bytes.Buffer
+	cmd.Stderr = &log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		defer func() {
+			if t.Failed() {
+				t.Logf("sshd: %s", &log)
+			}
+		}()
+		far := &server{pid: cmd.Process.Pid}
+		far.cut(t)
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	eventually(t, "sshd answers in its namespace", func() bool {
+		conn, err := net.DialTimeout("tcp", "198.18.79.2:2222", time.Second)
+		if err == nil {
+			conn.Close()
+		}
+		return err == nil
+	})
+	s.setKnown(t, "[198.18.79.2]:2222 "+s.hostKey(t, "ed25519")+"\n")
+	how := s.ssh(opUser)
+	how.Address, how.Port, how.DialTimeout = "198.18.79.2", 2222, 2*time.Second
+	h := connect(t, how)
+	started := make(chan time.Time, 1)
+	time.AfterFunc(500*time.Millisecond, func() {
+		_ = exec.Command("ip", "link", "set", near, "down").Run()
+		started <- time.Now()
+	})
+	_, err := h.Run(limit(t, time.Minute), Command{Args: []string{"sleep", "50"}})
+	noticed := time.Since(<-started)
+	t.Logf("noticed after %v: %v", noticed, err)
+	if !errors.Is(err, ErrConnection) || noticed > 20*time.Second {
+		t.Errorf("noticed after %v: %v", noticed, err)
+	}
+	if _, err := h.Run(limit(t, time.Minute), Command{Args: []string{"true"}}); !errors.Is(err, ErrConnection) {
+		t.Errorf("while it is cut: %v", err)
+	}
+	run(t, "ip", "link", "set", near, "up")
+	eventually(t, "the host is back", func() bool {
+		_, err := h.Run(limit(t, time.Minute), Command{Args: []string{"true"}})
+		return err == nil
+	})
+}
+
+func TestSessions(t *testing.T) {
+	makeUsers(t)
+	// Fewer than are asked for at once, and one that a lock holds.
+	s := startServer(t, serverOptions{config: "MaxSessions 3"})
+	h := s.connect(t, opUser)
+	lock, err := h.Lock(limit(t, time.Minute), "/tmp/"+filepath.Base(s.dir)+".lock", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.Remove("/tmp/" + filepath.Base(s.dir) + ".lock")
+	var wg sync.WaitGroup
+	for i := range 30 {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			r, err := h.Run(limit(t, time.Minute), Command{Args: []string{"echo", fmt.Sprint(i)}})
+			if err != nil || string(r.Stdout) != fmt.Sprintf("%d\n", i) {
+				t.Errorf("%q, %v", r.Stdout, err)
+			}
+		}()
+	}
+	wg.Wait()
+	if err := lock.Unlock(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestConnectCancelled(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0") // accepts, and says nothing
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	how := SSH{Address: "127.0.0.1", Port: l.Addr().(*net.TCPAddr).Port, User: "x", ConfigFile: "none", KnownHosts: "/dev/null"}
+	ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
+	defer cancel()
+	begin := time.Now()
+	if _, err := how.Connect(ctx); !errors.Is(err, context.DeadlineExceeded) || time.Since(begin) > 8*time.Second {
+		t.Errorf("after %v: %v", time.Since(begin), err)
+	}
+	how.DialTimeout = 300 * time.Millisecond
+	begin = time.Now()
+	if _, err := how.Connect(limit(t, time.Minute)); !errors.Is(err, ErrConnection) || time.Since(begin) > 8*time.Second || !strings.Contains(err.Error(), "no answer within 300ms") {
+		t.Errorf("after %v: %v", time.Since(begin), err)
+	}
+}
+
+// TestTruncated has a server end in the middle of what it is sent: no file may
+// come to hold less than was sent.
+func TestTruncated(t *testing.T) {
+	makeUsers(t)
+	s := startServer(t, serverOptions{})
+	r := startRelay(t, s.port)
+	s.setKnown(t, fmt.Sprintf("[127.0.0.1]:%d %s\n", r.port, s.hostKey(t, "ed25519")))
+	how := s.ssh("root")
+	how.Port = r.port
+	h := connect(t, how)
+	dir := place(t)
+	path := dir + "/nginx.conf"
+	old, big := bytes.Repeat([]byte("old\n"), 100), bytes.Repeat([]byte("new\n"), 5<<20)
+	if err := os.WriteFile(path, old, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 12 {
+		time.AfterFunc(time.Duration(i*i)*5*time.Millisecond, func() { s.cut(t) })
+		err := h.Replace(limit(t, time.Minute), path, old, big)
+		got, rerr := os.ReadFile(path)
+		switch {
+		case rerr != nil:
+			t.Fatal(rerr)
+		case bytes.Equal(got, big):
+			if err := os.WriteFile(path, old, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		case !bytes.Equal(got, old):
+			t.Fatalf("the file is torn: %d bytes", len(got))
+		case err == nil:
+			t.Error("no error, and the file is old")
+		}
+	}
+	// A script whose connection is gone cleans up after itself.
+	eventually(t, "temporary files are removed", func() bool { return len(entries(t, dir)) == 1 })
+	for i := range 6 {
+		if err := os.WriteFile(path, old, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		time.AfterFunc(time.Duration(i*i)*10*time.Millisecond, func() { s.cut(t) })
+		err := h.Append(limit(t, time.Minute), path, big)
+		eventually(t, "the file is whole", func() bool {
+			got, _ := os.ReadFile(path)
+			return bytes.Equal(got, old) || bytes.Equal(got, append(bytes.Clone(old), big...))
+		})
+		if got, _ := os.ReadFile(path); err == nil && len(got) == len(old) {
+			t.Error("no error, and nothing was appended")
+		}
+	}
+}
+
+// TestNoisyLogin has a login script print: that is no part of any file.
+func TestNoisyLogin(t *testing.T) {
+	makeUsers(t)
+	s := startServer(t, serverOptions{config: "ForceCommand echo Welcome; echo Careful >&2; eval \"$SSH_ORIGINAL_COMMAND\""})
+	h := s.connect(t, opUser)
+	dir := place(t)
+	write(t, dir+"/a.conf", "content")
+	if got, err := h.ReadFile(limit(t, time.Minute), dir+"/a.conf"); err != nil || string(got) != "content" {
+		t.Errorf("%q, %v", got, err)
+	}
+	checkGlob(t, h, dir+"/*", []string{dir + "/a.conf"})
+	if _, err := h.ReadFile(limit(t, time.Minute), dir+"/nowhere"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("got %v", err)
+	}
+	if _, err := LocalSockets(limit(t, time.Minute), h, []uint16{1}); err != nil {
+		t.Error(err)
+	}
+	lock, err := h.Lock(limit(t, time.Minute), "/tmp/"+filepath.Base(dir)+".lock", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.Remove("/tmp/" + filepath.Base(dir) + ".lock")
+	if err := lock.Unlock(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestLockDies has the processes that hold a lock die in each way there is.
+func TestLockDies(t *testing.T) {
+	makeUsers(t)
+	s := startServer(t, serverOptions{})
+	path := place(t) + "/lock"
+	holder := `for p in /proc/[0-9]*/fd/9; do [ "$p" -ef "$1" ] && kill -9 "$(echo "$p" | cut -d/ -f3)"; done; :`
+	for _, user := range []string{"root", opUser} {
+		for name, kill := range map[string]func(Host){
+			"sshd":   func(Host) { s.cut(t) },
+			"holder": func(Host) { admin(t, holder, path) },
+			"close":  func(h Host) { h.Close() },
+		} {
+			h := s.connect(t, user)
+			lock, err := h.Lock(limit(t, time.Minute), path, 10*time.Second)
+			if err != nil {
+				t.Fatalf("%s, %s: %v", user, name, err)
+			}
+			// The kernel's lock, seen from here, whoever took it over there.
+			if _, err := Local(nil).Lock(limit(t, time.Minute), path, 0); !errors.Is(err, ErrLocked) {
+				t.Errorf("%s, %s: locked twice: %v", user, name, err)
+			}
+			kill(h)
+			select {
+			case <-lock.Lost():
+			case <-time.After(20 * time.Second):
+				t.Errorf("%s, %s: not known to be lost", user, name)
+			}
+			again, err := Local(nil).Lock(limit(t, time.Minute), path, 10*time.Second)
+			if err != nil {
+				t.Fatalf("%s, %s: not free: %v", user, name, err)
+			}
+			// And the other way round.
+			if name != "close" {
+				if _, err := h.Lock(limit(t, time.Minute), path, 0); !errors.Is(err, ErrLocked) {
+					t.Errorf("%s, %s: locked twice: %v", user, name, err)
+				}
+			}
+			if err := again.Unlock(); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
+
+func TestJump(t *testing.T) {
+	makeUsers(t)
+	t.Setenv("SSH_AUTH_SOCK", "")
+	a, b, c := startServer(t, serverOptions{}), startServer(t, serverOptions{}), startServer(t, serverOptions{})
+	config := filepath.Join(c.dir, "config")
+	known := filepath.Join(c.dir, "all_known")
+	write := func(path, text string) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	line := func(s *server) string { return s.name() + " " + s.hostKey(t, "ed25519") + "\n" }
+	hosts := fmt.Sprintf(`
+Host a b c
+  HostName 127.0.0.1
+  UserKnownHostsFile "%s"
+Host a
+  Port %d
+  User %s
+  IdentityFile %s
+Host b
+  Port %d
+  IdentityFile %s
+Host c
+  Port %d
+  IdentityFile %s
+Host *
+  User root
+`, known, a.port, opUser, a.key, b.port, b.key, c.port, c.key)
+	write(known, line(a)+line(b)+line(c))
+	for _, jumps := range []struct {
+		name, config string
+		log          []*server // who has seen a login
+	}{
+		{"none", "", nil},
+		{"none, said so", "Host c\n ProxyJump none\n", nil},
+		{"one", "Host c\n ProxyJump a\n", []*server{a}},
+		{"two", "Host c\n ProxyJump a,b\n", []*server{a, b}},
+		{"one that has one itself", "Host c\n ProxyJump b\nHost b\n ProxyJump a\n", []*server{a, b}},
+		{"with user and port", fmt.Sprintf("Host c\n ProxyJump ssh://%s@a:%d\n", opUser, a.port), []*server{a}},
+	} {
+		t.Run(jumps.name, func(t *testing.T) {
+			write(config, jumps.config+hosts)
+			before := make(map[*server]int)
+			for _, s := range []*server{a, b, c} {
+				before[s] = logins(t, s)
+			}
+			h := connect(t, SSH{Address: "c", ConfigFile: config})
+			if r := sh(t, h, `echo "$SSH_CONNECTION"`); !strings.Contains(string(r.Stdout), fmt.Sprint(" ", c.port)) {
+				t.Errorf("arrived at %q, not %d", r.Stdout, c.port)
+			}
+			for _, s := range append([]*server{c}, jumps.log...) {
+				if logins(t, s) != before[s]+1 {
+					t.Errorf("nobody came through %s", s.name())
+				}
+			}
+			// A cut anywhere on the way, and a new connection.
+			for _, s := range append([]*server{c}, jumps.log...) {
+				s.cut(t)
+				eventually(t, "the host is back", func() bool {
+					_, err := h.Run(limit(t, time.Minute), Command{Args: []string{"true"}})
+					return err == nil
+				})
+			}
+		})
+	}
+	t.Run("the host key of each is checked", func(t *testing.T) {
+		write(config, "Host c\n ProxyJump a,b\n"+hosts)
+		for name, missing := range map[string]*server{"a": a, "b": b, "c": c} {
+			var text string
+			for _, s := range []*server{a, b, c} {
+				if s != missing {
+					text += line(s)
+				}
+			}
+			write(known, text)
+			_, err := SSH{Address: "c", ConfigFile: config}.Connect(limit(t, time.Minute))
+			var refused *HostKeyError
+			if !errors.As(err, &refused) || refused.Host != missing.name() {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		write(known, line(a)+line(b)+line(c))
+	})
+	t.Run("in a circle", func(t *testing.T) {
+		write(config, "Host a\n ProxyJump b\nHost b\n ProxyJump a\n"+hosts)
+		if _, err := (SSH{Address: "a", ConfigFile: config}).Connect(limit(t, time.Minute)); err == nil || !strings.Contains(err.Error(), "circle") {
+			t.Errorf("got %v", err)
+		}
+	})
+	t.Run("a jump that is not allowed", func(t *testing.T) {
+		shut := startServer(t, serverOptions{config: "AllowTcpForwarding no"})
+		write(known, line(a)+line(b)+line(c)+line(shut))
+		write(config, fmt.Sprintf("Host c\n ProxyJump d\nHost d\n HostName 127.0.0.1\n Port %d\n IdentityFile %s\n UserKnownHostsFile %s\n", shut.port, shut.key, known)+hosts)
+		if _, err := (SSH{Address: "c", ConfigFile: config}).Connect(limit(t, time.Minute)); err == nil || !strings.Contains(err.Error(), "prohibited") {
+			t.Errorf("got %v", err)
+		}
+	})
+	t.Run("a proxy command", func(t *testing.T) {
+		write(config, "Host c\n ProxyCommand nc %h %p\n"+hosts)
+		if _, err := (SSH{Address: "c", ConfigFile: config}).Connect(limit(t, time.Minute)); err == nil || !strings.Contains(err.Error(), "ProxyJump") {
+			t.Errorf("got %v", err)
+		}
+	})
+	t.Run("silence behind a jump", func(t *testing.T) {
+		write(config, "Host c\n ProxyJump a\n"+hosts)
+		h, err := SSH{Address: "c", ConfigFile: config}.connect(limit(t, time.Minute), 200*time.Millisecond)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer h.Close()
+		for _, pid := range children(c.pid) {
+			_ = syscall.Kill(pid, syscall.SIGSTOP)
+		}
+		if _, err := h.Run(limit(t, time.Minute), Command{Args: []string{"true"}}); err != nil {
+			t.Errorf("nothing had been sent, a new connection should have been made: %v", err)
+		}
+	})
+}
+
+// logins is how many logins a server has let in.
+func logins(t *testing.T, s *server) int {
+	t.Helper()
+	text, err := os.ReadFile(s.log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return bytes.Count(text, []byte("Accepted publickey"))
+}
+
+var _ io.Writer = (*errorOutput)(nil)

@@ -175,6 +175,9 @@ func startProxy(t *testing.T, upstreams string) *proxy {
 func (p *proxy) start() {
 	p.t.Helper()
 	var said bytes.Buffer
+	// The start of a process is known to a hundredth of a second. One that starts
+	// sooner after the file was written may look older than the file.
+	time.Sleep(100 * time.Millisecond)
 	p.cmd = exec.Command("nginx", "-p", p.dir, "-c", p.conf)
 	p.cmd.Stderr = &said
 	if err := p.cmd.Start(); err != nil {

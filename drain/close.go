@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/drainctl/drainctl/nginx"
 	"github.com/drainctl/drainctl/remote"
@@ -22,7 +23,9 @@ type closing struct {
 	lb      *LB
 	part    *LBPlan       // as read at the last way taken
 	before  nginx.Running // the generation before the first reload of this run
+	earlier []int         // workers of earlier generations that finish what they hold
 	written []Change      // files replaced by this run and not put back
+	wrote   time.Time     // when a file was last replaced, by this machine's clock
 	sent    bool          // a reload was sent since written last changed
 	refused bool          // that reload's command itself failed
 }
@@ -68,6 +71,7 @@ func (s *closeStep) apply(ctx context.Context, op Operation) (changed bool, text
 		if err != nil {
 			return changed, "", err
 		}
+		c.earlier = numbers(c.before.Exiting())
 		if reload {
 			stale = append(stale, c)
 		}
@@ -78,15 +82,38 @@ func (s *closeStep) apply(ctx context.Context, op Operation) (changed bool, text
 	}
 	for _, c := range stale {
 		changed = true
-		c.sent = true
-		after, err := c.lb.reload(ctx, c.part.Conf, s.r.req.ReloadTimeout)
+		after, err := s.reload(ctx, c)
 		if err != nil {
 			c.refused = isCommandError(err)
 			return changed, "", err
 		}
+		c.earlier = numbers(after.Exiting())
 		s.r.tell(Progress{StepClose, "a new generation serves: " + workers(len(after.Serving())) + finishing(len(after.Exiting()))})
 	}
 	return changed, strings.Join(told, "\n"), nil
+}
+
+// reloadGap is how long after the last edit a reload is sent at the earliest.
+// The start of a worker is known to a hundredth of a second, and in relation to
+// the clock that dates files a little less exactly. Without the gap, a later run
+// could take what these workers have loaded for newer than they are.
+const reloadGap = 100 * time.Millisecond
+
+// reload has nginx load what was written.
+func (s *closeStep) reload(ctx context.Context, c *closing) (nginx.Running, error) {
+	if err := sleep(ctx, time.Until(c.wrote.Add(reloadGap))); err != nil {
+		return nginx.Running{}, err
+	}
+	c.sent = true
+	return c.lb.reload(ctx, c.part.Conf, s.r.req.ReloadTimeout)
+}
+
+func numbers(processes []nginx.Process) []int {
+	var pids []int
+	for _, p := range processes {
+		pids = append(pids, p.PID)
+	}
+	return pids
 }
 
 func workers(n int) string {
@@ -170,7 +197,9 @@ func (s *closeStep) replace(ctx context.Context, c *closing) error {
 	for _, ch := range c.part.Changes {
 		// Noted first: a replacement whose end is not known may have happened.
 		c.written = append(c.written, ch)
-		if err := c.lb.Host.Replace(ctx, ch.Path, []byte(ch.Was), []byte(ch.Now)); err != nil {
+		err := c.lb.Host.Replace(ctx, ch.Path, []byte(ch.Was), []byte(ch.Now))
+		c.wrote = time.Now()
+		if err != nil {
 			if errors.Is(err, remote.ErrChanged) {
 				c.written = c.written[:len(c.written)-1]
 			}
@@ -222,7 +251,9 @@ func (s *closeStep) undo(ctx context.Context) (changed bool, text string, err er
 func (s *closeStep) restore(ctx context.Context, c *closing) error {
 	for len(c.written) > 0 {
 		ch := c.written[len(c.written)-1]
-		if err := s.putBack(ctx, c, ch); err != nil {
+		err := s.putBack(ctx, c, ch)
+		c.wrote = time.Now()
+		if err != nil {
 			return fmt.Errorf("put %s back: %w", ch.Path, err)
 		}
 		c.written = c.written[:len(c.written)-1]
@@ -286,7 +317,7 @@ func (s *closeStep) reloadBack(ctx context.Context, c *closing, restored bool) e
 	if !c.sent {
 		return nil
 	}
-	_, err := c.lb.reload(ctx, c.part.Conf, s.r.req.ReloadTimeout)
+	_, err := s.reload(ctx, c)
 	var notLoaded *reloadError
 	if errors.As(err, &notLoaded) || (c.refused && isCommandError(err)) {
 		now, lookErr := c.lb.running(ctx, c.part.Conf)

@@ -87,9 +87,10 @@ func (s *emptyStep) forward(ctx context.Context) (bool, string, error) {
 	began := time.Now()
 	lastGood := began
 	low := 0
+	unsent := &unsent{r: s.r}
 	for {
 		started := time.Now()
-		reading, err := s.r.gauge.read(ctx)
+		reading, early, err := s.sample(ctx, unsent, low)
 		took := time.Since(started)
 		if ctx.Err() != nil {
 			return false, "", context.Cause(ctx)
@@ -98,6 +99,8 @@ func (s *emptyStep) forward(ctx context.Context) (bool, string, error) {
 		switch {
 		case err != nil:
 			low = 0
+		case early && reading.Count <= s.r.req.Threshold:
+			lastGood = time.Now() // and once more
 		case reading.Count <= s.r.req.Threshold:
 			low++
 			lastGood = time.Now()
@@ -118,10 +121,24 @@ func (s *emptyStep) forward(ctx context.Context) (bool, string, error) {
 			}
 			return false, "", &NotDrainedError{Reading: reading, Threshold: s.r.req.Threshold, Limit: s.r.req.Timeout}
 		}
-		if err := sleep(ctx, s.pause(reading.Count, low, took, w)); err != nil {
+		rest := s.pause(reading.Count, low, took, w)
+		if early {
+			rest = max(rest, nearInterval, dutyFactor*took)
+		}
+		if err := sleep(ctx, rest); err != nil {
 			return false, "", err
 		}
 	}
+}
+
+// sample reads the gauge. Beside the last reading but one it looks for requests
+// that are still to come, which takes no time of its own then; early tells that
+// there are some.
+func (s *emptyStep) sample(ctx context.Context, u *unsent, low int) (r Reading, early bool, err error) {
+	looked := make(chan bool, 1)
+	go func() { looked <- low == lowReadings-2 && u.look(ctx) }()
+	r, err = s.r.gauge.read(ctx)
+	return r, <-looked, err
 }
 
 // pause is how long to wait before the next reading.

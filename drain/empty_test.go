@@ -37,7 +37,7 @@ func wait(t *testing.T, ctx context.Context, s *script, change ...func(*Request)
 	for _, c := range change {
 		c(req)
 	}
-	r := &run{req: req, plan: &Plan{Request: req}, gauge: s, tell: func(e Event) { told = append(told, e.(Waiting)) }}
+	r := &run{req: req, plan: &Plan{Request: req}, gauge: s, close: &closeStep{}, tell: func(e Event) { told = append(told, e.(Waiting)) }}
 	changed, text, err := (&emptyStep{r: r}).forward(ctx)
 	if changed {
 		t.Error("a wait changed something")

@@ -1,0 +1,87 @@
+# What a developer types. Everything built goes to build/, and "make clean" removes it.
+
+# More flags for go test, such as -race or -v.
+TESTFLAGS ?=
+FUZZTIME ?= 30s
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+# "..." does not reach into testdata.
+packages := ./... $(shell find testdata -name '*.go' -printf './%h\n' | sort -u)
+programs := $(CURDIR)/build/lab
+# Of the unit tests, these want root: they start sshd and make users. Without it they
+# say what they cannot do.
+rooted := ./remote
+lab := ./testdata/lab
+as_root := $(CURDIR)/testdata/lab/as-root
+
+# nginx and sshd are in sbin, which a plain user's path often lacks.
+export PATH := $(PATH):/usr/sbin:/sbin
+
+.PHONY: build test check unit lab-test demo up bench fuzz clean setup programs
+
+build:
+	go build -o build/drainctl .
+
+# Everything, whatever fails on the way: one run tells all there is to mend.
+test:
+	@failed=; \
+	$(MAKE) --no-print-directory setup || failed="$$failed setup"; \
+	$(MAKE) --no-print-directory check || failed="$$failed check"; \
+	$(MAKE) --no-print-directory unit || failed="$$failed unit"; \
+	$(MAKE) --no-print-directory lab-test || failed="$$failed lab-test"; \
+	if [ -n "$$failed" ]; then echo "make test: FAILED:$$failed" >&2; exit 1; fi; \
+	echo "make test: all passed"
+
+setup:
+	@testdata/lab/setup.sh
+
+check:
+	@echo "==> gofmt, go vet, staticcheck"
+	@unformatted=$$(gofmt -l .) && [ -z "$$unformatted" ] || { echo "not as gofmt writes it:" $$unformatted >&2; exit 1; }
+	@go vet $(packages)
+	@go run $(STATICCHECK) $(packages)
+
+unit:
+	@echo "==> unit, CLI, SSH and nginx tests"
+	@failed=; \
+	go test $(TESTFLAGS) $$(go list $(packages) | grep -v -x -F "$$(go list $(rooted) $(lab))") || failed=1; \
+	go test $(TESTFLAGS) -exec '$(as_root) --or-not' $(rooted) || failed=1; \
+	[ -z "$$failed" ]
+
+# The programs are built as whoever runs make; only the test itself runs as root.
+lab-test: programs
+	@echo "==> the lab: real hosts under load (needs root)"
+	@DRAINCTL_LAB_PROGRAMS=$(programs) go test $(TESTFLAGS) -count=1 -timeout 30m -exec $(as_root) $(lab)
+
+programs: setup
+	@mkdir -p $(programs)
+	@CGO_ENABLED=0 go build -o $(programs)/drainctl .
+	@CGO_ENABLED=0 go build -o $(programs)/my-web-app ./testdata/lab/app
+	@CGO_ENABLED=0 go build -o $(programs)/load ./testdata/lab/load
+
+# A drain and an undrain, in view, on real hosts and under load (needs root).
+demo: programs
+	@CGO_ENABLED=0 go build -o $(programs)/demo ./testdata/lab/demo
+	@DRAINCTL_LAB_PROGRAMS=$(programs) $(as_root) $(programs)/demo
+
+# The lab for trying things by hand, until Ctrl-C (needs root).
+up: programs
+	@CGO_ENABLED=0 go build -o $(programs)/up ./testdata/lab/up
+	@DRAINCTL_LAB_PROGRAMS=$(programs) $(as_root) $(programs)/up
+
+# How fast it is, beside nginx on the same machine, and in the lab (needs root).
+bench: programs
+	@CGO_ENABLED=0 go build -o $(programs)/measure ./testdata/bench/measure
+	@DRAINCTL_LAB_PROGRAMS=$(programs) $(as_root) $(programs)/measure -drainctl $(programs)/drainctl
+
+# Every fuzz target for FUZZTIME each.
+fuzz:
+	@set -e; for package in $$(go list ./...); do \
+	  for target in $$(go test -list '^Fuzz' $$package | grep '^Fuzz'); do \
+	    echo "==> $$package $$target"; \
+	    go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$package; \
+	  done; \
+	done
+
+clean:
+	rm -rf build

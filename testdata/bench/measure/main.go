@@ -1,0 +1,81 @@
+// Command measure measures what drainctl promises of its speed, beside nginx on the same
+// machine and in the same run, and says of each promise whether it was kept. It is what
+// "make bench" runs. It needs nginx and, for the stop delay, the lab and so root.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"time"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	var m measurements
+	flag.StringVar(&m.drainctl, "drainctl", "build/lab/drainctl", "the `program` to measure")
+	flag.IntVar(&m.runs, "runs", 15, "`how many` runs of each command; the median counts")
+	flag.IntVar(&m.drains, "drains", 18, "`how many` drains in the lab; 0 leaves the lab out")
+	flag.Parse()
+	if flag.NArg() > 0 || m.runs < 1 || m.drains < 0 {
+		flag.Usage()
+		os.Exit(2)
+	}
+	if err := m.all(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "bench: error:", err)
+		os.Exit(1)
+	}
+}
+
+// measurements is what is measured, and how often.
+type measurements struct {
+	drainctl string
+	runs     int
+	drains   int
+}
+
+func (m measurements) all(ctx context.Context) error {
+	program, err := filepath.Abs(m.drainctl)
+	if err != nil {
+		return err
+	}
+	m.drainctl = program
+	if _, err := os.Stat(program); err != nil {
+		return fmt.Errorf("%w: build it first (make bench does)", err)
+	}
+	var errs []error
+	for _, measure := range []func(context.Context) error{m.version, m.planning, m.stopDelay} {
+		if err := measure(ctx); err != nil {
+			errs = append(errs, err)
+		}
+		if ctx.Err() != nil {
+			return errors.Join(append(errs, context.Cause(ctx))...)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// median is the middle one of values, which it sorts.
+func median[T int64 | time.Duration](values []T) T {
+	slices.Sort(values)
+	return values[len(values)/2]
+}
+
+// verdict says whether a goal was met.
+func verdict(met bool) string {
+	if met {
+		return "met"
+	}
+	return "missed"
+}
+
+func milliseconds(d time.Duration) string {
+	return fmt.Sprintf("%.1f ms", float64(d.Microseconds())/1000)
+}

@@ -1,0 +1,240 @@
+package lab
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// boot lays the hosts' file systems, starts them all at once, and waits until each
+// serves.
+func (l *Lab) boot(ctx context.Context) error {
+	err := l.onHosts(func(m *Machine) error { return l.bootMachine(ctx, m) })
+	if err != nil {
+		return err
+	}
+	if err := l.keepInitial(ctx); err != nil {
+		return err
+	}
+	return l.waitServing(ctx)
+}
+
+func (l *Lab) bootMachine(ctx context.Context, m *Machine) error {
+	if err := l.layRoot(m); err != nil {
+		return fmt.Errorf("files of %s: %w", m.Name, err)
+	}
+	if err := l.start(m); err != nil {
+		return fmt.Errorf("boot %s: %w", m.Name, err)
+	}
+	if err := l.findLeader(ctx, m); err != nil {
+		return fmt.Errorf("boot %s: %w\n%s", m.Name, err, m.consoleTail())
+	}
+	units := []string{"ssh", "systemd-user-sessions"}
+	if m == l.LB {
+		units = append(units, "nginx")
+	} else {
+		units = append(units, AppUnit)
+	}
+	if err := m.waitActive(ctx, units...); err != nil {
+		return fmt.Errorf("boot %s: %w\n%s", m.Name, err, m.consoleTail())
+	}
+	return nil
+}
+
+// waitServing waits until the load balancer reaches each app, and serves itself.
+func (l *Lab) waitServing(ctx context.Context) error {
+	for _, app := range l.Apps {
+		url := fmt.Sprintf("http://%s:%d/health", app.Addr, AppPort)
+		if err := poll(ctx, bootLimit, func() error {
+			_, err := l.LB.Run(ctx, "curl", "-sS", "--fail", "--max-time", "5", url)
+			return err
+		}); err != nil {
+			return fmt.Errorf("%s on %s: %w", AppUnit, app.Name, err)
+		}
+	}
+	err := poll(ctx, bootLimit, func() error {
+		_, err := l.Client.Run(ctx, "curl", "-sS", "--fail", "--max-time", "5", "http://"+LBAddr+"/")
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("nginx on %s: %w", l.LB.Name, err)
+	}
+	return nil
+}
+
+// start starts the host's systemd-nspawn. It has a session of its own: a Ctrl-C is
+// for the program that has the lab, which then takes the host down.
+func (l *Lab) start(m *Machine) error {
+	arguments := []string{
+		"systemd-nspawn", "--quiet", "--boot",
+		"--directory=" + m.Root,
+		"--machine=" + m.namespace(),
+		"--network-namespace-path=" + namespacePath(m.namespace()),
+		"--console=pipe",
+		"--register=no", "--settings=no", "--link-journal=no",
+		"--timezone=off", "--resolv-conf=off",
+	}
+	// Where systemd runs the machine, nspawn asks it for a scope of its own for each
+	// host. Elsewhere nobody gives it one: it would put all hosts into one control
+	// group, in which each host's systemd takes the others' processes for its own.
+	if !systemdRuns() {
+		groups, err := makeGroups(m.namespace())
+		if err != nil {
+			return err
+		}
+		const join = `n=$1; shift; while [ "$n" -gt 0 ]; do echo $$ > "$1/cgroup.procs" || exit; shift; n=$((n-1)); done; exec "$@"`
+		head := append([]string{"sh", "-c", join, "join", fmt.Sprint(len(groups))}, groups...)
+		arguments = append(append(head, arguments...), "--keep-unit")
+	}
+	console, err := os.Create(m.consolePath())
+	if err != nil {
+		return err
+	}
+	defer func() { _ = console.Close() }()
+	cmd := exec.Command(arguments[0], arguments[1:]...)
+	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"}
+	cmd.Stdout, cmd.Stderr = console, console
+	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	m.ended = make(chan struct{})
+	go func() {
+		_ = cmd.Wait() // the console tells why
+		close(m.ended)
+	}()
+	if m.supervisor, err = findProcess(cmd.Process.Pid, "systemd-nspawn of "+m.Name); err != nil {
+		return err
+	}
+	return l.record.add(m.supervisor)
+}
+
+// findLeader waits for the host's first process, a child of its systemd-nspawn, and
+// leaves its number where the script "enter" finds it.
+func (l *Lab) findLeader(ctx context.Context, m *Machine) error {
+	err := poll(ctx, bootLimit, func() error {
+		select {
+		case <-m.ended:
+			return nil
+		default:
+		}
+		for _, p := range initsBelow(m.supervisor.PID) {
+			m.leader = p
+			return nil
+		}
+		return errors.New("the host's first process has not started")
+	})
+	if err != nil {
+		return err
+	}
+	if m.leader.PID == 0 {
+		return errors.New("systemd-nspawn has ended")
+	}
+	if err := l.record.add(m.leader); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(directory, m.Name+".leader"), fmt.Appendf(nil, "%d\n", m.leader.PID), 0o644)
+}
+
+func (m *Machine) consolePath() string { return filepath.Join(directory, m.Name+".console") }
+
+// consoleTail is the end of what the host said on its console.
+func (m *Machine) consoleTail() string {
+	text, err := os.ReadFile(m.consolePath())
+	if err != nil {
+		return ""
+	}
+	lines := bytes.Split(bytes.TrimSpace(text), []byte("\n"))
+	tail := bytes.Join(lines[max(0, len(lines)-20):], []byte("\n"))
+	return "console of " + m.Name + ":\n" + string(tail)
+}
+
+// systemdRuns says whether systemd is the machine's own init, as sd_booted(3) does.
+func systemdRuns() bool {
+	info, err := os.Stat("/run/systemd/system")
+	return err == nil && info.IsDir()
+}
+
+// groupHierarchies lists the mounts at which a control group for systemd is made:
+// the unified hierarchy, or on a machine that has both kinds, the two that systemd
+// uses there.
+func groupHierarchies() ([]string, error) {
+	var found []string
+	for _, path := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd"} {
+		if _, err := os.Stat(filepath.Join(path, "cgroup.procs")); err == nil {
+			found = append(found, path)
+		}
+	}
+	if len(found) == 0 {
+		return nil, errors.New("no control group hierarchy for systemd is mounted below /sys/fs/cgroup")
+	}
+	return found, nil
+}
+
+func makeGroups(name string) ([]string, error) {
+	hierarchies, err := groupHierarchies()
+	if err != nil {
+		return nil, err
+	}
+	var groups []string
+	for _, hierarchy := range hierarchies {
+		group := filepath.Join(hierarchy, name)
+		if err := os.Mkdir(group, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+			return nil, fmt.Errorf("control group: %w", err)
+		}
+		groups = append(groups, group)
+	}
+	return groups, nil
+}
+
+func removeGroups() error {
+	if systemdRuns() {
+		return nil // the scopes go with their last process
+	}
+	hierarchies, err := groupHierarchies()
+	if err != nil {
+		return nil // no hierarchy, no groups
+	}
+	var errs []error
+	for _, hierarchy := range hierarchies {
+		groups, err := filepath.Glob(filepath.Join(hierarchy, prefix+"*"))
+		errs = append(errs, err)
+		for _, group := range groups {
+			errs = append(errs, removeGroup(group))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// removeGroup removes a control group and those below it. A process that has just
+// been killed keeps its group busy until the kernel is done with it.
+func removeGroup(group string) error {
+	below, err := os.ReadDir(group)
+	if err != nil {
+		return err
+	}
+	for _, entry := range below {
+		if entry.IsDir() {
+			if err := removeGroup(filepath.Join(group, entry.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	for deadline := time.Now().Add(endLimit); ; time.Sleep(20 * time.Millisecond) {
+		err := unix.Rmdir(group)
+		if err == nil || errors.Is(err, unix.ENOENT) {
+			return nil
+		}
+		if !errors.Is(err, unix.EBUSY) || time.Now().After(deadline) {
+			return fmt.Errorf("remove control group %s: %w", strings.TrimPrefix(group, "/sys/fs/cgroup/"), err)
+		}
+	}
+}

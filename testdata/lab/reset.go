@@ -1,0 +1,93 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+)
+
+// initialPath is where each host keeps what Reset restores.
+const initialPath = "/var/lib/drainctl-lab.initial.tar"
+
+// Of the load balancer and of the app hosts: what a test may change and Reset puts
+// back.
+const (
+	lbKept  = "/etc/nginx /etc/ssh /etc/hosts /root"
+	appKept = "/etc/nginx /etc/ssh /etc/systemd/system /etc/sudoers.d /etc/default/my-web-app /root /home"
+)
+
+const keepScript = `tar -C / -cpf "$1" $2 2>&1 | grep -v 'Removing leading' || true; test -s "$1"`
+
+// The apps and nginx are killed before they are stopped, so that one that hangs on
+// stop does not hold up the reset. Killing makes a unit fail, and reset-failed also
+// forgets how often it was started lately, which systemd limits.
+const resetLBScript = `set -e
+systemctl kill -s KILL nginx 2>/dev/null || true
+systemctl stop nginx
+rm -rf $2 /var/lib/drainctl /var/log/nginx/*.log /run/nginx.pid
+tar -C / -xpf "$1"
+systemctl reset-failed
+systemctl restart ssh
+systemctl start nginx
+`
+
+const resetAppScript = `set -e
+systemctl kill -s KILL my-web-app nginx 2>/dev/null || true
+systemctl stop nginx 2>/dev/null || true
+systemctl stop my-web-app 2>/dev/null || true
+rm -rf $2 /var/log/my-web-app/*
+tar -C / -xpf "$1"
+systemctl daemon-reload
+systemctl reset-failed
+systemctl restart ssh
+systemctl start my-web-app
+`
+
+// Reset puts the lab back to how it came up: cables plugged in, nginx with NginxConf,
+// every app running and healthy, the files of nginx, ssh, sudo and the units, root's
+// and the users' homes as they were, nothing in drainctl's state directory and in the
+// apps' records. It is for between two tests: it cuts what is open.
+func (l *Lab) Reset(ctx context.Context) error {
+	for _, m := range append(l.hosts(), l.Client) {
+		if err := m.Mend(ctx); err != nil {
+			return err
+		}
+	}
+	err := l.onHosts(func(m *Machine) error {
+		script, kept := resetAppScript, appKept
+		if m == l.LB {
+			script, kept = resetLBScript, lbKept
+		}
+		_, err := m.Run(ctx, "sh", "-c", script, "reset", initialPath, kept)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("reset the lab: %w", err)
+	}
+	return l.waitServing(ctx)
+}
+
+// keepInitial keeps what Reset restores.
+func (l *Lab) keepInitial(ctx context.Context) error {
+	return l.onHosts(func(m *Machine) error {
+		kept := appKept
+		if m == l.LB {
+			kept = lbKept
+		}
+		_, err := m.Run(ctx, "sh", "-c", keepScript, "keep", initialPath, kept)
+		return err
+	})
+}
+
+// onHosts does something for all booted hosts at once.
+func (l *Lab) onHosts(do func(*Machine) error) error {
+	results := make(chan error)
+	for _, m := range l.hosts() {
+		go func() { results <- do(m) }()
+	}
+	var errs []error
+	for range l.hosts() {
+		errs = append(errs, <-results)
+	}
+	return errors.Join(errs...)
+}

@@ -58,7 +58,6 @@ func (w *wire) Read(p []byte) (int, error) {
 type dialer struct {
 	config     *sshConfig
 	keys       *keyring
-	identity   string // named for this run; only for the last host, as with ssh -i
 	knownHosts string // in the place of the configured files
 	timeout    time.Duration
 	interval   time.Duration // between signs of life

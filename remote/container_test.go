@@ -32,7 +32,6 @@ type container struct {
 	server // its keys; the process is systemd-nspawn
 	root   string
 	ended  chan struct{}
-	groups []string
 }
 
 // startContainer boots a host with the given files, names to texts.

@@ -790,12 +790,11 @@ func testLock(t *testing.T, h, other Host) {
 		t.Errorf("mode %q", got)
 	}
 	for _, who := range []Host{h, other} {
-		begin := time.Now()
 		_, err := who.Lock(limit(t, time.Minute), path, 0)
 		if !errors.Is(err, ErrLocked) {
 			t.Errorf("locked twice: %v", err)
 		}
-		begin = time.Now()
+		begin := time.Now()
 		if _, err := who.Lock(limit(t, time.Minute), path, 300*time.Millisecond); !errors.Is(err, ErrLocked) || time.Since(begin) < 300*time.Millisecond {
 			t.Errorf("waited %v: %v", time.Since(begin), err)
 		}

@@ -45,6 +45,7 @@ func TestMain(m *testing.M) {
 	clean()
 	code := m.Run()
 	clean()
+	lock.Close() // here, and not when the garbage collector thinks it is of no more use
 	os.Exit(code)
 }
 

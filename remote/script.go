@@ -235,11 +235,7 @@ func (s scripts) try(ctx context.Context, root bool, op, path, script string, st
 
 // scriptArgs is the command that runs script with args.
 func scriptArgs(script, mark string, args []string) []string {
-	words := []string{"sh", "-c", scriptHead + script, "sh", mark}
-	for _, a := range args {
-		words = append(words, a)
-	}
-	return words
+	return append([]string{"sh", "-c", scriptHead + script, "sh", mark}, args...)
 }
 
 // plain keeps a relative path from being read as an option or an expression.

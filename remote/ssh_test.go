@@ -373,7 +373,8 @@ func TestCutNetwork(t *testing.T) {
 	h := connect(t, how)
 	started := make(chan time.Time, 1)
 	time.AfterFunc(500*time.Millisecond, func() {
-		_ = exec.Command("ip", "link", "set", near, "down").Run()
+		// The far end: the route to it stays, and nothing looks for another way.
+		_ = exec.Command("ip", "netns", "exec", ns, "ip", "link", "set", far, "down").Run()
 		started <- time.Now()
 	})
 	_, err := h.Run(limit(t, time.Minute), Command{Args: []string{"sleep", "50"}})
@@ -385,9 +386,12 @@ func TestCutNetwork(t *testing.T) {
 	if _, err := h.Run(limit(t, time.Minute), Command{Args: []string{"true"}}); !errors.Is(err, ErrConnection) {
 		t.Errorf("while it is cut: %v", err)
 	}
-	run(t, "ip", "link", "set", near, "up")
+	run(t, "ip", "netns", "exec", ns, "ip", "link", "set", far, "up")
 	eventually(t, "the host is back", func() bool {
 		_, err := h.Run(limit(t, time.Minute), Command{Args: []string{"true"}})
+		if err != nil {
+			t.Log(err)
+		}
 		return err == nil
 	})
 }

@@ -86,7 +86,9 @@ func TestSlowReload(t *testing.T) {
 	drainctl(t, l, "undrain", app.Addr, "-s", lab.AppUnit).wants(t, 0)
 	sameFiles(t, before, configuration(t, l))
 	servesAgain(t, load, app)
-	noneFailed(t, load)
+	if n := noneFailed(t, load).Retried; n > 0 {
+		t.Errorf("%d requests were sent to a server that was stopped", n)
+	}
 }
 
 // loadLargeConf has nginx load 100,000 servers in 500 files beside the lab's own.
@@ -107,24 +109,33 @@ func loadLargeConf(t *testing.T, l *lab.Lab) {
 	}
 }
 
-// watchWorkers looks at the earlier workers until the function that it returns is
-// called, which tells when one of them was last seen to accept connections.
+// watchWorkers looks at the earlier workers until none of them accepts connections. The
+// function that it returns waits for that, and tells when one was last seen to accept.
 func watchWorkers(t *testing.T, l *lab.Lab, earlier []int) (last func() time.Time) {
 	t.Helper()
-	ctx, cancel := context.WithCancel(t.Context())
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	seen := make(chan time.Time, 1)
 	go func() {
+		defer cancel()
 		var latest time.Time
-		for ctx.Err() == nil {
+		for accept := true; accept && ctx.Err() == nil; {
 			looked := time.Now()
 			now, err := l.Workers(ctx)
-			if err == nil && slices.ContainsFunc(earlier, func(pid int) bool { return now[pid] }) {
+			accept = err != nil || slices.ContainsFunc(earlier, func(pid int) bool { return now[pid] })
+			if err == nil && accept {
 				latest = looked
 			}
+			time.Sleep(20 * time.Millisecond)
 		}
 		seen <- latest
 	}()
-	return func() time.Time { cancel(); return <-seen }
+	return func() time.Time {
+		latest := <-seen
+		if latest.IsZero() {
+			t.Error("the earlier workers were never seen to accept")
+		}
+		return latest
+	}
 }
 
 // stillAccepted checks that the app got requests after the configuration was edited:

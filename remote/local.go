@@ -218,8 +218,14 @@ func (l *local) ReadFile(ctx context.Context, path string) ([]byte, error) {
 		return nil, err
 	}
 	b, err := readLocal(path)
-	if l.asRoot(err) {
-		return l.scripts.asRoot().ReadFile(ctx, path)
+	if !l.asRoot(err) {
+		return b, err
+	}
+	b, err = l.scripts.asRoot().ReadFile(ctx, path)
+	var refused *SudoError
+	if errors.As(err, &refused) {
+		// For the caller it is a file that may not be read, and why.
+		err = &fs.PathError{Op: "open", Path: path, Err: fmt.Errorf("%w, and as root: %w", fs.ErrPermission, refused)}
 	}
 	return b, err
 }

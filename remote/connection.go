@@ -167,16 +167,14 @@ func (d *dialer) login(ctx context.Context, conn net.Conn, e endpoint, known *ho
 	if err != nil {
 		return nil, err
 	}
-	defer func() { keys.close() }()
+	defer keys.close()
 	late := time.AfterFunc(e.timeout, func() { conn.Close() })
-	defer late.Stop()
 	keys.pause = func() func() {
 		late.Stop()
 		return func() { late.Reset(e.timeout) }
 	}
-	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	var refused error // the host key's error as it was, whatever becomes of it on the way
-	trusted := false
+	inTime := context.AfterFunc(ctx, func() { conn.Close() })
+	check := keyCheck{known: known}
 	sshConn, chans, reqs, err := ssh.NewClientConn(conn, e.keyAddr(), &ssh.ClientConfig{
 		User:          e.user,
 		ClientVersion: "SSH-2.0-drainctl",
@@ -184,30 +182,52 @@ func (d *dialer) login(ctx context.Context, conn net.Conn, e endpoint, known *ho
 			return keys.signers, nil
 		})},
 		HostKeyAlgorithms: known.algorithms(e.keyAddr()),
-		HostKeyCallback: func(addr string, remote net.Addr, key ssh.PublicKey) error {
-			refused = known.check(addr, remote, key)
-			trusted = refused == nil
-			return refused
-		},
+		HostKeyCallback:   check.check,
 	})
+	// Either may have closed the connection at the last moment.
+	expired, ended := !late.Stop(), !inTime()
 	switch {
+	case ended:
+		return nil, fmt.Errorf("ssh to %s: %w", e.name(), context.Cause(ctx))
+	case expired:
+		err = fmt.Errorf("%w: no answer within %v", ErrConnection, e.timeout)
 	case err == nil:
 		return ssh.NewClient(sshConn, chans, reqs), nil
-	case refused != nil:
-		return nil, fmt.Errorf("ssh to %s: %w", e.name(), refused)
-	case ctx.Err() != nil:
-		return nil, fmt.Errorf("ssh to %s: %w", e.name(), context.Cause(ctx))
-	case keys.needed != nil, trusted && isLoginRefusal(err):
+	}
+	return nil, loginError(e, keys, check, err)
+}
+
+// keyCheck keeps what became of the check of a host key: the library may wrap
+// or reword the error.
+type keyCheck struct {
+	known   *hostKeys
+	refused error
+	trusted bool
+}
+
+func (c *keyCheck) check(addr string, remote net.Addr, key ssh.PublicKey) error {
+	c.refused = c.known.check(addr, remote, key)
+	c.trusted = c.refused == nil
+	return c.refused
+}
+
+// loginError is the error for a handshake with e that failed with err.
+func loginError(e endpoint, keys *offer, check keyCheck, err error) error {
+	switch {
+	case check.refused != nil:
+		err = check.refused
+	case keys.needed != nil, check.trusted && isLoginRefusal(err):
 		if keys.needed != nil {
 			keys.notes = append(keys.notes, keys.needed.Error())
 		}
-		return nil, &AuthError{Host: e.name(), Tried: keys.tried, Notes: keys.notes, Cause: keys.needed}
+		return &AuthError{Host: e.name(), Tried: keys.tried, Notes: keys.notes, Cause: keys.needed}
+	case errors.Is(err, ErrConnection):
 	case strings.Contains(err.Error(), "no common algorithm"):
-		return nil, fmt.Errorf("ssh to %s: %w", e.name(), err)
-	case !late.Stop():
-		return nil, fmt.Errorf("ssh to %s: %w: no answer within %v", e.name(), ErrConnection, e.timeout)
+		// They do not understand each other; trying again will not help.
+	default:
+		err = fmt.Errorf("%w: %w", ErrConnection, err)
 	}
-	return nil, fmt.Errorf("ssh to %s: %w: %w", e.name(), ErrConnection, err)
+	return fmt.Errorf("ssh to %s: %w", e.name(), err)
 }
 
 // isLoginRefusal says whether err is the refusal of all keys. The library has

@@ -19,11 +19,8 @@ func replaceLocal(path string, was, now []byte) error {
 	fail := func(err error) error {
 		return &fs.PathError{Op: "replace", Path: path, Err: pathCause(err)}
 	}
-	real, err := filepath.EvalSymlinks(path)
+	real, err := resolve(path)
 	if err != nil {
-		return fail(err)
-	}
-	if real, err = filepath.Abs(real); err != nil {
 		return fail(err)
 	}
 	if err := compareLocal(real, was); err != nil {

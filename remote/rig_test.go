@@ -291,6 +291,9 @@ MaxAuthTries 20
 		if conn, err := net.Dial("tcp", joinPort("127.0.0.1", s.port)); err == nil {
 			conn.Close()
 			t.Cleanup(func() {
+				if text, err := os.ReadFile(s.log); t.Failed() && err == nil {
+					t.Logf("sshd on port %d: %s", s.port, lastLines(text, 20))
+				}
 				s.cut(t)
 				_ = cmd.Process.Kill()
 				<-exited

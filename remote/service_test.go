@@ -8,6 +8,7 @@ import (
 )
 
 func TestService(t *testing.T) {
+	t.Parallel()
 	unit := func(text string) string { return "[Service]\n" + text + "\n" }
 	c := startContainer(t, map[string]string{
 		"etc/systemd/system/my-web-app.service": unit("ExecStart=/bin/sh -c 'echo hello from the app; exec sleep infinity'"),

@@ -87,6 +87,7 @@ func TestTrace(t *testing.T) {
 }
 
 func TestReconnect(t *testing.T) {
+	t.Parallel()
 	makeUsers(t)
 	s := startServer(t, serverOptions{})
 	h := s.connect(t, "root")
@@ -185,6 +186,7 @@ func TestReconnect(t *testing.T) {
 }
 
 func TestRefused(t *testing.T) {
+	t.Parallel()
 	makeUsers(t)
 	s := startServer(t, serverOptions{})
 	h := s.connect(t, opUser)
@@ -261,6 +263,7 @@ func startRelay(t *testing.T, to int) *relay {
 }
 
 func TestSilence(t *testing.T) {
+	t.Parallel()
 	makeUsers(t)
 	s := startServer(t, serverOptions{})
 	r := startRelay(t, s.port)
@@ -324,6 +327,7 @@ func TestSilence(t *testing.T) {
 // TestCutNetwork is a network that is really cut: an sshd in a network
 // namespace of its own, and the link to it taken down.
 func TestCutNetwork(t *testing.T) {
+	t.Parallel()
 	needRoot(t)
 	needTool(t, "ip")
 	makeUsers(t)
@@ -397,6 +401,7 @@ func TestCutNetwork(t *testing.T) {
 }
 
 func TestSessions(t *testing.T) {
+	t.Parallel()
 	makeUsers(t)
 	// Fewer than are asked for at once, and one that a lock holds.
 	s := startServer(t, serverOptions{config: "MaxSessions 3"})
@@ -446,6 +451,7 @@ func TestConnectCancelled(t *testing.T) {
 // TestTruncated has a server end in the middle of what it is sent: no file may
 // come to hold less than was sent.
 func TestTruncated(t *testing.T) {
+	t.Parallel()
 	makeUsers(t)
 	s := startServer(t, serverOptions{})
 	r := startRelay(t, s.port)
@@ -523,6 +529,7 @@ func TestNoisyLogin(t *testing.T) {
 
 // TestLockDies has the processes that hold a lock die in each way there is.
 func TestLockDies(t *testing.T) {
+	t.Parallel()
 	makeUsers(t)
 	s := startServer(t, serverOptions{})
 	path := place(t) + "/lock"

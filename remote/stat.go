@@ -10,13 +10,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// statLocal describes the file at path on this machine, symlinks followed.
-func statLocal(path string) (FileInfo, error) {
+// resolve returns the absolute path of the file at path, symlinks followed.
+func resolve(path string) (string, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return "", err // an errno, which EvalSymlinks does not always have
+	}
 	real, err := filepath.EvalSymlinks(path)
 	if err != nil {
-		return FileInfo{}, &fs.PathError{Op: "stat", Path: path, Err: pathCause(err)}
+		return "", pathCause(err)
 	}
-	if real, err = filepath.Abs(real); err != nil {
+	return filepath.Abs(real)
+}
+
+// statLocal describes the file at path on this machine, symlinks followed.
+func statLocal(path string) (FileInfo, error) {
+	real, err := resolve(path)
+	if err != nil {
 		return FileInfo{}, &fs.PathError{Op: "stat", Path: path, Err: err}
 	}
 	var st unix.Stat_t

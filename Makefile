@@ -20,7 +20,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 .PHONY: build test check unit lab-test demo up bench fuzz clean setup programs
 
 build:
-	go build -o build/drainctl .
+	CGO_ENABLED=0 go build -o build/drainctl .
 
 # Everything, whatever fails on the way: one run tells all there is to mend.
 test:

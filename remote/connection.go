@@ -40,10 +40,11 @@ type connection struct {
 	cause  error // why, once dead is closed
 }
 
-// wire counts what arrives on a connection.
+// wire counts what arrives on a connection, and notes its end.
 type wire struct {
 	net.Conn
 	reads atomic.Int64
+	ended atomic.Bool
 }
 
 func (w *wire) Read(p []byte) (int, error) {
@@ -51,7 +52,15 @@ func (w *wire) Read(p []byte) (int, error) {
 	if n > 0 {
 		w.reads.Add(1)
 	}
+	if err != nil {
+		w.ended.Store(true)
+	}
 	return n, err
+}
+
+func (w *wire) Close() error {
+	w.ended.Store(true)
+	return w.Conn.Close()
 }
 
 // dialer makes connections.

@@ -228,8 +228,15 @@ func (s *session) finish(ctx context.Context, stdin []byte) (Result, error) {
 		<-read
 		return Result{}, fmt.Errorf("its end is not known: %w", s.conn.lost())
 	}
+	// sshd may tell the exit status before the last of the output. Where the connection
+	// breaks in between, the library ends the output as if it were whole, but only after
+	// the wire has ended.
+	whole := !s.conn.wire.ended.Load() && !s.conn.isDead()
 	s.channel.Close() // ends the reading, if it has not ended
 	<-read
+	if !whole {
+		return Result{}, fmt.Errorf("its output may not be whole: %w", s.conn.lost())
+	}
 	return Result{Stdout: stdout.Bytes(), Stderr: s.stderr.Bytes(), Code: code}, nil
 }
 

@@ -76,15 +76,18 @@ func (r Running) has(p Process) bool {
 
 // processScript prints the uptime, the time and, for a PID and each of its
 // children, PID, start time and command line, a line each. The time is taken
-// first: what is worked out from both may then be too early, and never too late. /proc/PID/stat is cut after the
-// last ')', as the name before it may hold anything.
+// first: what is worked out from both may then be too early, and never too late,
+// and it is little too early because the uptime is read without a process of
+// its own. /proc/PID/stat is cut after the last ')', as the name before it may
+// hold anything.
 const processScript = `now=$(date +%s.%N)
-cat /proc/uptime || exit 1
-echo "$now"
+read -r up idle < /proc/uptime || exit 1
+printf '%s\n%s\n' "$up" "$now"
 pid=$1
 [ -d "/proc/$pid" ] || exit 3
-for p in $pid $(cat "/proc/$pid/task/$pid/children"); do
-	stat=$(cat "/proc/$p/stat" 2>/dev/null) || continue
+read -r children 2>/dev/null < "/proc/$pid/task/$pid/children"
+for p in $pid $children; do
+	read -r stat 2>/dev/null < "/proc/$p/stat" || continue
 	set -- ${stat##*) }
 	title=$(tr '\000\n' '  ' < "/proc/$p/cmdline" 2>/dev/null) || continue
 	printf '%s %s %s\n' "$p" "${20}" "$title"
@@ -100,7 +103,20 @@ done`
 // that names none and nginx is reloaded by a command of the operator's own, of
 // the only master there is.
 func (b Binary) Running(ctx context.Context, pidFile string) (Running, error) {
-	pid, err := b.masterPID(ctx, pidFile)
+	content, err := b.Host.ReadFile(ctx, pidFile)
+	if err == nil {
+		pid, err := strconv.Atoi(strings.TrimSpace(string(content)))
+		if err == nil && pid > 0 {
+			if r, err := b.Processes(ctx, pid); err == nil || !errors.Is(err, ErrNotRunning) {
+				return r, err
+			}
+		}
+	}
+	if len(b.ReloadCommand) == 0 {
+		// nginx -s reload goes by the same file, and would not find it either.
+		return Running{}, fmt.Errorf("%s names no running nginx master: %w", pidFile, ErrNotRunning)
+	}
+	pid, err := b.onlyMaster(ctx, pidFile)
 	if err != nil {
 		return Running{}, err
 	}
@@ -183,20 +199,8 @@ func parseClock(s string) (time.Time, error) {
 	return time.Unix(n, frac), nil
 }
 
-func (b Binary) masterPID(ctx context.Context, pidFile string) (int, error) {
-	content, err := b.Host.ReadFile(ctx, pidFile)
-	if err == nil {
-		pid, err := strconv.Atoi(strings.TrimSpace(string(content)))
-		if err == nil && pid > 0 {
-			if _, err := b.Processes(ctx, pid); err == nil || !errors.Is(err, ErrNotRunning) {
-				return pid, err
-			}
-		}
-	}
-	if len(b.ReloadCommand) == 0 {
-		// nginx -s reload goes by the same file, and would not find it either.
-		return 0, fmt.Errorf("%s names no running nginx master: %w", pidFile, ErrNotRunning)
-	}
+// onlyMaster is the PID of the only nginx master there is.
+func (b Binary) onlyMaster(ctx context.Context, pidFile string) (int, error) {
 	out, _, _, err := b.Host.Exec(ctx, "sh", "-c", mastersScript)
 	if err != nil {
 		return 0, fmt.Errorf("look for an nginx master: %w", err)

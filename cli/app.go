@@ -33,15 +33,21 @@ type session struct {
 	stdout, stderr io.Writer
 	printer        *printer // set once the flags are read
 	line           []string // the command line, flags first
+	atEnd          []func() // what is to be closed
 	// What the flags are read for.
 	operate func(ctx context.Context, req *drain.Request, dryRun bool) error
 	show    func(ctx context.Context, req *statusRequest) error
+	list    func(ctx context.Context, req *historyRequest) error
+	// What reading them takes: --lb names a host, and resume is told by the
+	// journal what to go on with.
 	connect func(ctx context.Context, to remote.SSH) (remote.Host, error)
+	journal func(ctx context.Context, lb *drain.LB, stateDir string) (*drain.Ledger, error)
 }
 
 func newSession(stdout, stderr io.Writer) *session {
 	s := &session{stdout: stdout, stderr: stderr}
-	s.operate, s.show = s.runOperation, s.showStatus
+	s.operate, s.show, s.list = s.runOperation, s.showStatus, s.showHistory
+	s.journal = drain.ReadJournal
 	s.connect = func(ctx context.Context, to remote.SSH) (remote.Host, error) { return to.Connect(ctx) }
 	return s
 }
@@ -55,6 +61,9 @@ func (s *session) run(args []string) int {
 	}
 	if err == nil {
 		err = app.RunContext(context.Background(), s.line)
+	}
+	for _, f := range s.atEnd {
+		f()
 	}
 	return s.finish(err)
 }
@@ -83,7 +92,7 @@ func newApp(s *session) *cli.App {
 		// Exit codes are decided in one place, at the end.
 		ExitErrHandler: func(*cli.Context, error) {},
 		OnUsageError:   asUsage,
-		Commands:       []*cli.Command{drainCommand(s), undrainCommand(s), statusCommand(s)},
+		Commands:       []*cli.Command{drainCommand(s), undrainCommand(s), resumeCommand(s), statusCommand(s), historyCommand(s)},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
 				return usage("unknown command %q", c.Args().First())

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"net/netip"
 	"net/url"
 
 	"github.com/urfave/cli/v2"
@@ -23,7 +24,12 @@ func drainCommand(s *session) *cli.Command {
 		&cli.BoolFlag{Name: "allow-shutdown-timeout", Category: catGuards, EnvVars: env("allow-shutdown-timeout"), Usage: "nginx's worker_shutdown_timeout is shorter than --timeout: drain all the same"},
 		&cli.BoolFlag{Name: "allow-all-addresses", Category: catGuards, EnvVars: env("allow-all-addresses"), Usage: "the server's name has several addresses: drain them all"},
 	}
-	flags = append(flags, nginxFlags()...)
+	flags = append(flags,
+		&cli.DurationFlag{Name: "stop-timeout", Value: drain.DefaultStopTimeout, EnvVars: env("stop-timeout"), Usage: "how long systemctl stop may take"},
+		&cli.StringSliceFlag{Name: "ignore-peer", Category: catGuards, EnvVars: env("ignore-peer"), Usage: "new connections to the backend from `CIDR` do not matter, as those of monitoring (repeatable)"},
+	)
+	flags = append(flags, recordFlags()...)
+	flags = append(flags, lbFlags()...)
 	flags = append(flags, controlFlags()...)
 	flags = append(flags, sshFlags()...)
 	return &cli.Command{
@@ -58,12 +64,35 @@ func (s *session) drainRequest(c *cli.Context) (*drain.Request, error) {
 	req.Poll = drain.Poll(c.String("poll"))
 	req.StatusURL = c.String("status-url")
 	req.MinUp = c.Int("min-up")
-	req.Allow = drain.Allow{
-		Direct:          c.Bool("allow-direct"),
-		ShutdownTimeout: c.Bool("allow-shutdown-timeout"),
-		AllAddresses:    c.Bool("allow-all-addresses"),
+	req.Allow.Direct = c.Bool("allow-direct")
+	req.Allow.ShutdownTimeout = c.Bool("allow-shutdown-timeout")
+	req.Allow.AllAddresses = c.Bool("allow-all-addresses")
+	if req.StopTimeout = c.Duration("stop-timeout"); req.StopTimeout <= 0 {
+		return nil, usage("--stop-timeout %s: must be longer than 0", req.StopTimeout)
 	}
-	return req, s.checkDrain(c, req)
+	if req.IgnorePeers, err = prefixes(c.StringSlice("ignore-peer")); err != nil {
+		return nil, err
+	}
+	if err := s.checkDrain(c, req); err != nil {
+		return nil, err
+	}
+	return req, s.checkSSH(req)
+}
+
+// prefixes reads addresses, with or without a length.
+func prefixes(texts []string) ([]netip.Prefix, error) {
+	var found []netip.Prefix
+	for _, text := range texts {
+		p, err := netip.ParsePrefix(text)
+		if a, aerr := netip.ParseAddr(text); err != nil && aerr == nil {
+			p, err = a.Prefix(a.BitLen())
+		}
+		if err != nil {
+			return nil, usage("--ignore-peer %q is neither an address nor a network such as 10.0.0.0/8", text)
+		}
+		found = append(found, p.Masked())
+	}
+	return found, nil
 }
 
 // checkDrain refuses values that make no sense, alone or together.
@@ -101,5 +130,5 @@ func (s *session) checkDrain(c *cli.Context, req *drain.Request) error {
 	if req.Service == "" && req.OnTimeout == drain.TimeoutStop {
 		return usage("--on-timeout stop needs --service: there is nothing to stop")
 	}
-	return s.checkSSH(req)
+	return nil
 }

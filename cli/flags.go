@@ -3,6 +3,8 @@ package cli
 import (
 	"context"
 	"fmt"
+	"os"
+	"os/user"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -25,12 +27,27 @@ const (
 
 func env(name string) []string { return []string{envName(name)} }
 
-// nginxFlags say where nginx and its configuration are.
-func nginxFlags() []cli.Flag {
+// lbFlags say which load balancer is meant, where nginx and its configuration
+// are on it, and which upstreams.
+func lbFlags() []cli.Flag {
+	return slices.Concat(journalFlags(), whereFlags(), []cli.Flag{
+		&cli.StringSliceFlag{Name: "upstream", EnvVars: env("upstream"), Usage: "only in the upstream `NAME`, or http/NAME, stream/NAME (repeatable)"},
+	})
+}
+
+// whereFlags say where nginx and its configuration are.
+func whereFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: "nginx-conf", Aliases: []string{"c"}, Category: catNginx, EnvVars: env("nginx-conf"), Usage: "main configuration `PATH` (default: what nginx -V says, else " + nginx.DefaultConf + ")"},
 		&cli.StringFlag{Name: "nginx", Value: drain.DefaultBinary, Category: catNginx, EnvVars: env("nginx"), Usage: "`PATH` of the nginx binary"},
-		&cli.StringSliceFlag{Name: "upstream", EnvVars: env("upstream"), Usage: "only in the upstream `NAME`, or http/NAME, stream/NAME (repeatable)"},
+	}
+}
+
+// journalFlags say which load balancer is meant, and where its journal is.
+func journalFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "lb", Category: catNginx, EnvVars: env("lb"), Usage: "load balancer `HOST`, or USER@HOST, reached over SSH (default: this machine)"},
+		&cli.StringFlag{Name: "state-dir", Value: drain.DefaultStateDir, Category: catNginx, EnvVars: env("state-dir"), Usage: "`DIRECTORY` of the journal and the locks, on the load balancer"},
 	}
 }
 
@@ -104,19 +121,61 @@ func target(c *cli.Context) (nginx.Target, error) {
 	return t, nil
 }
 
-// loadBalancer is this machine's nginx, as the flags describe it.
+// loadBalancer is the nginx of this machine, or of --lb, as the flags describe
+// it.
 func (s *session) loadBalancer(c *cli.Context) (*drain.LB, error) {
-	lb := &drain.LB{
-		Host:  remote.Local(s.printer.trace),
-		Nginx: nginx.Binary{Path: c.String("nginx")},
-	}
+	lb := &drain.LB{Nginx: nginx.Binary{Path: c.String("nginx")}}
 	if conf := c.String("nginx-conf"); conf != "" {
 		// nginx would look for a relative path below its own prefix.
 		var err error
-		if lb.Conf, err = filepath.Abs(conf); err != nil {
-			return nil, usage("--nginx-conf %s: %v", conf, err)
+		if lb.Conf, err = filepath.Abs(conf); err != nil || (c.String("lb") != "" && !filepath.IsAbs(conf)) {
+			return nil, usage("--nginx-conf %s: say the absolute path", conf)
 		}
 	}
+	if _, err := stateDir(c); err != nil {
+		return nil, err
+	}
+	if err := s.commands(c, lb); err != nil {
+		return nil, err
+	}
+	var err error
+	lb.Host, err = s.lbHost(c)
+	return lb, err
+}
+
+// stateDir is where the journal is. A relative path would be another one on
+// each machine it is asked from.
+func stateDir(c *cli.Context) (string, error) {
+	dir := c.String("state-dir")
+	if !filepath.IsAbs(dir) {
+		return "", usage("--state-dir %s: say the absolute path", dir)
+	}
+	return dir, nil
+}
+
+// lbHost is this machine, or the load balancer that --lb names.
+func (s *session) lbHost(c *cli.Context) (remote.Host, error) {
+	name := c.String("lb")
+	if name == "" {
+		return remote.Local(s.printer.trace), nil
+	}
+	login, host, found := strings.Cut(name, "@")
+	if !found {
+		login, host = "", name
+	}
+	if host == "" || strings.HasPrefix(host, "-") || strings.ContainsAny(host, " \t\n/") {
+		return nil, usage("--lb %q: say HOST or USER@HOST", name)
+	}
+	h, err := s.connect(c.Context, remote.SSH{Address: host, User: login, Passphrase: s.printer.passphrase, Trace: s.printer.trace})
+	if err != nil {
+		return nil, &drain.Failure{Kind: drain.Refused, Err: err, Now: "nothing was touched"}
+	}
+	s.atEnd = append(s.atEnd, func() { _ = h.Close() })
+	return h, nil
+}
+
+// commands reads the operator's own commands for the test and the reload.
+func (s *session) commands(c *cli.Context, lb *drain.LB) error {
 	for _, f := range []struct {
 		name string
 		to   *[]string
@@ -127,12 +186,12 @@ func (s *session) loadBalancer(c *cli.Context) (*drain.LB, error) {
 		}
 		words, err := shellquote.Split(text)
 		if err != nil || len(words) == 0 {
-			return nil, usage("--%s %q: not a command line: %v", f.name, text, err)
+			return usage("--%s %q: not a command line: %v", f.name, text, err)
 		}
 		*f.to = words
 		lb.Foreign = true
 	}
-	return lb, nil
+	return nil
 }
 
 // request reads the flags that drain and undrain share.
@@ -145,12 +204,31 @@ func (s *session) request(c *cli.Context, op drain.Operation) (*drain.Request, e
 	if err != nil {
 		return nil, err
 	}
+	req, err := s.common(c, lb)
+	if err != nil {
+		return nil, err
+	}
+	req.Operation, req.Target = op, t
+	req.Upstreams = c.StringSlice("upstream")
+	req.Service = c.String("service")
+	if req.Service != "" {
+		if err := remote.ValidUnit(req.Service); err != nil {
+			return nil, usage("--service: %v", err)
+		}
+	}
+	req.Flags = sharedFlags(c, slices.Concat([]cli.Flag{serviceFlag("")}, lbFlags(), controlFlags(), sshFlags()))
+	req.ResumeFlags = sharedFlags(c, slices.Concat(journalFlags(), whereFlags(), controlFlags(), sshFlags()))
+	if err := s.ssh(c, req); err != nil {
+		return nil, err
+	}
+	req.Reach()
+	return req, nil
+}
+
+// common is what every operation has, with the defaults of the rest.
+func (s *session) common(c *cli.Context, lb *drain.LB) (*drain.Request, error) {
 	req := &drain.Request{
-		Operation:     op,
-		Target:        t,
-		Upstreams:     c.StringSlice("upstream"),
 		LBs:           []*drain.LB{lb},
-		Service:       c.String("service"),
 		Interval:      drain.DefaultInterval,
 		Timeout:       drain.DefaultTimeout,
 		OnTimeout:     drain.TimeoutRollback,
@@ -158,34 +236,50 @@ func (s *session) request(c *cli.Context, op drain.Operation) (*drain.Request, e
 		Health:        drain.HealthTCP,
 		HealthTimeout: drain.DefaultHealthTimeout,
 		ReloadTimeout: c.Duration("reload-timeout"),
+		StopTimeout:   drain.DefaultStopTimeout,
 		MinUp:         drain.DefaultMinUp,
+		StateDir:      c.String("state-dir"),
+		Reason:        c.String("reason"),
+		Wait:          c.Bool("wait"),
 	}
+	req.User, req.Host = whoAsks()
+	req.Allow.Pending = c.Bool("accept-pending")
 	if req.ReloadTimeout <= 0 {
 		return nil, usage("--reload-timeout %s: must be longer than 0", req.ReloadTimeout)
 	}
-	if req.Service != "" {
-		if err := remote.ValidUnit(req.Service); err != nil {
-			return nil, usage("--service: %v", err)
+	return req, nil
+}
+
+// whoAsks is the user, by the name they logged in with, and this machine.
+func whoAsks() (name, host string) {
+	for _, variable := range []string{"SUDO_USER", "USER", "LOGNAME"} {
+		if name == "" {
+			name = os.Getenv(variable)
 		}
 	}
-	req.Flags = sharedFlags(c, req)
-	return req, s.backend(c, req)
+	if u, err := user.Current(); name == "" && err == nil {
+		name = u.Username
+	}
+	host, _ = os.Hostname()
+	return name, host
 }
 
 // sharedFlags is the flags that a later drain or undrain of the same target
 // needs, too.
-func sharedFlags(c *cli.Context, req *drain.Request) []string {
+func sharedFlags(c *cli.Context, flags []cli.Flag) []string {
 	var words []string
-	for _, f := range slices.Concat([]cli.Flag{serviceFlag("")}, nginxFlags(), controlFlags(), sshFlags()) {
+	for _, f := range flags {
 		name := f.Names()[0]
 		values := []string{fmt.Sprint(c.Value(name))}
 		switch {
 		case !c.IsSet(name):
 			continue
 		case name == "nginx-conf":
-			values = []string{req.LBs[0].Conf}
+			// It was seen to be absolute, or can be made so.
+			conf, _ := filepath.Abs(values[0])
+			values = []string{conf}
 		case name == "upstream":
-			values = req.Upstreams
+			values = c.StringSlice(name)
 		}
 		for _, v := range values {
 			words = append(words, "--"+name, v)
@@ -194,28 +288,28 @@ func sharedFlags(c *cli.Context, req *drain.Request) []string {
 	return words
 }
 
-// backend says how the backend is reached.
-func (s *session) backend(c *cli.Context, req *drain.Request) error {
-	host := c.String("ssh-host")
-	if host == "" && drain.OnLB(req.Target) {
-		req.Local = true
-		req.BackendName = req.LBs[0].Host.Name()
-		return nil
-	}
-	if host == "" {
-		host = req.Target.Host
-	}
+// ssh says how the backend is reached.
+func (s *session) ssh(c *cli.Context, req *drain.Request) error {
 	port := c.Int("ssh-port")
 	if c.IsSet("ssh-port") && (port < 1 || port > 65535) {
 		return usage("--ssh-port %d: must be from 1 to 65535", port)
 	}
-	req.BackendName = host
-	ssh := remote.SSH{
-		Address: host, User: c.String("ssh-user"), Port: port, Identity: c.String("identity"),
+	req.SSH = remote.SSH{
+		Address: c.String("ssh-host"), User: c.String("ssh-user"), Port: port, Identity: c.String("identity"),
 		Passphrase: s.printer.passphrase, Trace: s.printer.trace,
 	}
-	req.Dial = func(ctx context.Context) (remote.Host, error) { return s.connect(ctx, ssh) }
+	req.SSHGiven = slices.ContainsFunc(sshFlags(), func(f cli.Flag) bool { return c.IsSet(f.Names()[0]) })
+	req.Dial = func(ctx context.Context, to remote.SSH) (remote.Host, error) { return s.connect(ctx, to) }
 	return nil
+}
+
+// recordFlags say what others are told, and what is done about them.
+func recordFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "reason", EnvVars: env("reason"), Usage: "why, for the journal and for others who look: `TEXT`"},
+		&cli.BoolFlag{Name: "wait", EnvVars: env("wait"), Usage: "wait while another operator works on the target"},
+		&cli.BoolFlag{Name: "accept-pending", Category: catGuards, EnvVars: env("accept-pending"), Usage: "files were changed since nginx was last loaded: put them live with this reload"},
+	}
 }
 
 // unused refuses flags typed on the line that this run would not look at. An

@@ -3,6 +3,8 @@ package cli
 import (
 	"bytes"
 	"context"
+	"fmt"
+	"net/netip"
 	"os"
 	"reflect"
 	"slices"
@@ -21,21 +23,39 @@ import (
 type heard struct {
 	request *drain.Request
 	status  *statusRequest
+	history *historyRequest
 	dryRun  bool
-	ssh     remote.SSH
+	ssh     remote.SSH // to the backend
+	lbSSH   remote.SSH // to the load balancer
 	print   printOptions
 	code    int
 	out     string
 	err     string
 }
 
-// lb is the load balancer that either command would work on.
+// lb is the load balancer that any command would work on.
 func (h *heard) lb() *drain.LB {
-	if h.status != nil {
+	switch {
+	case h.status != nil:
 		return h.status.lb
+	case h.history != nil:
+		return h.history.lb
 	}
 	return h.request.LBs[0]
 }
+
+func (h *heard) stateDir() string {
+	switch {
+	case h.status != nil:
+		return h.status.stateDir
+	case h.history != nil:
+		return h.history.stateDir
+	}
+	return h.request.StateDir
+}
+
+// reached tells whether it got as far as a command.
+func (h *heard) reached() bool { return h.request != nil || h.status != nil || h.history != nil }
 
 func (h *heard) upstreams() []string {
 	if h.status != nil {
@@ -49,10 +69,12 @@ func hear(words ...string) *heard {
 	var out, errOut bytes.Buffer
 	h := &heard{}
 	s := newSession(&out, &errOut)
+	dialled := &h.lbSSH
 	s.operate = func(ctx context.Context, req *drain.Request, dryRun bool) error {
 		h.request, h.dryRun, h.print = req, dryRun, s.printer.opts
+		dialled = &h.ssh
 		if req.Dial != nil {
-			_, _ = req.Dial(ctx)
+			_, _ = req.Dial(ctx, req.SSH)
 		}
 		return nil
 	}
@@ -60,20 +82,44 @@ func hear(words ...string) *heard {
 		h.status, h.print = req, s.printer.opts
 		return nil
 	}
+	s.list = func(_ context.Context, req *historyRequest) error {
+		h.history, h.print = req, s.printer.opts
+		return nil
+	}
 	s.connect = func(_ context.Context, to remote.SSH) (remote.Host, error) {
-		h.ssh = to
-		return nil, nil
+		*dialled = to
+		return remote.Local(nil), nil
+	}
+	s.journal = func(context.Context, *drain.LB, string) (*drain.Ledger, error) {
+		return drain.NewLedger([]*drain.Recorded{halfWay()}), nil
 	}
 	h.code = s.run(append([]string{"drainctl"}, words...))
 	h.out, h.err = out.String(), errOut.String()
 	return h
 }
 
+// halfWay is a drain that was left half-way.
+func halfWay() *drain.Recorded {
+	return &drain.Recorded{
+		Begin: drain.Begin{
+			ID: "20260504-120000.000-abcd", Operation: drain.Drain, Target: "192.168.1.10", User: "ann", Host: "lb1", Reason: "disk", Conf: "/srv/nginx.conf",
+			Servers: []drain.Marked{{Module: "http", Upstream: "pool", Address: "192.168.1.10:8080"}},
+			Settings: drain.Settings{
+				Service: "app", SSHUser: "deploy", SSHPort: 2222, Poll: drain.PollSS, Threshold: 3, Interval: time.Second, Timeout: time.Hour,
+				OnTimeout: drain.TimeoutLeave, MinUp: 2, Allow: drain.Allow{Direct: true}, Health: "tcp", HealthFor: time.Minute,
+				StopTimeout: 3 * time.Minute, IgnorePeers: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")},
+				ReloadCommand: []string{"kill", "-HUP", "7"},
+			},
+		},
+		Began: time.Date(2026, 5, 4, 12, 0, 0, 0, time.UTC),
+	}
+}
+
 // refused checks that a command line ended as one that makes no sense.
 func (h *heard) refused(t *testing.T, because ...string) {
 	t.Helper()
-	if h.code != 2 || h.request != nil || h.status != nil {
-		t.Errorf("exit code %d, and it got as far as the command (%v): want 2 and nothing done", h.code, h.request != nil || h.status != nil)
+	if h.code != 2 || h.reached() {
+		t.Errorf("exit code %d, and it got as far as the command (%t): want 2 and nothing done", h.code, h.reached())
 	}
 	if h.out != "" {
 		t.Errorf("standard output has %q, want nothing", h.out)
@@ -92,6 +138,8 @@ type arrival struct {
 	want  any
 	got   func(*heard) any
 	with  []string // what else must stand on the line for it to make sense
+	// more is a second value, of a flag that is repeatable.
+	more string
 }
 
 // arrivals has every flag of every command. A flag that is not here fails the
@@ -116,7 +164,15 @@ func arrivals() map[string]arrival {
 		"reload-timeout":         {value: "2m", want: 2 * time.Minute, got: func(h *heard) any { return h.request.ReloadTimeout }},
 		"nginx-conf":             {value: "/srv/a b/nginx.conf", want: "/srv/a b/nginx.conf", got: func(h *heard) any { return h.lb().Conf }},
 		"nginx":                  {value: "/opt/nginx", want: "/opt/nginx", got: func(h *heard) any { return h.lb().Nginx.Path }},
-		"upstream":               {value: "pool", want: []string{"pool"}, got: func(h *heard) any { return h.upstreams() }},
+		"upstream":               {value: "pool", want: []string{"pool"}, got: func(h *heard) any { return h.upstreams() }, more: "http/other"},
+		"lb":                     {value: "deploy@lb1", want: remote.SSH{User: "deploy", Address: "lb1"}, got: func(h *heard) any { return remote.SSH{User: h.lbSSH.User, Address: h.lbSSH.Address} }, with: []string{"--nginx-conf", "/etc/nginx/nginx.conf"}},
+		"state-dir":              {value: "/srv/drainctl", want: "/srv/drainctl", got: func(h *heard) any { return h.stateDir() }},
+		"reason":                 {value: "disk is full", want: "disk is full", got: func(h *heard) any { return h.request.Reason }},
+		"wait":                   {value: "true", want: true, got: func(h *heard) any { return h.request.Wait }},
+		"force":                  {value: "true", want: true, got: func(h *heard) any { return h.request.Force }},
+		"accept-pending":         {value: "true", want: true, got: func(h *heard) any { return h.request.Allow.Pending }},
+		"stop-timeout":           {value: "30m", want: 30 * time.Minute, got: func(h *heard) any { return h.request.StopTimeout }, with: forStop},
+		"ignore-peer":            {value: "172.16.0.0/12", want: "172.16.0.0/12", got: func(h *heard) any { return join(h.request.IgnorePeers) }, more: "192.168.1.3/32"},
 		"test-command":           {value: "docker exec 'the lb' nginx -t", want: []string{"docker", "exec", "the lb", "nginx", "-t"}, got: func(h *heard) any { return h.lb().Nginx.TestCommand }},
 		"reload-command":         {value: "kill -HUP 1", want: []string{"kill", "-HUP", "1"}, got: func(h *heard) any { return h.lb().Nginx.ReloadCommand }},
 		"ssh-user":               {value: "deploy", want: "deploy", got: func(h *heard) any { return h.ssh.User }, with: forStop},
@@ -127,6 +183,15 @@ func arrivals() map[string]arrival {
 		"no-color":               {value: "true", want: true, got: func(h *heard) any { return h.print.plain }},
 		"verbose":                {value: "true", want: true, got: func(h *heard) any { return h.print.verbose }},
 	}
+}
+
+// join is the values of a repeatable flag.
+func join[T any](values []T) string {
+	var texts []string
+	for _, v := range values {
+		texts = append(texts, fmt.Sprint(v))
+	}
+	return strings.Join(texts, " ")
 }
 
 // eachFlag runs a test for every flag of every command but help.
@@ -251,8 +316,8 @@ func TestEveryFlagBadlyUsed(t *testing.T) {
 			return hear(slices.Concat([]string{cmd.Name, "192.168.1.10"}, commandHas(cmd, a.with), words)...)
 		}
 		if _, many := f.(*cli.StringSliceFlag); many {
-			if h := line(long, "a", long, "b"); h.code != 0 || !reflect.DeepEqual(h.upstreams(), []string{"a", "b"}) {
-				t.Errorf("repeated: exit code %d, %v", h.code, h.err)
+			if h := line(long, a.value, long, a.more); h.code != 0 || !strings.Contains(fmt.Sprint(a.got(h)), a.value+" "+a.more) {
+				t.Errorf("repeated: exit code %d, %s, %v", h.code, h.err, a.got(h))
 			}
 		} else {
 			for _, one := range spellings(f, a.value) {
@@ -265,7 +330,9 @@ func TestEveryFlagBadlyUsed(t *testing.T) {
 			line(long).refused(t, long, "needs a value")
 			line(long, "--").refused(t, long, "needs a value")
 			line(long, "--verbose").refused(t, long, "needs a value")
-			line(long, "-c").refused(t, long, "needs a value")
+			if findFlag(cmd.Flags, "c") != nil {
+				line(long, "-c").refused(t, long, "needs a value")
+			}
 			line(long, "").refused(t, long)
 			hear(long).refused(t, long)
 		}
@@ -318,10 +385,10 @@ func TestHelpAnywhere(t *testing.T) {
 		for _, word := range []string{"--help", "-h", "-help", "--help=true"} {
 			for _, line := range [][]string{
 				{cmd, word}, {word, cmd}, {cmd, "192.168.1.10", word}, {cmd, word, "192.168.1.10"}, {word, cmd, "192.168.1.10"},
-				{cmd, "192.168.1.10", word, "--verbose"}, {"--nginx-conf", "x", cmd, "192.168.1.10", word},
+				{cmd, "192.168.1.10", word, "--verbose"}, {"--state-dir", "x", cmd, "192.168.1.10", word},
 			} {
 				h := hear(line...)
-				if h.code != 0 || h.err != "" || h.request != nil || !strings.Contains(h.out, "drainctl "+cmd+" - ") || !strings.Contains(h.out, "--nginx-conf") {
+				if h.code != 0 || h.err != "" || h.reached() || !strings.Contains(h.out, "drainctl "+cmd+" - ") || !strings.Contains(h.out, "--state-dir") {
 					t.Errorf("drainctl %s: exit code %d, error %q, output %.80q", strings.Join(line, " "), h.code, h.err, h.out)
 				}
 			}
@@ -371,7 +438,7 @@ func TestSenselessLines(t *testing.T) {
 		{"-- drain a", `unknown command "--"`},
 		{"192.168.1.10 drain", `unknown command "192.168.1.10"`},
 		{"--service drain 192.168.1.10", `unknown command "192.168.1.10"`},
-		{"--verbose", "--verbose needs a command: drain, undrain, status"},
+		{"--verbose", "--verbose needs a command: drain, undrain, resume, status, history"},
 		{"--output json", "--output needs a command"},
 		{"--dryrun drain a", "unknown flag --dryrun"},
 		{"drain a --dryrun", "unknown flag --dryrun for drain; did you mean --dry-run?"},
@@ -381,6 +448,26 @@ func TestSenselessLines(t *testing.T) {
 		{"drain a ---dry-run", "unknown flag ---dry-run for drain"},
 		{"drain a -=x", "unknown flag"},
 		{"status a --dry-run", "unknown flag --dry-run for status"},
+		{"resume a b", `resume takes one ID or TARGET; "b" is one argument too many`},
+		{"resume a --dry-run", "unknown flag --dry-run for resume"},
+		{"resume a --service app", "unknown flag --service for resume"},
+		{"resume 192.168.1.11", "no operation 192.168.1.11 was left half-way; there is 20260504-120000.000-abcd (drain 192.168.1.10 by ann on lb1, "},
+		{"resume nonsense-", "no operation nonsense- was left half-way"},
+		{"history a b", `history takes one ID; "b" is one argument too many`},
+		{"history a --nginx-conf /x", "unknown flag --nginx-conf for history"},
+		{"drain a --force", "unknown flag --force for drain"},
+		{"undrain a --ignore-peer 10.0.0.1", "unknown flag --ignore-peer for undrain"},
+		{"drain a --ignore-peer 10.0.0.0/33", "--ignore-peer"},
+		{"drain a --ignore-peer monitor", "--ignore-peer"},
+		{"drain a --stop-timeout 0", "--stop-timeout 0s: must be longer than 0"},
+		{"drain a --state-dir x", "--state-dir x: say the absolute path"},
+		{"history --state-dir x", "--state-dir x: say the absolute path"},
+		{"status --state-dir ./x", "--state-dir ./x: say the absolute path"},
+		{"resume --state-dir x", "--state-dir x: say the absolute path"},
+		{"drain a --lb lb1 -c nginx.conf", "--nginx-conf nginx.conf: say the absolute path"},
+		{"drain a --lb user@", `--lb "user@": say HOST or USER@HOST`},
+		{"drain a --lb -oProxyCommand=x", "--lb"},
+		{"history --lb lb/1", `--lb "lb/1"`},
 		{"undrain a --threshold 1", "unknown flag --threshold for undrain"},
 		{"drain a --health tcp", "unknown flag --health for drain"},
 		{"drain a --threshold -1", "--threshold -1: must not be negative"},
@@ -406,8 +493,6 @@ func TestSenselessLines(t *testing.T) {
 		{"drain a --ssh-port 65536", "--ssh-port 65536: must be from 1 to 65535"},
 		{"drain a --poll lb --ssh-user u", "--ssh-user has no effect: nothing in this run is done over SSH"},
 		{"drain a --poll lb --ssh-host h", "--ssh-host has no effect"},
-		{"undrain a --identity k", "--identity has no effect"},
-		{"undrain a --ssh-port 22", "--ssh-port has no effect"},
 		{"drain 127.0.0.1:8080 --service s --ssh-user u", "--ssh-user has no effect: 127.0.0.1:8080 is this machine"},
 		{"drain unix:/run/app.sock --service s --identity k", "--identity has no effect: unix:/run/app.sock is this machine"},
 		{"drain a --service ../x", "--service:"},
@@ -453,8 +538,16 @@ func TestSensibleLines(t *testing.T) {
 		"drain a --upstream b --upstream http/c --upstream=stream/c",
 		"status",
 		"status --",
+		"history",
+		"history x",
+		"resume",
+		"resume 192.168.1.10",
+		"resume 20260504-120000.000-abcd",
+		"drain a --lb lb1 -c /etc/nginx/nginx.conf",
+		"drain a --ignore-peer 2001:db8::/32 --ignore-peer=10.0.0.1,10.0.0.2",
+		"undrain a --ssh-user u", // whether anything is done over SSH, the journal knows
 	} {
-		if h := hear(strings.Fields(line)...); h.code != 0 || (h.request == nil && h.status == nil) {
+		if h := hear(strings.Fields(line)...); h.code != 0 || !h.reached() {
 			t.Errorf("drainctl %s: exit code %d: %s", line, h.code, h.err)
 		}
 	}
@@ -476,9 +569,12 @@ func TestDefaults(t *testing.T) {
 	want := &drain.Request{
 		Operation: drain.Drain, Target: h.request.Target, Upstreams: h.request.Upstreams, LBs: h.request.LBs, Dial: h.request.Dial,
 		Interval: 500 * time.Millisecond, Timeout: 5 * time.Minute, OnTimeout: drain.TimeoutRollback, Poll: drain.PollSS,
-		Health: "tcp", HealthTimeout: time.Minute, ReloadTimeout: time.Minute, MinUp: 1, BackendName: "192.168.1.10",
+		Health: "tcp", HealthTimeout: time.Minute, ReloadTimeout: time.Minute, StopTimeout: 2 * time.Minute, MinUp: 1, BackendName: "192.168.1.10",
+		StateDir: "/var/lib/drainctl", SSH: remote.SSH{Address: "192.168.1.10"},
 	}
+	want.User, want.Host = whoAsks()
 	h.request.Dial, want.Dial = nil, nil
+	h.request.SSH.Passphrase, h.request.SSH.Trace = nil, nil
 	if !reflect.DeepEqual(h.request, want) || h.dryRun || len(h.request.Upstreams) != 0 {
 		t.Errorf("got %+v, want %+v", h.request, want)
 	}
@@ -509,5 +605,47 @@ func TestFlagsOfCommandsThatGoOn(t *testing.T) {
 	}
 	if !reflect.DeepEqual(again.lb(), h.lb()) || !reflect.DeepEqual(again.upstreams(), h.upstreams()) || again.request.Service != "app" || !reflect.DeepEqual(again.ssh, h.ssh) {
 		t.Errorf("%+v %+v became %+v %+v", h.lb(), h.ssh, again.lb(), again.ssh)
+	}
+}
+
+// A resume is the operation of the journal, and needs none of its flags again.
+// What is said now counts before it.
+func TestResume(t *testing.T) {
+	was := halfWay()
+	for _, name := range []string{"", was.ID, was.Target} {
+		line := slices.DeleteFunc([]string{"resume", name}, func(word string) bool { return word == "" })
+		h := hear(line...)
+		if h.code != 0 {
+			t.Fatalf("drainctl %v: exit code %d: %s", line, h.code, h.err)
+		}
+		r, s := h.request, was.Settings
+		if r.Continues != was.ID || r.Operation != was.Operation || r.Target.String() != was.Target || r.Reason != was.Reason || r.Service != s.Service ||
+			r.Threshold != s.Threshold || r.Interval != s.Interval || r.Timeout != s.Timeout || r.OnTimeout != s.OnTimeout || r.Poll != s.Poll ||
+			r.MinUp != s.MinUp || r.Allow != s.Allow || r.Health != s.Health || r.HealthTimeout != s.HealthFor || r.StopTimeout != s.StopTimeout ||
+			!slices.Equal(r.IgnorePeers, s.IgnorePeers) {
+			t.Errorf("drainctl %v: %+v is not %+v", line, r, was)
+		}
+		if lb := h.lb(); lb.Conf != was.Conf || !slices.Equal(lb.Nginx.ReloadCommand, s.ReloadCommand) || !lb.Foreign {
+			t.Errorf("drainctl %v: load balancer %+v", line, lb)
+		}
+		if h.ssh.User != "deploy" || h.ssh.Port != 2222 || h.ssh.Address != "192.168.1.10" {
+			t.Errorf("drainctl %v: SSH %+v", line, h.ssh)
+		}
+	}
+	h := hear("resume", "--reason", "night shift", "-c", "/other.conf", "--reload-command", "true", "--ssh-user", "root", "--accept-pending")
+	if h.code != 0 || h.request.Reason != "night shift" || h.lb().Conf != "/other.conf" || !slices.Equal(h.lb().Nginx.ReloadCommand, []string{"true"}) ||
+		h.ssh.User != "root" || h.ssh.Port != 0 || !h.request.Allow.Pending || !h.request.Allow.Direct {
+		t.Errorf("exit code %d %s, %+v %+v %+v", h.code, h.err, h.request, h.lb(), h.ssh)
+	}
+}
+
+// Nothing to resume is a mistake of the command line, not a failure.
+func TestNothingToResume(t *testing.T) {
+	dir := t.TempDir()
+	var out, errOut bytes.Buffer
+	s := newSession(&out, &errOut)
+	code := s.run([]string{"drainctl", "resume", "--state-dir", dir})
+	if code != 2 || out.Len() != 0 || !strings.Contains(errOut.String(), "drainctl: error: nothing was left half-way") {
+		t.Errorf("exit code %d, %q, %q", code, out.String(), errOut.String())
 	}
 }

@@ -1,20 +1,14 @@
 package cli
 
 import (
-	"bytes"
-	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -23,385 +17,6 @@ import (
 // These tests drain for real: a private nginx on loopback with its own
 // configuration, backends in this process, and the program as an operator runs
 // it. A backend on loopback is the load balancer itself, so no SSH is needed.
-
-// patience bounds every wait of these tests. It is for machines that are slow
-// or busy; nothing is ever waited for that long.
-const patience = 60 * time.Second
-
-// eventually polls until it is so.
-func eventually(t *testing.T, what string, so func() bool) {
-	t.Helper()
-	for began := time.Now(); !so(); time.Sleep(10 * time.Millisecond) {
-		if time.Since(began) > patience {
-			t.Fatalf("after %s it is still not so: %s", patience, what)
-		}
-	}
-}
-
-// A backend answers /name with its name at once, and /hold/ and its name when
-// it is let go.
-type backend struct {
-	name string
-	addr string // of TCP, or unix:PATH
-	free chan struct{}
-	once sync.Once
-	mu   sync.Mutex
-	held int
-}
-
-func newBackend(t *testing.T, name string) *backend {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return serveOn(t, name, l, l.Addr().String())
-}
-
-func serveOn(t *testing.T, name string, l net.Listener, addr string) *backend {
-	t.Helper()
-	b := &backend{name: name, addr: addr, free: make(chan struct{})}
-	mux := http.NewServeMux()
-	mux.HandleFunc("/name", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, name) })
-	mux.HandleFunc("/hold/", func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path != "/hold/"+name {
-			fmt.Fprint(w, "not here")
-			return
-		}
-		b.count(1)
-		defer b.count(-1)
-		<-b.free
-		fmt.Fprint(w, name+" held to the end")
-	})
-	srv := &http.Server{Handler: mux}
-	go srv.Serve(l)
-	t.Cleanup(func() {
-		b.release()
-		srv.Close()
-	})
-	return b
-}
-
-func (b *backend) count(n int) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.held += n
-}
-
-func (b *backend) holds() int {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.held
-}
-
-// release lets all held requests end.
-func (b *backend) release() { b.once.Do(func() { close(b.free) }) }
-
-// A proxy is a private nginx.
-type proxy struct {
-	t    *testing.T
-	dir  string
-	conf string
-	url  string
-	cmd  *exec.Cmd
-}
-
-// freePort is a port of loopback that nothing listens on.
-func freePort(t *testing.T) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
-}
-
-// newProxy writes a configuration whose upstreams are the given text, and does
-// not start it yet.
-func newProxy(t *testing.T, upstreams string) *proxy {
-	t.Helper()
-	if os.Getuid() != 0 {
-		t.Fatal("this test reloads an nginx and counts sockets as an operator does: run the tests as root")
-	}
-	for _, program := range []string{"nginx", "ss"} {
-		if _, err := exec.LookPath(program); err != nil {
-			t.Fatalf("this test needs %s: install nginx-light and iproute2 (%v)", program, err)
-		}
-	}
-	p := &proxy{t: t, dir: t.TempDir()}
-	p.conf = filepath.Join(p.dir, "nginx.conf")
-	port := freePort(t)
-	p.url = "http://127.0.0.1:" + strconv.Itoa(port)
-	p.write(p.conf, fmt.Sprintf(`user root;
-worker_processes 2;
-daemon off;
-pid %[1]s/nginx.pid;
-error_log %[1]s/error.log notice;
-events {}
-http {
-    access_log off;
-    client_body_temp_path %[1]s/body;
-    proxy_temp_path %[1]s/proxy;
-    fastcgi_temp_path %[1]s/fastcgi;
-    uwsgi_temp_path %[1]s/uwsgi;
-    scgi_temp_path %[1]s/scgi;
-%[2]s
-    server {
-        listen 127.0.0.1:%[3]d;
-        location / { proxy_pass http://pool; }
-    }
-}
-`, p.dir, upstreams, port))
-	return p
-}
-
-// pool is an upstream of backends.
-func pool(backends ...*backend) string {
-	text := "    upstream pool {\n"
-	for _, b := range backends {
-		text += "        server " + b.addr + ";\n"
-	}
-	return text + "    }"
-}
-
-func startProxy(t *testing.T, upstreams string) *proxy {
-	t.Helper()
-	p := newProxy(t, upstreams)
-	p.start()
-	return p
-}
-
-func (p *proxy) start() {
-	p.t.Helper()
-	var said bytes.Buffer
-	// The start of a process is known to a hundredth of a second. One that starts
-	// sooner after the file was written may look older than the file.
-	time.Sleep(100 * time.Millisecond)
-	p.cmd = exec.Command("nginx", "-p", p.dir, "-c", p.conf)
-	p.cmd.Stderr = &said
-	if err := p.cmd.Start(); err != nil {
-		p.t.Fatal(err)
-	}
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		_ = p.cmd.Wait()
-	}()
-	p.t.Cleanup(func() {
-		_ = p.cmd.Process.Signal(syscall.SIGTERM)
-		select {
-		case <-ended:
-		case <-time.After(patience):
-			_ = p.cmd.Process.Kill()
-		}
-	})
-	eventually(p.t, "nginx answers", func() bool {
-		select {
-		case <-ended:
-			p.t.Fatalf("nginx ended: %s", said.String())
-		default:
-		}
-		_, err := p.get("/name")
-		return err == nil
-	})
-}
-
-func (p *proxy) write(path, text string) {
-	p.t.Helper()
-	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
-		p.t.Fatal(err)
-	}
-}
-
-func (p *proxy) read() string {
-	p.t.Helper()
-	text, err := os.ReadFile(p.conf)
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	return string(text)
-}
-
-// get asks through nginx, on a connection of its own.
-func (p *proxy) get(path string) (string, error) {
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 2 * patience}
-	res, err := client.Get(p.url + path)
-	if err != nil {
-		return "", err
-	}
-	defer res.Body.Close()
-	body, err := io.ReadAll(res.Body)
-	if err == nil && res.StatusCode != http.StatusOK {
-		err = fmt.Errorf("status %d: %s", res.StatusCode, body)
-	}
-	return string(body), err
-}
-
-// names is who answers, over enough requests that each would be among them.
-func (p *proxy) names() []string {
-	p.t.Helper()
-	var names []string
-	for range 20 {
-		name, err := p.get("/name")
-		if err != nil {
-			p.t.Fatalf("a request failed: %v", err)
-		}
-		if !slices.Contains(names, name) {
-			names = append(names, name)
-		}
-	}
-	slices.Sort(names)
-	return names
-}
-
-// answers checks who answers.
-func (p *proxy) answers(want ...string) {
-	p.t.Helper()
-	if got := p.names(); !slices.Equal(got, want) {
-		p.t.Errorf("%v answer, want %v", got, want)
-	}
-}
-
-// hold has b hold a request. The channel gets how it ended, nil if its whole
-// answer came.
-func (p *proxy) hold(b *backend) <-chan error {
-	p.t.Helper()
-	end := make(chan error, 1)
-	go func() {
-		for {
-			body, err := p.get("/hold/" + b.name)
-			if body == "not here" {
-				continue
-			}
-			if err == nil && body != b.name+" held to the end" {
-				err = fmt.Errorf("half an answer: %q", body)
-			}
-			end <- err
-			return
-		}
-	}()
-	eventually(p.t, b.name+" holds a request", func() bool { return b.holds() > 0 })
-	return end
-}
-
-// workers is the PIDs of the workers that serve.
-func (p *proxy) workers() []string {
-	p.t.Helper()
-	pid := p.cmd.Process.Pid
-	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	var serving []string
-	for _, child := range strings.Fields(string(children)) {
-		title, _ := os.ReadFile("/proc/" + child + "/cmdline")
-		if !strings.Contains(string(title), "shutting down") {
-			serving = append(serving, child)
-		}
-	}
-	return serving
-}
-
-// A typed is drainctl, typed by an operator and under way.
-type typed struct {
-	t      *testing.T
-	cmd    *exec.Cmd
-	mu     sync.Mutex
-	out    bytes.Buffer
-	err    bytes.Buffer
-	ended  chan struct{}
-	failed error
-}
-
-func (r *typed) Write(b []byte) (int, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.out.Write(b)
-}
-
-func (r *typed) output() string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.out.String()
-}
-
-// begin runs drainctl on the proxy's configuration.
-func (p *proxy) begin(args ...string) *typed {
-	p.t.Helper()
-	return p.command("drainctl", append(args, "-c", p.conf)...)
-}
-
-// command runs drainctl by way of another program.
-func (p *proxy) command(name string, args ...string) *typed {
-	p.t.Helper()
-	r := &typed{t: p.t, ended: make(chan struct{})}
-	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
-	r.cmd = exec.CommandContext(ctx, name, args...)
-	r.cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + p.dir, "TERM=xterm"}
-	r.cmd.Stdout, r.cmd.Stderr = r, &r.err
-	if err := r.cmd.Start(); err != nil {
-		cancel()
-		p.t.Fatal(err)
-	}
-	go func() {
-		defer cancel()
-		r.failed = r.cmd.Wait()
-		close(r.ended)
-	}()
-	return r
-}
-
-// says waits until it has printed text.
-func (r *typed) says(text string) {
-	r.t.Helper()
-	eventually(r.t, fmt.Sprintf("drainctl says %q", text), func() bool {
-		select {
-		case <-r.ended:
-			if !strings.Contains(r.output(), text) {
-				r.t.Fatalf("it ended (%v) without saying %q:\n%s%s", r.failed, text, r.output(), r.err.String())
-			}
-		default:
-		}
-		return strings.Contains(r.output(), text)
-	})
-}
-
-// ends waits for the end, and checks the exit code and what was said.
-func (r *typed) ends(code int, said ...string) {
-	r.t.Helper()
-	<-r.ended
-	if got := r.cmd.ProcessState.ExitCode(); got != code {
-		r.t.Fatalf("exit code %d (%v), want %d:\n%s%s", got, r.failed, code, r.output(), r.err.String())
-	}
-	for _, text := range said {
-		if !strings.Contains(r.output()+r.err.String(), text) {
-			r.t.Errorf("it did not say %q:\n%s%s", text, r.output(), r.err.String())
-		}
-	}
-	if strings.Contains(r.output()+r.err.String(), "\x1b") {
-		r.t.Errorf("an escape character, and it is no terminal: %q", r.output())
-	}
-}
-
-func (r *typed) signal() {
-	r.t.Helper()
-	if err := r.cmd.Process.Signal(os.Interrupt); err != nil {
-		r.t.Fatal(err)
-	}
-}
-
-// marked is text with b's servers down.
-func marked(text string, b *backend) string {
-	return strings.ReplaceAll(text, "server "+b.addr+";", "server "+b.addr+" down;")
-}
-
-func (p *proxy) has(want string) {
-	p.t.Helper()
-	if got := p.read(); got != want {
-		p.t.Errorf("the configuration is\n%s\nwant\n%s", got, want)
-	}
-}
 
 func TestDrainAndUndrain(t *testing.T) {
 	a, b := newBackend(t, "a"), newBackend(t, "b")
@@ -452,17 +67,22 @@ func TestDrainAndUndrain(t *testing.T) {
 	}
 }
 
-// What the file says already, nginx may not serve yet.
+// What the file says already, nginx may not serve yet. That is somebody's
+// unfinished work, until the operator takes it on.
 func TestDrainOfWhatIsMarkedButNotLoaded(t *testing.T) {
 	a, b := newBackend(t, "a"), newBackend(t, "b")
 	p := startProxy(t, pool(a, b))
 	before := p.read()
 	p.write(p.conf, marked(before, a))
 	p.answers("a", "b")
-	p.begin("drain", a.addr).ends(0, "was changed after nginx was last loaded", "a new generation serves")
+	p.begin("drain", a.addr).ends(4, "changed on disk after nginx was last loaded", p.conf+" (", "hint: it would go on with --accept-pending", "nothing was touched")
+	p.answers("a", "b")
+	p.begin("drain", a.addr, "--accept-pending").ends(0, "warning: changed on disk after nginx was last loaded", "was changed after nginx was last loaded", "a new generation serves")
 	p.answers("b")
 	p.write(p.conf, before)
-	p.begin("undrain", a.addr).ends(0, "a new generation serves")
+	p.begin("undrain", a.addr).ends(4, "--accept-pending")
+	p.answers("b")
+	p.begin("undrain", a.addr, "--accept-pending").ends(0, "a new generation serves")
 	p.answers("a", "b")
 }
 
@@ -482,7 +102,7 @@ func TestTimeout(t *testing.T) {
 	p.begin("drain", a.addr, "--timeout", "300ms", "--on-timeout", "leave").ends(3,
 		"not drained after 300ms",
 		a.addr+" in pool in the configuration: marked down",
-		"drainctl: to go on: drainctl drain "+a.addr+" --nginx-conf "+p.conf)
+		"drainctl: to go on: drainctl resume ", "(or drainctl undrain "+a.addr+" --state-dir "+p.stateDir()+" --nginx-conf "+p.conf+")")
 	p.has(marked(before, a))
 	p.answers("b")
 
@@ -535,6 +155,41 @@ func TestInterrupt(t *testing.T) {
 	}
 }
 
+// A terminal that closes is an interrupt, and says so to nobody.
+func TestTerminalCloses(t *testing.T) {
+	a, b := newBackend(t, "a"), newBackend(t, "b")
+	p := startProxy(t, pool(a, b))
+	before := p.read()
+	p.hold(a)
+	run := p.begin("drain", a.addr)
+	run.says("1 open")
+	run.send(syscall.SIGHUP)
+	run.ends(130, "everything is as it was before")
+	p.has(before)
+
+	// A real one: its end of the line is gone, too.
+	terminal := p.command("script", "-qefc", "drainctl drain "+a.addr+" -c "+p.conf, os.DevNull)
+	terminal.says("1 open")
+	p.has(marked(before, a))
+	terminal.send(syscall.SIGKILL)
+	<-terminal.ended
+	eventually(t, "the file is put back", func() bool { return p.read() == before })
+	eventually(t, "the journal has its end", func() bool {
+		r := p.begin("status")
+		<-r.ended
+		return r.cmd.ProcessState.ExitCode() == 0 && !strings.Contains(r.output(), "now")
+	})
+	p.answers("a", "b")
+
+	// With nohup the operator has said that it shall go on.
+	run = p.command("nohup", "drainctl", "drain", a.addr, "-c", p.conf)
+	run.says("1 open")
+	run.send(syscall.SIGHUP)
+	a.release()
+	run.ends(0, "is drained")
+	p.has(marked(before, a))
+}
+
 // A second signal stops at once, and says what stands and how to go on.
 func TestInterruptTwice(t *testing.T) {
 	a, b := newBackend(t, "a"), newBackend(t, "b")
@@ -551,7 +206,8 @@ func TestInterruptTwice(t *testing.T) {
 	run.says("taking back what was done")
 	eventually(t, "the file is put back", func() bool { return p.read() == before })
 	run.signal()
-	run.ends(5, "interrupted again: stopping at once", "taking it back failed too", "drainctl: now: ", "nginx", "drainctl: to go on: drainctl undrain "+a.addr+" --nginx-conf "+p.conf)
+	run.ends(5, "interrupted again: stopping at once", "taking it back was interrupted too", "drainctl: now: ", "nginx",
+		"drainctl: to go on: drainctl undrain "+a.addr+" --state-dir "+p.stateDir()+" --nginx-conf "+p.conf+" ", "   (puts it back), or drainctl resume ")
 	if took := time.Since(began); took > 20*time.Second {
 		t.Errorf("it took %s to stop at once", took)
 	}
@@ -679,7 +335,7 @@ func letAllIn(t *testing.T, dir string) {
 	}
 }
 
-// A file that cannot be replaced ends the run with everything as before.
+// A file that cannot be replaced is seen before anything is touched.
 func TestFileCannotBeReplaced(t *testing.T) {
 	a, b := newBackend(t, "a"), newBackend(t, "b")
 	p := startProxy(t, pool(a, b))
@@ -687,15 +343,15 @@ func TestFileCannotBeReplaced(t *testing.T) {
 	if err := os.Link(p.conf, p.dir+"/second-name"); err != nil {
 		t.Fatal(err)
 	}
-	p.begin("drain", a.addr).ends(1, "hard links", "everything is as it was before")
+	p.begin("drain", a.addr).ends(4, "hard links", "nothing was touched")
 	p.has(before)
 	if now := p.workers(); !slices.Equal(now, workers) {
 		t.Errorf("workers %v became %v", workers, now)
 	}
 }
 
-// So does a read-only file system under one of two files: the other one is put
-// back. Only drainctl sees it read-only, in a mount namespace of its own.
+// So is a read-only file system under one of two files. Only drainctl sees it
+// read-only, in a mount namespace of its own.
 func TestFileSystemIsReadOnly(t *testing.T) {
 	a, b := newBackend(t, "a"), newBackend(t, "b")
 	dir := t.TempDir()
@@ -705,11 +361,52 @@ func TestFileSystemIsReadOnly(t *testing.T) {
 	before, workers := p.read(), p.workers()
 	r := p.command("unshare", "-m", "sh", "-c", `mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" && shift && exec "$@"`, "sh", dir,
 		"drainctl", "drain", a.addr, "-c", p.conf)
-	r.ends(1, "write "+dir+"/other.conf: ", "read-only file system", "everything is as it was before")
+	r.ends(4, dir+"/other.conf: ", "Read-only file system", "nothing was touched")
 	p.has(before)
 	if now := p.workers(); !slices.Equal(now, workers) {
 		t.Errorf("workers %v became %v", workers, now)
 	}
+}
+
+// A disk that is full when the journal is written, at any record of it, ends the
+// run with everything as before; so does one that may not be written at all. Only
+// drainctl sees that disk, in a mount namespace of its own.
+func TestJournalDiskIsFull(t *testing.T) {
+	a, b := newBackend(t, "a"), newBackend(t, "b")
+	p := startProxy(t, pool(a, b))
+	before := p.read()
+	if err := os.Mkdir(p.stateDir(), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	run := func(mount string, args ...string) *typed {
+		script := mount + ` "$0" && exec drainctl "$@"`
+		return p.command("unshare", slices.Concat([]string{"-m", "sh", "-c", script, p.stateDir()}, args, []string{"-c", p.conf})...)
+	}
+	ends := map[int]int{}
+	for length := 1; length < 4000; length += 330 {
+		// One page for all of it, of which the reason takes its part.
+		r := run("mount -t tmpfs -o size=4k drainctl", "drain", a.addr, "--reason", strings.Repeat("x", length))
+		<-r.ended
+		code := r.cmd.ProcessState.ExitCode()
+		ends[code]++
+		said := r.output() + r.err.String()
+		switch {
+		case code == 0 && p.read() == marked(before, a):
+			// What could not be written had happened already.
+			p.begin("undrain", a.addr, "--force").ends(0)
+		case code == 1 && p.read() == before && strings.Contains(said, "no space left on device"):
+		default:
+			t.Fatalf("with a reason of %d bytes: exit code %d: %s\nthe file is\n%s", length, code, said, p.read())
+		}
+		p.answers("a", "b")
+	}
+	if ends[1] == 0 || p.read() != before {
+		t.Errorf("exit codes %v, the file is\n%s", ends, p.read())
+	}
+	t.Logf("exit codes: %v", ends)
+
+	run("mount -t tmpfs -o ro drainctl", "drain", a.addr).ends(4, "claim the target on this machine: ", "read-only file system", "nothing was touched")
+	p.has(before)
 }
 
 // nginx -t passes, the reload is taken, and the master keeps the old workers
@@ -721,7 +418,7 @@ func TestReloadFailsSilently(t *testing.T) {
 	workers := p.workers()
 	unfinished := strings.Replace(p.read(), "$binary_remote_addr", "$http_host", 1)
 	p.write(p.conf, unfinished)
-	p.begin("drain", a.addr).ends(1, `limit_req "one" uses the "$http_host" key while previously it used the "$binary_remote_addr" key`,
+	p.begin("drain", a.addr, "--accept-pending").ends(1, `limit_req "one" uses the "$http_host" key while previously it used the "$binary_remote_addr" key`,
 		"everything is as it was before")
 	p.has(unfinished)
 	if now := p.workers(); !slices.Equal(now, workers) {
@@ -736,9 +433,9 @@ func TestUndrainOfTheUnhealthy(t *testing.T) {
 	dead := &backend{addr: fmt.Sprintf("127.0.0.1:%d", freePort(t))}
 	p := startProxy(t, strings.Replace(pool(a, b, dead), dead.addr, dead.addr+" down", 1))
 	before, workers := p.read(), p.workers()
-	p.begin("undrain", dead.addr, "--health-timeout", "500ms").ends(1, "not healthy after 500ms", "connection refused", "everything is as it was before")
+	p.begin("undrain", dead.addr, "--health-timeout", "500ms", "--force").ends(1, "not healthy after 500ms", "connection refused", "everything is as it was before")
 	p.has(before)
-	p.begin("undrain", dead.addr, "--health", "http://"+a.addr+"/nowhere", "--health-timeout", "500ms").ends(1, "status 404")
+	p.begin("undrain", dead.addr, "--health", "http://"+a.addr+"/nowhere", "--health-timeout", "500ms", "--force").ends(1, "status 404")
 	p.has(before)
 	if now := p.workers(); !slices.Equal(now, workers) {
 		t.Errorf("workers %v became %v", workers, now)
@@ -830,7 +527,7 @@ func TestOutputClosed(t *testing.T) {
 		t.Fatal(err)
 	}
 	cmd := exec.Command("drainctl", "drain", a.addr, "-c", p.conf)
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + p.dir}
+	cmd.Env = p.env()
 	cmd.Stdout = w
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -842,6 +539,78 @@ func TestOutputClosed(t *testing.T) {
 	}
 	p.has(marked(before, a))
 	p.answers("b")
+}
+
+// So it is when there is no standard output from the start, nor anything else.
+func TestWithoutDescriptors(t *testing.T) {
+	a, b := newBackend(t, "a"), newBackend(t, "b")
+	p := startProxy(t, pool(a, b))
+	before := p.read()
+	p.command("sh", "-c", `exec drainctl drain "$0" -c "$1" <&- >&- 2>&-`, a.addr, p.conf).ends(0)
+	p.has(marked(before, a))
+	p.answers("b")
+	p.command("sh", "-c", `exec drainctl undrain "$0" -c "$1" >&-`, a.addr, p.conf).ends(0)
+	p.has(before)
+	for _, name := range []string{"claims", "operations"} {
+		files, err := filepath.Glob(filepath.Join(p.stateDir(), name, "*"))
+		if err != nil || len(files) == 0 {
+			t.Errorf("no %s: %v", name, err)
+		}
+		for _, f := range files {
+			if b, err := os.ReadFile(f); err != nil || strings.Contains(string(b), "mark 127.0.0.1") && name == "claims" {
+				t.Errorf("%s holds %q (%v)", f, b, err)
+			}
+		}
+	}
+}
+
+// While one drainctl edits a load balancer, another one that is to edit it waits,
+// even for another backend; the wait ends with the holder.
+func TestOneEditsAtATime(t *testing.T) {
+	a := newBackend(t, "a")
+	l, err := net.Listen("tcp", "127.0.0.2:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := serveOn(t, "b", l, l.Addr().String())
+	c := newBackend(t, "c")
+	p := startProxy(t, pool(a, b, c))
+	before := p.read()
+	mark := p.dir + "/reloading"
+	slow := "sh -c 'touch " + mark + "; while test -e " + mark + "; do sleep 0.05; done; nginx -s reload -c " + p.conf + "'"
+
+	first := p.begin("drain", a.addr, "--reload-command", slow)
+	eventually(t, "the reload is under way", func() bool { _, err := os.Stat(mark); return err == nil })
+	second := p.begin("drain", b.addr)
+	second.says("1/2 mark " + b.addr)
+	time.Sleep(500 * time.Millisecond)
+	p.has(marked(before, a))
+	if err := os.Remove(mark); err != nil {
+		t.Fatal(err)
+	}
+	first.ends(0)
+	second.ends(0)
+	p.has(marked(marked(before, a), b))
+	p.answers("c")
+	p.begin("undrain", b.addr).ends(0)
+	p.begin("undrain", a.addr, "--reload-command", "nginx -s reload -c "+p.conf).ends(0)
+	p.has(before)
+
+	// Killed, it holds nothing any more.
+	first = p.begin("drain", a.addr, "--reload-command", slow)
+	eventually(t, "the reload is under way", func() bool { _, err := os.Stat(mark); return err == nil })
+	second = p.begin("drain", b.addr)
+	second.says("1/2 mark " + b.addr)
+	first.send(syscall.SIGKILL)
+	second.ends(0)
+	p.has(marked(marked(before, a), b))
+	if err := os.Remove(mark); err != nil {
+		t.Fatal(err)
+	}
+	p.begin("undrain", a.addr, "--reload-command", "nginx -s reload -c "+p.conf).ends(0)
+	p.begin("undrain", b.addr).ends(0)
+	p.has(before)
+	p.answers("a", "b", "c")
 }
 
 // The story as JSON.

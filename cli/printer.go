@@ -284,7 +284,7 @@ func (p *printer) summary(s drain.Summary) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.opts.json {
-		p.record("summary", map[string]any{"operation": s.Operation, "target": s.Target, "changed": s.Changed, "service": s.Service})
+		p.record("summary", map[string]any{"operation": s.Operation, "target": s.Target, "changed": s.Changed, "service": s.Service, "stays_down": s.StaysDown})
 		return
 	}
 	p.line("%s", p.bold.Sprint(summaryText(s)))
@@ -297,10 +297,17 @@ func summaryText(s drain.Summary) string {
 		text = fmt.Sprintf("%s is drained, and %s on %s is stopped", s.Target, s.Service, s.Backend)
 	case s.Operation == drain.Drain:
 		text = fmt.Sprintf("%s is drained; nothing was stopped (no --service)", s.Target)
+	case s.AllDown && s.Service != "":
+		text = fmt.Sprintf("%s stays down, as it was by hand (--force clears it); %s on %s runs", s.Target, s.Service, s.Backend)
+	case s.AllDown:
+		text = fmt.Sprintf("%s stays down, as it was by hand (--force clears it)", s.Target)
 	case s.Service != "":
 		text = fmt.Sprintf("%s is back: %s on %s runs, and nginx sends requests to it", s.Target, s.Service, s.Backend)
 	default:
 		text = fmt.Sprintf("%s is back: nginx sends requests to it", s.Target)
+	}
+	if s.StaysDown != "" && !s.AllDown {
+		text += "; " + s.StaysDown + " stays down, as it was by hand (--force clears it)"
 	}
 	if !s.Changed {
 		text += "; it was so already, nothing was changed"

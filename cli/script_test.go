@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -22,6 +23,7 @@ func TestMain(m *testing.M) {
 		"nobody":   nobody,
 	}
 	if programs[filepath.Base(os.Args[0])] == nil {
+		heedSignals(syscall.SIGINT, syscall.SIGHUP)
 		// What the tester has set for other runs is not for these.
 		for _, kv := range os.Environ() {
 			if name, _, _ := strings.Cut(kv, "="); strings.HasPrefix(name, envPrefix) {
@@ -32,6 +34,17 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, programs)
 }
 
+// heedSignals has the commands that these tests start heed signals, although the tests
+// may have been started to ignore them, as nohup and a shell's & do: what is ignored is
+// inherited, what is caught is not (signal(7)).
+func heedSignals(all ...os.Signal) {
+	for _, s := range all {
+		if signal.Ignored(s) {
+			signal.Notify(make(chan os.Signal, 1), s)
+		}
+	}
+}
+
 // TestScript runs testdata/script, where each file is a part of what a person
 // at a terminal can expect. Beside testscript's own commands they use
 //
@@ -40,17 +53,23 @@ func TestMain(m *testing.M) {
 //	tty COMMAND…          on a terminal
 //	jsonlines             the last output is one JSON object a line
 //	needs-root            fails, and says so, where it is not root who tests
+//
+// and those of live_test.go.
 func TestScript(t *testing.T) {
 	testscript.Run(t, testscript.Params{
-		Dir: "../testdata/script",
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits": exits, "tty": tty, "jsonlines": jsonLines, "needs-root": needsRoot,
-		},
+		Dir:                 "../testdata/script",
+		Cmds:                commands(),
 		Setup:               openToAll,
 		UpdateScripts:       os.Getenv("UPDATE_SCRIPTS") != "",
 		RequireUniqueNames:  true,
 		RequireExplicitExec: false,
 	})
+}
+
+func commands() map[string]func(*testscript.TestScript, bool, []string) {
+	all := liveCommands()
+	all["exits"], all["tty"], all["jsonlines"], all["needs-root"] = exits, tty, jsonLines, needsRoot
+	return all
 }
 
 func exits(ts *testscript.TestScript, neg bool, args []string) {
@@ -117,6 +136,10 @@ func openToAll(env *testscript.Env) error {
 		return err
 	}
 	env.Setenv("DRAINCTL", program) // for where PATH is another one
+	// The journal of the script alone, not the machine's own.
+	env.Values[liveKey{}] = &live{}
+	env.Setenv("USER", "ann")
+	env.Setenv("DRAINCTL_STATE_DIR", filepath.Join(env.WorkDir, "state"))
 	if err := openUp(env.WorkDir); err != nil {
 		return err
 	}

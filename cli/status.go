@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -10,6 +11,7 @@ import (
 
 	"github.com/drainctl/drainctl/drain"
 	"github.com/drainctl/drainctl/nginx"
+	"github.com/drainctl/drainctl/remote"
 )
 
 func statusCommand(s *session) *cli.Command {
@@ -19,7 +21,7 @@ func statusCommand(s *session) *cli.Command {
 		ArgsUsage: "[TARGET]",
 		Description: "Connections are those from this machine that are established now. A server that is\n" +
 			"down may still have some: requests that are being finished.",
-		Flags: append(nginxFlags(), outputFlags()...),
+		Flags: append(lbFlags(), outputFlags()...),
 		Action: func(c *cli.Context) error {
 			if err := s.begin(c); err != nil {
 				return err
@@ -38,11 +40,13 @@ type statusRequest struct {
 	lb        *drain.LB
 	target    *nginx.Target // nil: all
 	upstreams []string      // empty: all
+	stateDir  string
+	flags     []string // that the commands which go on need too
 }
 
 // statusRequest reads the flags of a status.
 func (s *session) statusRequest(c *cli.Context) (*statusRequest, error) {
-	req := &statusRequest{upstreams: c.StringSlice("upstream")}
+	req := &statusRequest{upstreams: c.StringSlice("upstream"), stateDir: c.String("state-dir")}
 	if c.Args().Present() {
 		t, err := target(c)
 		if err != nil {
@@ -51,18 +55,21 @@ func (s *session) statusRequest(c *cli.Context) (*statusRequest, error) {
 		req.target = &t
 	}
 	var err error
-	req.lb, err = s.loadBalancer(c)
-	return req, err
+	if req.lb, err = s.loadBalancer(c); err != nil {
+		return nil, err
+	}
+	req.flags = sharedFlags(c, journalFlags())
+	return req, nil
 }
 
 func (s *session) showStatus(ctx context.Context, req *statusRequest) error {
 	_, soft, stop := withSignals(ctx, s.printer.signalled)
 	defer stop()
-	st, err := drain.ReadStatus(soft, req.lb, req.target, req.upstreams)
+	st, err := drain.ReadStatus(soft, req.lb, req.stateDir, req.target, req.upstreams)
 	if err != nil {
 		return err
 	}
-	s.printer.status(st)
+	s.printer.status(st, req.flags)
 	return nil
 }
 
@@ -76,13 +83,18 @@ type statusRow struct {
 	Open       int      `json:"connections"` // -1: not known
 	File       string   `json:"file"`
 	Line       int      `json:"line"`
+	// Of the operation that the state comes from, where there is one.
+	Operation string `json:"operation,omitempty"`
+	By        string `json:"by,omitempty"`
+	Next      string `json:"next,omitempty"` // the command that goes on
 }
 
-func statusRows(st *drain.Status) []statusRow {
+// statusRows puts a status into words; flags are for the commands it names.
+func statusRows(st *drain.Status, flags []string) []statusRow {
 	rows := []statusRow{}
 	for _, s := range st.Servers {
 		row := statusRow{
-			Upstream: s.Upstream, Module: s.Module, Server: s.Server.Words[1].Text, State: "up", Open: s.Open,
+			Upstream: s.Upstream, Module: s.Module, Server: s.Server.Words[1].Text, State: string(s.State), Open: s.Open,
 			File: s.Server.File.Path, Line: s.Server.Line(), Parameters: []string{},
 		}
 		for _, w := range s.Server.Params() {
@@ -90,8 +102,17 @@ func statusRows(st *drain.Status) []statusRow {
 				row.Parameters = append(row.Parameters, w.Text)
 			}
 		}
-		if s.Server.IsDown() {
-			row.State = "down"
+		if s.By != nil {
+			row.Operation, row.By = s.By.ID, s.By.Who()
+			switch s.State {
+			case drain.StateHalfWay:
+				command := func(words ...string) string {
+					return remote.Quote(slices.Concat([]string{"drainctl"}, words, flags)...)
+				}
+				row.Next = fmt.Sprintf("%s   (goes on), or %s   (puts it back)", command("resume", s.By.ID), command("undrain", s.By.Target))
+			case drain.StateWorking:
+				row.State = string(s.By.Operation) + "ing now"
+			}
 		}
 		rows = append(rows, row)
 	}
@@ -99,10 +120,10 @@ func statusRows(st *drain.Status) []statusRow {
 }
 
 // status shows the table.
-func (p *printer) status(st *drain.Status) {
+func (p *printer) status(st *drain.Status, flags []string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	rows := statusRows(st)
+	rows := statusRows(st, flags)
 	if p.opts.json {
 		fields := map[string]any{"lb": st.LB, "configuration": st.ConfPath, "servers": rows, "warnings": list(st.Warnings)}
 		if st.Uncounted != nil {
@@ -126,9 +147,8 @@ func (p *printer) status(st *drain.Status) {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s:%d\n", r.Upstream, r.Server, r.State, open, params, r.File, r.Line)
 	}
 	w.Flush()
-	for line := range strings.Lines(table.String()) {
-		p.line("%s", strings.TrimRight(line, " \n"))
-	}
+	p.table(table.String())
+	p.operations(rows)
 	if len(rows) == 0 {
 		p.line("no upstream in %s has a server", st.ConfPath)
 	}
@@ -137,5 +157,27 @@ func (p *printer) status(st *drain.Status) {
 	}
 	for _, text := range st.Warnings {
 		p.line("%s %s", p.warn.Sprint("warning:"), text)
+	}
+}
+
+// operations tells of each operation behind the table's states, once.
+func (p *printer) operations(rows []statusRow) {
+	told := map[string]bool{}
+	for _, r := range rows {
+		if r.Operation == "" || told[r.Operation] {
+			continue
+		}
+		told[r.Operation] = true
+		p.line("%s: %s by %s (operation %s)", r.Server, r.State, r.By, r.Operation)
+		if r.Next != "" {
+			p.line("  to go on: %s", r.Next)
+		}
+	}
+}
+
+// table prints a table that tabwriter has laid out.
+func (p *printer) table(text string) {
+	for line := range strings.Lines(text) {
+		p.line("%s", strings.TrimRight(line, " \n"))
 	}
 }

@@ -8,12 +8,14 @@ import (
 
 func undrainCommand(s *session) *cli.Command {
 	flags := []cli.Flag{
-		serviceFlag("systemd `UNIT` to start on the backend; without it nothing is started"),
+		serviceFlag("systemd `UNIT` to start on the backend (default: the one that the drain stopped)"),
+		&cli.BoolFlag{Name: "force", EnvVars: env("force"), Usage: "clear a down that drainctl has not put there, too"},
 		&cli.StringFlag{Name: "health", Value: drain.HealthTCP, EnvVars: env("health"), Usage: "`CHECK` that must succeed several times in a row: a URL, or tcp (connect from the load balancer)"},
 		&cli.DurationFlag{Name: "health-timeout", Value: drain.DefaultHealthTimeout, EnvVars: env("health-timeout"), Usage: "how long to wait for that; 0: no limit"},
 		dryRunFlag(),
 	}
-	flags = append(flags, nginxFlags()...)
+	flags = append(flags, recordFlags()...)
+	flags = append(flags, lbFlags()...)
 	flags = append(flags, controlFlags()...)
 	flags = append(flags, sshFlags()...)
 	return &cli.Command{
@@ -51,5 +53,6 @@ func (s *session) undrainRequest(c *cli.Context) (*drain.Request, error) {
 			return nil, usage("--health: %v", err)
 		}
 	}
-	return req, s.checkSSH(req)
+	req.Force = c.Bool("force")
+	return req, nil
 }

@@ -13,11 +13,14 @@ import (
 
 // Check tries everything the run will need before anything is touched. What is
 // missing comes back as one refusal that lists it all.
-func Check(ctx context.Context, plan *Plan, tell func(Event)) (*Session, error) {
+//
+// The claim is the session's from then on.
+func Check(ctx context.Context, plan *Plan, claim *Claim, tell func(Event)) (*Session, error) {
 	r := newRun(plan, tell)
+	r.claims = claim.locks
 	findings := slices.Clone(plan.Refusals)
 	for i := range plan.LBs {
-		findings = append(findings, checkLB(ctx, &plan.LBs[i])...)
+		findings = append(findings, r.checkLB(ctx, &plan.LBs[i])...)
 	}
 	findings = append(findings, r.checkBackend(ctx)...)
 	findings = append(findings, r.checkGauge(ctx)...)
@@ -44,8 +47,9 @@ func missing(format string, args ...any) Finding {
 	return Finding{Kind: Refused, Text: fmt.Sprintf(format, args...)}
 }
 
-// checkLB looks whether nginx runs, by this configuration, and accepts it.
-func checkLB(ctx context.Context, part *LBPlan) []Finding {
+// checkLB looks whether nginx runs, by this configuration, and accepts it, and
+// whether the files can be written.
+func (r *run) checkLB(ctx context.Context, part *LBPlan) []Finding {
 	var found []Finding
 	lb := part.LB
 	running, err := lb.running(ctx, part.Conf)
@@ -56,11 +60,24 @@ func checkLB(ctx context.Context, part *LBPlan) []Finding {
 	}
 	if err != nil {
 		found = append(found, missing("on %s: %v", lb.Host.Name(), err))
-	} else if f := checkConfOf(ctx, part, running); f != nil {
-		found = append(found, *f)
+	} else {
+		if f := checkConfOf(ctx, part, running); f != nil {
+			found = append(found, *f)
+		}
+		// Asked again under the lock; here so that one refusal has it all.
+		pending, _, err := r.pending(ctx, part, running)
+		if err != nil {
+			found = append(found, missing("%v", err))
+		}
+		found = append(found, pending...)
 	}
 	if f := CheckTest(ctx, lb); f != nil {
 		found = append(found, *f)
+	}
+	for _, ch := range part.Changes {
+		if err := remote.CheckReplace(ctx, lb.Host, ch.Path); err != nil {
+			found = append(found, missing("on %s: %v", lb.Host.Name(), err))
+		}
 	}
 	return found
 }
@@ -111,7 +128,7 @@ func (r *run) checkBackend(ctx context.Context) []Finding {
 	var err error
 	if r.req.Local {
 		r.backend = r.req.LBs[0].Host
-	} else if r.backend, err = r.req.Dial(ctx); err != nil {
+	} else if r.backend, err = r.req.Dial(ctx, r.req.SSH); err != nil {
 		r.backend = nil
 		f := missing("%v", err)
 		if r.req.Service == "" {
@@ -257,18 +274,32 @@ func firstLine(body []byte) string {
 	return line
 }
 
+// A goneError says that the target is not in the configuration any more.
+type goneError struct {
+	target nginx.Target
+	conf   string
+}
+
+func (e *goneError) Error() string {
+	return fmt.Sprintf("%s is in no upstream of %s any more", e.target, e.conf)
+}
+
 // reread plans one load balancer's part afresh from what is on disk now. The
-// guards are asked again: somebody else may drain at the same time.
-func (p *Plan) reread(ctx context.Context, lb *LB, op Operation) (*LBPlan, error) {
+// guards are asked again: somebody else may drain at the same time. The error is
+// a *goneError if there is no such server any more.
+func (p *Plan) reread(ctx context.Context, was *LBPlan, op Operation) (*LBPlan, []Finding, error) {
 	req := *p.Request
 	req.Operation = op
 	fresh := &Plan{Request: &req}
-	part, err := fresh.readLB(ctx, lb)
+	part, err := fresh.load(ctx, was.LB, was.Ledger, was.LedgerErr)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	if len(fresh.Refusals) > 0 && op == p.Request.Operation {
-		return nil, refuse(fresh.Refusals)
+	if len(part.Servers) == 0 {
+		return nil, nil, &goneError{req.Target, part.ConfPath}
 	}
-	return part, nil
+	if err := fresh.judge(part); err != nil {
+		return nil, nil, err
+	}
+	return part, fresh.Refusals, nil
 }

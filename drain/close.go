@@ -2,8 +2,11 @@ package drain
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,7 +25,8 @@ type closeStep struct {
 type closing struct {
 	lb      *LB
 	part    *LBPlan       // as read at the last way taken
-	before  nginx.Running // the generation before the first reload of this run
+	before  nginx.Running // the generation before the last reload of this run
+	after   nginx.Running // the generation seen to serve after it
 	earlier []int         // workers of earlier generations that finish what they hold
 	written []Change      // files replaced by this run and not put back
 	wrote   time.Time     // when a file was last replaced, by this machine's clock
@@ -62,8 +66,14 @@ func (s *closeStep) back(ctx context.Context) (bool, string, error) {
 	return s.apply(ctx, Undrain)
 }
 
-// apply edits and tests everywhere before anything is reloaded.
+// apply edits and tests everywhere before anything is reloaded. From the
+// reading to the reload, no other drainctl edits these load balancers.
 func (s *closeStep) apply(ctx context.Context, op Operation) (changed bool, text string, err error) {
+	unlock, err := s.lock(ctx)
+	if err != nil {
+		return false, "", err
+	}
+	defer unlock()
 	var stale []*closing
 	for _, c := range s.lbs {
 		reload, err := s.write(ctx, c, op)
@@ -78,19 +88,45 @@ func (s *closeStep) apply(ctx context.Context, op Operation) (changed bool, text
 	}
 	var told []string
 	for _, c := range s.lbs {
-		told = append(told, s.told(c, op))
+		told = append(told, s.told(c, op)...)
 	}
 	for _, c := range stale {
 		changed = true
-		after, err := s.reload(ctx, c)
-		if err != nil {
+		if c.after, err = s.reload(ctx, c); err != nil {
 			c.refused = isCommandError(err)
 			return changed, "", err
 		}
-		c.earlier = numbers(after.Exiting())
-		s.r.tell(Progress{StepClose, "a new generation serves: " + workers(len(after.Serving())) + finishing(len(after.Exiting()))})
+		c.earlier = numbers(c.after.Exiting())
+		s.r.tell(Progress{StepClose, "a new generation serves: " + workers(len(c.after.Serving())) + finishing(len(c.after.Exiting()))})
 	}
 	return changed, strings.Join(told, "\n"), nil
+}
+
+// lockWait is how long another drainctl's edit of the same load balancer is
+// waited for. It holds the lock for one test and one reload.
+const lockWait = 2 * time.Minute
+
+// lock keeps other drainctls from editing these load balancers. The locks die
+// with their holder.
+func (s *closeStep) lock(ctx context.Context) (unlock func(), err error) {
+	var held []remote.Lock
+	unlock = func() {
+		for _, l := range held {
+			_ = l.Unlock()
+		}
+	}
+	for _, c := range s.lbs {
+		l, err := c.lb.Host.Lock(ctx, path.Join(s.r.req.StateDir, "lock"), lockWait)
+		if err != nil {
+			unlock()
+			if errors.Is(err, remote.ErrLocked) {
+				err = fmt.Errorf("another drainctl has been editing the configuration on %s for %s: %w", c.lb.Host.Name(), lockWait, err)
+			}
+			return nil, err
+		}
+		held = append(held, l)
+	}
+	return unlock, nil
 }
 
 // reloadGap is how long after the last edit a reload is sent at the earliest.
@@ -134,12 +170,35 @@ func finishing(n int) string {
 	return fmt.Sprintf("; %d earlier workers finish what they hold", n)
 }
 
-func (s *closeStep) told(c *closing, op Operation) string {
-	state := "down"
-	if op == Undrain {
-		state = "up"
+// told says what the servers are now; the ones that an undrain leaves down are
+// not its doing.
+func (s *closeStep) told(c *closing, op Operation) []string {
+	if op == Drain {
+		return []string{serverNames(c.part) + ": down"}
 	}
-	return fmt.Sprintf("%s: %s", serverNames(c.part), state)
+	var texts []string
+	up, down := s.sides(c)
+	if len(up) > 0 {
+		texts = append(texts, namesOf(c.part, up)+": up")
+	}
+	if len(down) > 0 {
+		texts = append(texts, namesOf(c.part, down)+": stays down, it was so by hand")
+	}
+	return texts
+}
+
+// sides parts the servers of an undrain into those that it puts up and those
+// that it leaves down.
+func (s *closeStep) sides(c *closing) (up, down []*nginx.Server) {
+	mine := s.r.plan.mine(c.part)
+	for _, server := range c.part.Servers {
+		if server.IsDown() && mine != nil && !mine(server) {
+			down = append(down, server)
+		} else {
+			up = append(up, server)
+		}
+	}
+	return up, down
 }
 
 // rereads bounds how often writing starts again from reading because somebody
@@ -149,23 +208,21 @@ const rereads = 5
 // write edits the files of one load balancer and has nginx test the result.
 // reload tells whether the running generation does not serve it yet.
 func (s *closeStep) write(ctx context.Context, c *closing, op Operation) (reload bool, err error) {
-	for range rereads {
-		if c.part, err = s.r.plan.reread(ctx, c.lb, op); err != nil {
-			return false, err
-		}
-		if c.before, err = c.lb.running(ctx, c.part.Conf); err != nil {
+	for try := 0; ; try++ {
+		if err := s.look(ctx, c, op); err != nil {
 			return false, err
 		}
 		if len(c.part.Changes) == 0 {
 			return s.stale(ctx, c)
 		}
-		if err = c.lb.binary().Test(ctx); err != nil {
+		if err := c.lb.binary().Test(ctx); err != nil {
 			return false, fmt.Errorf("the configuration was refused before any edit: %w", err)
 		}
-		if err = s.replace(ctx, c); err == nil {
+		err := s.replace(ctx, c, op)
+		if err == nil {
 			break
 		}
-		if !errors.Is(err, remote.ErrChanged) {
+		if !errors.Is(err, remote.ErrChanged) || try == rereads {
 			return false, err
 		}
 		s.r.tell(Progress{StepClose, fmt.Sprintf("%v: reading again", err)})
@@ -173,14 +230,43 @@ func (s *closeStep) write(ctx context.Context, c *closing, op Operation) (reload
 			return false, err
 		}
 	}
-	if err != nil {
-		return false, fmt.Errorf("gave up after %d tries: %w", rereads, err)
-	}
-	if err = c.lb.binary().Test(ctx); err != nil {
+	if err := c.lb.binary().Test(ctx); err != nil {
 		return false, fmt.Errorf("the edited configuration was refused: %w", err)
 	}
 	s.r.tell(Progress{StepClose, "edited and tested: " + changedPaths(c.part.Changes)})
 	return true, nil
+}
+
+// look reads what is on disk and what runs now, and refuses to edit what
+// somebody else has not finished.
+func (s *closeStep) look(ctx context.Context, c *closing, op Operation) error {
+	part, findings, err := s.r.plan.reread(ctx, c.part, op)
+	var gone *goneError
+	if errors.As(err, &gone) {
+		findings, err = []Finding{missing("%v", gone)}, nil
+	}
+	switch {
+	case err != nil:
+		return err
+	case len(findings) > 0:
+		return refuse(findings)
+	}
+	c.part = part
+	if c.before, err = c.lb.running(ctx, part.Conf); err != nil {
+		return err
+	}
+	c.after = c.before
+	pending, warnings, err := s.r.pending(ctx, part, c.before)
+	if err != nil {
+		return err
+	}
+	for _, w := range warnings {
+		s.r.tell(Warned{w})
+	}
+	if len(pending) > 0 {
+		return refuse(pending)
+	}
+	return nil
 }
 
 func changedPaths(changes []Change) string {
@@ -192,9 +278,14 @@ func changedPaths(changes []Change) string {
 }
 
 // replace writes the changes of one load balancer.
-func (s *closeStep) replace(ctx context.Context, c *closing) error {
+func (s *closeStep) replace(ctx context.Context, c *closing, op Operation) error {
 	c.sent = false
 	for _, ch := range c.part.Changes {
+		edit := announce(c.part, ch)
+		if err := s.r.note(ctx, Record{Kind: RecordEdit, Edit: edit}); err != nil {
+			return err
+		}
+		s.r.edits = append(s.r.edits, edit)
 		// Noted first: a replacement whose end is not known may have happened.
 		c.written = append(c.written, ch)
 		err := c.lb.Host.Replace(ctx, ch.Path, []byte(ch.Was), []byte(ch.Now))
@@ -208,6 +299,32 @@ func (s *closeStep) replace(ctx context.Context, c *closing) error {
 	}
 	return nil
 }
+
+// announce is the journal's record of one change that is about to be made. A
+// line of a fragment that two upstreams include is a server in each.
+func announce(part *LBPlan, ch Change) *Edited {
+	e := &Edited{Path: ch.Path, Before: sha(ch.Was), After: sha(ch.Now)}
+	for _, edit := range ch.Edits {
+		for _, s := range part.Servers {
+			if sameLine(s, edit.Server) {
+				m := marked(s)
+				m.Offset, m.Text = edit.Start, edit.New
+				e.Marks = append(e.Marks, m)
+			}
+		}
+	}
+	return e
+}
+
+// marked names a server for the journal.
+func marked(s *nginx.Server) Marked {
+	return Marked{
+		Module: s.Upstream.Module, Upstream: s.Upstream.Name, Address: s.Address.String(),
+		Down: s.IsDown(), File: s.File.Path, Line: s.Line(), Offset: int(s.Words[0].Start),
+	}
+}
+
+func sha(text string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(text))) }
 
 // stale tells whether a file with the target's servers was changed after the
 // running generation was loaded: it says what is wanted, but nginx may not
@@ -233,17 +350,29 @@ func (s *closeStep) stale(ctx context.Context, c *closing) (bool, error) {
 
 // undo takes back what this run wrote, and sees nginx serve as before.
 func (s *closeStep) undo(ctx context.Context) (changed bool, text string, err error) {
+	if !s.touched() {
+		return false, "", nil
+	}
+	unlock, err := s.lock(ctx)
+	if err != nil {
+		return false, "", err
+	}
+	defer unlock()
 	for _, c := range s.lbs {
 		restored := len(c.written) > 0
 		if err := s.restore(ctx, c); err != nil {
 			return changed, "", err
 		}
-		if err := s.reloadBack(ctx, c, restored); err != nil {
+		if err := s.reloadBack(ctx, c); err != nil {
 			return changed, "", err
 		}
 		changed = changed || restored
 	}
 	return changed, "configuration as before", nil
+}
+
+func (s *closeStep) touched() bool {
+	return slices.ContainsFunc(s.lbs, func(c *closing) bool { return len(c.written) > 0 || c.sent })
 }
 
 // restore puts the old bytes back. Where somebody has edited the file since,
@@ -269,14 +398,14 @@ func (s *closeStep) putBack(ctx context.Context, c *closing, ch Change) error {
 		return err
 	}
 	err = c.lb.Host.Replace(ctx, ch.Path, []byte(ch.Now), []byte(ch.Was))
-	if errors.Is(err, remote.ErrChanged) {
+	for try := 0; errors.Is(err, remote.ErrChanged) && try < rereads; try++ {
 		err = s.restoreAround(ctx, c, ch)
 	}
 	return err
 }
 
 // restoreAround reverses one change in a file that is no longer as this run
-// wrote it.
+// wrote it. Where the server is gone, so is what this run wrote.
 func (s *closeStep) restoreAround(ctx context.Context, c *closing, ch Change) error {
 	inverse := Undrain
 	if s.r.req.Operation == Undrain {
@@ -286,8 +415,12 @@ func (s *closeStep) restoreAround(ctx context.Context, c *closing, ch Change) er
 	for _, e := range ch.Edits {
 		ours[serverKey(e.Server)]++
 	}
-	part, err := s.r.plan.reread(ctx, c.lb, inverse)
-	if err != nil {
+	part, _, err := s.r.plan.reread(ctx, c.part, inverse)
+	var gone *goneError
+	switch {
+	case errors.As(err, &gone):
+		return nil
+	case err != nil:
 		return err
 	}
 	if err := part.plan(inverse, func(server *nginx.Server) bool { return ours[serverKey(server)] > 0 }); err != nil {
@@ -312,11 +445,15 @@ func isCommandError(err error) bool {
 }
 
 // reloadBack has nginx load the restored files, unless it never loaded
-// anything else.
-func (s *closeStep) reloadBack(ctx context.Context, c *closing, restored bool) error {
+// anything else, or somebody has had it load them already.
+func (s *closeStep) reloadBack(ctx context.Context, c *closing) error {
 	if !c.sent {
 		return nil
 	}
+	if err := c.lb.binary().Test(ctx); err != nil {
+		return fmt.Errorf("the files hold nothing of this run any more, but nginx refuses them as they are now: %w", err)
+	}
+	s.warnOfPending(ctx, c)
 	_, err := s.reload(ctx, c)
 	var notLoaded *reloadError
 	if errors.As(err, &notLoaded) || (c.refused && isCommandError(err)) {
@@ -333,4 +470,27 @@ func (s *closeStep) reloadBack(ctx context.Context, c *closing, restored bool) e
 	}
 	c.sent = false
 	return nil
+}
+
+// warnOfPending says what else the reload of a way back puts live. There is no
+// way back without it.
+func (s *closeStep) warnOfPending(ctx context.Context, c *closing) {
+	running, err := c.lb.running(ctx, c.part.Conf)
+	if err != nil {
+		return
+	}
+	now, err := (&Plan{Request: s.r.req}).load(ctx, c.lb, c.part.Ledger, c.part.LedgerErr)
+	if err != nil {
+		return
+	}
+	findings, warnings, err := s.r.pending(ctx, now, running)
+	if err != nil {
+		return
+	}
+	for _, f := range findings {
+		warnings = append(warnings, f.Text)
+	}
+	for _, text := range warnings {
+		s.r.tell(Warned{text})
+	}
 }

@@ -18,12 +18,13 @@ func DryRun(ctx context.Context, req *Request) (*Plan, error) {
 	for i, lb := range req.LBs {
 		tests[i] = lb.testAsUser(ctx)
 	}
-	plan, err := Read(ctx, req)
+	plan, err := (&Plan{Request: req, dry: true}).read(ctx)
 	if err != nil {
 		return plan, err
 	}
 	for i, lb := range req.LBs {
-		plan.judge(lb, <-tests[i])
+		plan.tested(lb, <-tests[i])
+		plan.lookAtRunning(ctx, &plan.LBs[i])
 	}
 	if ctx.Err() != nil {
 		return plan, &Failure{Kind: Interrupted, Err: context.Cause(ctx), Now: "nothing was touched"}
@@ -46,8 +47,8 @@ func (lb *LB) testAsUser(ctx context.Context) <-chan error {
 	return done
 }
 
-// judge adds what nginx's test said.
-func (p *Plan) judge(lb *LB, err error) {
+// tested adds what nginx's test said.
+func (p *Plan) tested(lb *LB, err error) {
 	var ce *nginx.CommandError
 	switch {
 	case err == nil:
@@ -60,10 +61,32 @@ func (p *Plan) judge(lb *LB, err error) {
 	}
 }
 
+// lookAtRunning looks at the nginx that its PID file names, which needs no root,
+// and whether somebody's work is pending.
+func (p *Plan) lookAtRunning(ctx context.Context, part *LBPlan) {
+	lb := part.LB
+	b := lb.binary()
+	b.Host = plainHost{lb.Host}
+	running, err := lb.byPIDFile(ctx, b, part.Conf)
+	if err != nil {
+		p.Unchecked = append(p.Unchecked, "whether nginx runs, and with this configuration (the real run looks)")
+		return
+	}
+	if f := checkConfOf(ctx, part, running); f != nil {
+		p.Refusals = append(p.Refusals, *f)
+	}
+	r := newRun(p, func(Event) {})
+	findings, warnings, err := r.pending(ctx, part, running)
+	if err != nil {
+		p.Unchecked = append(p.Unchecked, fmt.Sprintf("whether files were changed since nginx was last loaded: %v", err))
+	}
+	p.Refusals = append(p.Refusals, findings...)
+	p.Warnings = append(p.Warnings, warnings...)
+}
+
 // untried says what a dry run does not try.
 func (p *Plan) untried() {
 	const looks = " (the real run looks)"
-	p.Unchecked = append(p.Unchecked, "whether nginx runs, and with this configuration"+looks)
 	if !p.Request.needsBackend() {
 		return
 	}
@@ -148,12 +171,26 @@ type Summary struct {
 	Changed   bool // false: everything was so already
 	Service   string
 	Backend   string
+	// StaysDown names the servers that an undrain has left down, because they
+	// were so by hand; AllDown tells that these are all.
+	StaysDown string
+	AllDown   bool
 }
 
 // Summary is for after a [Session.Run] without an error.
 func (s *Session) Summary() Summary {
-	return Summary{
+	sum := Summary{
 		Operation: s.r.req.Operation, Target: s.r.req.Target.String(), Changed: s.r.changed,
-		Service: s.r.req.Service, Backend: s.r.req.BackendName,
+		Service: s.r.req.Service, Backend: s.r.req.BackendName, AllDown: s.r.req.Operation == Undrain,
 	}
+	var names []string
+	for _, c := range s.r.close.lbs {
+		up, down := s.r.close.sides(c)
+		if len(down) > 0 {
+			names = append(names, namesOf(c.part, down))
+		}
+		sum.AllDown = sum.AllDown && len(up) == 0
+	}
+	sum.StaysDown = strings.Join(names, "; ")
+	return sum
 }

@@ -78,81 +78,128 @@ func (r *run) atTimeout() string {
 	return "roll back"
 }
 
-// forward reads the gauge until it is low several times in a row. It changes
-// nothing.
+// forward reads the gauge until it is low several times in a row, and sees
+// that nginx still keeps requests away. It changes nothing.
 func (s *emptyStep) forward(ctx context.Context) (bool, string, error) {
 	if s.r.undoing && !s.r.stop.touched {
 		return false, "", nil
 	}
-	began := time.Now()
-	lastGood := began
-	low := 0
-	unsent := &unsent{r: s.r}
+	w, err := s.newEmptying(ctx)
+	if err != nil {
+		return false, "", err
+	}
 	for {
-		started := time.Now()
-		reading, early, err := s.sample(ctx, unsent, low)
-		took := time.Since(started)
-		if ctx.Err() != nil {
-			return false, "", context.Cause(ctx)
+		if err := w.sample(ctx); err != nil {
+			return false, "", err
 		}
-		w := Waiting{Reading: reading, Threshold: s.r.req.Threshold, Elapsed: time.Since(began), Limit: s.r.req.Timeout, Lost: err}
+		s.r.tell(w.Waiting)
 		switch {
-		case err != nil:
-			low = 0
-		case early && reading.Count <= s.r.req.Threshold:
-			lastGood = time.Now() // and once more
-		case reading.Count <= s.r.req.Threshold:
-			low++
-			lastGood = time.Now()
-		default:
-			low = 0
-			lastGood = time.Now()
-		}
-		w.Low = low
-		s.r.tell(w)
-		switch {
-		case low >= lowReadings:
-			return false, fmt.Sprintf("%s open after %s", connections(reading.Count), w.Elapsed.Round(time.Millisecond)), nil
-		case err != nil && time.Since(lastGood) > gaugeGrace:
-			return false, "", fmt.Errorf("the open connections could not be counted for %s: %w", gaugeGrace, err)
-		case s.r.req.Timeout > 0 && low == 0 && w.Elapsed >= s.r.req.Timeout:
-			if err != nil {
-				return false, "", fmt.Errorf("the open connections could not be counted when the time was up: %w", err)
+		case w.Low >= lowReadings:
+			return false, fmt.Sprintf("%s open after %s", connections(w.Count), w.Elapsed.Round(time.Millisecond)), nil
+		case w.Lost != nil && time.Since(w.good) > gaugeGrace:
+			return false, "", fmt.Errorf("the open connections could not be counted for %s: %w", gaugeGrace, w.Lost)
+		case w.Limit > 0 && w.Low == 0 && w.Elapsed >= w.Limit:
+			if w.Lost != nil {
+				return false, "", fmt.Errorf("the open connections could not be counted when the time was up: %w", w.Lost)
 			}
-			return false, "", &NotDrainedError{Reading: reading, Threshold: s.r.req.Threshold, Limit: s.r.req.Timeout}
+			return false, "", &NotDrainedError{Reading: w.Reading, Threshold: w.Threshold, Limit: w.Limit, Strangers: w.arriving}
 		}
-		rest := s.pause(reading.Count, low, took, w)
-		if early {
-			rest = max(rest, nearInterval, dutyFactor*took)
-		}
-		if err := sleep(ctx, rest); err != nil {
+		if err := sleep(ctx, w.pause()); err != nil {
 			return false, "", err
 		}
 	}
 }
 
-// sample reads the gauge. Beside the last reading but one it looks for requests
-// that are still to come, which takes no time of its own then; early tells that
-// there are some.
-func (s *emptyStep) sample(ctx context.Context, u *unsent, low int) (r Reading, early bool, err error) {
-	looked := make(chan bool, 1)
-	go func() { looked <- low == lowReadings-2 && u.look(ctx) }()
-	r, err = s.r.gauge.read(ctx)
-	return r, <-looked, err
+// An emptying is the wait for an empty backend under way.
+type emptying struct {
+	Waiting
+	r         *run
+	watch     *watch
+	strangers *strangers
+	unsent    *unsent
+	began     time.Time
+	good      time.Time     // the last time that the gauge could be read
+	took      time.Duration // the last reading
+	arriving  bool          // strangers have connected lately
+	early     bool          // earlier workers hold requests that may still come
+}
+
+func (s *emptyStep) newEmptying(ctx context.Context) (*emptying, error) {
+	w := &emptying{r: s.r, unsent: &unsent{r: s.r}, began: time.Now(), good: time.Now()}
+	w.Threshold, w.Limit = s.r.req.Threshold, s.r.req.Timeout
+	if s.r.undoing {
+		return w, nil
+	}
+	w.watch = newWatch(s.r.close, s.r.req.Interval)
+	var err error
+	w.strangers, err = s.r.newStrangers(ctx)
+	return w, err
+}
+
+// sample reads the gauge, and looks around: now and then, and always beside the
+// reading that may be the last. All are asked at once, so that the looks delay
+// nothing.
+func (w *emptying) sample(ctx context.Context) error {
+	must := w.Low == lowReadings-1
+	looked, early := make(chan error, 1), make(chan bool, 1)
+	go func() { looked <- w.look(ctx, must) }()
+	go func() { early <- w.Low == lowReadings-2 && w.unsent.look(ctx) }()
+	started := time.Now()
+	reading, err := w.r.gauge.read(ctx)
+	w.took = time.Since(started)
+	lookErr := <-looked
+	w.early = <-early
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case lookErr != nil:
+		return lookErr
+	}
+	w.Reading, w.Lost, w.Elapsed = reading, err, time.Since(w.began)
+	if err == nil {
+		w.good = time.Now()
+	}
+	switch low := err == nil && reading.Count <= w.Threshold && !w.arriving; {
+	case !low:
+		w.Low = 0
+	case !w.early:
+		w.Low++
+	}
+	return nil
+}
+
+func (w *emptying) look(ctx context.Context, must bool) error {
+	if w.watch == nil {
+		return nil
+	}
+	if err := w.watch.look(ctx, must); err != nil {
+		return err
+	}
+	arriving, err := w.strangers.look(ctx, must)
+	if err == nil {
+		w.arriving = arriving
+	} else if must {
+		// Not known is not none.
+		w.arriving = true
+	}
+	return nil
 }
 
 // pause is how long to wait before the next reading.
-func (s *emptyStep) pause(count, low int, took time.Duration, w Waiting) time.Duration {
-	interval := s.r.req.Interval
+func (w *emptying) pause() time.Duration {
+	interval := w.r.req.Interval
 	switch {
 	case w.Lost != nil:
-	case low > 0:
-		interval = min(interval, max(0, lowInterval-took))
-	case count <= s.r.req.Threshold+nearCount:
-		interval = min(interval, max(nearInterval, dutyFactor*took))
+	case w.Low > 0:
+		interval = min(interval, max(0, lowInterval-w.took))
+	case w.Count <= w.Threshold+nearCount && !w.arriving:
+		interval = min(interval, max(nearInterval, dutyFactor*w.took))
 	}
-	if w.Limit > 0 && low == 0 {
+	if w.Limit > 0 && w.Low == 0 {
 		interval = min(interval, max(w.Limit-w.Elapsed, lowInterval))
+	}
+	if w.early {
+		interval = max(interval, nearInterval, dutyFactor*w.took)
 	}
 	return interval
 }

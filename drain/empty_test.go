@@ -37,7 +37,8 @@ func wait(t *testing.T, ctx context.Context, s *script, change ...func(*Request)
 	for _, c := range change {
 		c(req)
 	}
-	r := &run{req: req, plan: &Plan{Request: req}, gauge: s, close: &closeStep{}, tell: func(e Event) { told = append(told, e.(Waiting)) }}
+	r := &run{req: req, plan: &Plan{Request: req}, gauge: s, tell: func(e Event) { told = append(told, e.(Waiting)) }}
+	r.close = newCloseStep(r)
 	changed, text, err := (&emptyStep{r: r}).forward(ctx)
 	if changed {
 		t.Error("a wait changed something")
@@ -130,13 +131,15 @@ func TestPause(t *testing.T) {
 		{"the time is up", 1000, 0, time.Millisecond, Waiting{Limit: time.Minute, Elapsed: time.Minute}, lowInterval},
 		{"no limit", 1000, 0, time.Millisecond, Waiting{Elapsed: time.Hour}, interval},
 	} {
-		s := &emptyStep{r: &run{req: &Request{Interval: interval}}}
-		if got := s.pause(test.count, test.low, test.took, test.w); got != test.want {
+		w := &emptying{r: &run{req: &Request{Interval: interval}}, Waiting: test.w, took: test.took}
+		w.Count, w.Low = test.count, test.low
+		if got := w.pause(); got != test.want {
 			t.Errorf("%s: %s, want %s", test.name, got, test.want)
 		}
 	}
-	fast := &emptyStep{r: &run{req: &Request{Interval: time.Millisecond}}}
-	if got := fast.pause(1000, 0, time.Millisecond, Waiting{}); got != time.Millisecond {
+	fast := &emptying{r: &run{req: &Request{Interval: time.Millisecond}}, took: time.Millisecond}
+	fast.Count = 1000
+	if got := fast.pause(); got != time.Millisecond {
 		t.Errorf("the operator's own interval became %s", got)
 	}
 }

@@ -44,7 +44,7 @@ func (p *Plan) sharedLines(part *LBPlan) {
 			continue
 		}
 		for _, ours := range part.Servers {
-			if ours.File == s.File && ours.Words[0].Start == s.Words[0].Start {
+			if sameLine(ours, s) {
 				p.Refusals = append(p.Refusals, Finding{
 					Kind: Refused,
 					Text: fmt.Sprintf("%s:%d: the line of %s is included by upstream %s and by upstream %s alike; an edit is for both",
@@ -54,6 +54,12 @@ func (p *Plan) sharedLines(part *LBPlan) {
 			}
 		}
 	}
+}
+
+// sameLine tells whether two servers stand on one line: that of a fragment
+// which two upstreams, or one upstream twice, include.
+func sameLine(a, b *nginx.Server) bool {
+	return a.File.Path == b.File.Path && a.Words[0].Start == b.Words[0].Start
 }
 
 // leftUp finds the target in upstreams that --upstream leaves out. They go on

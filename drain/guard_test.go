@@ -38,7 +38,7 @@ func TestGuardOfLiveServers(t *testing.T) {
 			contains(t, "refusals", refusalTexts(p), test.refusals)
 			contains(t, "warnings", p.Warnings, test.warnings)
 			// Nothing of this is for an undrain.
-			back := plan(t, ask(t, Undrain, host, "10.0.0.1", func(r *Request) { r.MinUp = test.minUp }))
+			back := plan(t, ask(t, Undrain, host, "10.0.0.1", func(r *Request) { r.MinUp, r.Force = test.minUp, true }))
 			contains(t, "refusals of an undrain", refusalTexts(back), nil)
 			contains(t, "warnings of an undrain", back.Warnings, nil)
 		})

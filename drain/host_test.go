@@ -56,6 +56,23 @@ func (p *paper) Glob(_ context.Context, pattern string) ([]string, error) {
 	return found, nil
 }
 
+func (p *paper) ReadFiles(ctx context.Context, names []string) ([][]byte, error) {
+	var all [][]byte
+	for _, name := range names {
+		b, err := p.ReadFile(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, b)
+	}
+	return all, nil
+}
+
+func (p *paper) Append(_ context.Context, name string, data []byte) error {
+	p.files[name] += string(data)
+	return nil
+}
+
 func (p *paper) Lookup(_ context.Context, name string) ([]netip.Addr, error) {
 	texts, ok := p.names[name]
 	if !ok {
@@ -98,7 +115,7 @@ func ask(t *testing.T, op Operation, p *paper, target string, change ...func(*Re
 		Operation: op, Target: to, LBs: []*LB{{Host: p, Nginx: nginx.Binary{Path: "nginx"}, Conf: mainConf}},
 		Interval: DefaultInterval, Timeout: DefaultTimeout, OnTimeout: TimeoutRollback, Poll: PollSS,
 		Health: HealthTCP, HealthTimeout: DefaultHealthTimeout, ReloadTimeout: DefaultReloadTimeout, MinUp: DefaultMinUp,
-		Local: OnLB(to), BackendName: to.Host,
+		Local: OnLB(to), BackendName: to.Host, StateDir: "/state", User: "ann", Host: "desk", StopTimeout: DefaultStopTimeout,
 	}
 	for _, c := range change {
 		c(req)
@@ -114,4 +131,28 @@ func plan(t *testing.T, req *Request) *Plan {
 		t.Fatal(err)
 	}
 	return p
+}
+
+// carryOut makes a plan's changes on its paper, and writes them down as a run
+// would. It returns the operation's ID.
+func carryOut(t *testing.T, p *Plan) string {
+	t.Helper()
+	r := newRun(p, func(Event) {})
+	done := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	done(r.begin(t.Context()))
+	for i := range p.LBs {
+		part := &p.LBs[i]
+		for _, c := range part.Changes {
+			done(r.note(t.Context(), Record{Kind: RecordEdit, Edit: announce(part, c)}))
+			part.LB.Host.(*paper).files[c.Path] = c.Now
+		}
+	}
+	done(r.note(t.Context(), Record{Kind: RecordDone, Step: StepClose, Way: r.way(), Changed: true}))
+	r.end(t.Context(), nil)
+	return r.id
 }

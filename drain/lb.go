@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/drainctl/drainctl/nginx"
@@ -43,8 +45,19 @@ const DefaultBinary = "nginx"
 // often lacks the directories of the system's own programs.
 var usualBinaries = []string{"/usr/sbin/nginx", "/usr/local/sbin/nginx", "/usr/local/nginx/sbin/nginx"}
 
-// build asks the binary what it is. That needs no root.
+// build asks the binary what it is, once. That needs no root.
 func (lb *LB) build(ctx context.Context) (nginx.Build, error) {
+	if lb.built != nil {
+		return *lb.built, nil
+	}
+	build, err := lb.askBuild(ctx)
+	if err == nil {
+		lb.built = &build
+	}
+	return build, err
+}
+
+func (lb *LB) askBuild(ctx context.Context) (nginx.Build, error) {
 	b := lb.Nginx
 	b.Host = plainHost{lb.Host}
 	build, err := b.Build(ctx)
@@ -105,6 +118,24 @@ func (lb *LB) running(ctx context.Context, conf *nginx.Config) (nginx.Running, e
 		return nginx.Running{}, err
 	}
 	return lb.binary().Running(ctx, conf.PIDPath(build))
+}
+
+// byPIDFile looks at the nginx that the PID file of conf names, and looks no
+// further.
+func (lb *LB) byPIDFile(ctx context.Context, b nginx.Binary, conf *nginx.Config) (nginx.Running, error) {
+	build, err := lb.build(ctx)
+	if err != nil && !errors.Is(err, nginx.ErrNoBinary) {
+		return nginx.Running{}, err
+	}
+	content, err := b.Host.ReadFile(ctx, conf.PIDPath(build))
+	if err != nil {
+		return nginx.Running{}, err
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(content)))
+	if err != nil {
+		return nginx.Running{}, err
+	}
+	return b.Processes(ctx, pid)
 }
 
 // reload sends the reload and returns when a later generation serves and no
@@ -170,3 +201,6 @@ func sleep(ctx context.Context, d time.Duration) error {
 		return context.Cause(ctx)
 	}
 }
+
+// journal is the load balancer's.
+func (lb *LB) journal(req *Request) journal { return journal{host: lb.Host, dir: req.StateDir} }

@@ -50,9 +50,13 @@ type NotDrainedError struct {
 	Reading
 	Threshold int
 	Limit     time.Duration
+	Strangers bool // connections kept arriving from elsewhere
 }
 
 func (e *NotDrainedError) Error() string {
+	if e.Strangers && e.Count <= e.Threshold {
+		return fmt.Sprintf("not drained after %s: connections kept arriving from elsewhere than the load balancer", Span(e.Limit))
+	}
 	return fmt.Sprintf("not drained after %s: %s open, more than %d%s", Span(e.Limit), connections(e.Count), e.Threshold, e.from())
 }
 

@@ -20,6 +20,9 @@ type Plan struct {
 	Warnings []string
 	// Unchecked is what could not be known when the plan was made, and why.
 	Unchecked []string
+	// dry tells that it is only to be shown: what cannot be known without root
+	// is then no reason to refuse.
+	dry bool
 }
 
 // An LBPlan is the part of one load balancer.
@@ -30,6 +33,10 @@ type LBPlan struct {
 	Edits    []nginx.Edit    // empty: the configuration is as wanted already
 	Changes  []Change
 	ConfPath string
+	// Ledger is what the journal says; nil when it cannot be read, which
+	// LedgerErr then explains.
+	Ledger    *Ledger
+	LedgerErr error
 }
 
 // A Change is one file's old and new text.
@@ -51,20 +58,50 @@ type Finding struct {
 // error is that no plan could be made at all: a configuration that cannot be
 // read, or a target that is not there.
 func Read(ctx context.Context, req *Request) (*Plan, error) {
-	p := &Plan{Request: req}
+	return (&Plan{Request: req}).read(ctx)
+}
+
+func (p *Plan) read(ctx context.Context) (*Plan, error) {
+	req := p.Request
 	for _, lb := range req.LBs {
-		part, err := p.readLB(ctx, lb)
+		ledger, ledgerErr := lb.journal(req).readLedger(ctx)
+		if err := goesOn(req, ledger); err != nil {
+			return p, err
+		}
+		if err := p.inheritNginx(lb, ledger); err != nil {
+			return p, err
+		}
+		part, err := p.readLB(ctx, lb, ledger, ledgerErr)
 		if err != nil {
 			return p, err
 		}
 		p.LBs = append(p.LBs, *part)
+	}
+	if err := p.inherit(); err != nil {
+		return p, err
 	}
 	p.addresses(ctx)
 	return p, nil
 }
 
 // readLB reads one load balancer's configuration and adds its findings.
-func (p *Plan) readLB(ctx context.Context, lb *LB) (*LBPlan, error) {
+func (p *Plan) readLB(ctx context.Context, lb *LB, ledger *Ledger, ledgerErr error) (*LBPlan, error) {
+	part, err := p.load(ctx, lb, ledger, ledgerErr)
+	if err != nil {
+		return nil, err
+	}
+	if len(part.Servers) == 0 {
+		if lost := p.lost(part); len(lost) > 0 {
+			return nil, refuse([]Finding{{Kind: Refused, Text: fmt.Sprintf("%s is not in %s any more: there is nothing to put back", strings.Join(lost, ", "), part.ConfPath)}})
+		}
+		return nil, notFound(part.Conf, p.Request)
+	}
+	return part, p.judge(part)
+}
+
+// load reads one load balancer's configuration and finds the target's servers,
+// if there are any.
+func (p *Plan) load(ctx context.Context, lb *LB, ledger *Ledger, ledgerErr error) (*LBPlan, error) {
 	path, err := lb.confPath(ctx)
 	if err != nil {
 		return nil, err
@@ -73,20 +110,24 @@ func (p *Plan) readLB(ctx context.Context, lb *LB) (*LBPlan, error) {
 	if err != nil {
 		return nil, unreadable(err)
 	}
-	part := &LBPlan{LB: lb, Conf: conf, ConfPath: path}
+	part := &LBPlan{LB: lb, Conf: conf, ConfPath: path, Ledger: ledger, LedgerErr: ledgerErr}
 	if err := p.checkUpstreamNames(conf); err != nil {
 		return nil, err
 	}
 	part.Servers = conf.Match(p.Request.Target, p.Request.Upstreams)
 	p.skipped(part)
-	if len(part.Servers) == 0 {
-		return nil, notFound(conf, p.Request)
-	}
-	if err := part.plan(p.Request.Operation, nil); err != nil {
-		return nil, &Failure{Kind: Refused, Err: err, Now: "nothing was touched"}
-	}
-	p.guards(part)
 	return part, nil
+}
+
+// judge plans the edits, and adds what speaks against them.
+func (p *Plan) judge(part *LBPlan) error {
+	if err := part.plan(p.Request.Operation, p.mine(part)); err != nil {
+		return &Failure{Kind: Refused, Err: err, Now: "nothing was touched"}
+	}
+	p.unknown(part)
+	p.ownership(part)
+	p.guards(part)
+	return nil
 }
 
 // unreadable is the failure of a configuration that cannot be read.

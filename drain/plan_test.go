@@ -45,7 +45,7 @@ func TestPlanChangesOneWord(t *testing.T) {
 		{Undrain, "10.0.0.2", "weight=3 down;", "weight=3;"},
 	} {
 		t.Run(fmt.Sprintf("%s %s", test.op, test.target), func(t *testing.T) {
-			p := plan(t, ask(t, test.op, host, test.target))
+			p := plan(t, ask(t, test.op, host, test.target, func(r *Request) { r.Force = true }))
 			want := map[string]string{}
 			if test.was != "" {
 				want[mainConf] = strings.Replace(before, test.was, test.now, 1)
@@ -81,7 +81,7 @@ func TestPlanThereAndBack(t *testing.T) {
 		if down.Already() {
 			t.Errorf("nothing is drained in %s", conf)
 		}
-		maps.Copy(host.files, texts(down))
+		carryOut(t, down)
 		for _, s := range plan(t, ask(t, Drain, host, "10.0.0.1")).LBs[0].Servers {
 			if !s.IsDown() {
 				t.Errorf("%s:%d is not down", s.File.Path, s.Line())
@@ -91,9 +91,14 @@ func TestPlanThereAndBack(t *testing.T) {
 		if !again.Already() {
 			t.Errorf("drained twice: %q", texts(again))
 		}
-		maps.Copy(host.files, texts(plan(t, ask(t, Undrain, host, "10.0.0.1"))))
-		if !maps.Equal(host.files, before) {
-			t.Errorf("there and back: %q, want %q", host.files, before)
+		up := plan(t, ask(t, Undrain, host, "10.0.0.1"))
+		contains(t, "refusals of the undrain", refusalTexts(up), nil)
+		contains(t, "warnings of the undrain", up.Warnings, nil)
+		carryOut(t, up)
+		for name, text := range before {
+			if host.files[name] != text {
+				t.Errorf("there and back: %s is %q, want %q", name, host.files[name], text)
+			}
 		}
 	}
 }

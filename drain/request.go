@@ -9,6 +9,7 @@ package drain
 
 import (
 	"context"
+	"net/netip"
 	"net/url"
 	"time"
 
@@ -56,6 +57,7 @@ const (
 	DefaultTimeout       = 5 * time.Minute
 	DefaultHealthTimeout = 60 * time.Second
 	DefaultReloadTimeout = 60 * time.Second
+	DefaultStopTimeout   = 2 * time.Minute
 	DefaultMinUp         = 1
 )
 
@@ -81,10 +83,17 @@ type Request struct {
 	// Flags are those of the operator's command line that drain and undrain
 	// share, as words, for the commands that a message names.
 	Flags []string
+	// ResumeFlags are those of them that resume takes.
+	ResumeFlags []string
 
-	// Dial reaches the backend. It is called once, when the backend is first
-	// needed, and never in a dry run.
-	Dial func(context.Context) (remote.Host, error)
+	// SSH is how the backend is reached.
+	SSH remote.SSH
+	// SSHGiven tells that the operator has said how; an undrain otherwise does
+	// as the drain did.
+	SSHGiven bool
+	// Dial makes the connection to the backend. It is called once, when the
+	// backend is first needed, and never in a dry run.
+	Dial func(context.Context, remote.SSH) (remote.Host, error)
 	// Local tells that the backend is the load balancer itself.
 	Local bool
 	// BackendName is how the backend is named in a plan.
@@ -92,13 +101,23 @@ type Request struct {
 
 	MinUp int // live primaries an upstream must keep
 	Allow Allow
+
+	StateDir    string         // of the journal and the locks, on each load balancer
+	User, Host  string         // who asks, and where
+	Reason      string         // why; for the journal and for others who look
+	Continues   string         // ID of the operation that is resumed
+	Wait        bool           // for another operator's claim on the target to end
+	Force       bool           // undrain: clear a down that drainctl did not put there, too
+	StopTimeout time.Duration  // for systemctl stop
+	IgnorePeers []netip.Prefix // whose new connections to the backend do not matter
 }
 
 // Allow is the guards an operator has overridden.
 type Allow struct {
-	Direct          bool // the target is also reached outside its upstreams
-	ShutdownTimeout bool // nginx cuts requests before the wait is over
-	AllAddresses    bool // a server's name has several addresses
+	Direct          bool `json:"direct,omitempty"`           // the target is also reached outside its upstreams
+	ShutdownTimeout bool `json:"shutdown_timeout,omitempty"` // nginx cuts requests before the wait is over
+	AllAddresses    bool `json:"all_addresses,omitempty"`    // a server's name has several addresses
+	Pending         bool `json:"pending,omitempty"`          // files changed since nginx was last loaded
 }
 
 // An LB is one load balancer: a host, and how nginx is run on it.
@@ -110,6 +129,8 @@ type LB struct {
 	// Foreign tells that nginx is tested or reloaded by the operator's own
 	// commands, so that the binary here may not be the one that runs.
 	Foreign bool
+
+	built *nginx.Build // what the binary is, once it was asked
 }
 
 // needsBackend tells whether the run must log in to the backend.
@@ -134,4 +155,17 @@ func (r *Request) OverSSH() bool { return r.needsBackend() && !r.Local }
 func (r *Request) statusOnBackend() bool {
 	u, err := url.Parse(r.StatusURL)
 	return err == nil && isLoopbackName(u.Hostname())
+}
+
+// Reach says where the backend is: the host that SSH names already, the load
+// balancer itself, or the target's own host.
+func (r *Request) Reach() {
+	switch {
+	case r.SSH.Address != "":
+		r.BackendName = r.SSH.Address
+	case OnLB(r.Target):
+		r.Local, r.BackendName = true, r.LBs[0].Host.Name()
+	default:
+		r.SSH.Address, r.BackendName = r.Target.Host, r.Target.Host
+	}
 }

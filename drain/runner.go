@@ -29,10 +29,18 @@ type run struct {
 	undoing bool
 	changed bool // something is not, or was not for a while, as before
 	done    []step
+	id      string        // of the operation in the journals
+	claims  []remote.Lock // on the target, one on each load balancer
+	edits   []*Edited     // announced by this run
 }
 
 func newRun(plan *Plan, tell func(Event)) *run {
 	r := &run{req: plan.Request, plan: plan, tell: tell}
+	latest := ""
+	for _, part := range plan.LBs {
+		latest = max(latest, part.Ledger.latest())
+	}
+	r.id = newID(time.Now(), latest)
 	r.close = newCloseStep(r)
 	r.empty = &emptyStep{r: r}
 	r.stop = &stopStep{r: r}
@@ -57,6 +65,24 @@ func (s *Session) Run(ctx, soft context.Context) error {
 	r := s.r
 	soft, cancel := either(soft, ctx)
 	defer cancel()
+	soft, unwatch := r.watchClaims(soft)
+	defer unwatch()
+	if err := r.begin(soft); err != nil {
+		f := &Failure{Kind: Failed, Err: err, Now: "nothing was touched"}
+		if soft.Err() != nil {
+			f.Kind, f.Err = Interrupted, context.Cause(soft)
+		}
+		// Whether it is in the journal is not known: if so, its end must be too.
+		r.end(ctx, f)
+		return f
+	}
+	err := r.takeAll(ctx, soft)
+	r.end(ctx, err)
+	return err
+}
+
+// takeAll takes the steps of the operation, and takes them back if one fails.
+func (r *run) takeAll(ctx, soft context.Context) error {
 	way, list := r.way(), r.steps()
 	if way == Back {
 		slices.Reverse(list)
@@ -66,10 +92,14 @@ func (s *Session) Run(ctx, soft context.Context) error {
 		r.tell(StepStarted{Step: st.name(), Way: way, Number: i + 1, Of: len(list), Text: st.describe(way)})
 		err := r.take(soft, st, way)
 		var nd *NotDrainedError
+		var hangs *stopTimeoutError
 		switch {
 		case err == nil:
+		case errors.As(err, &hangs) && way == Forward:
+			// A service that has been told to stop cannot be told otherwise.
+			return &Failure{Kind: PartDone, Err: err, Now: r.stands(), Next: r.resume() + "   (waits again), or, on " + r.req.BackendName + ", systemctl kill --signal=KILL " + r.req.Service}
 		case errors.As(err, &nd) && r.req.OnTimeout == TimeoutLeave:
-			return &Failure{Kind: NotDrained, Err: err, Now: r.stands(), Next: r.command(r.req.Operation)}
+			return &Failure{Kind: NotDrained, Err: err, Now: r.stands(), Next: r.resume() + "   (or " + r.command(Undrain) + ")"}
 		case errors.As(err, &nd) && r.req.OnTimeout == TimeoutStop:
 			late = err
 			r.tell(Warned{"the time is up, the service is stopped all the same: what is still open is cut"})
@@ -95,6 +125,10 @@ func (r *run) take(ctx context.Context, st step, w Way) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
+	if err := r.note(ctx, Record{Kind: RecordStart, Step: st.name(), Way: w, Text: st.describe(w)}); err != nil {
+		r.tell(StepFailed{Step: st.name(), Way: w, Err: err})
+		return err
+	}
 	began := time.Now()
 	changed, text, err := take(ctx, st, w)
 	r.changed = r.changed || changed
@@ -103,9 +137,11 @@ func (r *run) take(ctx context.Context, st step, w Way) error {
 			err = context.Cause(ctx)
 		}
 		r.tell(StepFailed{Step: st.name(), Way: w, Err: err})
+		r.try(ctx, Record{Kind: RecordFail, Step: st.name(), Way: w, Changed: changed, Error: err.Error()})
 		return err
 	}
 	r.done = append(r.done, st)
+	r.try(ctx, Record{Kind: RecordDone, Step: st.name(), Way: w, Changed: changed, Text: text})
 	r.tell(StepDone{Step: st.name(), Way: w, Changed: changed, Text: text, Elapsed: time.Since(began)})
 	return nil
 }
@@ -116,6 +152,7 @@ func (r *run) rollBack(ctx context.Context, failed step, w Way, why error) error
 	if r.changed {
 		r.tell(RollingBack{why})
 	}
+	r.try(ctx, Record{Kind: RecordBack, Error: why.Error()})
 	r.undoing = true
 	undo := append(slices.Clone(r.done), failed)
 	slices.Reverse(undo)
@@ -125,10 +162,16 @@ func (r *run) rollBack(ctx context.Context, failed step, w Way, why error) error
 		}
 		changed, text, err := take(ctx, st, w.opposite())
 		if err != nil {
+			if ctx.Err() != nil {
+				// What it broke off says less than why.
+				err = context.Cause(ctx)
+			}
 			r.tell(StepFailed{Step: st.name(), Way: w.opposite(), Err: err})
+			r.try(ctx, Record{Kind: RecordFail, Step: st.name(), Way: w.opposite(), Error: err.Error()})
 			return r.partDone(why, err)
 		}
 		if changed {
+			r.try(ctx, Record{Kind: RecordDone, Step: st.name(), Way: w.opposite(), Changed: true, Text: text})
 			r.tell(StepDone{Step: st.name(), Way: w.opposite(), Changed: true, Text: text})
 		}
 	}
@@ -146,13 +189,20 @@ func (r *run) rollBack(ctx context.Context, failed step, w Way, why error) error
 	return f
 }
 
+// partDone is a taking back that failed or was given up. What goes on from there is
+// named first: to put everything back was what it was at.
 func (r *run) partDone(why, undo error) error {
-	return &Failure{
-		Kind: PartDone,
-		Err:  fmt.Errorf("%w; taking it back failed too: %w", why, undo),
-		Now:  r.stands(),
-		Next: r.command(Undrain) + "   (or " + r.command(Drain) + " to go on with the drain)",
+	f := &Failure{Kind: PartDone, Now: r.stands(), Next: r.resume()}
+	if r.req.Operation == Drain {
+		f.Next = r.command(Undrain) + "   (puts it back), or " + r.resume() + "   (goes on)"
 	}
+	switch {
+	case errors.Is(undo, ErrInterrupted):
+		f.Err = fmt.Errorf("%w; taking it back was interrupted too", why)
+	default:
+		f.Err = fmt.Errorf("%w; taking it back failed too: %w", why, undo)
+	}
+	return f
 }
 
 // stands says what is so now, as far as this run knows.
@@ -184,10 +234,16 @@ func (r *run) stands() string {
 	return strings.Join(parts, "; ")
 }
 
-// command is the command line of an operation on the same target.
+// command is the command line of an operation on the same target. What else it
+// needs, the journal knows.
 func (r *run) command(op Operation) string {
 	words := []string{"drainctl", string(op), r.req.Target.String()}
 	return remote.Quote(append(words, r.req.Flags...)...)
+}
+
+// resume is the command line that goes on with this operation.
+func (r *run) resume() string {
+	return remote.Quote(append([]string{"drainctl", "resume", r.id}, r.req.ResumeFlags...)...)
 }
 
 // targets names the servers of the plan.
@@ -201,11 +257,13 @@ func (r *run) targets() string {
 
 // serverNames names every server of a part, such as "192.168.1.10:8080 in
 // backend_servers".
-func serverNames(part *LBPlan) string {
+func serverNames(part *LBPlan) string { return namesOf(part, part.Servers) }
+
+func namesOf(part *LBPlan, servers []*nginx.Server) string {
 	var texts []string
-	for _, s := range part.Servers {
+	for _, s := range servers {
 		if len(texts) == maxNamed {
-			texts = append(texts, fmt.Sprintf("and %d more", len(part.Servers)-maxNamed))
+			texts = append(texts, fmt.Sprintf("and %d more", len(servers)-maxNamed))
 			break
 		}
 		texts = append(texts, ServerName(part.Conf, s))

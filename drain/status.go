@@ -27,12 +27,28 @@ type ServerStatus struct {
 	Module   string
 	Server   *nginx.Server
 	// Open is the connections from this load balancer now; -1: not known.
-	Open int
+	Open  int
+	State State
+	// By is the operation that the state comes from, nil when there is none.
+	By *Recorded
 }
+
+// A State is what a server is, by the configuration and the journal together.
+type State string
+
+// The states.
+const (
+	StateUp      State = "up"
+	StateDown    State = "down" // by whom is not known: the journal cannot be read
+	StateByHand  State = "down (by hand)"
+	StateDrained State = "drained"
+	StateWorking State = "being worked on"
+	StateHalfWay State = "left half-way"
+)
 
 // ReadStatus reads a load balancer. A target that is not nil and upstreams
 // narrow what is shown; naming what is not there is a failure.
-func ReadStatus(ctx context.Context, lb *LB, target *nginx.Target, upstreams []string) (*Status, error) {
+func ReadStatus(ctx context.Context, lb *LB, stateDir string, target *nginx.Target, upstreams []string) (*Status, error) {
 	path, err := lb.confPath(ctx)
 	if err != nil {
 		return nil, err
@@ -41,7 +57,7 @@ func ReadStatus(ctx context.Context, lb *LB, target *nginx.Target, upstreams []s
 	if err != nil {
 		return nil, unreadable(err)
 	}
-	req := &Request{Upstreams: upstreams}
+	req := &Request{Upstreams: upstreams, StateDir: stateDir}
 	if target != nil {
 		req.Target = *target
 	}
@@ -66,7 +82,44 @@ func ReadStatus(ctx context.Context, lb *LB, target *nginx.Target, upstreams []s
 		return nil, notFound(conf, req)
 	}
 	st.Uncounted = st.count(ctx, lb.Host)
+	st.judge(ctx, lb, req)
 	return st, nil
+}
+
+// judge works out what each server is.
+func (st *Status) judge(ctx context.Context, lb *LB, req *Request) {
+	ledger, unknown := lb.journal(req).readLedger(ctx)
+	if unknown != nil {
+		st.Warnings = append(st.Warnings, fmt.Sprintf("who drained what is not known: %v", unknown))
+	}
+	working := map[string]bool{}
+	for i := range st.Servers {
+		s := &st.Servers[i]
+		mark, latest := ledger.Mark(s.Server), ledger.Latest(s.Server)
+		switch {
+		case latest != nil && latest.Unfinished():
+			busy, known := working[latest.ID]
+			if !known {
+				var err error
+				if busy, err = claimed(ctx, lb, req, latest.Target); err != nil {
+					st.Warnings = append(st.Warnings, fmt.Sprintf("whether operation %s goes on is not known: %v", latest.ID, err))
+				}
+				working[latest.ID] = busy
+			}
+			s.By, s.State = latest, StateHalfWay
+			if busy {
+				s.State = StateWorking
+			}
+		case s.Server.IsDown() && mark != nil:
+			s.By, s.State = mark.By, StateDrained
+		case s.Server.IsDown() && unknown != nil:
+			s.State = StateDown
+		case s.Server.IsDown():
+			s.State = StateByHand
+		default:
+			s.State = StateUp
+		}
+	}
 }
 
 // count fills in the open connections of every server.

@@ -49,10 +49,7 @@ func (s *stopStep) forward(ctx context.Context) (bool, string, error) {
 		}
 	}
 	s.touched = true
-	if err := s.service.Stop(ctx); err != nil {
-		return true, "", err
-	}
-	state, err := s.settle(ctx, stopped)
+	state, err := s.stopWithin(ctx)
 	if err != nil {
 		return true, "", err
 	}
@@ -60,6 +57,36 @@ func (s *stopStep) forward(ctx context.Context) (bool, string, error) {
 		return true, "", fmt.Errorf("systemctl stop %s succeeded, but the unit is %s (%s)", s.service.Unit, state.Active, state.Sub)
 	}
 	return true, fmt.Sprintf("%s is %s", s.service.Unit, state.Active), nil
+}
+
+// A stopTimeoutError says that a unit was told to stop and does not.
+type stopTimeoutError struct {
+	unit  string
+	limit time.Duration
+	state string
+}
+
+func (e *stopTimeoutError) Error() string {
+	return fmt.Sprintf("%s was told to stop and has not ended within %s (--stop-timeout); it is %s", e.unit, Span(e.limit), e.state)
+}
+
+// stopWithin stops the unit, and gives up waiting after the request's limit.
+// systemd goes on with the stop all the same.
+func (s *stopStep) stopWithin(ctx context.Context) (remote.ServiceState, error) {
+	limited, cancel := context.WithTimeout(ctx, s.r.req.StopTimeout)
+	defer cancel()
+	err := s.service.Stop(limited)
+	state := remote.ServiceState{}
+	if err == nil {
+		state, err = s.settle(limited, stopped)
+	}
+	if err == nil || limited.Err() == nil || ctx.Err() != nil {
+		return state, err
+	}
+	if state, err = s.service.State(ctx); err != nil || stopped(state) {
+		return state, err
+	}
+	return state, &stopTimeoutError{s.service.Unit, s.r.req.StopTimeout, state.Active}
 }
 
 func (s *stopStep) back(ctx context.Context) (bool, string, error) {
@@ -73,6 +100,9 @@ func (s *stopStep) back(ctx context.Context) (bool, string, error) {
 	if started(state) {
 		return false, fmt.Sprintf("%s is %s", s.service.Unit, state.Active), nil
 	}
+	if err := s.stopEnded(ctx, state); err != nil {
+		return s.touched, "", err
+	}
 	s.touched = true
 	if err := s.service.Start(ctx); err != nil {
 		return true, "", err
@@ -85,6 +115,31 @@ func (s *stopStep) back(ctx context.Context) (bool, string, error) {
 		return true, "", s.withLog(ctx, fmt.Errorf("systemctl start %s succeeded, but the unit is %s (%s)", s.service.Unit, state.Active, state.Sub))
 	}
 	return true, fmt.Sprintf("%s is %s", s.service.Unit, state.Active), nil
+}
+
+// stopEnded waits for the end of a stop that is still under way, at most as long as
+// the stop itself is given: systemd starts the unit no sooner, and systemctl start
+// would wait for it without a limit.
+func (s *stopStep) stopEnded(ctx context.Context, state remote.ServiceState) error {
+	if state.Active != "deactivating" {
+		return nil
+	}
+	limited, cancel := context.WithTimeout(ctx, s.r.req.StopTimeout)
+	defer cancel()
+	for state.Active == "deactivating" {
+		if sleep(limited, settleInterval) != nil {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			return fmt.Errorf("%w; on %s, systemctl kill --signal=KILL %s ends it",
+				&stopTimeoutError{s.service.Unit, s.r.req.StopTimeout, state.Active}, s.r.req.BackendName, s.service.Unit)
+		}
+		var err error
+		if state, err = s.service.State(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // stopped tells that nothing of the unit runs: inactive, or failed, which is

@@ -39,6 +39,8 @@ func waitBeside(t *testing.T, lb *busyLB, earlier ...int) (reads int, told []str
 	req := &Request{Operation: Drain, Interval: time.Millisecond, Timeout: time.Millisecond}
 	s := &script{counts: []int{0}}
 	r := &run{req: req, plan: &Plan{Request: req}, gauge: s, close: &closeStep{lbs: []*closing{{lb: &LB{Host: lb}, earlier: earlier}}}}
+	// The wait of a way back does not watch the configuration, which there is none of.
+	r.undoing, r.stop = true, &stopStep{touched: true}
 	r.tell = func(e Event) {
 		if p, ok := e.(Progress); ok {
 			told = append(told, p.Text)

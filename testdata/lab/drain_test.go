@@ -22,7 +22,7 @@ func TestDrainAndUndrainUnderLoad(t *testing.T) {
 	wantState(t, app, "inactive")
 	drained := configuration(t, l)
 	sameFiles(t, withDown(t, before, lab.NginxConfPath, app1Line), drained)
-	drainctl(t, l, "status", app.Addr).wants(t, 0, "down")
+	drainctl(t, l, "status", app.Addr).wants(t, 0, "drained by root on ")
 	goesOn(t, load, 100)
 
 	drainctl(t, l, "undrain", app.Addr, "--service", lab.AppUnit).

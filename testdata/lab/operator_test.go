@@ -132,17 +132,6 @@ func (e ending) next(t *testing.T) []string {
 	return strings.Fields(found[1])
 }
 
-// acceptPending is the flag for a drain on top of a change that nobody has loaded yet,
-// where drainctl has such a flag.
-func acceptPending(t *testing.T, l *lab.Lab, args ...string) []string {
-	t.Helper()
-	const flag = "--accept-pending"
-	if strings.Contains(drainctl(t, l, "drain", "--help").wants(t, 0).stdout, flag) {
-		args = append(args, flag)
-	}
-	return args
-}
-
 // patience bounds what is waited for. Nothing is meant to take that long.
 const patience = 2 * time.Minute
 

@@ -35,8 +35,8 @@ func TestTimeout(t *testing.T) {
 		if !h.open(t, l) {
 			t.Error("the open request was cut")
 		}
-		if next := left.next(t); next[1] != "drain" {
-			t.Errorf("to go on it says %q, want a drain", next)
+		if next := left.next(t); next[1] != "resume" {
+			t.Errorf("to go on it says %q, want a resume", next)
 		}
 	})
 	t.Run("stop", func(t *testing.T) {

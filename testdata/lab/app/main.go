@@ -115,6 +115,7 @@ func (a *app) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		a.upload(w, r)
 	case "/ws":
 		a.stream(w, r)
+		return // the connection is no longer HTTP's to flush
 	default:
 		a.answer(w, a.text())
 	}

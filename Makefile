@@ -3,6 +3,11 @@
 # More flags for go test, such as -race or -v.
 TESTFLAGS ?=
 FUZZTIME ?= 30s
+# How often torture kills drainctl, and how often what it relies on. With the seed that
+# a run prints, the same is done at the same moments again.
+KILLS ?= 100
+CUTS ?= 25
+SEED ?= 0
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 # "..." does not reach into testdata.
@@ -11,13 +16,16 @@ programs := $(CURDIR)/build/lab
 # Of the unit tests, these want root: they start sshd and make users. Without it they
 # say what they cannot do.
 rooted := ./remote
+# These print how many cases they ran. Of a test that passes, go test shows that only in
+# the directory of its package.
+counted := drain
 lab := ./testdata/lab
 as_root := $(CURDIR)/testdata/lab/as-root
 
 # nginx and sshd are in sbin, which a plain user's path often lacks.
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: build test check unit lab-test demo up bench fuzz clean setup programs
+.PHONY: build test check unit lab-test demo up bench torture fuzz clean setup programs
 
 build:
 	CGO_ENABLED=0 go build -o build/drainctl .
@@ -44,14 +52,21 @@ check:
 unit:
 	@echo "==> unit, CLI, SSH and nginx tests"
 	@failed=; \
-	go test $(TESTFLAGS) $$(go list $(packages) | grep -v -x -F "$$(go list $(rooted) $(lab))") || failed=1; \
+	go test $(TESTFLAGS) $$(go list $(packages) | grep -v -x -F "$$(go list $(rooted) $(lab) ./$(counted))") || failed=1; \
+	(cd $(counted) && go test $(TESTFLAGS)) || failed=1; \
 	go test $(TESTFLAGS) -exec '$(as_root) --or-not' $(rooted) || failed=1; \
 	[ -z "$$failed" ]
 
 # The programs are built as whoever runs make; only the test itself runs as root.
 lab-test: programs
 	@echo "==> the lab: real hosts under load (needs root)"
-	@DRAINCTL_LAB_PROGRAMS=$(programs) go test $(TESTFLAGS) -count=1 -timeout 30m -exec $(as_root) $(lab)
+	@cd $(lab) && DRAINCTL_LAB_PROGRAMS=$(programs) go test $(TESTFLAGS) -timeout 60m -exec $(as_root)
+
+# What "make test" does a dozen times, many more times: drainctl, the SSH sessions it
+# has and the workers of nginx are killed at random moments, under load (needs root).
+torture: programs
+	@DRAINCTL_LAB_PROGRAMS=$(programs) go test $(TESTFLAGS) -v -count=1 -timeout 3h -run 'AtRandom$$' \
+	  -exec $(as_root) $(lab) -args -kills $(KILLS) -cuts $(CUTS) -seed $(SEED)
 
 programs: setup
 	@mkdir -p $(programs)

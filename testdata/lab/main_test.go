@@ -35,9 +35,21 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
+// heedSignals has the commands that these tests start heed signals, although the tests
+// may have been started to ignore them, as nohup and a shell's & do: what is ignored is
+// inherited, what is caught is not (signal(7)).
+func heedSignals(all ...os.Signal) {
+	for _, s := range all {
+		if signal.Ignored(s) {
+			signal.Notify(make(chan os.Signal, 1), s)
+		}
+	}
+}
+
 // runTests kills a lab, brings the shared one up over its remains, with drainctl on
 // its load balancer, runs the tests, takes it down, and sees that nothing is left.
 func runTests(m *testing.M) (int, error) {
+	heedSignals(syscall.SIGHUP)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := leaveKilledLab(ctx); err != nil {

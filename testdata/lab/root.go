@@ -42,6 +42,10 @@ var blank = []string{
 	"etc/netplan", "root", "home", "var/log",
 }
 
+// journalDirectory is where drainctl keeps its journal. The machine's own is not the
+// hosts', and is hidden from them.
+const journalDirectory = "var/lib/drainctl"
+
 // mountLayers mounts the memory that holds what the hosts write.
 func mountLayers() error {
 	dir := layersDirectory()
@@ -121,6 +125,7 @@ func (l *Lab) fillCommon(t *tree, m *Machine) {
 	for _, dir := range blank {
 		t.blank(dir)
 	}
+	t.hide(journalDirectory)
 	t.mode("root", 0o700)
 	id := make([]byte, 16)
 	_, _ = rand.Read(id) // never fails
@@ -257,6 +262,15 @@ func (t *tree) blank(name string) {
 	t.dir(name, 0o755)
 	if t.err == nil {
 		t.keep(unix.Setxattr(filepath.Join(t.upper, name), "trusted.overlay.opaque", []byte("y"), 0))
+	}
+}
+
+// hide hides what the machine has of that name; there is none to be seen (overlayfs calls
+// it a whiteout).
+func (t *tree) hide(name string) {
+	t.parent(name)
+	if t.err == nil {
+		t.keep(unix.Mknod(filepath.Join(t.upper, name), unix.S_IFCHR, 0))
 	}
 }
 

@@ -123,14 +123,14 @@ func standInForSystemd(ts *testscript.TestScript) {
 // them apart.
 func reload(ts *testscript.TestScript, _ bool, _ []string) {
 	p := liveOf(ts).proxy
-	time.Sleep(olderThanLoaded)
+	time.Sleep(apart)
 	before := p.workers()
 	ts.Check(p.cmd.Process.Signal(syscall.SIGHUP))
 	eventually(p.t, "a new generation serves", func() bool {
 		now := p.workers()
 		return len(now) > 0 && !slices.ContainsFunc(now, func(pid string) bool { return slices.Contains(before, pid) })
 	})
-	time.Sleep(olderThanLoaded)
+	time.Sleep(apart)
 }
 
 func answers(ts *testscript.TestScript, _ bool, names []string) { liveOf(ts).proxy.answers(names...) }

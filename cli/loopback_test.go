@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -84,6 +85,24 @@ func TestDrainOfWhatIsMarkedButNotLoaded(t *testing.T) {
 	p.answers("b")
 	p.begin("undrain", a.addr, "--accept-pending").ends(0, "a new generation serves")
 	p.answers("a", "b")
+}
+
+// Who edits and reloads in one command line has loaded what they wrote, however quickly
+// the one follows the other.
+func TestEditedAndLoadedAtOnce(t *testing.T) {
+	a, b := newBackend(t, "a"), newBackend(t, "b")
+	p := startProxy(t, pool(a, b))
+	for range 20 {
+		before := p.workers()
+		edit := exec.Command("sh", "-ec", `echo "# edited" >>"$1"; kill -HUP "$2"`, "sh", p.conf, strconv.Itoa(p.cmd.Process.Pid))
+		if out, err := edit.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		eventually(t, "a new generation serves", func() bool {
+			return !slices.ContainsFunc(p.workers(), func(w string) bool { return slices.Contains(before, w) })
+		})
+		p.begin("drain", a.addr, "--dry-run").ends(0, "nothing that was checked speaks against it")
+	}
 }
 
 func TestTimeout(t *testing.T) {

@@ -174,9 +174,10 @@ func pool(backends ...*backend) string {
 	return text + "    }"
 }
 
-// olderThanLoaded is by how much a file must be older than what nginx has loaded
-// to be seen to be: the start of a process is known to a hundredth of a second.
-const olderThanLoaded = 100 * time.Millisecond
+// apart is how far a change of a file and a load of nginx must be apart for
+// drainctl to know which came first: the start of a process is known to a
+// hundredth of a second, and the time of it to how long date(1) takes.
+const apart = 100 * time.Millisecond
 
 func startProxy(t tester, upstreams string) *proxy {
 	t.Helper()
@@ -188,7 +189,7 @@ func startProxy(t tester, upstreams string) *proxy {
 func (p *proxy) start() {
 	p.t.Helper()
 	var said bytes.Buffer
-	time.Sleep(olderThanLoaded)
+	time.Sleep(apart)
 	p.cmd = exec.Command("nginx", "-p", p.dir, "-c", p.conf)
 	p.cmd.Stderr = &said
 	if err := p.cmd.Start(); err != nil {
@@ -216,6 +217,7 @@ func (p *proxy) start() {
 		_, err := p.get("/name")
 		return err == nil
 	})
+	time.Sleep(apart)
 }
 
 func (p *proxy) write(path, text string) {

@@ -15,7 +15,8 @@ import (
 // was loaded: a reload would put somebody's unfinished work live. What an
 // unfinished drainctl has written is not somebody else's.
 func (r *run) pending(ctx context.Context, part *LBPlan, running nginx.Running) ([]Finding, []string, error) {
-	changed, err := changedSince(ctx, part, running.Loaded())
+	// What somebody edits and loads in one command line is not pending.
+	changed, err := changedSince(ctx, part, running.LoadedAtLatest())
 	if err != nil {
 		return nil, nil, err
 	}
@@ -131,12 +132,31 @@ func (w *watch) look(ctx context.Context, must bool) error {
 	return nil
 }
 
-func (w *watch) lookAt(ctx context.Context, c *closing) error {
-	now, err := c.lb.binary().Processes(ctx, c.after.Master.PID)
-	if errors.Is(err, nginx.ErrNotRunning) {
-		// Restarted, or upgraded: another master may serve.
-		now, err = c.lb.running(ctx, c.part.Conf)
+// overlap is how long the workers of two generations may serve side by side: as long as
+// an earlier one takes to read that it is to end.
+const overlap = 5 * time.Second
+
+// settled is what runs, once one generation serves alone. During a reload two do, and
+// when the later one was started is not known before. A worker that has crashed and was
+// replaced looks like that too, but for good.
+func (w *watch) settled(ctx context.Context, c *closing) (nginx.Running, error) {
+	for began := time.Now(); ; {
+		now, err := c.lb.binary().Processes(ctx, c.after.Master.PID)
+		if errors.Is(err, nginx.ErrNotRunning) {
+			// Restarted, or upgraded: another master may serve.
+			now, err = c.lb.running(ctx, c.part.Conf)
+		}
+		if err != nil || !now.Started(c.after) || now.Replaced(c.after) || time.Since(began) > overlap {
+			return now, err
+		}
+		if err := sleep(ctx, settleInterval); err != nil {
+			return now, err
+		}
 	}
+}
+
+func (w *watch) lookAt(ctx context.Context, c *closing) error {
+	now, err := w.settled(ctx, c)
 	if err != nil {
 		return err
 	}
@@ -160,7 +180,7 @@ func (w *watch) lookAt(ctx context.Context, c *closing) error {
 		return &driftError{fmt.Sprintf("somebody took down away from the configuration%s: %s", andReloaded(reloaded), places(part, edited(part)))}
 	}
 	for name, at := range files {
-		if reloaded && at.After(now.Loaded().Add(reloadGap)) {
+		if reloaded && at.After(now.LoadedAtLatest()) {
 			return &driftError{fmt.Sprintf("somebody reloaded nginx and then changed %s: what nginx has loaded is not known", name)}
 		}
 	}

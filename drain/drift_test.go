@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -45,7 +46,7 @@ func (r *rig) begun(op Operation) (*run, *told) {
 // reload has nginx load what the file says, and waits until it serves.
 func (r *rig) reload() {
 	r.t.Helper()
-	time.Sleep(older)
+	time.Sleep(apart)
 	before := r.workers()
 	if err := syscall.Kill(r.master, syscall.SIGHUP); err != nil {
 		r.t.Fatal(err)
@@ -54,6 +55,28 @@ func (r *rig) reload() {
 		now := r.workers()
 		return len(now) > 0 && !slices.ContainsFunc(now, func(pid string) bool { return slices.Contains(before, pid) })
 	})
+}
+
+// reloadSlowly has nginx load what the file says, and returns while the earlier workers
+// still serve beside the new ones.
+func (r *rig) reloadSlowly() {
+	r.t.Helper()
+	time.Sleep(apart)
+	before := r.workers()
+	r.signal(before, syscall.SIGSTOP)
+	if err := syscall.Kill(r.master, syscall.SIGHUP); err != nil {
+		r.t.Fatal(err)
+	}
+	r.until("a new worker serves", func() bool { return len(r.workers()) > len(before) })
+	time.AfterFunc(3*settleInterval, func() { r.signal(before, syscall.SIGCONT) })
+}
+
+func (r *rig) signal(pids []string, s syscall.Signal) {
+	for _, pid := range pids {
+		if n, err := strconv.Atoi(pid); err != nil || syscall.Kill(n, s) != nil {
+			r.t.Errorf("signal %v to worker %s", s, pid)
+		}
+	}
 }
 
 // While it waits, a drain sees within one interval that somebody else has nginx
@@ -68,6 +91,7 @@ func TestWatch(t *testing.T) {
 		{"a reload", func(r *rig) { r.reload() }, ""},
 		{"a note", func(r *rig) { r.write("# a note\n" + r.drained()) }, ""},
 		{"a note, and a reload", func(r *rig) { r.write("# a note\n" + r.drained()); r.reload() }, ""},
+		{"a note, and a reload that is under way", func(r *rig) { r.write("# a note\n" + r.drained()); r.reloadSlowly() }, ""},
 		{"the same bytes written anew", func(r *rig) { r.write(r.drained()) }, ""},
 		{"down taken away", func(r *rig) { r.write(r.was) }, "somebody took down away from the configuration: "},
 		{"down taken away, and a reload", func(r *rig) { r.write(r.was); r.reload() }, "somebody took down away from the configuration, and nginx was reloaded: "},
@@ -231,7 +255,7 @@ func TestPending(t *testing.T) {
 	refused, warned = ask(running())
 	check("changed again", refused, "changed on disk", warned, "")
 	r.reload()
-	time.Sleep(older)
+	time.Sleep(apart)
 	refused, warned = ask(running())
 	check("loaded", refused, "", warned, "")
 }
@@ -245,7 +269,7 @@ func TestReloadBack(t *testing.T) {
 			r.was = conf(r.was)
 			r.write(r.was)
 			r.reload()
-			time.Sleep(older)
+			time.Sleep(apart)
 		}
 		run, l := r.begun(Drain)
 		if _, _, err := run.close.forward(t.Context()); err != nil {
@@ -348,7 +372,7 @@ func TestClosing(t *testing.T) {
 	// Once, and it is read again.
 	r.write(r.was)
 	r.reload()
-	time.Sleep(older)
+	time.Sleep(apart)
 	once := false
 	h.before = func() {
 		if !once {

@@ -76,7 +76,7 @@ http {
 }
 `, dir, r.unit.addr, other.addr, r.front)
 	r.write(r.was)
-	time.Sleep(older)
+	time.Sleep(apart)
 	cmd := exec.Command(binary, "-c", r.conf, "-e", dir+"/error.log")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -87,12 +87,14 @@ http {
 	})
 	r.master = cmd.Process.Pid
 	r.until("nginx serves", func() bool { return len(r.workers()) > 0 })
+	time.Sleep(apart)
 	return r
 }
 
-// older is by how much a file must be older than what nginx has loaded, to be
-// seen to be: the clock of a process's start ticks a hundred times a second.
-const older = 100 * time.Millisecond
+// apart is how far a change of a file and a load of nginx must be apart for
+// drainctl to know which came first: the start of a process is known to a
+// hundredth of a second, and the time of it to how long date(1) takes.
+const apart = 100 * time.Millisecond
 
 // A moment is all of a rig that a run changes.
 type moment struct {
@@ -135,7 +137,7 @@ func (r *rig) rewind(m moment) {
 		}
 	}
 	r.write(m.conf)
-	time.Sleep(older)
+	time.Sleep(apart)
 	before := r.workers()
 	if err := syscall.Kill(r.master, syscall.SIGHUP); err != nil {
 		r.t.Fatal(err)

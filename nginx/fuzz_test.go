@@ -183,14 +183,14 @@ func FuzzStubStatus(f *testing.F) {
 }
 
 func FuzzProcesses(f *testing.F) {
-	f.Add("1000.50 3000.00\n1767323045.012345678\n70 90000 nginx: master process nginx\n71 90050 nginx: worker process\n72 1 nginx: worker process is shutting down\n", 70)
+	f.Add("1000.50 1000.48\n1767323045.012345678\n70 90000 nginx: master process nginx\n71 90050 nginx: worker process\n72 1 nginx: worker process is shutting down\n", 70)
 	f.Add("Inf NaN\n1.%N\n1 18446744073709551615 nginx: master process\n2 18446744073709551615 nginx: worker process\n", 1)
 	f.Fuzz(func(t *testing.T, out string, pid int) {
 		r, err := parseProcesses(out, pid)
 		if err != nil {
 			return
 		}
-		if r.Master.PID != pid || r.Age < 0 || len(r.Serving())+len(r.Exiting()) != len(r.Workers) {
+		if r.Master.PID != pid || r.Age < 0 || r.Unsure < 0 || len(r.Serving())+len(r.Exiting()) != len(r.Workers) {
 			t.Errorf("%q is %+v", out, r)
 		}
 		if len(r.Workers) > 0 && r.Replaced(r) {

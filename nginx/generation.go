@@ -32,11 +32,18 @@ type Running struct {
 	Age time.Duration
 	// Now is the host's clock when it was looked at.
 	Now time.Time
+	// Unsure is how much later than Loaded the generation may have started.
+	Unsure time.Duration
 }
 
-// Loaded is when, by the host's clock, the serving generation was there, or a
-// little earlier: a file that was changed later is not what runs.
-func (r Running) Loaded() time.Time { return r.Now.Add(-r.Age - time.Second/ticksPerSecond) }
+// Loaded is when, by the host's clock, the serving generation started, or up to
+// Unsure earlier: a file that was last changed before is what runs, unless that
+// was while the master loaded it.
+func (r Running) Loaded() time.Time { return r.Now.Add(-r.Age - tick) }
+
+// LoadedAtLatest is when it started, or up to Unsure later: a file that was
+// changed after is not what runs.
+func (r Running) LoadedAtLatest() time.Time { return r.Loaded().Add(r.Unsure) }
 
 // ErrNotRunning is wrapped when no nginx master is found.
 var ErrNotRunning = errors.New("nginx is not running")
@@ -74,15 +81,16 @@ func (r Running) has(p Process) bool {
 	return slices.ContainsFunc(r.Workers, func(q Process) bool { return q.PID == p.PID && q.Started == p.Started })
 }
 
-// processScript prints the uptime, the time and, for a PID and each of its
-// children, PID, start time and command line, a line each. The time is taken
-// first: what is worked out from both may then be too early, and never too late,
-// and it is little too early because the uptime is read without a process of
-// its own. /proc/PID/stat is cut after the last ')', as the name before it may
-// hold anything.
-const processScript = `now=$(date +%s.%N)
+// processScript prints the uptime and how it was before the time was taken, the
+// time, and, for a PID and each of its children, PID, start time and command
+// line, a line each. The time was taken between the two, so they tell how well
+// the start times are known by the host's clock. The uptime is read without a
+// process of its own, as that would take long. /proc/PID/stat is cut after the
+// last ')', as the name before it may hold anything.
+const processScript = `read -r first idle < /proc/uptime || exit 1
+now=$(date +%s.%N)
 read -r up idle < /proc/uptime || exit 1
-printf '%s\n%s\n' "$up" "$now"
+printf '%s %s\n%s\n' "$up" "$first" "$now"
 pid=$1
 [ -d "/proc/$pid" ] || exit 3
 read -r children 2>/dev/null < "/proc/$pid/task/$pid/children"
@@ -142,19 +150,24 @@ func (b Binary) Processes(ctx context.Context, pid int) (Running, error) {
 // user space.
 const ticksPerSecond = 100
 
+// tick is the unit of start times, and of the uptime.
+const tick = time.Second / ticksPerSecond
+
 // parseProcesses reads the output of processScript.
 func parseProcesses(out string, pid int) (Running, error) {
 	var r Running
 	first, rest, _ := strings.Cut(out, "\n")
-	up, _, _ := strings.Cut(first, " ")
-	uptime, err := strconv.ParseFloat(up, 64)
+	uptime, taken, err := parseUptime(first)
 	if err != nil {
-		return Running{}, fmt.Errorf("uptime %q: %w", first, err)
-	}
-	clock, rest, _ := strings.Cut(rest, "\n")
-	if r.Now, err = parseClock(clock); err != nil {
 		return Running{}, err
 	}
+	clock, rest, _ := strings.Cut(rest, "\n")
+	var unit time.Duration
+	if r.Now, unit, err = parseClock(clock); err != nil {
+		return Running{}, err
+	}
+	// Start times and uptimes are cut off after a tick, each in its direction.
+	r.Unsure = taken + 2*tick + unit
 	for line := range strings.Lines(rest) {
 		f := strings.SplitN(strings.TrimSpace(line), " ", 3)
 		if len(f) < 3 {
@@ -184,19 +197,35 @@ func parseProcesses(out string, pid int) (Running, error) {
 	return r, nil
 }
 
-// parseClock reads seconds and nanoseconds since the epoch. A date without
-// nanoseconds (busybox) prints the %N as it is, or nothing.
-func parseClock(s string) (time.Time, error) {
+// parseUptime reads the uptime, in seconds, and for how long the time was being
+// taken before.
+func parseUptime(line string) (uptime float64, taken time.Duration, err error) {
+	up, before, _ := strings.Cut(line, " ")
+	uptime, err = strconv.ParseFloat(up, 64)
+	if err != nil {
+		return 0, 0, fmt.Errorf("uptime %q: %w", line, err)
+	}
+	first, err := strconv.ParseFloat(before, 64)
+	if err != nil || !(first <= uptime) {
+		return 0, 0, fmt.Errorf("uptime %q: not two times, the later first", line)
+	}
+	return uptime, time.Duration((uptime - first) * float64(time.Second)), nil
+}
+
+// parseClock reads seconds and nanoseconds since the epoch, and how finely they
+// were told. A date without nanoseconds (busybox) prints the %N as it is, or
+// nothing.
+func parseClock(s string) (now time.Time, unit time.Duration, err error) {
 	sec, nsec, _ := strings.Cut(strings.TrimSpace(s), ".")
 	n, err := strconv.ParseInt(sec, 10, 64)
 	if err != nil {
-		return time.Time{}, fmt.Errorf("the host's clock %q: %w", s, err)
+		return time.Time{}, 0, fmt.Errorf("the host's clock %q: %w", s, err)
 	}
 	frac, err := strconv.ParseInt(nsec, 10, 64)
 	if err != nil || frac < 0 || frac > 999999999 {
-		frac = 0
+		return time.Unix(n, 0), time.Second, nil
 	}
-	return time.Unix(n, frac), nil
+	return time.Unix(n, frac), 0, nil
 }
 
 // onlyMaster is the PID of the only nginx master there is.

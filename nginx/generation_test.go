@@ -19,7 +19,7 @@ import (
 )
 
 func TestParseProcesses(t *testing.T) {
-	out := `1000.50 3000.00
+	out := `1000.50 1000.48
 1767323045.012345678
 70 90000 nginx: master process /usr/sbin/nginx -g daemon on; master_process on; -c /etc/nginx/nginx.conf
 71 90050 nginx: worker process is shutting down
@@ -47,22 +47,25 @@ func TestParseProcesses(t *testing.T) {
 	if want := time.Unix(1767323045, 12345678); !r.Now.Equal(want) || !r.Loaded().Equal(want.Add(-50*time.Second-10*time.Millisecond)) {
 		t.Errorf("Now %v, Loaded %v", r.Now, r.Loaded())
 	}
+	if late := r.LoadedAtLatest().Sub(r.Loaded()); late.Round(time.Microsecond) != 40*time.Millisecond {
+		t.Errorf("LoadedAtLatest is %v after Loaded, want 40ms: two ticks, and what it took to take the time", late)
+	}
 	// busybox's date knows no nanoseconds.
 	for _, clock := range []string{"1767323045.%N", "1767323045.", "1767323045"} {
-		if r, err := parseProcesses(strings.Replace(out, "1767323045.012345678", clock, 1), 70); err != nil || !r.Now.Equal(time.Unix(1767323045, 0)) {
+		if r, err := parseProcesses(strings.Replace(out, "1767323045.012345678", clock, 1), 70); err != nil || !r.Now.Equal(time.Unix(1767323045, 0)) || r.Unsure < time.Second {
 			t.Errorf("clock %q: %v, %v", clock, r.Now, err)
 		}
 	}
 	for _, broken := range []string{
-		"", "x\n", "1.0 2.0\n", "1.0 2.0\nnow\n70 1 nginx: master process nginx\n", "x 2.0\n1.0\n70 1 nginx: master process nginx\n",
-		"1.0 2.0\n1.0\n", "1.0 2.0\n1.0\n70 1 sh -c nginx\n", "1.0 2.0\n1.0\n70 1 nginx: worker process\n",
-		"1.0 2.0\n1.0\n70 x nginx: master process nginx\n", "1.0 2.0\n1.0\nx 1 nginx: master process nginx\n", "1.0 2.0\n1.0\n71 1 nginx: master process nginx\n",
+		"", "x\n", "1.0\n1.0\n70 1 nginx: master process nginx\n", "1.0 2.0\n1.0\n70 1 nginx: master process nginx\n", "1.0 1.0\n", "1.0 1.0\nnow\n70 1 nginx: master process nginx\n", "x 1.0\n1.0\n70 1 nginx: master process nginx\n",
+		"1.0 1.0\n1.0\n", "1.0 1.0\n1.0\n70 1 sh -c nginx\n", "1.0 1.0\n1.0\n70 1 nginx: worker process\n",
+		"1.0 1.0\n1.0\n70 x nginx: master process nginx\n", "1.0 1.0\n1.0\nx 1 nginx: master process nginx\n", "1.0 1.0\n1.0\n71 1 nginx: master process nginx\n",
 	} {
 		if r, err := parseProcesses(broken, 70); err == nil {
 			t.Errorf("%q: %+v", broken, r)
 		}
 	}
-	if _, err := parseProcesses("1.0 2.0\n1.0\n70 1 sh -c nginx\n", 70); !errors.Is(err, ErrNotRunning) {
+	if _, err := parseProcesses("1.0 1.0\n1.0\n70 1 sh -c nginx\n", 70); !errors.Is(err, ErrNotRunning) {
 		t.Errorf("a process that is no nginx: %v", err)
 	}
 }

@@ -40,7 +40,11 @@ func (r *rig) begun(op Operation) (*run, *told) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	return newRun(plan, l.tell), l
+	run := newRun(plan, l.tell)
+	if err := run.begin(r.t.Context()); err != nil {
+		r.t.Fatal(err)
+	}
+	return run, l
 }
 
 // reload has nginx load what the file says, and waits until it serves.
@@ -395,8 +399,9 @@ func TestClosing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(ledger.Operations) != 0 {
-		t.Fatalf("%d operations, and no begin was written", len(ledger.Operations))
+	mark := ledger.Mark(c.part.Servers[0])
+	if len(ledger.Operations) != 1 || mark == nil || mark.Lines() != 1 {
+		t.Fatalf("%d operations, and the mark %+v", len(ledger.Operations), mark)
 	}
 	if out := run.edits[len(run.edits)-1]; out.After != sha(r.read()) {
 		t.Errorf("the last edit announced is %+v", out)

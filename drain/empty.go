@@ -238,7 +238,11 @@ func (s *emptyStep) back(ctx context.Context) (bool, string, error) {
 			if err == nil {
 				err = errors.New("it did not stay healthy")
 			}
-			return false, "", s.r.stop.withLog(ctx, fmt.Errorf("not healthy after %s (%s): %w", Span(h.Limit), s.r.healthText(), err))
+			err = fmt.Errorf("not healthy after %s (%s): %w", Span(h.Limit), s.r.healthText(), err)
+			if s.r.req.Service == "" {
+				return false, "", fmt.Errorf("%w; nothing was started: no service is known (--service)", err)
+			}
+			return false, "", s.r.stop.withLog(ctx, err)
 		}
 		if err != nil {
 			if ended := s.r.stop.ended(ctx); ended != nil {

@@ -73,6 +73,13 @@ func (p *paper) Append(_ context.Context, name string, data []byte) error {
 	return nil
 }
 
+func (p *paper) Stat(_ context.Context, name string) (remote.FileInfo, error) {
+	if _, ok := p.files[name]; !ok {
+		return remote.FileInfo{}, &fs.PathError{Op: "stat", Path: name, Err: fs.ErrNotExist}
+	}
+	return remote.FileInfo{Path: name}, nil
+}
+
 func (p *paper) Lookup(_ context.Context, name string) ([]netip.Addr, error) {
 	texts, ok := p.names[name]
 	if !ok {

@@ -177,6 +177,16 @@ func (j journal) write(ctx context.Context, id string, r Record) error {
 	return nil
 }
 
+// there fails where the file of an operation is gone: another one would be begun by
+// the next record, without the beginning, which nobody could go on from.
+func (j journal) there(ctx context.Context, id string) error {
+	_, err := j.host.Stat(ctx, j.file(id))
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("the journal of this operation is gone: somebody has removed %s on %s", j.file(id), j.host.Name())
+	}
+	return err
+}
+
 // A Recorded is one operation as the journal has it.
 type Recorded struct {
 	Begin

@@ -10,7 +10,13 @@ import (
 // it is on their disks.
 func (r *run) note(ctx context.Context, rec Record) error {
 	for _, part := range r.plan.LBs {
-		if err := part.LB.journal(r.req).write(ctx, r.id, rec); err != nil {
+		j := part.LB.journal(r.req)
+		if r.begun {
+			if err := j.there(ctx, r.id); err != nil {
+				return err
+			}
+		}
+		if err := j.write(ctx, r.id, rec); err != nil {
 			return err
 		}
 	}
@@ -52,6 +58,7 @@ func (r *run) begin(ctx context.Context) error {
 			return err
 		}
 	}
+	r.begun = true
 	return nil
 }
 

@@ -31,6 +31,7 @@ type run struct {
 	done    []step
 	id      string        // of the operation in the journals
 	claims  []remote.Lock // on the target, one on each load balancer
+	begun   bool          // the journals hold its beginning
 	edits   []*Edited     // announced by this run
 }
 

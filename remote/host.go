@@ -27,7 +27,7 @@ const thisMachine = "this machine"
 var (
 	// ErrConnection says that the connection to a host could not be made or
 	// was lost. Where a command had been sent, its end is not known.
-	ErrConnection = errors.New("connection lost")
+	ErrConnection = errors.New("no connection")
 	// ErrChanged says that a file no longer holds what the caller had read.
 	ErrChanged = errors.New("file changed in between")
 	// ErrLocked says that somebody else holds the lock.

@@ -13,9 +13,9 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 # "..." does not reach into testdata.
 packages := ./... $(shell find testdata -name '*.go' -printf './%h\n' | sort -u)
 programs := $(CURDIR)/build/lab
-# Of the unit tests, these want root: they start sshd and make users. Without it they
-# say what they cannot do.
-rooted := ./remote
+# Of the unit tests, these want root: they reload nginx and count sockets, start sshd and
+# make users. Without it they say what they cannot do.
+rooted := ./cli ./remote
 # These print how many cases they ran. Of a test that passes, go test shows that only in
 # the directory of its package.
 counted := drain
@@ -54,7 +54,7 @@ unit:
 	@failed=; \
 	go test $(TESTFLAGS) $$(go list $(packages) | grep -v -x -F "$$(go list $(rooted) $(lab) ./$(counted))") || failed=1; \
 	(cd $(counted) && go test $(TESTFLAGS)) || failed=1; \
-	go test $(TESTFLAGS) -exec '$(as_root) --or-not' $(rooted) || failed=1; \
+	go test -p 1 $(TESTFLAGS) -exec '$(as_root) --or-not' $(rooted) || failed=1; \
 	[ -z "$$failed" ]
 
 # The programs are built as whoever runs make; only the test itself runs as root.

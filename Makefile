@@ -16,8 +16,8 @@ programs := $(CURDIR)/build/lab
 # Of the unit tests, these want root: they reload nginx and count sockets, start sshd and
 # make users. Without it they say what they cannot do.
 rooted := ./cli ./remote
-# These print how many cases they ran. Of a test that passes, go test shows that only in
-# the directory of its package.
+# These too, and they print how many cases they ran. Of a test that passes, go test shows
+# that only in the directory of its package.
 counted := drain
 lab := ./testdata/lab
 as_root := $(CURDIR)/testdata/lab/as-root
@@ -53,7 +53,7 @@ unit:
 	@echo "==> unit, CLI, SSH and nginx tests"
 	@failed=; \
 	go test $(TESTFLAGS) $$(go list $(packages) | grep -v -x -F "$$(go list $(rooted) $(lab) ./$(counted))") || failed=1; \
-	(cd $(counted) && go test $(TESTFLAGS)) || failed=1; \
+	(cd $(counted) && go test $(TESTFLAGS) -exec '$(as_root) --or-not') || failed=1; \
 	go test -p 1 $(TESTFLAGS) -exec '$(as_root) --or-not' $(rooted) || failed=1; \
 	[ -z "$$failed" ]
 

@@ -102,7 +102,7 @@ func (s *emptyStep) forward(ctx context.Context) (bool, string, error) {
 			if w.Lost != nil {
 				return false, "", fmt.Errorf("the open connections could not be counted when the time was up: %w", w.Lost)
 			}
-			return false, "", &NotDrainedError{Reading: w.Reading, Threshold: w.Threshold, Limit: w.Limit, Strangers: w.arriving}
+			return false, "", &NotDrainedError{Reading: w.Reading, Threshold: w.Threshold, Limit: w.Limit, Strangers: w.arriving && len(w.strangers.named) > 0}
 		}
 		if err := sleep(ctx, w.pause()); err != nil {
 			return false, "", err

@@ -21,7 +21,7 @@ type strangers struct {
 	named   map[netip.Addr]bool
 	every   time.Duration
 	last    time.Time
-	arrived time.Time // the last new connection; zero: none yet
+	arrived time.Time // the last connection, if one was seen at all
 }
 
 // newStrangers notes who is connected now. Only ss on the backend can tell;
@@ -43,8 +43,19 @@ func (r *run) newStrangers(ctx context.Context) (*strangers, error) {
 	for _, f := range far {
 		s.before[f] = true
 	}
+	if len(far) > 0 {
+		// Who was there within the last minute may come again, even if the wait
+		// for everybody else takes no time.
+		s.arrived = time.Now()
+		r.tell(Progress{StepEmpty, fmt.Sprintf("%s was connected within the last minute, besides the load balancer: whether it connects again is looked at for %s",
+			far[0].Addr(), Span(s.quiet()))})
+	}
 	return s, err
 }
+
+// quiet is how long no stranger must have connected for the backend to count as left
+// alone.
+func (s *strangers) quiet() time.Duration { return quietIntervals * s.every }
 
 func (s *strangers) list(ctx context.Context) ([]netip.AddrPort, error) {
 	far, err := remote.Strangers(ctx, s.gauge.host, s.gauge.ports, s.known)
@@ -81,5 +92,5 @@ func (s *strangers) look(ctx context.Context, must bool) (arriving bool, err err
 			}
 		}
 	}
-	return !s.arrived.IsZero() && time.Since(s.arrived) < quietIntervals*s.every, nil
+	return !s.arrived.IsZero() && time.Since(s.arrived) < s.quiet(), nil
 }

@@ -87,6 +87,8 @@ func TestStrangers(t *testing.T) {
 			t.Errorf("%s: arriving %t, %v; want %t", what, got, err, want)
 		}
 	}
+	look("one that was there before", true)
+	time.Sleep(st.quiet() + 10*time.Millisecond)
 	look("nothing new", false)
 	s.are()
 	look("gone", false)
@@ -94,8 +96,8 @@ func TestStrangers(t *testing.T) {
 	look("known from the start", false)
 	s.are("10.9.1.1:2", "127.0.0.1:99", "[::1]:7", own[0].String()+":555", "[::ffff:"+own[0].String()+"]:556")
 	look("ignored, the machine's own, the load balancer's own", false)
-	if len(s.told.events) != 0 {
-		t.Errorf("told %v", s.told.events)
+	if want := (Progress{StepEmpty, "192.168.1.3 was connected within the last minute, besides the load balancer: whether it connects again is looked at for 120ms"}); len(s.told.events) != 1 || s.told.events[0] != want {
+		t.Errorf("told %v, want %v", s.told.events, want)
 	}
 
 	s.are("192.168.1.3:4001", "[::ffff:192.168.1.4]:4002")
@@ -110,7 +112,7 @@ func TestStrangers(t *testing.T) {
 	}
 	// After a while without a new one they are not arriving any more.
 	s.are()
-	time.Sleep(quietIntervals*s.run.req.Interval + 10*time.Millisecond)
+	time.Sleep(st.quiet() + 10*time.Millisecond)
 	look("quiet", false)
 
 	// What cannot be looked at is said to be so.

@@ -13,9 +13,9 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 # "..." does not reach into testdata.
 packages := ./... $(shell find testdata -name '*.go' -printf './%h\n' | sort -u)
 programs := $(CURDIR)/build/lab
-# Of the unit tests, these want root: they reload nginx and count sockets, start sshd and
+# Of the unit tests, these want root: they run nginx, count sockets, start sshd and
 # make users. Without it they say what they cannot do.
-rooted := ./cli ./remote
+rooted := ./cli ./nginx ./remote
 # These too, and they print how many cases they ran. Of a test that passes, go test shows
 # that only in the directory of its package.
 counted := drain

@@ -244,7 +244,9 @@ func startServer(t testing.TB, o serverOptions) *server {
 	return s
 }
 
-// try starts sshd on a port that was free a moment ago.
+// try starts sshd on a port that was free a moment ago. What root's shell does at its
+// start on this machine, by files in its home, is none of the tests' affair: some of it
+// waits for a lock that a session which is killed leaves behind.
 func (s *server) try(t testing.TB, o serverOptions) bool {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -268,6 +270,8 @@ KbdInteractiveAuthentication no
 MaxStartups 200
 MaxAuthTries 20
 %[4]s
+Match User root
+SetEnv HOME=%[3]s
 `, s.port, o.address, s.dir, o.config)
 	path := filepath.Join(s.dir, "sshd_config")
 	if err := os.WriteFile(path, []byte(config), 0o644); err != nil {

@@ -78,7 +78,7 @@ func (s *stopStep) stopWithin(ctx context.Context) (remote.ServiceState, error) 
 	err := s.service.Stop(limited)
 	state := remote.ServiceState{}
 	if err == nil {
-		state, err = s.settle(limited, stopped)
+		state, err = s.settle(limited, stopped, maxSettle)
 	}
 	if err == nil || limited.Err() == nil || ctx.Err() != nil {
 		return state, err
@@ -107,7 +107,7 @@ func (s *stopStep) back(ctx context.Context) (bool, string, error) {
 	if err := s.service.Start(ctx); err != nil {
 		return true, "", err
 	}
-	state, err = s.settle(ctx, started)
+	state, err = s.settle(ctx, started, maxSettle)
 	if err != nil {
 		return true, "", err
 	}
@@ -124,22 +124,12 @@ func (s *stopStep) stopEnded(ctx context.Context, state remote.ServiceState) err
 	if state.Active != "deactivating" {
 		return nil
 	}
-	limited, cancel := context.WithTimeout(ctx, s.r.req.StopTimeout)
-	defer cancel()
-	for state.Active == "deactivating" {
-		if sleep(limited, settleInterval) != nil {
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
-			return fmt.Errorf("%w; on %s, systemctl kill --signal=KILL %s ends it",
-				&stopTimeoutError{s.service.Unit, s.r.req.StopTimeout, state.Active}, s.r.req.BackendName, s.service.Unit)
-		}
-		var err error
-		if state, err = s.service.State(ctx); err != nil {
-			return err
-		}
+	state, err := s.settle(ctx, stopped, s.r.req.StopTimeout)
+	if err == nil && state.Active == "deactivating" {
+		err = fmt.Errorf("%w; on %s, systemctl kill --signal=KILL %s ends it",
+			&stopTimeoutError{s.service.Unit, s.r.req.StopTimeout, state.Active}, s.r.req.BackendName, s.service.Unit)
 	}
-	return nil
+	return err
 }
 
 // stopped tells that nothing of the unit runs: inactive, or failed, which is
@@ -176,12 +166,13 @@ func (s *stopStep) withLog(ctx context.Context, err error) error {
 	return fmt.Errorf("%w; its log ends:\n%s", err, log)
 }
 
-// settle looks at the unit until it is as wanted or no longer on its way.
-func (s *stopStep) settle(ctx context.Context, wanted func(remote.ServiceState) bool) (remote.ServiceState, error) {
+// settle looks at the unit until it is as wanted or no longer on its way, or the limit
+// is over.
+func (s *stopStep) settle(ctx context.Context, wanted func(remote.ServiceState) bool, limit time.Duration) (remote.ServiceState, error) {
 	began := time.Now()
 	for {
 		state, err := s.service.State(ctx)
-		if err != nil || wanted(state) || time.Since(began) > maxSettle {
+		if err != nil || wanted(state) || time.Since(began) > limit {
 			return state, err
 		}
 		switch state.Active {

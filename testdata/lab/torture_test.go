@@ -116,10 +116,7 @@ func TestKilledAtRandom(t *testing.T) {
 			n += one
 			at += ", then after " + again
 		}
-		drainctl(t, l, "undrain", app.Addr).wants(t, 0)
-		sameFiles(t, before, configuration(t, l))
-		wantState(t, app, "active")
-		nothingHalfWay(t, l)
+		putBack(t, l, app, before)
 		if t.Failed() {
 			t.Fatalf("kill %d: %s of %s, killed after %s", n, command, app.Name, at)
 		}
@@ -131,6 +128,15 @@ func TestKilledAtRandom(t *testing.T) {
 	for _, app := range l.Apps {
 		stoppedIdleAlways(t, l, app)
 	}
+}
+
+// putBack checks what one undrain after any fault must do: nothing is left of the drain.
+func putBack(t *testing.T, l *lab.Lab, app *lab.Machine, before map[string]file) {
+	t.Helper()
+	drainctl(t, l, "undrain", app.Addr).wants(t, 0)
+	sameFiles(t, before, configuration(t, l))
+	wantState(t, app, "active")
+	nothingHalfWay(t, l)
 }
 
 // startsUnlimited lets the apps be started more often than systemd likes: it refuses the
@@ -255,10 +261,7 @@ func TestSSHSessionsKilledAtRandom(t *testing.T) {
 		end := whileRunning(t, c, at, func() { endSSHSessions(t, app) })
 		codes[fmt.Sprintf("exit code %d after %q", end.code, at.said)]++
 		whatItSays(t, l, app, before, end)
-		drainctl(t, l, "undrain", app.Addr).wants(t, 0)
-		sameFiles(t, before, configuration(t, l))
-		wantState(t, app, "active")
-		nothingHalfWay(t, l)
+		putBack(t, l, app, before)
 		if t.Failed() {
 			t.Fatalf("sessions killed %s after %q:\n%s%s", at.after, at.said, end.stdout, end.stderr)
 		}
@@ -320,10 +323,7 @@ func TestWorkersKilledAtRandom(t *testing.T) {
 		})
 		codes[fmt.Sprintf("exit code %d after %q", end.code, at.said)]++
 		whatItSays(t, l, app, before, end)
-		drainctl(t, l, "undrain", app.Addr).wants(t, 0)
-		sameFiles(t, before, configuration(t, l))
-		wantState(t, app, "active")
-		nothingHalfWay(t, l)
+		putBack(t, l, app, before)
 		if t.Failed() {
 			t.Fatalf("a worker killed %s after %q:\n%s%s", at.after, at.said, end.stdout, end.stderr)
 		}

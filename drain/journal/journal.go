@@ -1,0 +1,276 @@
+// Package journal is kept on a load balancer, in one directory: the state, which says
+// what stands and decides; the history, which says what happened, for people; and the
+// locks. It is local files only, and knows nothing of nginx.
+package journal
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// The defaults of a journal.
+const (
+	DefaultDir  = "/var/lib/drainctl"
+	DefaultKeep = 1000                 // operations in the history
+	MaxAge      = 365 * 24 * time.Hour // of an operation in the history
+)
+
+// A Journal is the journal in a directory. The directory is created by what writes.
+type Journal struct {
+	Dir  string
+	Keep int // operations that the history keeps; 0: DefaultKeep
+}
+
+var (
+	// ErrGone means that there is no such operation: its files were removed while it ran.
+	ErrGone = errors.New("the journal of this operation is gone")
+	// ErrVersion means that the state is of a later format.
+	ErrVersion = errors.New("written by a later drainctl; use that one")
+)
+
+// An UnreadableError is a state file that is truncated, damaged or not drainctl's.
+type UnreadableError struct {
+	Path string
+	Err  error
+}
+
+func (e *UnreadableError) Error() string { return fmt.Sprintf("%s is unreadable: %v", e.Path, e.Err) }
+func (e *UnreadableError) Unwrap() error { return e.Err }
+
+// idTime is how an ID begins, in UTC.
+const idTime = "20060102-150405.000"
+
+// NewID names an operation by the time it began, so that IDs sort as the operations
+// followed each other, and by chance, so that two are never the same. It sorts after
+// latest, even if the clock was set back.
+func NewID(now time.Time, latest string) string {
+	if len(latest) > len(idTime) {
+		if t, err := time.Parse(idTime, latest[:len(idTime)]); err == nil && now.Sub(t) < time.Millisecond {
+			now = t.Add(time.Millisecond)
+		}
+	}
+	return now.UTC().Format(idTime) + "-" + strings.ToLower(rand.Text()[:4])
+}
+
+// plainID is any ID that is a plain file name, datedID one that NewID has made.
+var (
+	plainID = regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z.-]{0,63}$`)
+	datedID = regexp.MustCompile(`^\d{8}-\d{6}\.\d{3}-[0-9a-z]{4}$`)
+)
+
+// checkID refuses what would be a path elsewhere: an ID may come from another machine.
+func checkID(id string) error {
+	if !plainID.MatchString(id) {
+		return fmt.Errorf("%.80q is not the ID of an operation", id)
+	}
+	return nil
+}
+
+func (j Journal) statePath() string { return filepath.Join(j.Dir, "state.json") }
+
+// State reads the state. A missing file is an empty state. Errors: *UnreadableError, ErrVersion,
+// and those of the file system (fs.ErrPermission).
+func (j Journal) State() (State, error) {
+	b, err := readFile(j.statePath())
+	if errors.Is(err, fs.ErrNotExist) {
+		return State{Version: stateVersion}, nil
+	}
+	if err != nil {
+		return State{}, fmt.Errorf("read the state: %w", err)
+	}
+	st, err := parseState(b)
+	if errors.Is(err, ErrVersion) {
+		return State{}, fmt.Errorf("%s: %w", j.statePath(), err)
+	}
+	if err != nil {
+		return State{}, &UnreadableError{j.statePath(), err}
+	}
+	return st, nil
+}
+
+// parseState reads a state. The version comes first: a later format may differ in the rest.
+func parseState(b []byte) (State, error) {
+	var format struct {
+		Version int `json:"version"`
+	}
+	if err := json.Unmarshal(b, &format); err != nil {
+		return State{}, err
+	}
+	switch v := format.Version; {
+	case v > stateVersion:
+		return State{}, fmt.Errorf("format %d: %w", v, ErrVersion)
+	case v < stateVersion:
+		return State{}, fmt.Errorf("format %d is not a drainctl state", v)
+	}
+	var st State
+	if err := json.Unmarshal(b, &st); err != nil {
+		return State{}, err
+	}
+	for _, o := range st.Operations {
+		if err := checkID(o.ID); err != nil {
+			return State{}, err
+		}
+	}
+	return st, nil
+}
+
+// stateWait is how long another update is waited for. One takes two syncs of the disk.
+const stateWait = 10 * time.Second
+
+// Update changes the state. change is called with the state as it is, while no other
+// drainctl can update it. What it leaves is on the disk when Update returns; if it
+// fails, its error is returned and nothing is written. Errors are those of State, and
+// a *LockedError when another update does not end.
+func (j Journal) Update(ctx context.Context, change func(*State) error) error {
+	return j.withState(ctx, func() error {
+		st, err := j.State()
+		if err != nil {
+			return err
+		}
+		was, _ := json.MarshalIndent(st, "", " ")
+		if err := change(&st); err != nil {
+			return err
+		}
+		now, err := json.MarshalIndent(st, "", " ")
+		if err == nil && !bytes.Equal(now, was) {
+			err = j.replaceState(append(now, '\n'))
+		}
+		if err != nil {
+			return fmt.Errorf("write the state: %w", err)
+		}
+		return nil
+	})
+}
+
+// SetAside renames a state file that is unreadable, or of a later version, and gives its
+// new path. The path is empty where the state can be read: somebody else may have set it
+// aside.
+func (j Journal) SetAside(ctx context.Context) (path string, err error) {
+	err = j.withState(ctx, func() error {
+		var unreadable *UnreadableError
+		if _, err := j.State(); !errors.As(err, &unreadable) && !errors.Is(err, ErrVersion) {
+			return err
+		}
+		path = j.statePath() + ".unreadable-" + NewID(time.Now(), "")
+		if err := os.Rename(j.statePath(), path); err != nil {
+			return err
+		}
+		return syncDir(j.Dir)
+	})
+	return path, err
+}
+
+// withState keeps other updates out while f runs.
+func (j Journal) withState(ctx context.Context, f func() error) error {
+	lock, err := acquire(ctx, filepath.Join(j.Dir, "state.lock"), "the state", stateWait)
+	if err != nil {
+		return fmt.Errorf("lock the state: %w", err)
+	}
+	defer lock.Close()
+	return f()
+}
+
+// replaceState replaces the state file, so that a crash leaves the old or the new one. The
+// temporary file has one name, as the caller has the lock: what a crash leaves is used anew.
+func (j Journal) replaceState(b []byte) error {
+	temp := j.statePath() + ".new"
+	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(temp, j.statePath())
+	}
+	if err != nil {
+		_ = os.Remove(temp)
+		return err
+	}
+	return syncDir(j.Dir)
+}
+
+// readFile reads a regular file. Without O_NONBLOCK the opening of a pipe would hang.
+func readFile(path string) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		return nil, &fs.PathError{Op: "read", Path: path, Err: errors.Join(err, errors.New("not a regular file"))}
+	}
+	return io.ReadAll(f)
+}
+
+// create opens the file at path with flags, and creates it, with its directories,
+// where it is missing.
+func create(path string, flags int) (*os.File, error) {
+	flags |= os.O_CREATE | syscall.O_NONBLOCK
+	f, err := os.OpenFile(path, flags, 0o600)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return f, err
+	}
+	if err := makeDirs(filepath.Dir(path)); err != nil {
+		return nil, err
+	}
+	return os.OpenFile(path, flags, 0o600)
+}
+
+// makeDirs creates dir and its missing parents with mode 0755, whatever the umask says,
+// and makes them durable.
+func makeDirs(dir string) error {
+	err := os.Mkdir(dir, 0o755)
+	if errors.Is(err, fs.ErrNotExist) && filepath.Dir(dir) != dir {
+		if err := makeDirs(filepath.Dir(dir)); err != nil {
+			return err
+		}
+		err = os.Mkdir(dir, 0o755)
+	}
+	if errors.Is(err, fs.ErrExist) {
+		return nil // if it is not a directory, the opening says so
+	}
+	if err != nil {
+		return err
+	}
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(dir))
+}
+
+// syncDir makes the entries of dir durable.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
+// Who is somebody who did something, why and when, for a message.
+func Who(user, host, reason string, at time.Time) string {
+	text := fmt.Sprintf("%s on %s, %s", user, host, at.Local().Format("2006-01-02 15:04:05"))
+	if reason != "" {
+		text += fmt.Sprintf(", %q", reason)
+	}
+	return text
+}
+
+// Who is an operation's author.
+func (o Operation) Who() string { return Who(o.User, o.Host, o.Reason, o.Began) }

@@ -1,0 +1,221 @@
+package journal
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// lockPoll is how often a lock held by another is tried again.
+	lockPoll = 50 * time.Millisecond
+	// lockGrace is how long a lock is tried for, whatever the wait, while no holder is known:
+	// who looks at it holds it for an instant, and a holder records itself an instant after.
+	lockGrace = time.Second
+)
+
+// A Holder is who holds a lock, and for what.
+type Holder struct {
+	Name    string    `json:"name"` // of the lock
+	ID      string    `json:"id,omitempty"`
+	Kind    string    `json:"kind,omitempty"`
+	Targets []string  `json:"targets,omitempty"`
+	User    string    `json:"user,omitempty"`
+	Host    string    `json:"host,omitempty"`
+	Reason  string    `json:"reason,omitempty"`
+	Time    time.Time `json:"time,omitzero"` // since when; zero: the holder is not known
+}
+
+// A LockedError is a lock that another holds.
+type LockedError struct {
+	Name   string
+	Holder Holder
+	Known  bool // Holder is
+}
+
+func (e *LockedError) Error() string {
+	if !e.Known {
+		return fmt.Sprintf("%s is locked: another drainctl holds the lock, and has not recorded what for", e.Name)
+	}
+	h := e.Holder
+	text := fmt.Sprintf("%s is locked by %s %s by %s", e.Name, h.Kind, strings.Join(h.Targets, ", "), Who(h.User, h.Host, h.Reason, h.Time))
+	if h.ID != "" {
+		text += fmt.Sprintf(" (operation %s)", h.ID)
+	}
+	return text
+}
+
+// A Lock keeps other processes from taking the same one. The kernel frees it with the process.
+type Lock struct {
+	name string
+	file *os.File
+	// Unrecorded is why the holder could not be recorded, nil if it was. The lock is held all
+	// the same.
+	Unrecorded error
+}
+
+const lockSuffix = ".lock"
+
+// Lock takes the lock called name. While another holds it, it waits: at most for wait, forever
+// if that is negative, and not longer than ctx. Then the error is a *LockedError, or ctx's
+// cause.
+func (j Journal) Lock(ctx context.Context, name string, wait time.Duration, h Holder) (*Lock, error) {
+	f, err := acquire(ctx, filepath.Join(j.Dir, "locks", url.QueryEscape(name)+lockSuffix), name, wait)
+	if err != nil {
+		return nil, err
+	}
+	l := &Lock{name: name, file: f}
+	l.Unrecorded = l.Record(h)
+	return l, nil
+}
+
+// Record says who holds the lock from now on, in the place of who was recorded before.
+func (l *Lock) Record(h Holder) error {
+	h.Name = l.name
+	if h.Time.IsZero() {
+		h.Time = time.Now()
+	}
+	line, err := json.Marshal(h)
+	if err != nil {
+		return fmt.Errorf("record the holder: %w", err)
+	}
+	// In this order, whoever reads in between finds one whole line first.
+	if _, err := l.file.WriteAt(append(line, '\n'), 0); err != nil {
+		return fmt.Errorf("record the holder: %w", err)
+	}
+	return l.file.Truncate(int64(len(line)) + 1)
+}
+
+// Unlock frees the lock. Doing so twice is no error.
+func (l *Lock) Unlock() error {
+	_ = l.file.Truncate(0)
+	if err := l.file.Close(); err != nil && !errors.Is(err, fs.ErrClosed) {
+		return fmt.Errorf("unlock %s: %w", l.name, err)
+	}
+	return nil
+}
+
+// Holders is who holds which locks now, by the locks' names.
+func (j Journal) Holders() ([]Holder, error) {
+	dir := filepath.Join(j.Dir, "locks")
+	files, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the locks: %w", err)
+	}
+	var holders []Holder
+	for _, f := range files {
+		escaped, ok := strings.CutSuffix(f.Name(), lockSuffix)
+		name, err := url.QueryUnescape(escaped)
+		if !ok || err != nil {
+			continue
+		}
+		h, held, err := look(filepath.Join(dir, f.Name()))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("read the locks: %w", err)
+		}
+		if held {
+			h.Name = name
+			holders = append(holders, h)
+		}
+	}
+	slices.SortFunc(holders, func(a, b Holder) int { return strings.Compare(a.Name, b.Name) })
+	return holders, nil
+}
+
+// acquire opens and locks the file at path; see Lock.
+func acquire(ctx context.Context, path, name string, wait time.Duration) (*os.File, error) {
+	began := time.Now()
+	for {
+		f, err := tryLock(path)
+		if err == nil {
+			return f, nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("lock %s: %w", name, err)
+		}
+		h, held, _ := look(path)
+		known := held && !h.Time.IsZero()
+		if waited := time.Since(began); wait >= 0 && waited >= wait && (known || waited >= lockGrace) {
+			return nil, &LockedError{name, h, known}
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("lock %s: %w", name, context.Cause(ctx))
+		case <-time.After(lockPoll):
+		}
+	}
+}
+
+// tryLock opens and locks the file at path; EWOULDBLOCK if another holds it. A lock on a
+// file that is no longer at path keeps nobody out, and does not count.
+func tryLock(path string) (*os.File, error) {
+	f, err := create(path, os.O_RDWR)
+	if err != nil {
+		return nil, err
+	}
+	err = flock(f, unix.LOCK_EX)
+	if err == nil {
+		var mine, there os.FileInfo
+		if mine, err = f.Stat(); err == nil {
+			there, err = os.Stat(path)
+		}
+		if errors.Is(err, fs.ErrNotExist) || err == nil && !os.SameFile(mine, there) {
+			err = unix.EWOULDBLOCK
+		}
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// look tells whether the lock on the file at path is held, and by whom as far as that is recorded.
+// A shared lock tells the holder from others who only look, and from a record that a killed
+// process has left.
+func look(path string) (h Holder, held bool, err error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return h, false, err
+	}
+	defer f.Close()
+	if err := flock(f, unix.LOCK_SH); !errors.Is(err, unix.EWOULDBLOCK) {
+		return h, false, err
+	}
+	b, err := io.ReadAll(f)
+	return parseHolder(b), true, err
+}
+
+func flock(f *os.File, how int) error {
+	for {
+		err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
+		if !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}
+
+// parseHolder reads the first line of a lock file; what is no holder is an empty one.
+func parseHolder(b []byte) (h Holder) {
+	line, _, whole := bytes.Cut(b, []byte("\n"))
+	if !whole || json.Unmarshal(line, &h) != nil {
+		return Holder{}
+	}
+	return h
+}

@@ -1,0 +1,247 @@
+package journal
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const host = "192.168.1.10"
+
+var ann = Holder{ID: "20260504-120000.000-abcd", Kind: KindDrain, Targets: []string{host}, User: "ann", Host: "desk", Reason: "new kernel"}
+
+func (j Journal) lock(t *testing.T, name string, h Holder) *Lock {
+	t.Helper()
+	l, err := j.Lock(t.Context(), name, 0, h)
+	if err != nil || l.Unrecorded != nil {
+		t.Fatal(err, l)
+	}
+	return l
+}
+
+// Who holds a lock is told from the moment it is held, and is not who held it before.
+func TestLockTellsItsHolder(t *testing.T) {
+	j := newJournal(t)
+	l := j.lock(t, host, ann)
+	_, err := j.Lock(t.Context(), host, 0, Holder{User: "eve"})
+	var locked *LockedError
+	if !errors.As(err, &locked) || !locked.Known || locked.Name != host || locked.Holder.User != "ann" || locked.Holder.Time.IsZero() {
+		t.Fatalf("error %v", err)
+	}
+	for _, want := range []string{"192.168.1.10 is locked by drain 192.168.1.10 by ann on desk, ", ", \"new kernel\" (operation 20260504-120000.000-abcd)"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%q does not say %q", err, want)
+		}
+	}
+	bob := ann
+	bob.User, bob.Reason = "bob", "" // a shorter line
+	if err := l.Record(bob); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := j.Lock(t.Context(), host, 0, ann); !errors.As(err, &locked) || locked.Holder.User != "bob" || locked.Holder.Reason != "" {
+		t.Errorf("error %v", err)
+	}
+	if err := errors.Join(l.Unlock(), l.Unlock()); err != nil {
+		t.Error(err)
+	}
+	if err := j.lock(t, host, ann).Unlock(); err != nil {
+		t.Error(err)
+	}
+}
+
+// A holder that was killed has left its record, and no lock.
+func TestHolderThatWasKilled(t *testing.T) {
+	j := newJournal(t)
+	l := j.lock(t, host, ann)
+	l.file.Close()
+	if holders, err := j.Holders(); err != nil || len(holders) != 0 {
+		t.Errorf("holders %v, error %v", holders, err)
+	}
+	// Others look at it, and none of them is taken for the holder.
+	path := filepath.Join(j.Dir, "locks", host+lockSuffix)
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := flock(f, unix.LOCK_SH); err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(3*lockPoll, func() { f.Close() })
+	bob := j.lock(t, host, Holder{User: "bob"})
+	if holders, err := j.Holders(); err != nil || len(holders) != 1 || holders[0].User != "bob" {
+		t.Errorf("holders %v, error %v", holders, err)
+	}
+	if err := bob.Unlock(); err != nil {
+		t.Error(err)
+	}
+}
+
+// A holder that has not been recorded is waited for a little, and told as such.
+func TestHolderThatIsNotKnown(t *testing.T) {
+	j := newJournal(t)
+	l := j.lock(t, host, ann)
+	defer l.Unlock()
+	if err := l.file.Truncate(5); err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(2*lockPoll, func() { _ = l.Record(ann) })
+	var locked *LockedError
+	if _, err := j.Lock(t.Context(), host, 0, Holder{}); !errors.As(err, &locked) || !locked.Known {
+		t.Errorf("error %v", err)
+	}
+	time.Sleep(3 * lockPoll)
+	if err := l.file.Truncate(0); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := j.Lock(t.Context(), host, 0, Holder{}); !errors.As(err, &locked) || locked.Known || !strings.Contains(err.Error(), "another drainctl holds the lock") {
+		t.Errorf("error %v", err)
+	}
+}
+
+// A lock is waited for as long as was said, or as its context lasts.
+func TestLockWaits(t *testing.T) {
+	j := newJournal(t)
+	l := j.lock(t, host, ann)
+	gaveUp := errors.New("gave up")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	time.AfterFunc(2*lockPoll, func() { cancel(gaveUp) })
+	if _, err := j.Lock(ctx, host, -1, Holder{}); !errors.Is(err, gaveUp) {
+		t.Errorf("error %v", err)
+	}
+	var freed atomic.Bool
+	for _, wait := range []time.Duration{-1, time.Minute} {
+		freed.Store(false)
+		held := l
+		time.AfterFunc(2*lockPoll, func() { freed.Store(true); _ = held.Unlock() })
+		next, err := j.Lock(t.Context(), host, wait, ann)
+		if err != nil || !freed.Load() {
+			t.Fatalf("freed %t, error %v", freed.Load(), err)
+		}
+		l = next
+	}
+	began := time.Now()
+	var locked *LockedError
+	if _, err := j.Lock(t.Context(), host, 3*lockPoll, Holder{}); !errors.As(err, &locked) || time.Since(began) < 3*lockPoll {
+		t.Errorf("after %s: error %v", time.Since(began), err)
+	}
+	if err := l.Unlock(); err != nil {
+		t.Error(err)
+	}
+}
+
+// Lock files do not grow: a thousand holders leave one line, and the last none.
+func TestLockFilesDoNotGrow(t *testing.T) {
+	j := newJournal(t)
+	path := filepath.Join(j.Dir, "locks", host+lockSuffix)
+	for i := range 1000 {
+		l := j.lock(t, host, ann)
+		if b, err := os.ReadFile(path); err != nil || bytes.Count(b, []byte("\n")) != 1 || len(b) > 300 {
+			t.Fatalf("lock %d: %q, error %v", i, b, err)
+		}
+		if i%2 == 0 {
+			l.file.Close() // killed
+		} else if err := l.Unlock(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	info, err := os.Stat(path)
+	if err != nil || info.Size() != 0 || info.Mode().Perm() != 0o600 {
+		t.Errorf("%d bytes, mode %v, error %v", info.Size(), info.Mode(), err)
+	}
+	if files, err := os.ReadDir(filepath.Dir(path)); err != nil || len(files) != 1 {
+		t.Errorf("%v, error %v", files, err)
+	}
+}
+
+// A lock on a file that is no longer at its path keeps nobody out, and is not taken for one.
+func TestLockFileThatWasRemoved(t *testing.T) {
+	j := newJournal(t)
+	stale := j.lock(t, host, ann)
+	if err := os.RemoveAll(j.Dir); err != nil {
+		t.Fatal(err)
+	}
+	l := j.lock(t, host, Holder{User: "bob"})
+	if err := stale.Unlock(); err != nil {
+		t.Error(err)
+	}
+	if holders, err := j.Holders(); err != nil || len(holders) != 1 || holders[0].User != "bob" {
+		t.Errorf("holders %v, error %v", holders, err)
+	}
+	if err := l.Unlock(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestHolders(t *testing.T) {
+	j := newJournal(t)
+	names := []string{"../../etc/passwd", "10.0.0.1", "[2001:db8::1]", "a b%c", "unix:/run/app.sock"}
+	var locks []*Lock
+	for _, name := range append(names, "free") {
+		locks = append(locks, j.lock(t, name, ann))
+	}
+	if err := locks[len(names)].Unlock(); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(j.Dir, "locks", "notes.txt"), "")
+	if err := locks[0].file.Truncate(0); err != nil {
+		t.Fatal(err)
+	}
+	holders, err := j.Holders()
+	if err != nil || len(holders) != len(names) {
+		t.Fatalf("holders %v, error %v", holders, err)
+	}
+	for i, h := range holders {
+		if known := i > 0; h.Name != names[i] || (h.User == "ann") != known || h.Time.IsZero() == known {
+			t.Errorf("holder %+v of %s", h, names[i])
+		}
+	}
+	for _, l := range locks {
+		if err := l.Unlock(); err != nil {
+			t.Error(err)
+		}
+	}
+	if holders, err := j.Holders(); err != nil || len(holders) != 0 {
+		t.Errorf("holders %v, error %v", holders, err)
+	}
+}
+
+// Who only looks keeps nobody out.
+func TestLookingKeepsNobodyOut(t *testing.T) {
+	j := newJournal(t)
+	if err := j.lock(t, host, ann).Unlock(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for ctx.Err() == nil {
+			if _, err := j.Holders(); err != nil {
+				t.Error(err)
+			}
+		}
+	}()
+	for range 100 {
+		if err := j.lock(t, host, ann).Unlock(); err != nil {
+			t.Error(err)
+		}
+	}
+	cancel()
+	<-done
+}
+
+// Whatever is in a lock file, it is a holder or none.
+func FuzzHolder(f *testing.F) {
+	for _, seed := range []string{"", "\n", "{}\n", `{"user":"ann"}` + "\n" + `{"user"`, "null\n", "\x00"} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) { _ = (&LockedError{Holder: parseHolder(b), Known: true}).Error() })
+}

@@ -1,0 +1,317 @@
+package journal
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+	"unicode/utf8"
+)
+
+// stateVersion is the format's.
+const stateVersion = 2
+
+// A State is what stands on a load balancer. Its methods are pure: Journal.Update makes
+// a change durable.
+type State struct {
+	Version int    `json:"version"`
+	LastID  string `json:"last_id,omitempty"` // the latest there ever was
+	// Operations are those that have not ended, and those that have and are not undone yet,
+	// in the order in which they began here.
+	Operations []Operation           `json:"operations,omitempty"`
+	Marks      []Mark                `json:"marks,omitempty"`
+	Edits      map[string]FileHashes `json:"edits,omitempty"` // by path, drainctl's last edit
+}
+
+// FileHashes are the SHA-256, in hex, of a file before and after an edit.
+type FileHashes struct {
+	Before string `json:"sha256_before"`
+	After  string `json:"sha256_after"`
+}
+
+// A Server names server lines so that they are found again when the file has moved on.
+type Server struct {
+	Module   string `json:"module"` // "http" or "stream"
+	Upstream string `json:"upstream"`
+	Address  string `json:"address"`
+}
+
+// A Located is a server line as an operation found it.
+type Located struct {
+	Server
+	File string `json:"file"`
+	Line int    `json:"line"` // from 1
+	Down bool   `json:"down,omitempty"`
+}
+
+// The kinds of an operation.
+const (
+	KindDrain   = "drain"
+	KindUndrain = "undrain"
+)
+
+// A Result is how an operation ended. Empty: it has not ended, or did not live to say so.
+type Result string
+
+// The results.
+const (
+	ResultDone       Result = "done"
+	ResultRolledBack Result = "rolled back"
+	ResultPartial    Result = "partial"
+	ResultNotDrained Result = "not drained" // down, not drained, the app running
+)
+
+// An Operation is who wants what, and what was done for it on this load balancer.
+type Operation struct {
+	ID        string          `json:"id"`
+	Kind      string          `json:"kind"`
+	Targets   []string        `json:"targets"`
+	User      string          `json:"user"`
+	Host      string          `json:"host"`
+	Reason    string          `json:"reason,omitempty"`
+	Began     time.Time       `json:"began"`
+	Continues string          `json:"continues,omitempty"` // ID of the operation that this one resumes
+	Spec      json.RawMessage `json:"spec,omitempty"`      // what was asked; not looked into here
+	Servers   []Located       `json:"servers,omitempty"`
+	Edits     []Edit          `json:"edits,omitempty"` // in the order in which they were made
+	Result    Result          `json:"result,omitempty"`
+	Ended     time.Time       `json:"ended,omitzero"`
+	Open      int             `json:"open,omitempty"` // connections when it ended
+}
+
+// Covers tells whether the operation is on this server.
+func (o *Operation) Covers(s Server) bool {
+	return slices.ContainsFunc(o.Servers, func(l Located) bool { return l.Server == s })
+}
+
+// Unfinished tells whether the operation has not ended, or has left something to do.
+func (o *Operation) Unfinished() bool {
+	return o.Result == "" || o.Result == ResultPartial || o.Result == ResultNotDrained
+}
+
+// An Edit is the replacement of one file. Its inverse is in the splices.
+type Edit struct {
+	Path    string   `json:"path"`
+	Before  string   `json:"sha256_before"`
+	After   string   `json:"sha256_after"`
+	Splices []Splice `json:"splices"`
+}
+
+// A Splice puts New in the place of Old at byte At of the file before the edit. A line that
+// several upstreams include is a splice for each of their servers, at the same byte.
+type Splice struct {
+	Server
+	At   int    `json:"at"`
+	Old  string `json:"old,omitempty"`
+	New  string `json:"new,omitempty"` // not empty: it marks the server down
+	Line int    `json:"line"`          // of the server, from 1, before the edit
+}
+
+// A Mark is a `down` that drainctl has put on a server line. It stands from the moment its
+// edit was announced, for that may have been written, until it was seen to be cleared.
+type Mark struct {
+	Server
+	Operation string `json:"operation"` // ID of the one that it stands for
+	File      string `json:"file"`
+	Line      int    `json:"line"`
+	At        int    `json:"at"`
+	Before    string `json:"sha256_before"` // of the file, before the edit
+}
+
+// Begin adds an operation. Names that are not UTF-8 are refused: the state is JSON, and
+// would not find them again.
+func (s *State) Begin(op Operation) error {
+	if err := checkID(op.ID); err != nil {
+		return err
+	}
+	if s.index(op.ID) >= 0 {
+		return fmt.Errorf("operation %s has begun already", op.ID)
+	}
+	for _, l := range op.Servers {
+		if name := l.File + " " + l.Upstream + " " + l.Address; !utf8.ValidString(name) {
+			return fmt.Errorf("%q is not UTF-8, and cannot be recorded", name)
+		}
+	}
+	s.Operations = append(s.Operations, op)
+	s.LastID = max(s.LastID, op.ID)
+	return nil
+}
+
+// Announce adds an edit that is about to be written. What was announced before for this file, by
+// the same operation or from the same bytes, was never written or is restored: its
+// marks are dropped. An edit that goes on from the last one's bytes leaves them.
+func (s *State) Announce(id string, e Edit) error {
+	i := s.index(id)
+	if i < 0 {
+		return gone(id)
+	}
+	op := &s.Operations[i]
+	goesOn := false
+	if k := lastEdit(op.Edits, e.Path); k >= 0 {
+		goesOn = op.Edits[k].After == e.Before
+	}
+	s.dropMarks(func(m Mark) bool {
+		return m.File == e.Path && (m.Before == e.Before || m.Operation == id && !goesOn)
+	})
+	for _, sp := range e.Splices {
+		m := Mark{Server: sp.Server, Operation: id, File: e.Path, Line: sp.Line, At: sp.At, Before: e.Before}
+		if sp.New != "" && !slices.Contains(s.Marks, m) {
+			s.Marks = append(s.Marks, m)
+		}
+	}
+	op.Edits = append(op.Edits, e)
+	if s.Edits == nil {
+		s.Edits = map[string]FileHashes{}
+	}
+	s.Edits[e.Path] = FileHashes{e.Before, e.After}
+	return nil
+}
+
+// Withdraw drops the operation's last edit of a file: the file had changed in between,
+// and it was not written.
+func (s *State) Withdraw(id, path string) error {
+	i := s.index(id)
+	if i < 0 {
+		return gone(id)
+	}
+	op := &s.Operations[i]
+	k := lastEdit(op.Edits, path)
+	if k < 0 {
+		return nil
+	}
+	before := op.Edits[k].Before
+	op.Edits = slices.Delete(op.Edits, k, k+1)
+	s.dropMarks(func(m Mark) bool { return m.Operation == id && m.File == path && m.Before == before })
+	return nil
+}
+
+// Restored drops the operation's edits: their bytes are as they were. Its marks stand until it
+// ends, for nginx may still serve them.
+func (s *State) Restored(id string) error {
+	i := s.index(id)
+	if i < 0 {
+		return gone(id)
+	}
+	s.Operations[i].Edits = nil
+	return nil
+}
+
+// End ends an operation, with the connections that were open then. One that was rolled back
+// is dropped, with its marks. An undrain that is done is dropped, and its servers are taken out of
+// what began before it. A drain that is done stays. What a done one supersedes is
+// dropped, and its marks become those of the done one.
+func (s *State) End(id string, result Result, open int, at time.Time, supersede ...string) error {
+	i := s.index(id)
+	if i < 0 {
+		return gone(id)
+	}
+	op := &s.Operations[i]
+	op.Result, op.Open, op.Ended = result, open, at
+	switch result {
+	case ResultRolledBack:
+		s.dropMarks(func(m Mark) bool { return m.Operation == id })
+		s.Operations = slices.Delete(s.Operations, i, i+1)
+	case ResultDone:
+		for k, m := range s.Marks {
+			if slices.Contains(supersede, m.Operation) {
+				s.Marks[k].Operation = id
+			}
+		}
+		s.Operations = slices.DeleteFunc(s.Operations, func(o Operation) bool {
+			return o.ID != id && slices.Contains(supersede, o.ID)
+		})
+		if i = s.index(id); s.Operations[i].Kind == KindUndrain || len(s.Operations[i].Servers) == 0 {
+			s.undrained(i)
+		}
+	}
+	return nil
+}
+
+// undrained drops the operation at i, the marks on its servers, and these servers from
+// what began before it. What began later is about servers drained anew.
+func (s *State) undrained(i int) {
+	undrain, later := s.Operations[i], s.Operations[i+1:]
+	anew := func(id string) bool {
+		return slices.ContainsFunc(later, func(o Operation) bool { return o.ID == id })
+	}
+	s.dropMarks(func(m Mark) bool { return undrain.Covers(m.Server) && !anew(m.Operation) })
+	var kept []Operation
+	for _, o := range s.Operations[:i] {
+		had := len(o.Servers)
+		o.Servers = slices.DeleteFunc(slices.Clone(o.Servers), func(l Located) bool { return undrain.Covers(l.Server) })
+		if len(o.Servers) > 0 || had == 0 {
+			kept = append(kept, o)
+		}
+	}
+	s.Operations = append(kept, later...)
+}
+
+// Find is the operation with an ID, if it stands.
+func (s *State) Find(id string) (op Operation, ok bool) {
+	if i := s.index(id); i >= 0 {
+		return s.Operations[i], true
+	}
+	return Operation{}, false
+}
+
+// MarksOn are the marks on the lines of a server: an upstream may name it more than once.
+func (s *State) MarksOn(server Server) []Mark {
+	var found []Mark
+	for _, m := range s.Marks {
+		if m.Server == server {
+			found = append(found, m)
+		}
+	}
+	return found
+}
+
+// Standing is the operations on a server since it was last undrained, oldest first.
+func (s *State) Standing(server Server) []Operation {
+	var found []Operation
+	for _, o := range s.Operations {
+		if o.Covers(server) {
+			found = append(found, o)
+		}
+	}
+	return found
+}
+
+// Unfinished is the operations that may be resumed, oldest first: those that are
+// unfinished, and the latest on one of their servers.
+func (s *State) Unfinished() []Operation {
+	var found []Operation
+	for i, o := range s.Operations {
+		latest := func(l Located) bool {
+			return !slices.ContainsFunc(s.Operations[i+1:], func(after Operation) bool { return after.Covers(l.Server) })
+		}
+		if o.Unfinished() && (len(o.Servers) == 0 || slices.ContainsFunc(o.Servers, latest)) {
+			found = append(found, o)
+		}
+	}
+	return found
+}
+
+// Ours tells whether a file with this SHA-256 is as drainctl's last edit of it found it or left
+// it: then nobody else has changed it since.
+func (s *State) Ours(path, sha string) bool {
+	last, ok := s.Edits[path]
+	return ok && (sha == last.Before || sha == last.After)
+}
+
+func (s *State) index(id string) int {
+	return slices.IndexFunc(s.Operations, func(o Operation) bool { return o.ID == id })
+}
+
+// lastEdit is the index of the last edit of a file, -1 if there is none.
+func lastEdit(edits []Edit, path string) int {
+	for i, e := range slices.Backward(edits) {
+		if e.Path == path {
+			return i
+		}
+	}
+	return -1
+}
+
+func (s *State) dropMarks(which func(Mark) bool) { s.Marks = slices.DeleteFunc(s.Marks, which) }
+
+func gone(id string) error { return fmt.Errorf("operation %s: %w", id, ErrGone) }

@@ -1,0 +1,217 @@
+package journal
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+var (
+	one   = Server{"http", "app", "10.0.0.1:80"}
+	two   = Server{"http", "app", "10.0.0.2:80"}
+	three = Server{"stream", "app", "10.0.0.1:80"}
+)
+
+const conf = "/nginx.conf"
+
+// A script is what happens to a state, one call after the other.
+type script []func(*State) error
+
+func begin(id, kind string, servers ...Server) func(*State) error {
+	op := Operation{ID: id, Kind: kind}
+	for _, s := range servers {
+		op.Servers = append(op.Servers, Located{Server: s, File: conf})
+	}
+	return func(s *State) error { return s.Begin(op) }
+}
+
+// mark announces an edit that puts `down` on lines of a server.
+func mark(id, before, after string, server Server, at ...int) func(*State) error {
+	e := Edit{Path: conf, Before: before, After: after}
+	for _, a := range at {
+		e.Splices = append(e.Splices, Splice{Server: server, At: a, New: " down", Line: a})
+	}
+	return func(s *State) error { return s.Announce(id, e) }
+}
+
+func clearMark(id, before, after string, server Server) func(*State) error {
+	e := Edit{Path: conf, Before: before, After: after, Splices: []Splice{{Server: server, At: 40, Old: " down"}}}
+	return func(s *State) error { return s.Announce(id, e) }
+}
+
+func withdraw(id string) func(*State) error {
+	return func(s *State) error { return s.Withdraw(id, conf) }
+}
+
+func restored(id string) func(*State) error {
+	return func(s *State) error { return s.Restored(id) }
+}
+
+func end(id string, r Result, supersede ...string) func(*State) error {
+	return func(s *State) error { return s.End(id, r, 0, time.Time{}, supersede...) }
+}
+
+func (c script) run(t *testing.T) *State {
+	t.Helper()
+	s := &State{}
+	for i, do := range c {
+		if err := do(s); err != nil {
+			t.Fatalf("call %d: %v", i, err)
+		}
+	}
+	return s
+}
+
+func ids(ops []Operation) string {
+	var all []string
+	for _, o := range ops {
+		all = append(all, o.ID)
+	}
+	return strings.Join(all, " ")
+}
+
+// What stands on a server, by what its operations lived to do.
+func TestWhatStands(t *testing.T) {
+	drain := script{begin("1", KindDrain, one), mark("1", "a", "b", one, 40), end("1", ResultDone)}
+	undrain := script{begin("2", KindUndrain, one), clearMark("2", "b", "a", one), end("2", ResultDone)}
+	for _, c := range []struct {
+		name                 string
+		script               script
+		marks                int
+		standing, unfinished string
+	}{
+		{"nothing", nil, 0, "", ""},
+		{"crash after the begin", drain[:1], 0, "1", "1"},
+		{"crash after the edit was announced", drain[:2], 1, "1", "1"},
+		{"drained", drain, 1, "1", ""},
+		{"rolled back", slices.Concat(drain[:2], script{restored("1"), end("1", ResultRolledBack)}), 0, "", ""},
+		{"restored, and a crash before the reload", slices.Concat(drain[:2], script{restored("1")}), 1, "1", "1"},
+		{"partial", slices.Concat(drain[:2], script{end("1", ResultPartial)}), 1, "1", "1"},
+		{"not drained", slices.Concat(drain[:2], script{end("1", ResultNotDrained)}), 1, "1", "1"},
+		{"not drained, and undrained", slices.Concat(drain[:2], script{end("1", ResultNotDrained)}, undrain), 0, "", ""},
+		{"drained and undrained", slices.Concat(drain, undrain), 0, "", ""},
+		{"crash, and undrained", slices.Concat(drain[:2], undrain), 0, "", ""},
+		{"drained, and the undrain crashed", slices.Concat(drain, undrain[:2]), 1, "1 2", "2"},
+		{"drained, and the undrain was rolled back", slices.Concat(drain, undrain[:2], script{end("2", ResultRolledBack)}), 1, "1", ""},
+		{"the undrain crashed, and was resumed", slices.Concat(drain, undrain[:2], script{begin("3", KindUndrain, one), end("3", ResultDone)}), 0, "", ""},
+		{"a crash, resumed", slices.Concat(drain[:2], script{begin("2", KindDrain, one), end("2", ResultDone, "1")}), 1, "2", ""},
+		{"a crash, and the resume crashed", slices.Concat(drain[:2], script{begin("2", KindDrain, one)}), 1, "1 2", "2"},
+		{"a crash, and the resume was rolled back", slices.Concat(drain[:2], script{begin("2", KindDrain, one), end("2", ResultRolledBack, "1")}), 1, "1", "1"},
+		{"drained twice", slices.Concat(drain, script{begin("2", KindDrain, one), end("2", ResultDone)}), 1, "1 2", ""},
+		{"drained again while an undrain was running", slices.Concat(drain[:2], undrain[:2], script{begin("3", KindDrain, one), mark("3", "a", "b", one, 40), end("2", ResultDone)}), 1, "3", "3"},
+
+		{"the file changed, and the edit was begun anew", script{begin("1", KindDrain, one), mark("1", "a", "b", one, 40), withdraw("1"), mark("1", "a2", "b2", one, 60)}, 1, "1", "1"},
+		{"restored, and begun anew", script{begin("1", KindDrain, one), mark("1", "a", "b", one, 40), restored("1"), mark("1", "a2", "b2", one, 60)}, 1, "1", "1"},
+		{"withdrawn", script{begin("1", KindDrain, one), mark("1", "a", "b", one, 40), withdraw("1"), withdraw("1")}, 0, "1", "1"},
+		{"the second edit was withdrawn", script{begin("1", KindDrain, one), mark("1", "a", "b", one, 40), mark("1", "b", "c", one, 80), withdraw("1")}, 1, "1", "1"},
+		{"two edits, one after the other", script{begin("1", KindDrain, one), mark("1", "a", "b", one, 40), mark("1", "b", "c", one, 80)}, 2, "1", "1"},
+		{"an upstream that names it twice", script{begin("1", KindDrain, one), mark("1", "a", "b", one, 40, 80)}, 2, "1", "1"},
+		{"a fragment included twice is one line", script{begin("1", KindDrain, one), mark("1", "a", "b", one, 40, 40)}, 1, "1", "1"},
+		{"a crash before the writing, and a resume", script{begin("1", KindDrain, one), mark("1", "a", "b", one, 40), begin("2", KindDrain, one), mark("2", "a", "b", one, 40), end("2", ResultDone, "1")}, 1, "2", ""},
+		{"a crash after the writing, and a line that came later", script{begin("1", KindDrain, one), mark("1", "a", "b", one, 40), begin("2", KindDrain, one), mark("2", "c", "d", one, 80), end("2", ResultDone, "1")}, 2, "2", ""},
+		{"a second drain was rolled back", slices.Concat(drain, script{begin("2", KindDrain, one), mark("2", "c", "d", one, 80), end("2", ResultRolledBack)}), 1, "1", ""},
+		{"undrained, and drained again", slices.Concat(drain, undrain, script{begin("3", KindDrain, one), mark("3", "a", "b", one, 40), end("3", ResultDone)}), 1, "3", ""},
+	} {
+		s := c.script.run(t)
+		if got := len(s.MarksOn(one)); got != c.marks {
+			t.Errorf("%s: %d marks, want %d", c.name, got, c.marks)
+		}
+		if got := ids(s.Standing(one)); got != c.standing {
+			t.Errorf("%s: %q stand, want %q", c.name, got, c.standing)
+		}
+		if got := ids(s.Unfinished()); got != c.unfinished {
+			t.Errorf("%s: %q unfinished, want %q", c.name, got, c.unfinished)
+		}
+		for _, m := range s.Marks {
+			if _, ok := s.Find(m.Operation); !ok {
+				t.Errorf("%s: a mark of operation %s, which does not stand", c.name, m.Operation)
+			}
+		}
+	}
+}
+
+// Servers leave an operation one by one; servers of another upstream or module are others.
+func TestServersOfAnOperation(t *testing.T) {
+	s := script{
+		begin("1", KindDrain, one, two, three), mark("1", "a", "b", one, 40), mark("1", "b", "c", two, 80), mark("1", "c", "d", three, 120),
+		begin("2", KindUndrain, one), end("2", ResultDone),
+	}.run(t)
+	if len(s.MarksOn(one)) != 0 || len(s.MarksOn(two)) != 1 || len(s.MarksOn(three)) != 1 {
+		t.Errorf("marks %v", s.Marks)
+	}
+	if ids(s.Standing(one)) != "" || ids(s.Standing(two)) != "1" || ids(s.Unfinished()) != "1" {
+		t.Errorf("operations %v", s.Operations)
+	}
+	if op, _ := s.Find("1"); len(op.Edits) != 3 {
+		t.Errorf("edits %v: their splices belong together", op.Edits)
+	}
+	for _, do := range (script{begin("3", KindDrain, two), end("3", ResultDone)}) {
+		if err := do(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if ids(s.Unfinished()) != "1" {
+		t.Errorf("%q unfinished: nothing has gone on from 1 for its third server", ids(s.Unfinished()))
+	}
+}
+
+// An operation without a server here ends and leaves nothing, whatever ends meanwhile.
+func TestOperationWithoutServers(t *testing.T) {
+	s := script{begin("1", KindDrain), begin("2", KindDrain, one), begin("3", KindUndrain, one), end("3", ResultDone)}.run(t)
+	if ids(s.Operations) != "1" || ids(s.Unfinished()) != "1" {
+		t.Fatalf("operations %v", s.Operations)
+	}
+	if err := s.End("1", ResultDone, 0, time.Time{}); err != nil || len(s.Operations) != 0 {
+		t.Errorf("error %v, operations %v", err, s.Operations)
+	}
+}
+
+// An operation that is not in the state is an error, and changes nothing.
+func TestGoneOperation(t *testing.T) {
+	for i, do := range (script{mark("2", "a", "b", one, 40), withdraw("2"), restored("2"), end("2", ResultDone)}) {
+		s := script{begin("1", KindDrain, one)}.run(t)
+		if err := do(s); !errors.Is(err, ErrGone) || len(s.Operations) != 1 || len(s.Marks) != 0 || len(s.Edits) != 0 {
+			t.Errorf("call %d: error %v, state %+v", i, err, s)
+		}
+	}
+}
+
+func TestBeginRefuses(t *testing.T) {
+	s := script{begin("1", KindDrain, one)}.run(t)
+	for _, op := range []Operation{
+		{ID: "1"}, {}, {ID: "../1"}, {ID: ".1"}, {ID: "a/b"}, {ID: strings.Repeat("x", 65)}, {ID: "a\n"},
+		{ID: "2", Servers: []Located{{Server: Server{"http", "caf\xe9", "10.0.0.1:80"}}}},
+		{ID: "2", Servers: []Located{{Server: one, File: "/etc/\xff.conf"}}},
+	} {
+		if err := s.Begin(op); err == nil || len(s.Operations) != 1 || s.LastID != "1" {
+			t.Errorf("%q: error %v, state %+v", op.ID, err, s)
+		}
+	}
+}
+
+// A file is as drainctl left it if its last edit says so, whoever began first and
+// whatever has ended since.
+func TestOurs(t *testing.T) {
+	s := script{
+		begin("2", KindUndrain, one), begin("1", KindDrain, one), mark("1", "a", "b", one, 40), clearMark("2", "b", "c", one),
+		end("1", ResultDone), end("2", ResultDone),
+	}.run(t)
+	for sha, want := range map[string]bool{"a": false, "b": true, "c": true, "d": false, "": false} {
+		if s.Ours(conf, sha) != want {
+			t.Errorf("%q is ours: %t", sha, !want)
+		}
+	}
+	if s.Ours("/other.conf", "c") || s.Ours("/other.conf", "") || (&State{}).Ours(conf, "") {
+		t.Error("another file is ours")
+	}
+}
+
+// LastID never goes back: the next ID follows it, though all operations are gone.
+func TestLastID(t *testing.T) {
+	s := script{begin("2", KindDrain), begin("1", KindDrain), end("1", ResultDone), end("2", ResultRolledBack)}.run(t)
+	if s.LastID != "2" || len(s.Operations) != 0 {
+		t.Errorf("state %+v", s)
+	}
+}

@@ -15,7 +15,7 @@ packages := ./... $(shell find testdata -name '*.go' -printf './%h\n' | sort -u)
 programs := $(CURDIR)/build/lab
 # Of the unit tests, these want root: they run nginx, count sockets, start sshd and
 # make users. Without it they say what they cannot do.
-rooted := ./cli ./nginx ./remote
+rooted := ./cli ./nginx ./remote ./drain/balancer
 # These too, and they print how many cases they ran. Of a test that passes, go test shows
 # that only in the directory of its package.
 counted := drain

@@ -1,11 +1,12 @@
-// Package cli is the command line: a file per command, which translates flags
-// into one call of package drain; and everything a person sees, in printer.go.
+// Package cli is the command line: a file per command, whose flags write into a
+// drain.Spec; and everything a person sees, in text.go, live.go and json.go.
 package cli
 
 import (
 	"context"
 	"errors"
 	"io"
+	"os"
 	"os/signal"
 	"runtime/debug"
 	"syscall"
@@ -13,7 +14,6 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/drainctl/drainctl/drain"
-	"github.com/drainctl/drainctl/remote"
 )
 
 // version is set by the release build.
@@ -22,8 +22,8 @@ var version = ""
 // Run runs the program with args, the first of which is its name, and returns
 // its exit code.
 func Run(args []string, stdout, stderr io.Writer) int {
-	// Who closes our standard output must not stop a drain half-way: a write
-	// then fails, and the work goes on.
+	// Who closes our standard output must not stop a drain: a write then fails,
+	// and the work goes on.
 	signal.Ignore(syscall.SIGPIPE)
 	return newSession(stdout, stderr).run(args)
 }
@@ -31,54 +31,64 @@ func Run(args []string, stdout, stderr io.Writer) int {
 // A session is one run of the program.
 type session struct {
 	stdout, stderr io.Writer
-	printer        *printer // set once the flags are read
+	view           view     // set once the flags are read
 	line           []string // the command line, flags first
-	atEnd          []func() // what is to be closed
 	// What the flags are read for.
-	operate func(ctx context.Context, req *drain.Request, dryRun bool) error
-	show    func(ctx context.Context, req *statusRequest) error
-	list    func(ctx context.Context, req *historyRequest) error
-	// What reading them takes: --lb names a host, and resume is told by the
-	// journal what to go on with.
-	connect func(ctx context.Context, to remote.SSH) (remote.Host, error)
-	journal func(ctx context.Context, lb *drain.LB, stateDir string) (*drain.Ledger, error)
+	operate func(ctx context.Context, spec drain.Spec, dryRun bool) error
+	resume  func(ctx context.Context, spec drain.Spec, name string) error
+	show    func(ctx context.Context, spec drain.Spec) error
+	list    func(ctx context.Context, spec drain.Spec, id string) error
+	serve   func(ctx context.Context, spec drain.Spec) error
 }
 
 func newSession(stdout, stderr io.Writer) *session {
 	s := &session{stdout: stdout, stderr: stderr}
-	s.operate, s.show, s.list = s.runOperation, s.showStatus, s.showHistory
-	s.journal = drain.ReadJournal
-	s.connect = func(ctx context.Context, to remote.SSH) (remote.Host, error) { return to.Connect(ctx) }
+	s.operate, s.resume, s.show, s.list, s.serve = s.runOperation, s.resumeOperation, s.showStatus, s.showHistory, s.serveAgent
 	return s
 }
 
 // run reads the command line, does what it says, and gives the exit code.
 func (s *session) run(args []string) int {
 	app := newApp(s)
-	err := checkEnv(app, environ())
+	err := checkEnv(app, os.Environ())
 	if err == nil {
 		s.line, err = arrange(app, args)
 	}
 	if err == nil {
 		err = app.RunContext(context.Background(), s.line)
 	}
-	for _, f := range s.atEnd {
-		f()
-	}
 	return s.finish(err)
 }
 
+// A shownError is the end of a run that the view has shown already; nil where it
+// was done.
+type shownError struct{ error }
+
+func (e shownError) Error() string {
+	if e.error == nil {
+		return "done"
+	}
+	return e.error.Error()
+}
+
+func (e shownError) Unwrap() error { return e.error }
+
 // finish tells how it ended, and gives the exit code.
 func (s *session) finish(err error) int {
-	if s.printer == nil {
-		s.printer = newPrinter(s.stdout, s.stderr, printOptions{})
+	if s.view == nil {
+		s.view = newTextView(s.stdout, s.stderr, viewOptions{})
 	}
 	var f *drain.Failure
 	if err != nil && !errors.As(err, &f) && errors.Is(err, errUsage) {
-		err = &drain.Failure{Kind: drain.Misused, Err: err}
+		err = &drain.Failure{Exit: drain.Usage, Err: err, Stands: drain.Stands{Standing: drain.Untouched}}
 	}
-	s.printer.end(err)
-	return int(drain.KindOf(err))
+	var shown shownError
+	if errors.As(err, &shown) {
+		err = shown.error
+	} else {
+		s.view.event(drain.Stamp(drain.ResultOf(err)))
+	}
+	return int(drain.ExitOf(err))
 }
 
 func newApp(s *session) *cli.App {
@@ -92,7 +102,9 @@ func newApp(s *session) *cli.App {
 		// Exit codes are decided in one place, at the end.
 		ExitErrHandler: func(*cli.Context, error) {},
 		OnUsageError:   asUsage,
-		Commands:       []*cli.Command{drainCommand(s), undrainCommand(s), resumeCommand(s), statusCommand(s), historyCommand(s)},
+		Commands: []*cli.Command{
+			operationCommand(s, drain.Drain), operationCommand(s, drain.Undrain), resumeCommand(s), statusCommand(s), historyCommand(s), agentCommand(s),
+		},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
 				return usage("unknown command %q", c.Args().First())

@@ -3,7 +3,6 @@ package cli
 import (
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -60,7 +59,7 @@ func isHelp(word string) bool {
 // commandAt is where the command's name stands: the first word that is no flag
 // and no flag's value. -1: there is none.
 func commandAt(app *cli.App, args []string) (int, error) {
-	homeless := ""
+	needsCommand := ""
 	for i := 1; i < len(args); i++ {
 		name, _, hasValue, ok := flagWord(args[i])
 		if !ok {
@@ -76,14 +75,14 @@ func commandAt(app *cli.App, args []string) (int, error) {
 			return 0, usage("unknown flag %s", args[i])
 		}
 		if findFlag(app.Flags, name) == nil {
-			homeless = dashes(name)
+			needsCommand = dashes(name)
 		}
 		if takesValue(f) && !hasValue {
 			i++
 		}
 	}
-	if homeless != "" {
-		return 0, usage("%s needs a command: %s", homeless, strings.Join(commandNames(app), ", "))
+	if needsCommand != "" {
+		return 0, usage("%s needs a command: %s", needsCommand, strings.Join(commandNames(app), ", "))
 	}
 	return -1, nil
 }
@@ -215,7 +214,7 @@ func checkEnv(app *cli.App, environ []string) error {
 	}
 	for _, kv := range environ {
 		name, value, _ := strings.Cut(kv, "=")
-		if !strings.HasPrefix(strings.ToUpper(name), envPrefix) || name == corpusVariable {
+		if !strings.HasPrefix(strings.ToUpper(name), envPrefix) {
 			continue
 		}
 		f := known[name]
@@ -231,9 +230,6 @@ func checkEnv(app *cli.App, environ []string) error {
 	}
 	return nil
 }
-
-// corpusVariable is read by the tests alone.
-const corpusVariable = envPrefix + "CORPUS"
 
 func commandNames(app *cli.App) []string {
 	var names []string
@@ -265,5 +261,3 @@ func didYouMean(word string, names []string) string {
 	}
 	return fmt.Sprintf("; did you mean %s?", best)
 }
-
-func environ() []string { return os.Environ() }

@@ -168,7 +168,7 @@ func latest(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: latest VARIABLE")
 	}
-	files, err := filepath.Glob(ts.MkAbs("state/operations/*.jsonl"))
+	files, err := filepath.Glob(ts.MkAbs("state/history/*.jsonl"))
 	ts.Check(err)
 	if len(files) == 0 {
 		ts.Fatalf("no operation in the journal")

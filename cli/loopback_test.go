@@ -51,17 +51,17 @@ func TestDrainAndUndrain(t *testing.T) {
 	}
 
 	// Once more: it is so already.
-	p.begin("drain", a.addr).ends(0, "already so", "it was so already, nothing was changed")
+	p.begin("drain", a.addr).ends(0, "unchanged: ", "; unchanged")
 	p.has(marked(before, a))
 	if now := p.workers(); !slices.Equal(now, after) {
 		t.Errorf("workers %v became %v: it was reloaded for nothing", after, now)
 	}
 
-	p.begin("undrain", a.addr).ends(0, "healthy, 3 times in a row", a.addr+" is back: nginx sends requests to it")
+	p.begin("undrain", a.addr).ends(0, "healthy: 3 of 3 checks passed", a.addr+" is back: nginx sends requests to it")
 	p.has(before)
 	p.answers("a", "b")
 	after = p.workers()
-	p.begin("undrain", a.addr).ends(0, "already so", "nothing was changed")
+	p.begin("undrain", a.addr).ends(0, "unchanged: ", "; unchanged")
 	p.has(before)
 	if now := p.workers(); !slices.Equal(now, after) {
 		t.Errorf("workers %v became %v: it was reloaded for nothing", after, now)
@@ -76,7 +76,7 @@ func TestDrainOfWhatIsMarkedButNotLoaded(t *testing.T) {
 	before := p.read()
 	p.write(p.conf, marked(before, a))
 	p.answers("a", "b")
-	p.begin("drain", a.addr).ends(4, "changed on disk after nginx was last loaded", p.conf+" (", "hint: it would go on with --accept-pending", "nothing was touched")
+	p.begin("drain", a.addr).ends(4, "changed on disk after nginx was last loaded", p.conf+" (", "hint: use --accept-pending to override", "nothing was touched")
 	p.answers("a", "b")
 	p.begin("drain", a.addr, "--accept-pending").ends(0, "warning: changed on disk after nginx was last loaded", "was changed after nginx was last loaded", "a new generation serves")
 	p.answers("b")
@@ -101,7 +101,7 @@ func TestEditedAndLoadedAtOnce(t *testing.T) {
 		eventually(t, "a new generation serves", func() bool {
 			return !slices.ContainsFunc(p.workers(), func(w string) bool { return slices.Contains(before, w) })
 		})
-		p.begin("drain", a.addr, "--dry-run").ends(0, "nothing that was checked speaks against it")
+		p.begin("drain", a.addr, "--dry-run").ends(0, "all checks passed")
 	}
 }
 
@@ -113,15 +113,15 @@ func TestTimeout(t *testing.T) {
 
 	p.begin("drain", a.addr, "--timeout", "300ms").ends(3,
 		"drainctl: error: not drained after 300ms: 1 connection open, more than 0, from 127.0.0.1 (1)",
-		"taking back what was done",
-		"drainctl: now: everything is as it was before")
+		"rolling back",
+		"drainctl: state: everything is as it was before")
 	p.has(before)
 	p.answers("a", "b")
 
 	p.begin("drain", a.addr, "--timeout", "300ms", "--on-timeout", "leave").ends(3,
 		"not drained after 300ms",
 		a.addr+" in pool in the configuration: marked down",
-		"drainctl: to go on: drainctl resume ", "(or drainctl undrain "+a.addr+" --state-dir "+p.stateDir()+" --nginx-conf "+p.conf+")")
+		"drainctl: next: drainctl resume ", "drainctl: next: drainctl undrain "+a.addr+" --state-dir "+p.stateDir()+"   (puts it back)")
 	p.has(marked(before, a))
 	p.answers("b")
 
@@ -145,7 +145,7 @@ func TestInterrupt(t *testing.T) {
 	run := p.begin("drain", a.addr)
 	run.says("1 open")
 	run.signal()
-	run.ends(130, "interrupted: taking back what was done; once more stops at once", "drainctl: error: interrupted", "drainctl: now: everything is as it was before")
+	run.ends(130, "interrupted: rolling back; Ctrl-C again stops at once", "drainctl: error: interrupted", "drainctl: state: everything is as it was before")
 	p.has(before)
 	p.answers("a", "b")
 
@@ -196,7 +196,7 @@ func TestTerminalCloses(t *testing.T) {
 	eventually(t, "the journal has its end", func() bool {
 		r := p.begin("status")
 		<-r.ended
-		return r.cmd.ProcessState.ExitCode() == 0 && !strings.Contains(r.output(), "now")
+		return r.cmd.ProcessState.ExitCode() == 0 && !strings.Contains(r.output(), "draining")
 	})
 	p.answers("a", "b")
 
@@ -222,11 +222,11 @@ func TestInterruptTwice(t *testing.T) {
 	p.write(p.dir+"/slow", "")
 	began := time.Now()
 	run.signal()
-	run.says("taking back what was done")
+	run.says("rolling back")
 	eventually(t, "the file is put back", func() bool { return p.read() == before })
 	run.signal()
-	run.ends(5, "interrupted again: stopping at once", "taking it back was interrupted too", "drainctl: now: ", "nginx",
-		"drainctl: to go on: drainctl undrain "+a.addr+" --state-dir "+p.stateDir()+" --nginx-conf "+p.conf+" ", "   (puts it back), or drainctl resume ")
+	run.ends(5, "interrupted again: stopping at once", "the rollback was interrupted too", "drainctl: state: ", "nginx",
+		"drainctl: next: drainctl undrain "+a.addr+" --state-dir "+p.stateDir()+"   (puts it back)", "drainctl: next: drainctl resume ")
 	if took := time.Since(began); took > 20*time.Second {
 		t.Errorf("it took %s to stop at once", took)
 	}
@@ -301,7 +301,7 @@ func TestRefusedBeforeAnythingIsTouched(t *testing.T) {
 		p := newProxy(t, pool(a, b))
 		before := p.read()
 		p.write(p.dir+"/nginx.pid", "999999999\n")
-		p.begin("drain", a.addr, "--min-up", "2").ends(4, "nginx", "drainctl: hint: it would go on with --min-up 1", "drainctl: now: nothing was touched")
+		p.begin("drain", a.addr, "--min-up", "2").ends(4, "nginx", "drainctl: hint: use --min-up 1 to override", "drainctl: state: nothing was touched")
 		p.has(before)
 	})
 	t.Run("nginx runs another configuration", func(t *testing.T) {
@@ -310,7 +310,7 @@ func TestRefusedBeforeAnythingIsTouched(t *testing.T) {
 		p.write(other, p.read())
 		q := *p
 		q.conf = other
-		q.begin("drain", a.addr).ends(4, "was started with "+p.conf+", not with "+other, "hint: it would go on with --nginx-conf "+p.conf)
+		q.begin("drain", a.addr).ends(4, "was started with "+p.conf+", not with "+other, "hint: use --nginx-conf "+p.conf+" to override")
 		q.has(p.read())
 	})
 	t.Run("the test fails", func(t *testing.T) {
@@ -380,7 +380,7 @@ func TestFileSystemIsReadOnly(t *testing.T) {
 	before, workers := p.read(), p.workers()
 	r := p.command("unshare", "-m", "sh", "-c", `mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" && shift && exec "$@"`, "sh", dir,
 		"drainctl", "drain", a.addr, "-c", p.conf)
-	r.ends(4, dir+"/other.conf: ", "Read-only file system", "nothing was touched")
+	r.ends(4, dir+"/other.conf: ", "read-only file system", "nothing was touched")
 	p.has(before)
 	if now := p.workers(); !slices.Equal(now, workers) {
 		t.Errorf("workers %v became %v", workers, now)
@@ -402,9 +402,8 @@ func TestJournalDiskIsFull(t *testing.T) {
 		return p.command("unshare", slices.Concat([]string{"-m", "sh", "-c", script, p.stateDir()}, args, []string{"-c", p.conf})...)
 	}
 	ends := map[int]int{}
-	for length := 1; length < 4000; length += 330 {
-		// One page for all of it, of which the reason takes its part.
-		r := run("mount -t tmpfs -o size=4k drainctl", "drain", a.addr, "--reason", strings.Repeat("x", length))
+	for pages := 1; pages <= 12; pages++ {
+		r := run(fmt.Sprintf("mount -t tmpfs -o size=%dk drainctl", 4*pages), "drain", a.addr)
 		<-r.ended
 		code := r.cmd.ProcessState.ExitCode()
 		ends[code]++
@@ -415,16 +414,16 @@ func TestJournalDiskIsFull(t *testing.T) {
 			p.begin("undrain", a.addr, "--force").ends(0)
 		case code == 1 && p.read() == before && strings.Contains(said, "no space left on device"):
 		default:
-			t.Fatalf("with a reason of %d bytes: exit code %d: %s\nthe file is\n%s", length, code, said, p.read())
+			t.Fatalf("with %d pages: exit code %d: %s\nthe file is\n%s", pages, code, said, p.read())
 		}
 		p.answers("a", "b")
 	}
-	if ends[1] == 0 || p.read() != before {
+	if ends[0] == 0 || ends[1] == 0 || p.read() != before {
 		t.Errorf("exit codes %v, the file is\n%s", ends, p.read())
 	}
 	t.Logf("exit codes: %v", ends)
 
-	run("mount -t tmpfs -o ro drainctl", "drain", a.addr).ends(4, "claim the target on this machine: ", "read-only file system", "nothing was touched")
+	run("mount -t tmpfs -o ro drainctl", "drain", a.addr).ends(4, "lock the target on this machine: ", "read-only file system", "nothing was touched")
 	p.has(before)
 }
 
@@ -460,7 +459,7 @@ func TestUndrainOfTheUnhealthy(t *testing.T) {
 		t.Errorf("workers %v became %v", workers, now)
 	}
 	// A drain of a dead backend is no problem.
-	p.begin("drain", dead.addr).ends(0, "already so")
+	p.begin("drain", dead.addr).ends(0, "unchanged: ")
 }
 
 // Connections can be counted from the other side, too.
@@ -570,13 +569,13 @@ func TestWithoutDescriptors(t *testing.T) {
 	p.answers("b")
 	p.command("sh", "-c", `exec drainctl undrain "$0" -c "$1" >&-`, a.addr, p.conf).ends(0)
 	p.has(before)
-	for _, name := range []string{"claims", "operations"} {
+	for _, name := range []string{"locks", "history"} {
 		files, err := filepath.Glob(filepath.Join(p.stateDir(), name, "*"))
 		if err != nil || len(files) == 0 {
 			t.Errorf("no %s: %v", name, err)
 		}
 		for _, f := range files {
-			if b, err := os.ReadFile(f); err != nil || strings.Contains(string(b), "mark 127.0.0.1") && name == "claims" {
+			if b, err := os.ReadFile(f); err != nil || strings.Contains(string(b), "mark 127.0.0.1") && name == "locks" {
 				t.Errorf("%s holds %q (%v)", f, b, err)
 			}
 		}
@@ -649,14 +648,14 @@ func TestEventsAsJSON(t *testing.T) {
 	var order []string
 	for _, e := range events {
 		name := e["event"].(string)
-		if step, ok := e["step"].(string); ok && name != "progress" {
+		if step, ok := e["step"].(string); ok {
 			name += " " + step
 		}
-		if name != "command" && name != "progress" && !slices.Contains(order, name) {
+		if name != "command" && !slices.Contains(order, name) {
 			order = append(order, name)
 		}
 	}
-	want := []string{"plan", "step_started close", "step_done close", "step_started empty", "waiting", "step_done empty", "summary", "result"}
+	want := []string{"plan", "operation_started", "step_started mark down", "edited mark down", "reloaded mark down", "step_done mark down", "step_started wait", "waiting wait", "step_done wait", "result"}
 	if !slices.Equal(order, want) {
 		t.Errorf("events %v, want %v", order, want)
 	}
@@ -666,7 +665,7 @@ func TestEventsAsJSON(t *testing.T) {
 	}
 
 	run = p.begin("drain", b.addr, "--output", "json")
-	run.ends(4, `"refusals":[{"text":"upstream pool (`, `nginx answers 502","override":"--min-up 0"}]`)
+	run.ends(4, `"findings":[{"code":"live-servers","lb":"this machine","text":"upstream pool (`, `nginx answers 502","override":"--min-up 0"}]`)
 	parseEvents(t, run.output())
 }
 

@@ -2,66 +2,198 @@ package cli
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/signal"
 	"sync"
 	"syscall"
 
+	"github.com/urfave/cli/v2"
+
 	"github.com/drainctl/drainctl/drain"
 )
 
-// runOperation plans, and then shows or runs.
-func (s *session) runOperation(ctx context.Context, req *drain.Request, dryRun bool) error {
-	hard, soft, stop := withSignals(ctx, s.printer.signalled)
-	defer stop()
-	if dryRun {
-		plan, err := drain.DryRun(soft, req)
+// operationCommand is drain or undrain.
+func operationCommand(s *session, kind drain.Kind) *cli.Command {
+	f := &specFlags{spec: drain.DefaultSpec(kind)}
+	cmd := &cli.Command{Name: string(kind), ArgsUsage: "TARGET"}
+	if kind == drain.Drain {
+		cmd.Usage = "mark a backend down in nginx, wait until nobody uses it, stop its service"
+		cmd.Description = describeTarget("the backend to drain")
+		f.drain()
+	} else {
+		cmd.Usage = "start a backend's service, wait until it is healthy, clear its down mark"
+		cmd.Description = describeTarget("the backend to put back")
+		f.undrain()
+	}
+	f.yes("dry-run", &f.dryRun, "", "show the plan, the diff, and every warning and refusal; touch nothing")
+	f.which()
+	f.where()
+	f.run()
+	f.shown()
+	cmd.Flags = f.flags
+	cmd.Action = func(c *cli.Context) error {
+		if err := f.targets(c, 1); err != nil {
+			return err
+		}
+		if err := f.read(s, c); err != nil {
+			return err
+		}
+		if kind == drain.Drain {
+			if err := s.checkDrain(f.spec); err != nil {
+				return err
+			}
+			if err := s.checkSSH(f.spec); err != nil {
+				return err
+			}
+		}
+		return s.operate(c.Context, f.spec, f.dryRun)
+	}
+	return cmd
+}
+
+// drain is the flags of a drain alone.
+func (f *specFlags) drain() {
+	s := &f.spec
+	f.text("service", &s.Service, "", "systemd `UNIT` to stop on the backend once it is drained; without it nothing is stopped", "s")
+	f.number("threshold", &s.Threshold, "", "drained at `N` open connections or fewer")
+	f.span("interval", &s.Interval, "", "how often connections are counted; near the end more often")
+	f.span("timeout", &s.Timeout, "", "how long to wait for open connections; 0: no limit")
+	f.text("on-timeout", (*string)(&s.OnTimeout), "", "`WHAT` to do then: rollback, leave (down, app running) or stop (the app anyway)")
+	f.text("poll", (*string)(&s.Counter), "", "`WHERE` connections are counted: ss (on the backend, over SSH), lb (on the load balancer, no SSH to the backend) or stub_status")
+	f.text("status-url", &s.StatusURL, "", "`URL` of stub_status on the backend's own nginx, for --poll stub_status")
+	f.span("stop-timeout", &s.StopTimeout, "", "how long systemctl stop may take")
+	f.number("min-up", &s.MinUp, catGuards, "live servers (`N`, backups not counted) that each upstream must keep")
+	f.yes("allow-direct", &s.Allow.Direct, catGuards, "the target is also reached outside its upstreams: drain it anyway")
+	f.yes("allow-other-names", &s.Allow.OtherNames, catGuards, "the target is also a server under another name: drain it anyway")
+	f.yes("allow-shutdown-timeout", &s.Allow.ShutdownTimeout, catGuards, "nginx's worker_shutdown_timeout is shorter than --timeout: drain anyway")
+	f.yes("allow-all-addresses", &s.Allow.AllAddresses, catGuards, "the server's name has several addresses: drain them all")
+	var peers []string
+	f.list("ignore-peer", &peers, catGuards, "new connections to the backend from `CIDR` do not matter, as those of monitoring (repeatable)")
+	f.after = append(f.after, func(*cli.Context) (err error) {
+		s.IgnorePeers, err = parsePeers(peers)
+		return err
+	})
+}
+
+// undrain is the flags of an undrain alone.
+func (f *specFlags) undrain() {
+	s := &f.spec
+	f.text("service", &s.Service, "", "systemd `UNIT` to start on the backend (default: the one that the drain stopped)", "s")
+	f.yes("force", &s.Force, "", "clear a down that drainctl has not put there, too")
+	f.text("health", &s.Health, "", "`CHECK` that must pass several times in a row: a URL, or tcp (connect from the load balancer)")
+	f.span("health-timeout", &s.HealthTimeout, "", "how long to wait for that; 0: no limit")
+	f.after = append(f.after, func(*cli.Context) error {
+		if s.HealthTimeout < 0 {
+			return usage("--health-timeout %s: must not be negative", s.HealthTimeout)
+		}
+		if s.Health != drain.HealthTCP {
+			if err := checkURL(s.Health); err != nil {
+				return usage("--health: neither %q nor a URL: %v", drain.HealthTCP, err)
+			}
+		}
+		return checkService(s.Service)
+	})
+}
+
+// checkDrain refuses values that make no sense, alone or together.
+func (s *session) checkDrain(d drain.Spec) error {
+	switch {
+	case d.Threshold < 0:
+		return usage("--threshold %d: must not be negative", d.Threshold)
+	case d.MinUp < 0:
+		return usage("--min-up %d: must not be negative", d.MinUp)
+	case d.Interval <= 0:
+		return usage("--interval %s: must be longer than 0", d.Interval)
+	case d.Timeout < 0:
+		return usage("--timeout %s: must not be negative", d.Timeout)
+	case d.StopTimeout <= 0:
+		return usage("--stop-timeout %s: must be longer than 0", d.StopTimeout)
+	case d.Service == "" && d.OnTimeout == drain.TimeoutStop:
+		return usage("--on-timeout stop needs --service: there is nothing to stop")
+	}
+	for _, err := range []error{
+		oneOf("--on-timeout", string(d.OnTimeout), string(drain.TimeoutRollback), string(drain.TimeoutLeave), string(drain.TimeoutStop)),
+		oneOf("--poll", string(d.Counter), string(drain.CounterSS), string(drain.CounterLB), string(drain.CounterStubStatus)),
+		checkService(d.Service),
+	} {
 		if err != nil {
 			return err
 		}
-		if err := s.checkSSH(req); err != nil {
-			return err
+	}
+	if d.Counter == drain.CounterStubStatus {
+		if err := checkURL(d.StatusURL); err != nil {
+			return usage("--poll stub_status needs --status-url, an http or https URL of the backend's own nginx")
 		}
-		s.printer.plan(plan, true)
-		return plan.Verdict()
-	}
-	// Read once for what was mistyped, and once more when nobody else works on
-	// the target any more.
-	if _, err := drain.Read(soft, req); err != nil {
+	} else if err := s.unused("it is for --poll stub_status", "status-url"); err != nil {
 		return err
 	}
-	claim, err := drain.TakeClaim(soft, req, s.printer.event)
-	if err != nil {
-		return err
+	if d.Timeout == 0 {
+		return s.unused("with --timeout 0 the time is never up", "on-timeout")
 	}
-	defer claim.Release()
-	plan, err := drain.Read(soft, req)
-	if err != nil {
-		return err
-	}
-	if err := s.checkSSH(req); err != nil {
-		return err
-	}
-	s.printer.plan(plan, false)
-	session, err := drain.Check(soft, plan, claim, s.printer.event)
-	if err != nil {
-		return err
-	}
-	defer session.Close()
-	err = session.Run(hard, soft)
-	if err == nil {
-		s.printer.summary(session.Summary())
-	}
-	return err
+	return nil
 }
 
-// withSignals gives a context that the second SIGINT, SIGTERM or SIGHUP ends, and
-// one that the first ends already. What this process was started to ignore it goes
-// on ignoring: nohup is for a terminal that closes.
+func describeTarget(purpose string) string {
+	return fmt.Sprintf(`TARGET is %s: an address or name as it stands in nginx.conf, with or
+without its port: 192.168.1.10 (every port of that host, in every upstream),
+192.168.1.10:8080, app1.example.com, [2001:db8::1]:8080, unix:/run/app.sock.
+
+Every flag can also be given as an environment variable: %s.`, purpose, envPrefix+"TIMEOUT for --timeout, and so on")
+}
+
+// machines is what reaches the machines of a run.
+func (s *session) machines(unprivileged bool) drain.Machines {
+	return drain.Machines{
+		Version: versionText(), Passphrase: passphrase(s.view), Trace: s.view.trace, Unprivileged: unprivileged,
+		Copied: func(lb, path string) {
+			s.view.event(drain.Stamp(&drain.AgentCopied{Header: drain.Header{LB: lb}, Path: path}))
+		},
+	}
+}
+
+// runOperation plans, and then shows or runs.
+func (s *session) runOperation(ctx context.Context, spec drain.Spec, dryRun bool) error {
+	hard, soft, stop := withSignals(ctx, s.view.signal)
+	defer stop()
+	options := drain.Options{Connect: s.machines(dryRun), Emit: s.view.event, Accept: func(p *drain.Plan) error {
+		if err := s.checkSSH(p.Spec); err != nil {
+			return err
+		}
+		s.view.event(drain.Stamp(&drain.Planned{Plan: p}))
+		return nil
+	}}
+	if dryRun {
+		plan, err := drain.DryRun(soft, spec, options)
+		if err != nil {
+			return err
+		}
+		return s.shown(drain.ResultOf(plan.Verdict()), plan.Verdict())
+	}
+	o, err := drain.Prepare(soft, spec, options)
+	if err != nil {
+		return err
+	}
+	defer o.Close()
+	err = o.Run(hard, soft)
+	return s.shown(o.Result(err), err)
+}
+
+// shown shows how a run ended.
+func (s *session) shown(r *drain.Result, err error) error {
+	s.view.event(drain.Stamp(r))
+	return shownError{err}
+}
+
+// withSignals gives a context that the second SIGINT ends, and one that the
+// first SIGINT, SIGTERM or SIGHUP ends already. A terminal that closes sends
+// SIGHUP after Ctrl-C, and CI systems send SIGTERM some seconds after SIGINT:
+// neither ends a rollback. What this process was started to ignore it goes on
+// ignoring: nohup is for a terminal that closes.
 func withSignals(parent context.Context, tell func(first bool)) (hard, soft context.Context, stop func()) {
 	hard, cancelHard := context.WithCancelCause(parent)
 	soft, cancelSoft := context.WithCancelCause(hard)
-	signals := make(chan os.Signal, 2)
+	signals := make(chan os.Signal, 8)
 	for _, s := range []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {
 		if !signal.Ignored(s) {
 			signal.Notify(signals, s)
@@ -69,18 +201,27 @@ func withSignals(parent context.Context, tell func(first bool)) (hard, soft cont
 	}
 	done := make(chan struct{})
 	go func() {
-		for first := true; ; first = false {
+		interrupts, told := 0, false
+		for {
+			var got os.Signal
 			select {
 			case <-done:
 				return
-			case <-signals:
+			case got = <-signals:
 			}
-			tell(first)
-			if !first {
+			if got == syscall.SIGINT {
+				interrupts++
+			}
+			switch {
+			case !told:
+				told = true
+				tell(true)
+				cancelSoft(drain.ErrInterrupted)
+			case interrupts > 1:
+				tell(false)
 				cancelHard(drain.ErrInterrupted)
 				return
 			}
-			cancelSoft(drain.ErrInterrupted)
 		}
 	}()
 	return hard, soft, sync.OnceFunc(func() {

@@ -1,7 +1,7 @@
 package cli
 
 import (
-	"slices"
+	"context"
 
 	"github.com/urfave/cli/v2"
 
@@ -9,62 +9,37 @@ import (
 )
 
 func resumeCommand(s *session) *cli.Command {
-	flags := slices.Concat(journalFlags(), whereFlags(), controlFlags())
-	flags = append(flags, recordFlags()...)
-	flags = append(flags, sshFlags()...)
+	f := &specFlags{spec: drain.DefaultSpec("")}
+	f.where()
+	f.run()
+	f.shown()
 	return &cli.Command{
 		Name:      "resume",
-		Usage:     "go on with a drain or undrain that was left half-way",
+		Usage:     "continue a drain or undrain that was interrupted",
 		ArgsUsage: "[ID|TARGET]",
 		Description: "What was asked for is in the journal; no flag of the first run is needed again. Without\n" +
-			"an ID or a TARGET it is the only operation that was left half-way. drainctl undrain\n" +
-			"takes such an operation back instead.",
-		Flags: append(flags, outputFlags()...),
+			"an ID or a TARGET it is the only operation that was interrupted. drainctl undrain rolls\n" +
+			"such an operation back instead.",
+		Flags: f.flags,
 		Action: func(c *cli.Context) error {
-			if err := s.begin(c); err != nil {
+			args := c.Args().Slice()
+			if len(args) > 1 {
+				return usage("resume takes one ID or TARGET; %q is one argument too many", args[1])
+			}
+			if err := f.read(s, c); err != nil {
 				return err
 			}
-			req, err := s.resumeRequest(c)
-			if err != nil {
-				return err
-			}
-			return s.operate(c.Context, req, false)
+			return s.resume(c.Context, f.spec, c.Args().First())
 		},
 	}
 }
 
-// resumeRequest is the request of the operation that was left half-way.
-func (s *session) resumeRequest(c *cli.Context) (*drain.Request, error) {
-	args := c.Args().Slice()
-	if len(args) > 1 {
-		return nil, usage("resume takes one ID or TARGET; %q is one argument too many", args[1])
-	}
-	lb, err := s.loadBalancer(c)
+func (s *session) resumeOperation(ctx context.Context, spec drain.Spec, name string) error {
+	_, soft, stop := withSignals(ctx, s.view.signal)
+	full, err := drain.Resumed(soft, spec, name, s.machines(false))
+	stop()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	ledger, err := s.journal(c.Context, lb, c.String("state-dir"))
-	if err != nil {
-		return nil, err
-	}
-	o, err := drain.FindUnfinished(ledger, c.Args().First())
-	if err != nil {
-		return nil, err
-	}
-	req, err := s.common(c, lb)
-	if err != nil {
-		return nil, err
-	}
-	if err := s.ssh(c, req); err != nil {
-		return nil, err
-	}
-	reason, pending := req.Reason, req.Allow.Pending
-	if err := o.Restore(req); err != nil {
-		return nil, err
-	}
-	if reason != "" {
-		req.Reason = reason
-	}
-	req.Allow.Pending = req.Allow.Pending || pending
-	return req, nil
+	return s.operate(ctx, full, false)
 }

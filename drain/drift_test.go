@@ -2,9 +2,6 @@ package drain
 
 import (
 	"context"
-	"errors"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -12,57 +9,67 @@ import (
 	"testing"
 	"time"
 
-	"github.com/drainctl/drainctl/nginx"
-	"github.com/drainctl/drainctl/remote"
+	"github.com/drainctl/drainctl/drain/balancer"
+	"github.com/drainctl/drainctl/drain/journal"
 )
 
-// A told is the events of a run.
-type told struct{ events []Event }
-
-func (l *told) tell(e Event) { l.events = append(l.events, e) }
-
-// warnings is what an operator was warned of.
-func (l *told) warnings() string {
-	var texts []string
-	for _, e := range l.events {
-		if w, ok := e.(Warned); ok {
-			texts = append(texts, w.Text)
-		}
-	}
-	return strings.Join(texts, "\n")
+// A meddled connector reaches the rig while somebody else is at work.
+type meddled struct {
+	connector
+	before func(effect string) // before each effect
 }
 
-// begun is a run on the rig that has taken no step yet.
-func (r *rig) begun(op Operation) (*run, *told) {
+func (m meddled) LB(_ context.Context, _ string, n Nginx) (balancer.Balancer, error) {
+	o, err := n.Options()
+	o.Around = func(what string, do func() error) error {
+		m.before(what)
+		return do()
+	}
+	return balancer.NewLocal(o), err
+}
+
+// markedDown has the target down, by an operation that goes on. Its journal
+// outlives it: the test ends it.
+func (r *rig) markedDown() balancer.Balancer {
 	r.t.Helper()
-	l := &told{}
-	plan, err := Read(r.t.Context(), r.request(op, r.clean()))
+	lb := r.applied()
+	if _, err := lb.Reload(r.t.Context(), reloadLimit); err != nil {
+		r.t.Fatal(err)
+	}
+	return lb
+}
+
+var reloadLimit = balancer.ReloadRequest{Timeout: patience}
+
+// applied has the files say down, and nginx not know it.
+func (r *rig) applied() balancer.Balancer {
+	r.t.Helper()
+	ctx, spec := r.t.Context(), r.spec(Drain)
+	lb, err := connector{r}.LB(ctx, "", spec.Nginx)
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	run := newRun(plan, l.tell)
-	if err := run.begin(r.t.Context()); err != nil {
+	r.t.Cleanup(func() { lb.Close() })
+	report, err := lb.Plan(ctx, query(spec))
+	if err != nil {
 		r.t.Fatal(err)
 	}
-	return run, l
-}
-
-// reload has nginx load what the file says, and waits until it serves.
-func (r *rig) reload() {
-	r.t.Helper()
-	time.Sleep(apart)
-	before := r.workers()
-	if err := syscall.Kill(r.master, syscall.SIGHUP); err != nil {
+	part := LBPlan{LB: ThisMachine, Report: report}
+	op, err := part.record(journal.NewID(time.Now(), ""), spec)
+	if err == nil {
+		err = lb.Begin(ctx, balancer.Beginning{Operation: op})
+	}
+	if err == nil {
+		_, err = lb.Apply(ctx, part.change(spec))
+	}
+	if err != nil {
 		r.t.Fatal(err)
 	}
-	r.until("a new generation serves", func() bool {
-		now := r.workers()
-		return len(now) > 0 && !slices.ContainsFunc(now, func(pid string) bool { return slices.Contains(before, pid) })
-	})
+	return lb
 }
 
-// reloadSlowly has nginx load what the file says, and returns while the earlier workers
-// still serve beside the new ones.
+// reloadSlowly has nginx load what the file says, and returns while the earlier
+// workers still serve beside the new ones.
 func (r *rig) reloadSlowly() {
 	r.t.Helper()
 	time.Sleep(apart)
@@ -72,7 +79,7 @@ func (r *rig) reloadSlowly() {
 		r.t.Fatal(err)
 	}
 	r.until("a new worker serves", func() bool { return len(r.workers()) > len(before) })
-	time.AfterFunc(3*settleInterval, func() { r.signal(before, syscall.SIGCONT) })
+	time.AfterFunc(300*time.Millisecond, func() { r.signal(before, syscall.SIGCONT) })
 }
 
 func (r *rig) signal(pids []string, s syscall.Signal) {
@@ -83,363 +90,264 @@ func (r *rig) signal(pids []string, s syscall.Signal) {
 	}
 }
 
-// While it waits, a drain sees within one interval that somebody else has nginx
-// serve the target again, or may have.
+// While it waits, a drain sees that somebody else has nginx serve the target
+// again, or may have.
 func TestWatch(t *testing.T) {
-	for _, test := range []struct {
-		name string
-		do   func(r *rig)
-		want string // the drift; empty: there is none
+	for i, test := range []struct {
+		name     string
+		do       func(r *rig)
+		want     balancer.DriftReason // empty: there is none
+		reloaded bool
 	}{
-		{"nothing", func(*rig) {}, ""},
-		{"a reload", func(r *rig) { r.reload() }, ""},
-		{"a note", func(r *rig) { r.write("# a note\n" + r.drained()) }, ""},
-		{"a note, and a reload", func(r *rig) { r.write("# a note\n" + r.drained()); r.reload() }, ""},
-		{"a note, and a reload that is under way", func(r *rig) { r.write("# a note\n" + r.drained()); r.reloadSlowly() }, ""},
-		{"the same bytes written anew", func(r *rig) { r.write(r.drained()) }, ""},
-		{"down taken away", func(r *rig) { r.write(r.was) }, "somebody took down away from the configuration: "},
-		{"down taken away, and a reload", func(r *rig) { r.write(r.was); r.reload() }, "somebody took down away from the configuration, and nginx was reloaded: "},
+		{"nothing", func(*rig) {}, "", false},
+		{"a reload", func(r *rig) { r.reload() }, "", false},
+		{"a note", func(r *rig) { r.write("# a note\n" + r.drained()) }, "", false},
+		{"a note, and a reload", func(r *rig) { r.write("# a note\n" + r.drained()); r.reload() }, "", false},
+		{"a note, and a reload that is under way", func(r *rig) { r.write("# a note\n" + r.drained()); r.reloadSlowly() }, "", false},
+		{"the same bytes written anew", func(r *rig) { r.write(r.drained()) }, "", false},
+		{"down removed", func(r *rig) { r.write(r.was) }, balancer.DriftDownRemoved, false},
+		{"down removed, and a reload", func(r *rig) { r.write(r.was); r.reload() }, balancer.DriftDownRemoved, true},
 		{"another line for the target", func(r *rig) {
 			r.write(strings.Replace(r.drained(), "upstream app {", "upstream app {\n        server "+r.unit.addr+" weight=2;", 1))
-		}, "somebody took down away from the configuration: "},
-		{"the server taken away", func(r *rig) {
+		}, balancer.DriftDownRemoved, false},
+		{"the server removed", func(r *rig) {
 			r.write(strings.Replace(r.drained(), "server "+r.unit.addr+" down;", "", 1))
-		}, " is in no upstream of "},
-		{"down taken away, a reload, and down put back", func(r *rig) {
+		}, balancer.DriftServerRemoved, false},
+		{"down removed, a reload, and down put back", func(r *rig) {
 			r.write(r.was)
 			r.reload()
-			time.Sleep(2 * reloadGap)
+			time.Sleep(2 * apart)
 			r.write(r.drained())
-		}, "somebody reloaded nginx and then changed "},
+		}, balancer.DriftUnknown, true},
 	} {
-		t.Run(test.name, func(t *testing.T) {
+		t.Run(strconv.Itoa(i), func(t *testing.T) {
+			t.Parallel()
 			r := newRig(t)
-			run, _ := r.begun(Drain)
-			if _, _, err := run.close.forward(t.Context()); err != nil {
-				t.Fatal(err)
+			lb := r.markedDown()
+			look := func() *balancer.Drift {
+				t.Helper()
+				w, err := lb.Watch(t.Context(), balancer.WatchRequest{Buffered: true})
+				if err != nil {
+					t.Fatalf("%s: %v", test.name, err)
+				}
+				return w.Drift
 			}
-			w := newWatch(run.close, time.Hour)
-			if err := w.look(t.Context(), false); err != nil {
-				t.Fatalf("before: %v", err)
+			if d := look(); d != nil {
+				t.Fatalf("%s: before: %+v", test.name, d)
 			}
 			test.do(r)
-			if err := w.look(t.Context(), false); err != nil {
-				t.Fatalf("it looked before its time: %v", err)
-			}
-			err := w.look(t.Context(), true)
-			var drift *driftError
-			if test.want == "" {
-				if err != nil {
-					t.Fatalf("got %v, want none", err)
-				}
-				return
-			}
-			if !errors.As(err, &drift) || !strings.Contains(err.Error(), test.want) {
-				t.Fatalf("got %v, want %q", err, test.want)
+			d := look()
+			switch {
+			case test.want == "" && d != nil:
+				t.Fatalf("%s: %+v, want none", test.name, d)
+			case test.want != "" && (d == nil || d.Reason != test.want || d.Reloaded != test.reloaded || len(d.Places) == 0):
+				t.Fatalf("%s: %+v, want %s", test.name, d, test.want)
 			}
 			// What it does then.
-			if _, _, err := run.close.undo(t.Context()); err != nil {
-				t.Fatalf("the way back: %v", err)
+			if _, err := lb.Restore(t.Context(), reloadLimit); err != nil {
+				t.Fatalf("%s: the rollback: %v", test.name, err)
 			}
-			if now := r.read(); strings.Contains(now, " down;") {
-				t.Fatalf("after the way back the file is\n%s", now)
+			if strings.Contains(r.read(), " down;") {
+				t.Fatalf("%s: after the rollback the file is\n%s", test.name, r.read())
 			}
 		})
 	}
 }
 
-// Somebody who writes a file not atomically leaves it half written for a moment.
-// That is looked at again, but never taken for seen.
-func TestWatchOfWhatCannotBeRead(t *testing.T) {
-	r := newRig(t)
-	run, _ := r.begun(Drain)
-	if _, _, err := run.close.forward(t.Context()); err != nil {
-		t.Fatal(err)
+// What a rollback does, by what it finds.
+func TestRestore(t *testing.T) {
+	restore := func(lb balancer.Balancer) (balancer.Restored, error) {
+		return lb.Restore(context.Background(), reloadLimit)
 	}
-	const says = "whether nginx still keeps requests away could not be seen: "
-	w := newWatch(run.close, 0)
-	r.write(r.drained()[:200])
-	for look := 1; look < maxStrikes; look++ {
-		if err := w.look(t.Context(), false); err != nil {
-			t.Fatalf("look %d: %v", look, err)
-		}
-	}
-	if err := w.look(t.Context(), false); err == nil || !strings.Contains(err.Error(), says) {
-		t.Fatalf("got %v, want %q", err, says)
-	}
-	r.write(r.drained())
-	if err := w.look(t.Context(), true); err != nil {
-		t.Fatalf("whole again: %v", err)
-	}
-	// The last look before the stop must have seen.
-	r.write(r.drained()[:200])
-	if err := w.look(t.Context(), true); err == nil || !strings.Contains(err.Error(), says) {
-		t.Fatalf("got %v, want %q", err, says)
-	}
-}
-
-// part is the part of the only load balancer, as it is on disk now.
-func (r *rig) part(run *run) *LBPlan {
-	r.t.Helper()
-	plan, err := Read(r.t.Context(), run.req)
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	return &plan.LBs[0]
-}
-
-func TestPending(t *testing.T) {
-	r := newRig(t)
-	run, _ := r.begun(Drain)
-	ask := func(running nginx.Running) (string, string) {
+	has := func(t *testing.T, err error, texts ...string) {
 		t.Helper()
-		findings, warnings, err := run.pending(t.Context(), r.part(run), running)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var texts []string
-		for _, f := range findings {
-			texts = append(texts, f.Text+" | "+f.Override)
-		}
-		return strings.Join(texts, "\n"), strings.Join(warnings, "\n")
-	}
-	running := func() nginx.Running {
-		t.Helper()
-		now, err := run.req.LBs[0].running(t.Context(), run.plan.LBs[0].Conf)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return now
-	}
-	check := func(what, refused, wantRefused, warned, wantWarned string) {
-		t.Helper()
-		for _, c := range [][2]string{{refused, wantRefused}, {warned, wantWarned}} {
-			if !strings.Contains(c[0], c[1]) || (c[1] == "" && c[0] != "") {
-				t.Errorf("%s: %q, want %q", what, c[0], c[1])
+		for _, text := range texts {
+			if err == nil || !strings.Contains(err.Error(), text) {
+				t.Errorf("got %v, want %q in it", err, text)
 			}
 		}
 	}
-
-	refused, warned := ask(running())
-	check("as loaded", refused, "", warned, "")
-
-	r.write(r.was + "# theirs\n")
-	refused, warned = ask(running())
-	check("changed", refused, "changed on disk after nginx was last loaded (", warned, "")
-	if want := r.conf + " (" + time.Now().Format("2006-01-02 "); !strings.Contains(refused, want) || !strings.HasSuffix(refused, " | --accept-pending") {
-		t.Errorf("changed: %q, want %q and the flag", refused, want)
-	}
-	run.req.Allow.Pending = true
-	refused, warned = ask(running())
-	check("changed, and accepted", refused, "", warned, "changed on disk after nginx was last loaded (")
-	run.req.Allow.Pending = false
-
-	// A clock that was set back makes files look as if they came from the future.
-	back := running()
-	back.Now = back.Now.Add(-time.Hour)
-	refused, warned = ask(back)
-	check("the clock was set back", refused, "", warned, "the clock of this machine was set back: whether nginx has loaded these files cannot be told: "+r.conf)
-
-	// What another drainctl has announced since the journal was read is not
-	// somebody else's unfinished work, and neither is what it has put back.
-	j := run.req.LBs[0].journal(run.req)
-	if err := j.write(t.Context(), "20260101-000000.000-othr", Record{Kind: RecordBegin, Begin: &Begin{ID: "20260101-000000.000-othr", Operation: Drain, Target: "10.0.0.1"}}); err != nil {
-		t.Fatal(err)
-	}
-	if err := j.write(t.Context(), "20260101-000000.000-othr", Record{Kind: RecordEdit, Edit: &Edited{Path: r.conf, Before: "x", After: sha(r.read())}}); err != nil {
-		t.Fatal(err)
-	}
-	part := r.part(run)
-	part.Ledger = nil
-	if findings, _, err := run.pending(t.Context(), part, running()); err != nil || len(findings) > 0 {
-		t.Errorf("another drainctl's: %v, %v", findings, err)
-	}
-
-	r.write(r.was + "# theirs again\n")
-	refused, warned = ask(running())
-	check("changed again", refused, "changed on disk", warned, "")
-	r.reload()
-	time.Sleep(apart)
-	refused, warned = ask(running())
-	check("loaded", refused, "", warned, "")
-}
-
-// What a reload of the way back does, by what it finds.
-func TestReloadBack(t *testing.T) {
-	closed := func(t *testing.T, conf func(string) string) (*rig, *run, *closing, *told) {
-		t.Helper()
+	// zone has nginx accept a file that it then cannot load: the key of a zone
+	// that is in use has changed.
+	const zone = "access_log off; limit_req_zone $binary_remote_addr zone=one:1m rate=100r/s;"
+	zoned := func(t *testing.T) *rig {
 		r := newRig(t)
-		if conf != nil {
-			r.was = conf(r.was)
-			r.write(r.was)
-			r.reload()
-			time.Sleep(apart)
-		}
-		run, l := r.begun(Drain)
-		if _, _, err := run.close.forward(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		return r, run, run.close.lbs[0], l
+		r.was = strings.Replace(r.was, "access_log off;", zone, 1)
+		r.write(r.was)
+		r.reload()
+		return r
 	}
-	t.Run("nothing was sent", func(t *testing.T) {
-		r, run, c, _ := closed(t, nil)
-		c.sent = false
-		before := r.workers()
-		if err := run.close.reloadBack(t.Context(), c); err != nil || !slices.Equal(before, r.workers()) {
-			t.Errorf("%v, workers %v became %v", err, before, r.workers())
-		}
-	})
-	t.Run("all is well", func(t *testing.T) {
-		r, run, c, l := closed(t, nil)
-		changed, text, err := run.close.undo(t.Context())
-		if err != nil || !changed || text != "configuration as before" || c.sent || len(c.written) > 0 || l.warnings() != "" {
-			t.Errorf("%t %q %v, %+v, warned of %q", changed, text, err, c, l.warnings())
-		}
-		if r.read() != r.was || !r.served()[r.unit.addr] {
-			t.Errorf("the target is not served:\n%s", r.read())
-		}
-		// Once more there is nothing to do.
-		before := r.workers()
-		if changed, _, err := run.close.undo(t.Context()); changed || err != nil || !slices.Equal(before, r.workers()) {
-			t.Errorf("again: %t %v", changed, err)
-		}
-	})
-	t.Run("somebody has broken the file", func(t *testing.T) {
-		r, run, c, _ := closed(t, nil)
-		r.write(strings.Replace(r.drained(), "access_log off;", "access_log off; nonsense on;", 1))
-		_, _, err := run.close.undo(t.Context())
-		if err == nil || !strings.Contains(err.Error(), "the files hold nothing of this run any more, but nginx refuses them as they are now") || !strings.Contains(err.Error(), "nonsense") {
-			t.Errorf("got %v", err)
-		}
-		if strings.Contains(r.read(), " down;") || !c.sent {
-			t.Errorf("sent %t, the file is\n%s", c.sent, r.read())
-		}
-	})
-	t.Run("somebody else has unfinished work", func(t *testing.T) {
-		r, run, _, l := closed(t, nil)
-		r.write("# halfway through\n" + r.read())
-		if _, _, err := run.close.undo(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		if r.read() != "# halfway through\n"+r.was {
-			t.Errorf("the file is\n%s", r.read())
-		}
-		if !strings.Contains(l.warnings(), "so a reload would put it live: "+r.conf) {
-			t.Errorf("warned of %q", l.warnings())
-		}
-	})
-	t.Run("nginx takes the reload and does not load", func(t *testing.T) {
-		zone := func(key string) func(string) string {
-			return func(conf string) string {
-				return strings.Replace(conf, "access_log off;", "access_log off; limit_req_zone "+key+" zone=one:1m rate=100r/s;", 1)
+	otherKey := func(r *rig) { r.write(strings.Replace(r.read(), "$binary_remote_addr", "$http_host", 1)) }
+	for i, test := range []func(t *testing.T){
+		func(t *testing.T) { // no reload was sent
+			r := newRig(t)
+			lb := r.applied()
+			before := r.workers()
+			done, err := restore(lb)
+			if err != nil || !done.Changed || !slices.Equal(before, r.workers()) || r.read() != r.was {
+				t.Errorf("%+v, %v, workers %v became %v", done, err, before, r.workers())
 			}
-		}
-		r, run, c, l := closed(t, zone("$binary_remote_addr"))
-		// The generation that serves has the target down, and goes on with it:
-		// that must not pass for being as before.
-		r.write(strings.Replace(r.read(), "$binary_remote_addr", "$http_host", 1))
-		_, _, err := run.close.undo(t.Context())
-		if err == nil || !strings.Contains(err.Error(), "the files are as before, but nginx was not seen to load them") || !strings.Contains(err.Error(), "limit_req") {
-			t.Errorf("got %v", err)
-		}
-		if !c.sent {
-			t.Error("it is taken for loaded")
-		}
-		// Where nginx has not even loaded this run's own change, it has all along
-		// what it had before.
-		c.before = c.after
-		c.sent = true
-		if err := run.close.reloadBack(t.Context(), c); err != nil || !strings.Contains(l.warnings(), "it goes on with the one it had before this run") {
-			t.Errorf("got %v, warned of %q", err, l.warnings())
-		}
-	})
+		},
+		func(t *testing.T) { // all is well
+			r := newRig(t)
+			lb := r.markedDown()
+			done, err := restore(lb)
+			if err != nil || !done.Changed || len(done.Notices) > 0 || r.read() != r.was || !r.served()[r.unit.addr] {
+				t.Errorf("%+v, %v, the file is\n%s", done, err, r.read())
+			}
+			before := r.workers()
+			if done, err := restore(lb); err != nil || done.Changed || !slices.Equal(before, r.workers()) {
+				t.Errorf("again: %+v, %v", done, err)
+			}
+		},
+		func(t *testing.T) { // somebody has broken the file
+			r := newRig(t)
+			lb := r.markedDown()
+			r.write(strings.Replace(r.drained(), "access_log off;", "access_log off; nonsense on;", 1))
+			_, err := restore(lb)
+			has(t, err, "the files hold nothing of this operation any more, but nginx refuses them as they are now", "nonsense")
+			if strings.Contains(r.read(), " down;") {
+				t.Errorf("the file is\n%s", r.read())
+			}
+			r.write(r.was)
+			if _, err := restore(lb); err != nil || !r.served()[r.unit.addr] {
+				t.Errorf("when it is mended: %v", err)
+			}
+		},
+		func(t *testing.T) { // somebody else has unfinished work
+			r := newRig(t)
+			lb := r.markedDown()
+			r.write("# halfway through\n" + r.read())
+			done, err := restore(lb)
+			if err != nil || r.read() != "# halfway through\n"+r.was || !strings.Contains(strings.Join(done.Notices, "\n"), "so a reload would put it live: "+r.conf) {
+				t.Errorf("%+v, %v, the file is\n%s", done, err, r.read())
+			}
+		},
+		func(t *testing.T) { // nginx accepts the reload and does not load
+			r := zoned(t)
+			lb := r.markedDown()
+			// The generation that serves has the target down, and continues with
+			// it: that must not pass for being as before.
+			otherKey(r)
+			_, err := restore(lb)
+			has(t, err, "the files are as before, but nginx was not seen to load them", "limit_req")
+		},
+		func(t *testing.T) { // nginx has not even loaded this operation's own change
+			r := zoned(t)
+			lb := r.applied()
+			otherKey(r)
+			_, err := lb.Reload(t.Context(), reloadLimit)
+			has(t, err, "could not load the configuration")
+			done, err := restore(lb)
+			if err != nil || !strings.Contains(strings.Join(done.Notices, "\n"), "it continues with the one it had before this operation") || !r.served()[r.unit.addr] {
+				t.Errorf("%+v, %v", done, err)
+			}
+		},
+	} {
+		t.Run(strconv.Itoa(i), func(t *testing.T) {
+			t.Parallel()
+			test(t)
+		})
+	}
 }
 
-// A closing knows what it has written, and writes nobody's file over.
-func TestClosing(t *testing.T) {
+// A drain writes nobody's file over: what somebody writes between the reading
+// and the writing is read again, and still there in the end.
+func TestSomebodyElseWrites(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
-	run, l := r.begun(Drain)
-	h := &meddler{Host: r.clean()}
-	run.close.lbs[0].lb.Host = h
-	c := run.close.lbs[0]
-
-	// Somebody writes between the reading and the writing, again and again.
-	h.before = func() { r.write(r.read() + "# theirs\n") }
-	run.req.Allow.Pending = true
-	changed, _, err := run.close.forward(t.Context())
-	if !errors.Is(err, remote.ErrChanged) || changed || len(c.written) > 0 || c.sent {
-		t.Fatalf("changed %t, %v, %+v", changed, err, c)
+	meddle := func(spec Spec, write func()) (*told, error) {
+		l := &told{}
+		c := meddled{connector{r}, func(effect string) {
+			if strings.HasPrefix(effect, "replace ") {
+				write()
+			}
+		}}
+		ctx := t.Context()
+		return l, run(ctx, ctx, spec, Options{Connect: c, Emit: l.emit, bounds: shortBounds})
 	}
-	if want := r.was + strings.Repeat("# theirs\n", rereads+1); r.read() != want {
+	spec := r.spec(Drain)
+	spec.Allow.Pending = true
+	// Again and again.
+	l, err := meddle(spec, func() { r.write(r.read() + "# theirs\n") })
+	if err == nil || ExitOf(err) == Partial || !strings.Contains(err.Error(), "was changed in between") || !r.unit.active() {
+		t.Fatalf("exit %d, %v", ExitOf(err), err)
+	}
+	if want := r.was + strings.Repeat("# theirs\n", attempts+1); r.read() != want {
 		t.Fatalf("the file is\n%s", r.read())
+	}
+	if s := r.state(); len(s.Operations) > 0 || len(s.Marks) > 0 {
+		t.Errorf("left %s, %d marks", describeAll(s.Operations), len(s.Marks))
+	}
+	if strings.Count(l.warnings(), "planning again") != attempts {
+		t.Errorf("warned of %q", l.warnings())
 	}
 	// Once, and it is read again.
 	r.write(r.was)
 	r.reload()
-	time.Sleep(apart)
-	once := false
-	h.before = func() {
-		if !once {
-			once = true
-			r.write("# theirs\n" + r.read())
+	once := func() func() {
+		done := false
+		return func() {
+			if !done {
+				done = true
+				r.write("# theirs\n" + r.read())
+			}
 		}
 	}
-	changed, text, err := run.close.forward(t.Context())
-	if err != nil || !changed || !strings.HasSuffix(text, ": down") || len(c.written) != 1 || !c.sent {
-		t.Fatalf("changed %t %q, %v, %+v", changed, text, err, c)
+	l, err = meddle(spec, once())
+	if err != nil || r.read() != "# theirs\n"+r.drained() || r.unit.active() {
+		t.Fatalf("%v, the file is\n%s", err, r.read())
 	}
-	if r.read() != "# theirs\n"+r.drained() {
-		t.Fatalf("the file is\n%s", r.read())
-	}
-	if w := l.warnings(); !strings.Contains(w, "would put it live") {
-		t.Errorf("warned of %q", w)
+	if !strings.Contains(l.warnings(), "would put it live") {
+		t.Errorf("warned of %q", l.warnings())
 	}
 	// What the journal says is there now is what is: one line of ours.
-	ledger, err := ReadJournal(t.Context(), c.lb, run.req.StateDir)
-	if err != nil {
-		t.Fatal(err)
+	if s := r.state(); len(s.Operations) != 1 || len(s.Marks) != 1 {
+		t.Fatalf("left %s, %d marks", describeAll(s.Operations), len(s.Marks))
 	}
-	mark := ledger.Mark(c.part.Servers[0])
-	if len(ledger.Operations) != 1 || mark == nil || mark.Lines() != 1 {
-		t.Fatalf("%d operations, and the mark %+v", len(ledger.Operations), mark)
-	}
-	if out := run.edits[len(run.edits)-1]; out.After != sha(r.read()) {
-		t.Errorf("the last edit announced is %+v", out)
-	}
-	// The way back meets somebody's writing too.
-	once = false
-	if _, _, err := run.close.undo(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if r.read() != "# theirs\n# theirs\n"+r.was {
-		t.Fatalf("the file is\n%s", r.read())
+	back := r.spec(Undrain)
+	back.Allow.Pending = true
+	if _, err = meddle(back, once()); err != nil || r.read() != "# theirs\n# theirs\n"+r.was || !r.unit.active() {
+		t.Fatalf("%v, the file is\n%s", err, r.read())
 	}
 }
 
-// A meddler is a host on which somebody else is at work.
-type meddler struct {
-	remote.Host
-	before func() // a replacement
-}
-
-func (m *meddler) Replace(ctx context.Context, path string, was, now []byte) error {
-	m.before()
-	return m.Host.Replace(ctx, path, was, now)
-}
-
-// A journal that cannot be written ends a run before anything is touched; one
-// that is full later on ends it with everything taken back.
-func TestJournalCannotBeWritten(t *testing.T) {
+// Files that were changed since nginx was loaded are not put live, and drainctl's
+// own are not somebody else's.
+func TestPending(t *testing.T) {
+	t.Parallel()
 	r := newRig(t)
-	req := r.request(Drain, r.clean())
-	if err := os.MkdirAll(filepath.Join(r.stateDir(), "claims"), 0o755); err != nil {
-		t.Fatal(err)
+	pending := func(k Kind) string {
+		t.Helper()
+		p, err := DryRun(t.Context(), r.spec(k), Options{Connect: connector{r}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Join(refusals(p), "\n")
 	}
-	if err := os.WriteFile(filepath.Join(r.stateDir(), "operations"), []byte("no directory"), 0o644); err != nil {
-		t.Fatal(err)
+	if got := pending(Drain); got != "" {
+		t.Errorf("as loaded: %q", got)
 	}
-	err := r.run(t.Context(), t.Context(), req)
-	if err == nil || KindOf(err) == PartDone || !strings.Contains(err.Error(), "operations") || r.read() != r.was {
-		t.Errorf("got %v, the file is\n%s", err, r.read())
+	r.write(r.was + "# theirs\n")
+	if got, want := pending(Drain), r.conf+" ("+time.Now().Format("2006-01-02 "); !strings.Contains(got, want) || !strings.HasSuffix(got, " | --accept-pending") {
+		t.Errorf("changed: %q, want %q and the flag", got, want)
+	}
+	if _, err := r.run(r.spec(Drain)); ExitOf(err) != Refused || r.read() != r.was+"# theirs\n" {
+		t.Errorf("exit %d, %v", ExitOf(err), err)
+	}
+	r.reload()
+	if got := pending(Drain); got != "" {
+		t.Errorf("loaded: %q", got)
+	}
+	r.was = r.read()
+	// Announced by drainctl, and not loaded.
+	if _, err := r.broken(r.spec(Drain), faultBefore, "nginx -s reload"); err == nil {
+		t.Fatal("the run has not noticed that it is dead")
+	}
+	if got := pending(Undrain); r.read() != r.drained() || got != "" {
+		t.Errorf("drainctl's own: %q", got)
+	}
+	if _, err := r.run(r.spec(Undrain)); err != nil || r.read() != r.was {
+		t.Error(err)
 	}
 }

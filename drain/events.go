@@ -1,73 +1,287 @@
 package drain
 
-import "time"
+import (
+	"encoding/json"
+	"fmt"
+	"time"
 
-// An Event is something that happened, for whoever shows it: one of the types
-// below.
-type Event interface{ event() }
+	"github.com/drainctl/drainctl/drain/balancer"
+	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/remote"
+)
+
+// A Header is what every event has.
+type Header struct {
+	Event     string    `json:"event"`
+	Time      time.Time `json:"time"`
+	Operation string    `json:"operation,omitempty"` // ID
+	LB        string    `json:"lb,omitempty"`
+	Target    string    `json:"target,omitempty"` // backend
+	Step      StepName  `json:"step,omitempty"`
+	Direction Direction `json:"direction,omitempty"`
+}
+
+// Head is the header, to be completed by who emits the event.
+func (h *Header) Head() *Header { return h }
+
+// An Event is something that happened: one of the types below. It marshals to
+// one JSON object.
+type Event interface {
+	Head() *Header
+	name() string
+}
+
+// An OperationStarted is the first line of an operation's history.
+type OperationStarted struct {
+	Header
+	Version   int               `json:"v"` // of the history's format
+	Kind      Kind              `json:"kind"`
+	Targets   []string          `json:"targets"`
+	User      string            `json:"user"`
+	Host      string            `json:"host"`
+	Reason    string            `json:"reason,omitempty"`
+	Continues string            `json:"continues,omitempty"`
+	Service   string            `json:"service,omitempty"`
+	Servers   []journal.Located `json:"servers"`
+}
+
+// A Planned says what is about to be done.
+type Planned struct {
+	Header
+	Plan *Plan `json:"plan"`
+}
+
+// A LockAwaited says that another operator holds the lock that is waited for.
+type LockAwaited struct {
+	Header
+	Holder *journal.Holder `json:"holder,omitempty"`
+}
 
 // A StepStarted says that a step begins.
 type StepStarted struct {
-	Step   StepName
-	Way    Way
-	Number int    // from 1, in the order they are taken
-	Of     int    // how many there are
-	Text   string // what it is about to do, such as "mark 192.168.1.10:8080 down"
+	Header
+	Number      int         `json:"number"` // from 1, in the order they are taken
+	Of          int         `json:"of"`
+	Description Description `json:"description"`
 }
 
-// A StepDone says that a step is done and seen to be done.
+// A Description is what a step is about to do.
+type Description struct {
+	Servers []string `json:"servers,omitempty"`
+	Counter string   `json:"counter,omitempty"`
+	Health  string   `json:"health,omitempty"`
+	Service string   `json:"service,omitempty"`
+	Backend string   `json:"backend,omitempty"`
+	Limit   Seconds  `json:"limit,omitempty"`
+	// Threshold is how many connections may be open.
+	Threshold int       `json:"threshold,omitempty"`
+	OnTimeout OnTimeout `json:"on_timeout,omitempty"`
+}
+
+// A StepDone says that a step is done and verified.
 type StepDone struct {
-	Step    StepName
-	Way     Way
-	Changed bool // false: it was so already
-	Text    string
-	Elapsed time.Duration
+	Header
+	Changed bool    `json:"changed"` // false: it was so already
+	Elapsed Seconds `json:"elapsed"`
+	Detail  Detail  `json:"detail"`
 }
 
-// A StepFailed says that a step failed; what was done is taken back next,
-// unless the operator wants it left.
+// A Detail is what is so after a step.
+type Detail struct {
+	Up       []string       `json:"up,omitempty"` // servers
+	Down     []string       `json:"down,omitempty"`
+	StayDown []string       `json:"stay_down,omitempty"`
+	Restored bool           `json:"restored,omitempty"`
+	Open     *int           `json:"open,omitempty"` // connections
+	Waited   Seconds        `json:"waited,omitempty"`
+	Checks   int            `json:"checks,omitempty"` // that passed in a row
+	Services []ServiceState `json:"services,omitempty"`
+}
+
+// A ServiceState is what systemd says of a unit.
+type ServiceState struct {
+	Unit    string `json:"unit"`
+	Backend string `json:"backend"`
+	Active  string `json:"active"`
+}
+
+// A StepFailed says that a step failed.
 type StepFailed struct {
-	Step StepName
-	Way  Way
-	Err  error
+	Header
+	Error string `json:"error"`
 }
 
-// A Progress is something seen within a step: a test passed, a reload sent.
-type Progress struct {
-	Step StepName
-	Text string
+// An Edited says which files were edited and tested.
+type Edited struct {
+	Header
+	Edits []journal.Edit `json:"edits"`
 }
 
-// A Waiting is one reading of the gauge during the wait.
+// A NotLoaded says which files had been changed and not been loaded by nginx.
+type NotLoaded struct {
+	Header
+	Files []string `json:"files"`
+}
+
+// A Reloaded says that a new generation serves.
+type Reloaded struct {
+	Header
+	balancer.Generation
+}
+
+// A Waiting is one reading of the connection counter.
 type Waiting struct {
-	Reading
-	Threshold int
-	Elapsed   time.Duration
-	Limit     time.Duration // 0: none
-	Low       int           // how many readings in a row were low enough
-	Lost      error         // why the gauge could not be read, nil if it could
+	Header
+	Open      int           `json:"open"`
+	Threshold int           `json:"threshold"`
+	Peers     []remote.Peer `json:"peers"`
+	MorePeers int           `json:"more_peers,omitempty"`
+	Elapsed   Seconds       `json:"elapsed"`
+	Limit     Seconds       `json:"limit,omitempty"`
+	Low       int           `json:"low_in_a_row"`
+	Error     string        `json:"error,omitempty"` // the connections cannot be counted now
 }
 
-// A HealthTried is one try of the health check.
-type HealthTried struct {
-	Err     error // nil: it succeeded
-	InARow  int
-	Needed  int
-	Elapsed time.Duration
-	Limit   time.Duration
+// A HealthChecked is one try of the health check.
+type HealthChecked struct {
+	Header
+	Error   string  `json:"error,omitempty"`
+	Passed  int     `json:"passed_in_a_row"`
+	Needed  int     `json:"needed"`
+	Elapsed Seconds `json:"elapsed"`
+	Limit   Seconds `json:"limit,omitempty"`
 }
 
-// A RollingBack says that what was done is being taken back, and why.
-type RollingBack struct{ Why error }
+// An OtherClient says that somebody else than the LBs is connected to a backend.
+type OtherClient struct {
+	Header
+	Address string  `json:"address"`
+	New     bool    `json:"new"`             // it connected after the servers were marked down
+	Quiet   Seconds `json:"quiet,omitempty"` // without a new connection that must pass
+}
 
-// A Warned is something the operator should know, though it stops nothing.
-type Warned struct{ Text string }
+// A Buffered says that earlier workers hold requests that they may yet send to
+// the backend.
+type Buffered struct {
+	Header
+	Requests int     `json:"requests"`
+	Limit    Seconds `json:"limit"`
+	GaveUp   bool    `json:"gave_up,omitempty"` // the limit is over; the drain goes on without them
+}
 
-func (StepStarted) event() {}
-func (StepDone) event()    {}
-func (StepFailed) event()  {}
-func (Progress) event()    {}
-func (Waiting) event()     {}
-func (HealthTried) event() {}
-func (RollingBack) event() {}
-func (Warned) event()      {}
+// A RollingBack says that what was done is being rolled back, and why.
+type RollingBack struct {
+	Header
+	Error string `json:"error"`
+}
+
+// A StoppingAnyway says that the time is up and the service is stopped with
+// connections open.
+type StoppingAnyway struct {
+	Header
+	Error string `json:"error"`
+}
+
+// A Warning is something the operator should know, though it stops nothing.
+type Warning struct {
+	Header
+	Text string `json:"text"`
+}
+
+// An AgentCopied says that this drainctl was copied to an LB that has none.
+type AgentCopied struct {
+	Header
+	Path string `json:"path"`
+}
+
+// A Result is the last line of an operation.
+type Result struct {
+	Header
+	Kind     Kind           `json:"kind,omitempty"`
+	Targets  []string       `json:"targets,omitempty"`
+	Result   journal.Result `json:"result"`
+	ExitCode Exit           `json:"exit_code"`
+	Changed  bool           `json:"changed"`
+	Services []ServiceStand `json:"services,omitempty"`
+	StayDown []string       `json:"stay_down,omitempty"` // servers that an undrain left down
+	AllDown  bool           `json:"all_down,omitempty"`  // that is all of them
+	Error    string         `json:"error,omitempty"`
+	Findings []Finding      `json:"findings"`
+	Stands   *Stands        `json:"state,omitempty"`
+	Log      []string       `json:"log,omitempty"` // of the app
+	Next     []Command      `json:"next"`
+}
+
+func (*OperationStarted) name() string { return "operation_started" }
+func (*Planned) name() string          { return "plan" }
+func (*LockAwaited) name() string      { return "lock_awaited" }
+func (*StepStarted) name() string      { return "step_started" }
+func (*StepDone) name() string         { return "step_done" }
+func (*StepFailed) name() string       { return "step_failed" }
+func (*Edited) name() string           { return "edited" }
+func (*NotLoaded) name() string        { return "not_loaded" }
+func (*Reloaded) name() string         { return "reloaded" }
+func (*Waiting) name() string          { return "waiting" }
+func (*HealthChecked) name() string    { return "health" }
+func (*OtherClient) name() string      { return "other_client" }
+func (*Buffered) name() string         { return "buffered_requests" }
+func (*RollingBack) name() string      { return "rolling_back" }
+func (*StoppingAnyway) name() string   { return "stopping_anyway" }
+func (*Warning) name() string          { return "warning" }
+func (*AgentCopied) name() string      { return "agent_copied" }
+func (*Result) name() string           { return "result" }
+
+// stamp completes an event's header.
+func stamp(e Event) {
+	h := e.Head()
+	h.Event = e.name()
+	if h.Time.IsZero() {
+		h.Time = time.Now()
+	}
+}
+
+// Stamp completes the header of an event that does not come from this package's
+// run, such as a Result.
+func Stamp(e Event) Event { stamp(e); return e }
+
+// Seconds is a span of time in an event.
+type Seconds float64
+
+// InSeconds is d for an event.
+func InSeconds(d time.Duration) Seconds { return Seconds(d.Seconds()) }
+
+// Duration is the span for the program.
+func (s Seconds) Duration() time.Duration { return time.Duration(float64(s) * float64(time.Second)) }
+
+// kinds are the events by their names, for ParseEvent.
+var kinds = func() map[string]func() Event {
+	all := map[string]func() Event{}
+	for _, make := range []func() Event{
+		func() Event { return &OperationStarted{} }, func() Event { return &LockAwaited{} },
+		func() Event { return &StepStarted{} }, func() Event { return &StepDone{} }, func() Event { return &StepFailed{} },
+		func() Event { return &Edited{} }, func() Event { return &NotLoaded{} }, func() Event { return &Reloaded{} },
+		func() Event { return &Waiting{} }, func() Event { return &HealthChecked{} }, func() Event { return &OtherClient{} },
+		func() Event { return &Buffered{} }, func() Event { return &RollingBack{} }, func() Event { return &StoppingAnyway{} },
+		func() Event { return &Warning{} }, func() Event { return &AgentCopied{} }, func() Event { return &Result{} },
+	} {
+		all[make().name()] = make
+	}
+	return all
+}()
+
+// ParseEvent reads an event of a history.
+func ParseEvent(line []byte) (Event, error) {
+	var h Header
+	if err := json.Unmarshal(line, &h); err != nil {
+		return nil, fmt.Errorf("event: %w", err)
+	}
+	make, known := kinds[h.Event]
+	if !known {
+		return nil, fmt.Errorf("event %q is not known: %w", h.Event, journal.ErrVersion)
+	}
+	e := make()
+	if err := json.Unmarshal(line, e); err != nil {
+		return nil, fmt.Errorf("event %s: %w", h.Event, err)
+	}
+	return e, nil
+}

@@ -8,105 +8,156 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 )
 
 // TestEveryOperationFailsOnce runs a whole drain, and a whole undrain, with
-// each of their operations on the host failing once, hanging once, and with the
-// process gone right before and right after it. Whatever happens, the
-// configuration is whole and accepted by nginx, the app runs unless the drain
-// had come to its stop, and one undrain, or one resume, ends as it promises.
+// each of their operations failing once, hanging once, and with the process gone
+// right before and right after it; the LB called directly, and through an agent.
+// Whatever happens, the configuration is whole and accepted by nginx, the app
+// runs unless the drain had come to its stop, and one undrain, or one resume,
+// ends as it promises.
 //
 // Most of a case is waiting, so many are run at once, each nginx with its own
 // share of the operations.
 func TestEveryOperationFailsOnce(t *testing.T) {
-	var all sync.WaitGroup
-	var mu sync.Mutex
-	cases := map[string]int{}
-	slots := make(chan struct{}, casesAtOnce)
-	for _, op := range []Operation{Drain, Undrain} {
-		for _, kind := range []fault{faultFail, faultHang, faultBefore, faultAfter} {
-			for _, by := range []string{"undrain", "resume"} {
-				if by == "resume" && kind != faultBefore && kind != faultAfter {
-					// What did not crash is rolled back: there is nothing to resume.
+	began := time.Now()
+	m := &matrix{t: t, slots: make(chan struct{}, casesAtOnce), cases: map[string]int{}}
+	for _, agent := range []bool{false, true} {
+		for _, kind := range []Kind{Drain, Undrain} {
+			for _, f := range []fault{faultFail, faultHang, faultBefore, faultAfter, faultCut, faultKilled, faultLost} {
+				crash := f == faultBefore || f == faultAfter
+				if !agent && (f == faultCut || f == faultKilled || f == faultLost) {
 					continue
 				}
-				name := fmt.Sprintf("%s/%s/%s", op, kind, by)
-				shares := sharesOf(kind)
-				for share := range shares {
-					all.Go(func() {
-						t.Run(fmt.Sprintf("%s/%d", name, share), func(t *testing.T) {
-							n := everyFault(t, slots, share, shares, op, kind, by)
-							mu.Lock()
-							defer mu.Unlock()
-							cases[name] += n
-						})
-					})
+				for _, by := range []string{"undrain", "resume"} {
+					if by == "undrain" || crash { // What did not crash is rolled back: there is nothing to resume.
+						m.add(kindOfCase{agent, kind, f, by})
+					}
 				}
 			}
 		}
 	}
-	all.Wait()
+	m.all.Wait()
 	total := 0
-	for _, name := range slices.Sorted(maps.Keys(cases)) {
-		fmt.Printf("%4d %s\n", cases[name], name)
-		total += cases[name]
+	for _, name := range slices.Sorted(maps.Keys(m.cases)) {
+		fmt.Printf("%4d %s\n", m.cases[name], name)
+		total += m.cases[name]
 	}
-	fmt.Printf("every operation fails once: %d cases\n", total)
+	fmt.Printf("every operation fails once: %d cases in %.0f s\n", total, time.Since(began).Seconds())
 }
 
 const (
 	// casesAtOnce keeps the machine busy, and each case far from its limits.
 	casesAtOnce = 16
+	// sharesOfAKind is by how many rigs the operations of a kind are shared.
+	sharesOfAKind = 1
 	// maxOperations bounds a run: more would be a loop.
 	maxOperations = 400
 )
 
-// sharesOf is by how many rigs the operations of one kind of case are shared.
-func sharesOf(kind fault) int {
-	if kind == faultHang {
-		// What hangs when a record is written is waited for, for noteLimit.
-		return 10
-	}
-	return 4
+// A matrix is all cases of the test.
+type matrix struct {
+	t     *testing.T
+	slots chan struct{}
+	all   sync.WaitGroup
+
+	mu    sync.Mutex
+	cases map[string]int
 }
 
-// everyFault has one operation after the other go wrong, those of its share,
-// until a run ends before its fault. It returns how many cases there were.
-func everyFault(t *testing.T, slots chan struct{}, share, shares int, op Operation, kind fault, by string) int {
+// A kindOfCase is what its cases have in common.
+type kindOfCase struct {
+	agent bool
+	kind  Kind
+	fault fault
+	by    string // what mends it
+}
+
+func (k kindOfCase) String() string {
+	how := "called"
+	if k.agent {
+		how = "agent"
+	}
+	return fmt.Sprintf("%s/%s/%s/%s", how, k.kind, k.fault, k.by)
+}
+
+// add runs the cases of one kind beside the others.
+func (m *matrix) add(k kindOfCase) {
+	for share := range sharesOfAKind {
+		m.all.Go(func() {
+			m.t.Run(fmt.Sprintf("%s/%d", k, share), func(t *testing.T) {
+				n := m.share(t, k, share)
+				m.mu.Lock()
+				defer m.mu.Unlock()
+				m.cases[k.String()] += n
+			})
+		})
+	}
+}
+
+// share has one operation after the other go wrong, those of its share, until a
+// run ends before its fault. It returns how many cases there were.
+func (m *matrix) share(t *testing.T, k kindOfCase, share int) int {
 	r := newRig(t)
-	start := r.now()
-	if op == Undrain {
-		if err := r.run(t.Context(), t.Context(), r.request(Drain, r.clean())); err != nil {
+	r.unit.onStop = func() {
+		if r.served()[r.unit.addr] {
+			t.Error("the app is about to be stopped, and nginx sends requests to it")
+		}
+	}
+	if k.kind == Undrain {
+		if _, err := r.run(r.spec(Drain)); err != nil {
 			t.Fatalf("the drain before: %v", err)
 		}
-		start = r.now()
 	}
-	for n := 0; n*shares < maxOperations; n++ {
-		if f := r.faultAt(slots, n*shares+share+1, op, kind, by); f.what == "" {
+	start := r.now()
+	for n := 0; n*sharesOfAKind < maxOperations; n++ {
+		m.slots <- struct{}{}
+		f := r.newFaulty(k, n*sharesOfAKind+share+1)
+		func() {
+			defer func() { <-m.slots }()
+			f.oneCase(k)
+			r.rewind(start)
+		}()
+		if f.what == "" {
 			return n
 		}
-		r.rewind(start)
 	}
 	t.Fatalf("a run with more than %d operations", maxOperations)
 	return 0
 }
 
-// faultAt is one case.
-func (r *rig) faultAt(slots chan struct{}, at int, op Operation, kind fault, by string) *faulty {
-	r.t.Helper()
-	slots <- struct{}{}
-	defer func() { <-slots }()
-	f, hard, soft, done := r.newFaulty(kind, at)
-	defer done()
-	err := r.run(hard, soft, r.request(op, f))
-	what := fmt.Sprintf("operation %d (%s) %s, the run ended with: %v", at, f.what, kind, err)
-	r.holds(what, op, err, f)
-	r.mend(what, op, by, f)
-	return f
+func (r *rig) newFaulty(k kindOfCase, at int) *faulty {
+	return &faulty{t: r.t, rig: r, agent: k.agent, kind: k.fault, at: at}
+}
+
+// shortBounds has what hangs when an end is written waited for a moment only.
+var shortBounds = bounds{end: 300 * time.Millisecond, health: 10 * time.Millisecond}
+
+// oneCase runs into the fault, and mends what it left.
+func (f *faulty) oneCase(k kindOfCase) {
+	f.t.Helper()
+	err := f.run(f.rig.spec(k.kind))
+	what := fmt.Sprintf("operation %d (%s) %s, the run ended with exit %d: %v", f.at, f.what, f.kind, ExitOf(err), err)
+	f.rig.holds(what, k.kind, err, f)
+	f.rig.mend(what, k)
+}
+
+// run runs into the fault.
+func (f *faulty) run(spec Spec) error {
+	f.t.Helper()
+	hard, endHard := context.WithCancelCause(context.Background())
+	defer endHard(nil)
+	soft, endSoft := context.WithCancelCause(hard)
+	defer endSoft(nil)
+	f.interrupt, f.gone = func() { endSoft(ErrInterrupted) }, func() { endHard(errGone) }
+	err := run(hard, soft, spec, Options{Connect: f, Emit: f.told.emit, bounds: shortBounds})
+	f.end()
+	return err
 }
 
 // holds checks what must be so right after a fault.
-func (r *rig) holds(what string, op Operation, err error, f *faulty) {
+func (r *rig) holds(what string, k Kind, err error, f *faulty) {
 	r.t.Helper()
 	now := r.read()
 	if now != r.was && now != r.drained() {
@@ -116,10 +167,10 @@ func (r *rig) holds(what string, op Operation, err error, f *faulty) {
 		r.t.Fatalf("%s\nnginx -t: %s", what, out)
 	}
 	before, stopped := r.was, false
-	if op == Undrain {
+	if k == Undrain {
 		before, stopped = r.drained(), true
 	}
-	switch KindOf(err) {
+	switch ExitOf(err) {
 	case Done:
 	case Failed, Refused, Interrupted:
 		if f.dead {
@@ -132,38 +183,49 @@ func (r *rig) holds(what string, op Operation, err error, f *faulty) {
 		if r.unit.active() == stopped {
 			r.t.Fatalf("%s\nit says that everything is as before, and the app is active: %t", what, r.unit.active())
 		}
-	case PartDone:
+	case Partial:
 	default:
-		r.t.Fatalf("%s\nended as %d", what, KindOf(err))
+		r.t.Fatalf("%s\nended as %d", what, ExitOf(err))
 	}
 	if !r.unit.active() && now == r.was {
 		r.t.Fatalf("%s\nthe app is stopped, and nginx's configuration sends requests to it", what)
 	}
-	if op == Drain && !r.unit.active() && !r.cameToItsStop() {
+	if k == Drain && !r.unit.active() && !r.cameToItsStop() {
 		r.t.Fatalf("%s\nthe app is stopped, and the drain had not come to its stop", what)
 	}
 }
 
-// cameToItsStop tells whether the last operation had announced its stop.
+// cameToItsStop tells whether the last drain in the history had announced its
+// stop.
 func (r *rig) cameToItsStop() bool {
-	ledger, err := ReadJournal(context.Background(), &LB{Host: r.clean()}, r.request(Drain, nil).StateDir)
+	ctx := context.Background()
+	entries, _, err := ReadHistory(ctx, r.spec(""), connector{r})
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	last := ledger.Operations[len(ledger.Operations)-1]
-	return slices.ContainsFunc(last.Records, func(rec Record) bool {
-		return rec.Kind == RecordStart && rec.Step == StepStop && rec.Way == Forward
-	})
+	for _, e := range slices.Backward(entries) {
+		if e.Began.Kind != Drain {
+			continue
+		}
+		events, _, err := ReadOperation(ctx, r.spec(""), e.ID, connector{r})
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		return slices.ContainsFunc(events, func(e Event) bool {
+			s, ok := e.(*StepStarted)
+			return ok && s.Step == StepService && s.Direction == Forward
+		})
+	}
+	return false
 }
 
 // mend is the one command after a fault, and what it promises.
-func (r *rig) mend(what string, op Operation, by string, f *faulty) {
+func (r *rig) mend(what string, k kindOfCase) {
 	r.t.Helper()
-	ctx := context.Background()
-	if by == "resume" {
-		r.resume(ctx, what)
+	if k.by == "resume" && !r.resume(what) {
+		return // what undrain does then is another kind's case
 	}
-	if err := r.run(ctx, ctx, r.request(Undrain, r.clean())); err != nil {
+	if _, err := r.run(r.spec(Undrain)); err != nil {
 		r.t.Fatalf("%s\nundrain: %v", what, err)
 	}
 	if now := r.read(); now != r.was {
@@ -175,43 +237,36 @@ func (r *rig) mend(what string, op Operation, by string, f *faulty) {
 	if seen := r.served(); !seen[r.unit.addr] {
 		r.t.Fatalf("%s\nafter undrain nginx sends nothing to the target: %v", what, seen)
 	}
-	ledger, err := ReadJournal(ctx, &LB{Host: r.clean()}, r.request(Drain, nil).StateDir)
-	if err != nil {
-		r.t.Fatalf("%s\njournal: %v", what, err)
+	s := r.state()
+	if left := s.Unfinished(); len(left) > 0 {
+		r.t.Fatalf("%s\nafter undrain the journal still has %s interrupted", what, left[0].ID)
 	}
-	if left := ledger.Unfinished(); len(left) > 0 {
-		r.t.Fatalf("%s\nafter undrain the journal still has %s half-way", what, left[0].ID)
+	if len(s.Marks) > 0 || len(s.Operations) > 0 {
+		r.t.Fatalf("%s\nafter undrain the journal still has %d marks, and %s", what, len(s.Marks), describeAll(s.Operations))
 	}
 }
 
-// resume goes on with what was left half-way, if anything was, and checks that
-// it ends as the operation would have.
-func (r *rig) resume(ctx context.Context, what string) {
+// resume continues what was interrupted, if anything was, and checks that it
+// ends as the operation would have.
+func (r *rig) resume(what string) bool {
 	r.t.Helper()
-	lb := &LB{Host: r.clean(), Conf: r.conf}
-	ledger, err := ReadJournal(ctx, lb, r.request(Drain, nil).StateDir)
-	if err != nil {
-		r.t.Fatalf("%s\njournal: %v", what, err)
+	s := r.state()
+	if len(s.Unfinished()) == 0 {
+		return false
 	}
-	if len(ledger.Unfinished()) == 0 {
-		return
-	}
-	o, err := FindUnfinished(ledger, "")
+	spec, err := Resumed(context.Background(), r.spec(""), "", connector{r})
 	if err != nil {
 		r.t.Fatalf("%s\n%v", what, err)
 	}
-	req := r.request(o.Operation, r.clean())
-	if err := o.Restore(req); err != nil {
-		r.t.Fatalf("%s\n%v", what, err)
-	}
-	if err := r.run(ctx, ctx, req); err != nil {
+	if _, err := r.run(spec); err != nil {
 		r.t.Fatalf("%s\nresume: %v", what, err)
 	}
 	want, active := r.drained(), false
-	if o.Operation == Undrain {
+	if spec.Kind == Undrain {
 		want, active = r.was, true
 	}
 	if now := r.read(); now != want || r.unit.active() != active {
-		r.t.Fatalf("%s\nafter resume of the %s the app is active: %t, and the configuration:\n%s", what, o.Operation, r.unit.active(), now)
+		r.t.Fatalf("%s\nafter resume of the %s the app is active: %t, and the configuration:\n%s", what, spec.Kind, r.unit.active(), now)
 	}
+	return true
 }

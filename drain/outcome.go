@@ -1,70 +1,113 @@
 package drain
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/drainctl/drainctl/drain/balancer"
+	"github.com/drainctl/drainctl/remote"
 )
 
-// A Kind is how a run ended, as far as a script cares.
-type Kind int
+// An Exit is how a run ended, as far as a script cares.
+type Exit int
 
-// The kinds. They are the program's exit codes.
+// The exits. They are the program's exit codes.
 const (
-	Done        Kind = 0   // done, or already so
-	Failed      Kind = 1   // failed, and everything is as it was before
-	Misused     Kind = 2   // the request makes no sense
-	NotDrained  Kind = 3   // not drained in time
-	Refused     Kind = 4   // a guard refused, nothing was touched
-	PartDone    Kind = 5   // left part-done: a person must look
-	Interrupted Kind = 130 // interrupted, and rolled back
+	Done        Exit = 0   // done, or unchanged
+	Failed      Exit = 1   // failed, and everything is as it was before
+	Usage       Exit = 2   // the request makes no sense
+	TimedOut    Exit = 3   // not drained in time
+	Refused     Exit = 4   // refused by a guard, nothing touched
+	Partial     Exit = 5   // a person must look
+	Interrupted Exit = 130 // interrupted, and rolled back
 )
+
+// ErrInterrupted is the cause of a context that a signal ended.
+var ErrInterrupted = errors.New("interrupted")
+
+// A Command is what to type next, and why. Its words are runnable as they are.
+type Command struct {
+	Words  []string `json:"words"`
+	Reason string   `json:"reason,omitempty"`
+	On     string   `json:"on,omitempty"` // the host to type it on; empty: here
+}
+
+// String is the command as a shell takes it.
+func (c Command) String() string { return remote.Quote(c.Words...) }
 
 // A Failure is an end other than done.
 type Failure struct {
-	Kind Kind
-	Err  error  // what failed, in the words of what failed
-	Now  string // what stands now
-	Next string // the command that goes on from there; empty when there is none to give
+	Exit   Exit
+	Err    error    // what failed
+	Stands Stands   // what is so now
+	Log    []string // the app's last log lines, where they explain it
+	Next   []Command
 }
 
 func (f *Failure) Error() string { return f.Err.Error() }
 
 func (f *Failure) Unwrap() error { return f.Err }
 
-// KindOf is how err ends a run.
-func KindOf(err error) Kind {
+// A Standing is what is so after a run, in one word.
+type Standing string
+
+// What can be so.
+const (
+	Untouched Standing = "nothing was touched"
+	AsBefore  Standing = "everything is as it was before"
+	Changed   Standing = "changed" // the rest of Stands says what
+)
+
+// Stands is what is so after a run that was not done.
+type Stands struct {
+	Standing Standing       `json:"standing"`
+	LBs      []LBStands     `json:"lbs,omitempty"`
+	Services []ServiceStand `json:"services,omitempty"`
+	// Open is the connections that are left of a drain that left them.
+	Open *int `json:"open,omitempty"`
+}
+
+// An LBStands is what is so on one LB.
+type LBStands struct {
+	LB      string   `json:"lb"`
+	Servers []string `json:"servers"`
+	Down    bool     `json:"down"`              // what this run marks the servers; false: it clears them
+	Edited  bool     `json:"edited"`            // by this run
+	Loaded  bool     `json:"loaded"`            // nginx was seen to serve what the files say
+	Unknown string   `json:"unknown,omitempty"` // why nothing can be said
+}
+
+// A ServiceStand is what is so of a service.
+type ServiceStand struct {
+	Unit    string `json:"unit"`
+	Backend string `json:"backend"`
+	Touched bool   `json:"touched"` // stopped or started by this run
+}
+
+// ExitOf is how err ends a run.
+func ExitOf(err error) Exit {
 	var f *Failure
 	switch {
 	case err == nil:
 		return Done
 	case errors.As(err, &f):
-		return f.Kind
+		return f.Exit
 	}
 	return Failed
 }
 
-// A NotDrainedError is the end of a wait whose time was up.
-type NotDrainedError struct {
-	Reading
-	Threshold int
-	Limit     time.Duration
-	Strangers bool // connections kept arriving from elsewhere
-}
-
-func (e *NotDrainedError) Error() string {
-	if e.Strangers && e.Count <= e.Threshold {
-		return fmt.Sprintf("not drained after %s: connections kept arriving from elsewhere than the load balancer", Span(e.Limit))
-	}
-	return fmt.Sprintf("not drained after %s: %s open, more than %d%s", Span(e.Limit), connections(e.Count), e.Threshold, e.from())
-}
-
-func connections(n int) string {
-	if n == 1 {
-		return "1 connection"
-	}
-	return fmt.Sprintf("%d connections", n)
+// A Finding is one reason to refuse, or to warn.
+type Finding struct {
+	Code string `json:"code"`
+	LB   string `json:"lb,omitempty"`
+	Text string `json:"text"`
+	// Override is the flag that overrides it; empty: none does.
+	Override string `json:"override,omitempty"`
+	// Warning tells that it stops nothing.
+	Warning bool `json:"warning,omitempty"`
 }
 
 // A Refusal is every reason why nothing was touched.
@@ -78,14 +121,67 @@ func (r *Refusal) Error() string {
 	return strings.Join(texts, "\n")
 }
 
-// refuse is the failure of findings; the first kind that is not Refused wins.
-func refuse(findings []Finding) *Failure {
-	kind := Refused
-	for _, f := range findings {
-		if f.Kind != Refused {
-			kind = f.Kind
-			break
-		}
+// refuse is the failure of findings.
+func refuse(findings ...Finding) *Failure {
+	return &Failure{Exit: Refused, Err: &Refusal{findings}, Stands: Stands{Standing: Untouched}}
+}
+
+// beforeTouching is the failure of err, which came before anything was touched.
+func beforeTouching(ctx context.Context, err error) error {
+	var f *Failure
+	if err == nil || errors.As(err, &f) {
+		return err
 	}
-	return &Failure{Kind: kind, Err: &Refusal{findings}, Now: "nothing was touched"}
+	f = &Failure{Exit: Failed, Err: err, Stands: Stands{Standing: Untouched}}
+	switch code := balancer.CodeOf(err); {
+	case ctx.Err() != nil:
+		f.Exit, f.Err = Interrupted, context.Cause(ctx)
+	case code == balancer.CodeUsage, code == balancer.CodeUnknown:
+		f.Exit = Usage
+	case code == balancer.CodeRefused, code == balancer.CodePermission, code == balancer.CodeMissing:
+		var e *balancer.Error
+		errors.As(err, &e)
+		return refuse(Finding{Code: string(code), Text: err.Error(), Override: e.Override})
+	}
+	return f
+}
+
+// usage is the failure of a request that makes no sense.
+func usage(format string, args ...any) error {
+	return &Failure{Exit: Usage, Err: fmt.Errorf(format, args...), Stands: Stands{Standing: Untouched}}
+}
+
+// A TimedOutError is the end of a wait whose time was up.
+type TimedOutError struct {
+	Backend      string
+	Count        remote.Count
+	Threshold    int
+	Limit        time.Duration
+	OtherClients bool // connections kept arriving from others than the LBs
+}
+
+func (e *TimedOutError) Error() string {
+	if e.OtherClients && e.Count.Open <= e.Threshold {
+		return fmt.Sprintf("not drained after %s: connections kept arriving from elsewhere than the load balancer", Span(e.Limit))
+	}
+	from := ""
+	for i, p := range e.Count.Peers {
+		if i == 0 {
+			from = ", from "
+		} else {
+			from += ", "
+		}
+		from += fmt.Sprintf("%s (%d)", p.Addr, p.Count)
+	}
+	if e.Count.MorePeers > 0 {
+		from += fmt.Sprintf(", and %d more", e.Count.MorePeers)
+	}
+	return fmt.Sprintf("not drained after %s: %s open, more than %d%s", Span(e.Limit), connections(e.Count.Open), e.Threshold, from)
+}
+
+func connections(n int) string {
+	if n == 1 {
+		return "1 connection"
+	}
+	return fmt.Sprintf("%d connections", n)
 }

@@ -2,297 +2,236 @@ package drain
 
 import (
 	"context"
-	"errors"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
 
+	"github.com/drainctl/drainctl/drain/balancer"
+	"github.com/drainctl/drainctl/drain/journal"
 	"github.com/drainctl/drainctl/nginx"
-	"github.com/drainctl/drainctl/remote"
 )
 
-// A Plan is what a run will do, and what speaks against it. Making one touches
-// nothing.
+// A Plan is what a run will do and what speaks against it. It is immutable:
+// making, checking and watching change nothing in it.
 type Plan struct {
-	Request  *Request
-	LBs      []LBPlan
-	Refusals []Finding // any of them ends the run before it begins
-	Warnings []string
-	// Unchecked is what could not be known when the plan was made, and why.
-	Unchecked []string
-	// dry tells that it is only to be shown: what cannot be known without root
-	// is then no reason to refuse.
-	dry bool
+	Spec     Spec          `json:"spec"`
+	DryRun   bool          `json:"dry_run"`
+	LBs      []LBPlan      `json:"lbs"`
+	Backends []Backend     `json:"backends"`
+	Steps    []PlannedStep `json:"steps"`
+	Findings []Finding     `json:"findings"`
+	// Unchecked is what could not be known, and why.
+	Unchecked []string `json:"not_checked"`
+	ExitCode  Exit     `json:"exit_code"` // that the run would end with, as far as is known
+}
+
+// A PlannedStep is a step of a plan.
+type PlannedStep struct {
+	Step        StepName    `json:"step"`
+	Direction   Direction   `json:"direction"`
+	Description Description `json:"description"`
 }
 
 // An LBPlan is the part of one load balancer.
 type LBPlan struct {
-	LB       *LB
-	Conf     *nginx.Config
-	Servers  []*nginx.Server // every server the target names
-	Edits    []nginx.Edit    // empty: the configuration is as wanted already
-	Changes  []Change
-	ConfPath string
-	// Ledger is what the journal says; nil when it cannot be read, which
-	// LedgerErr then explains.
-	Ledger    *Ledger
-	LedgerErr error
+	LB     string           `json:"lb"`
+	Report *balancer.Report `json:"report"`
 }
 
-// A Change is one file's old and new text.
-type Change struct {
-	Path  string
-	Was   string
-	Now   string
-	Edits []nginx.Edit
+// A Backend is the host behind a target.
+type Backend struct {
+	Name    string   `json:"name"`
+	Address string   `json:"address,omitempty"` // of its sshd; empty: it is the load balancer itself
+	Ports   []uint16 `json:"ports,omitempty"`
+	Sockets []string `json:"sockets,omitempty"` // unix sockets, which are on the load balancer
+
+	up []uint16 // of Ports, those of servers that are not down
 }
 
-// A Finding is one reason to refuse.
-type Finding struct {
-	Kind     Kind
-	Text     string // what was seen
-	Override string // the flag that overrides it; empty: none does
+// newPlan puts the reports together and asks the guards.
+func newPlan(spec Spec, lbs []LBPlan, dry bool) *Plan {
+	p := &Plan{Spec: spec, LBs: lbs, DryRun: dry, Findings: []Finding{}, Unchecked: []string{}}
+	p.Backends = backendsOf(spec, lbs)
+	for _, st := range stepNames(spec) {
+		p.Steps = append(p.Steps, PlannedStep{st, directionOf(spec.Kind), describeStep(p, st, directionOf(spec.Kind))})
+	}
+	for _, guard := range guards {
+		p.Findings = append(p.Findings, guard(p)...)
+	}
+	p.Unchecked = append(p.Unchecked, unchecked(p)...)
+	p.ExitCode = ExitOf(p.Verdict())
+	return p
 }
 
-// Read reads the configuration of every load balancer and plans the run. The
-// error is that no plan could be made at all: a configuration that cannot be
-// read, or a target that is not there.
-func Read(ctx context.Context, req *Request) (*Plan, error) {
-	return (&Plan{Request: req}).read(ctx)
+// Verdict is the failure that a run would end with before it touches anything;
+// nil if nothing is known to speak against it.
+func (p *Plan) Verdict() error {
+	refusals := slices.DeleteFunc(slices.Clone(p.Findings), func(f Finding) bool { return f.Warning })
+	if len(refusals) == 0 {
+		return nil
+	}
+	return refuse(refusals...)
 }
 
-func (p *Plan) read(ctx context.Context) (*Plan, error) {
-	req := p.Request
-	for _, lb := range req.LBs {
-		ledger, ledgerErr := lb.journal(req).readLedger(ctx)
-		if err := goesOn(req, ledger); err != nil {
-			return p, err
+// Unchanged tells that every configuration is as wanted: nothing will be edited.
+func (p *Plan) Unchanged() bool {
+	for _, lb := range p.LBs {
+		if slices.ContainsFunc(lb.Report.Servers, func(s balancer.Server) bool { return s.Configure }) {
+			return false
 		}
-		if err := p.inheritNginx(lb, ledger); err != nil {
-			return p, err
-		}
-		part, err := p.readLB(ctx, lb, ledger, ledgerErr)
+	}
+	return true
+}
+
+// query is what the LBs are asked for a spec.
+func query(spec Spec) balancer.Query {
+	return balancer.Query{
+		Targets: spec.Targets, Upstreams: spec.Upstreams, Preflight: true,
+		Want: &nginx.Want{Down: spec.Kind == Drain}, Unmanaged: spec.Kind == Undrain && spec.Force,
+	}
+}
+
+// backendsOf is the hosts behind the targets, each with its ports.
+func backendsOf(spec Spec, lbs []LBPlan) []Backend {
+	var all []Backend
+	for _, text := range spec.Targets {
+		t, err := nginx.ParseTarget(text)
 		if err != nil {
-			return p, err
+			continue
 		}
-		p.LBs = append(p.LBs, *part)
-	}
-	if err := p.inherit(); err != nil {
-		return p, err
-	}
-	p.addresses(ctx)
-	return p, nil
-}
-
-// readLB reads one load balancer's configuration and adds its findings.
-func (p *Plan) readLB(ctx context.Context, lb *LB, ledger *Ledger, ledgerErr error) (*LBPlan, error) {
-	part, err := p.load(ctx, lb, ledger, ledgerErr)
-	if err != nil {
-		return nil, err
-	}
-	if len(part.Servers) == 0 {
-		if lost := p.lost(part); len(lost) > 0 {
-			return nil, refuse([]Finding{{Kind: Refused, Text: fmt.Sprintf("%s is not in %s any more: there is nothing to put back", strings.Join(lost, ", "), part.ConfPath)}})
+		b := Backend{Name: t.Host, Address: t.Host}
+		switch {
+		case spec.SSH.Host != "":
+			b.Name, b.Address = spec.SSH.Host, spec.SSH.Host
+		case OnLB(t) && len(lbs) > 0:
+			b.Name, b.Address = lbs[0].LB, ""
 		}
-		return nil, notFound(part.Conf, p.Request)
+		i := slices.IndexFunc(all, func(had Backend) bool { return had.Name == b.Name })
+		if i < 0 {
+			i = len(all)
+			all = append(all, b)
+		}
+		all[i].add(t, lbs)
 	}
-	return part, p.judge(part)
+	return all
 }
 
-// load reads one load balancer's configuration and finds the target's servers,
-// if there are any.
-func (p *Plan) load(ctx context.Context, lb *LB, ledger *Ledger, ledgerErr error) (*LBPlan, error) {
-	path, err := lb.confPath(ctx)
-	if err != nil {
-		return nil, err
-	}
-	conf, err := nginx.Load(ctx, lb.nginxHost(), path)
-	if err != nil {
-		return nil, unreadable(err)
-	}
-	part := &LBPlan{LB: lb, Conf: conf, ConfPath: path, Ledger: ledger, LedgerErr: ledgerErr}
-	if err := p.checkUpstreamNames(conf); err != nil {
-		return nil, err
-	}
-	part.Servers = conf.Match(p.Request.Target, p.Request.Upstreams)
-	p.skipped(part)
-	return part, nil
-}
-
-// judge plans the edits, and adds what speaks against them.
-func (p *Plan) judge(part *LBPlan) error {
-	if err := part.plan(p.Request.Operation, p.mine(part)); err != nil {
-		return &Failure{Kind: Refused, Err: err, Now: "nothing was touched"}
-	}
-	p.unknown(part)
-	p.ownership(part)
-	p.guards(part)
-	return nil
-}
-
-// unreadable is the failure of a configuration that cannot be read.
-func unreadable(err error) error {
-	kind := Refused
-	switch {
-	case errors.Is(err, ErrInterrupted), errors.Is(err, context.Canceled):
-		kind = Interrupted
-	case errors.Is(err, remote.ErrConnection):
-		kind = Failed
-	}
-	return &Failure{Kind: kind, Err: fmt.Errorf("read the configuration: %w", err), Now: "nothing was touched"}
-}
-
-// checkUpstreamNames makes sure that each --upstream names exactly one block.
-func (p *Plan) checkUpstreamNames(conf *nginx.Config) error {
-	for _, name := range p.Request.Upstreams {
-		var named []*nginx.Upstream
-		for _, u := range conf.Upstreams {
-			if u.Named(name) {
-				named = append(named, u)
+// add notes the ports and sockets of the target's servers.
+func (b *Backend) add(t nginx.Target, lbs []LBPlan) {
+	for _, lb := range lbs {
+		for _, s := range lb.Report.Servers {
+			a, err := nginx.ParseAddress(s.Address)
+			switch {
+			case err != nil, !t.Matches(a):
+				continue
+			case a.Unix != "" && !slices.Contains(b.Sockets, a.Unix):
+				b.Sockets = append(b.Sockets, a.Unix)
+			case a.Unix == "" && !slices.Contains(b.Ports, a.Port):
+				b.Ports = append(b.Ports, a.Port)
+			}
+			if a.Unix == "" && !s.Down && !slices.Contains(b.up, a.Port) {
+				b.up = append(b.up, a.Port)
 			}
 		}
-		switch {
-		case len(named) == 0:
-			return misused("no upstream %q in %s; it has %s", name, conf.Path, upstreamNames(conf))
-		case len(named) > 1:
-			return misused("there are %d upstreams %q: say http/%s or stream/%s", len(named), name, name, name)
+	}
+}
+
+// change is what one LB is to edit.
+func (lb LBPlan) change(spec Spec) balancer.Change {
+	c := balancer.Change{Want: nginx.Want{Down: spec.Kind == Drain}, AcceptPending: spec.Allow.Pending}
+	for _, path := range sortedKeys(lb.Report.Files) {
+		e := balancer.FileEdit{Path: path, SHA256: lb.Report.Files[path]}
+		for _, s := range lb.Report.Servers {
+			// What is as wanted is named too: whether nginx serves it is looked at.
+			if s.File == path && (s.Configure || s.Down == c.Want.Down) && !slices.Contains(e.Servers, s.At) {
+				e.Servers = append(e.Servers, s.At)
+			}
+		}
+		if len(e.Servers) > 0 {
+			c.Files = append(c.Files, e)
 		}
 	}
-	return nil
+	return c
 }
 
-func misused(format string, args ...any) error {
-	return &Failure{Kind: Misused, Err: fmt.Errorf(format, args...), Now: "nothing was touched"}
+// record is the operation as the journal of one LB has it.
+func (lb LBPlan) record(id string, spec Spec) (journal.Operation, error) {
+	text, err := json.Marshal(spec)
+	if err != nil {
+		return journal.Operation{}, fmt.Errorf("write the spec down: %w", err)
+	}
+	op := journal.Operation{
+		ID: id, Kind: string(spec.Kind), Targets: spec.Targets, User: spec.User, Host: spec.Host, Reason: spec.Reason,
+		Continues: spec.Continues, Spec: text,
+	}
+	for _, s := range lb.Report.Servers {
+		op.Servers = append(op.Servers, journal.Located{Server: s.Server, File: s.File, Line: s.Line, Down: s.Down})
+	}
+	return op, nil
 }
 
-// maxNamed bounds how many names an error lists.
+// specOf is what an operation was asked for.
+func specOf(op journal.Operation) (Spec, error) {
+	s := DefaultSpec(Kind(op.Kind))
+	if err := json.Unmarshal(op.Spec, &s); err != nil {
+		return s, fmt.Errorf("operation %s in the journal: %w", op.ID, err)
+	}
+	return s, nil
+}
+
+// maxNamed bounds how many servers a text names.
 const maxNamed = 8
 
-func upstreamNames(conf *nginx.Config) string {
-	var names []string
-	for i, u := range conf.Upstreams {
+// names are servers for a person, such as "192.168.1.10:8080 in backend_servers".
+func names(servers []balancer.Server) []string {
+	var texts []string
+	for i, s := range servers {
 		if i == maxNamed {
-			names = append(names, fmt.Sprintf("… %d more", len(conf.Upstreams)-i))
-			break
+			return append(texts, fmt.Sprintf("and %d more", len(servers)-i))
 		}
-		names = append(names, conf.DisplayName(u))
+		texts = append(texts, fmt.Sprintf("%s in %s", s.Address, s.Name))
 	}
-	if len(names) == 0 {
-		return "none"
-	}
-	return strings.Join(names, ", ")
+	return texts
 }
 
-// notFound is the failure of a target that no upstream has.
-func notFound(conf *nginx.Config, req *Request) error {
-	text := fmt.Sprintf("no server %s in any upstream of %s", req.Target, conf.Path)
-	if len(req.Upstreams) > 0 {
-		text = fmt.Sprintf("no server %s in upstream %s of %s", req.Target, strings.Join(req.Upstreams, ", "), conf.Path)
-		if all := conf.Match(req.Target, nil); len(all) > 0 {
-			return misused("%s; it is in %s", text, strings.Join(inUpstreams(conf, all), ", "))
-		}
-	}
-	if odd := conf.Unreadable(req.Target); len(odd) > 0 {
-		s := odd[0]
-		return misused("%s; the address %q at %s:%d could not be read: %w", text, s.Words[1].Text, s.File.Path, s.Line(), s.Err)
-	}
-	near := conf.Near(req.Target, 3)
-	if len(near) == 0 {
-		return misused("%s; it has %s", text, upstreamNames(conf))
-	}
-	var means []string
-	for _, s := range near {
-		m := fmt.Sprintf("%s in %s", s.Address, conf.DisplayName(s.Upstream))
-		if !slices.Contains(means, m) {
-			means = append(means, m)
-		}
-	}
-	return misused("%s; did you mean %s?", text, strings.Join(means, ", or "))
-}
-
-func inUpstreams(conf *nginx.Config, servers []*nginx.Server) []string {
-	var names []string
+// places are servers and where they stand.
+func places(servers []balancer.Server) string {
+	var texts []string
 	for _, s := range servers {
-		if n := conf.DisplayName(s.Upstream); !slices.Contains(names, n) {
-			names = append(names, n)
-		}
+		texts = append(texts, fmt.Sprintf("%s in %s (%s:%d)", s.Address, s.Name, s.File, s.Line))
 	}
-	return names
+	return strings.Join(texts, ", ")
 }
 
-// plan works out the edits and the files' new texts. only, when not nil, picks
-// the servers to edit.
-func (part *LBPlan) plan(op Operation, only func(*nginx.Server) bool) error {
-	part.Edits, part.Changes = nil, nil
-	byPath := map[string]int{}
-	seen := map[string]map[int]bool{}
-	for _, s := range part.Servers {
-		if only != nil && !only(s) {
-			continue
-		}
-		edits := s.MarkDown()
-		if op == Undrain {
-			edits = s.ClearDown()
-		}
-		for _, e := range edits {
-			// A fragment that two upstreams include is one line in one file.
-			if seen[e.File.Path] == nil {
-				seen[e.File.Path] = map[int]bool{}
-			}
-			if seen[e.File.Path][e.Start] {
-				continue
-			}
-			seen[e.File.Path][e.Start] = true
-			part.Edits = append(part.Edits, e)
-			i, ok := byPath[e.File.Path]
-			if !ok {
-				i = len(part.Changes)
-				byPath[e.File.Path] = i
-				part.Changes = append(part.Changes, Change{Path: e.File.Path, Was: e.File.Src})
-			}
-			part.Changes[i].Edits = append(part.Changes[i].Edits, e)
+// sides parts the servers of a report into those that are as wanted after the
+// step and those that an undrain leaves down.
+func sides(servers []balancer.Server, k Kind) (wanted, stayDown []balancer.Server) {
+	for _, s := range servers {
+		if k == Undrain && s.Down && !s.Configure {
+			stayDown = append(stayDown, s)
+		} else {
+			wanted = append(wanted, s)
 		}
 	}
-	return part.prove(op)
+	return wanted, stayDown
 }
 
-// prove applies the edits to the texts in memory and reads the result back.
-func (part *LBPlan) prove(op Operation) error {
-	var checked []*nginx.Upstream
-	for _, s := range part.Servers {
-		if slices.Contains(checked, s.Upstream) {
-			continue
-		}
-		checked = append(checked, s.Upstream)
-		if err := s.Upstream.Agree(); err != nil {
-			return err
-		}
-		if err := s.Upstream.Verify(part.Edits, op == Drain); err != nil {
-			return err
+// allServers names the servers of the plan, each once.
+func (p *Plan) allServers() []string {
+	var all []string
+	for _, lb := range p.LBs {
+		for _, n := range names(lb.Report.Servers) {
+			if !slices.Contains(all, n) {
+				all = append(all, n)
+			}
 		}
 	}
-	for i := range part.Changes {
-		c := &part.Changes[i]
-		now, err := nginx.Apply(c.Was, c.Edits)
-		if err != nil {
-			return fmt.Errorf("%s: %w", c.Path, err)
-		}
-		c.Now = now
-	}
-	return nil
+	return all
 }
 
-// skipped judges the included files that could not be read. One that may hold
-// the target is a reason to refuse; any other is nginx's to judge.
-func (p *Plan) skipped(part *LBPlan) {
-	for _, sk := range part.Conf.Skipped {
-		switch {
-		case sk.File.Src == "":
-			p.Unchecked = append(p.Unchecked, fmt.Sprintf("%s: %v; what it holds is not known", sk.File.Path, sk.Err))
-		case p.Request.Target.MentionedIn(sk.File.Src):
-			p.Refusals = append(p.Refusals, Finding{Kind: Refused, Text: fmt.Sprintf("%v; the file mentions %s and cannot be understood", sk.Err, p.Request.Target)})
-		default:
-			p.Warnings = append(p.Warnings, fmt.Sprintf("%v; the file was passed over: it does not mention %s", sk.Err, p.Request.Target))
-		}
-	}
+// report asks one LB for its part of a plan.
+func report(ctx context.Context, lb *LB, spec Spec) (LBPlan, error) {
+	r, err := lb.Plan(ctx, query(spec))
+	return LBPlan{LB: lb.Name, Report: r}, err
 }

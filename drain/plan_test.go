@@ -2,70 +2,57 @@ package drain
 
 import (
 	"errors"
-	"fmt"
-	"maps"
+	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
+	"github.com/drainctl/drainctl/drain/balancer"
 	"github.com/drainctl/drainctl/nginx"
 )
 
-// fourServers keeps two live servers when one is drained.
-const fourServers = `upstream web {
-	server 10.0.0.1:8080;
-	server 10.0.0.2:8080 weight=3 down;
-	server 10.0.0.3:8080;
-	server 10.0.0.4:8080;
-}`
-
-// texts is the new text of every file that a plan changes.
-func texts(p *Plan) map[string]string {
-	all := map[string]string{}
-	for _, part := range p.LBs {
-		for _, c := range part.Changes {
-			all[c.Path] = c.Now
+// diff is the lines that a plan takes out of the files and puts in.
+func diff(p *Plan) []string {
+	var lines []string
+	for _, l := range strings.Split(p.LBs[0].Report.Diff, "\n") {
+		if (strings.HasPrefix(l, "-") || strings.HasPrefix(l, "+")) && !strings.HasPrefix(l, "---") && !strings.HasPrefix(l, "+++") {
+			lines = append(lines, l[:1]+strings.TrimSpace(l[1:]))
 		}
 	}
-	return all
+	return lines
 }
 
 func TestPlanChangesOneWord(t *testing.T) {
-	host := httpConf(fourServers)
-	before := host.files[mainConf]
+	c := httpConf(t, fourServers)
 	for _, test := range []struct {
-		op       Operation
-		target   string
-		was, now string // of the line; empty: nothing is changed
+		kind   Kind
+		target string
+		want   []string
 	}{
-		{Drain, "10.0.0.1", "10.0.0.1:8080;", "10.0.0.1:8080 down;"},
-		{Drain, "10.0.0.1:8080", "10.0.0.1:8080;", "10.0.0.1:8080 down;"},
-		{Drain, "10.0.0.2", "", ""},
-		{Undrain, "10.0.0.1", "", ""},
-		{Undrain, "10.0.0.2", "weight=3 down;", "weight=3;"},
+		{Drain, "10.0.0.1", []string{"-server 10.0.0.1:8080;", "+server 10.0.0.1:8080 down;"}},
+		{Drain, "10.0.0.1:8080", []string{"-server 10.0.0.1:8080;", "+server 10.0.0.1:8080 down;"}},
+		{Drain, "10.0.0.2", nil},
+		{Undrain, "10.0.0.1", nil},
+		{Undrain, "10.0.0.2", []string{"-server 10.0.0.2:8080 weight=3 down;", "+server 10.0.0.2:8080 weight=3;"}},
 	} {
-		t.Run(fmt.Sprintf("%s %s", test.op, test.target), func(t *testing.T) {
-			p := plan(t, ask(t, test.op, host, test.target, func(r *Request) { r.Force = true }))
-			want := map[string]string{}
-			if test.was != "" {
-				want[mainConf] = strings.Replace(before, test.was, test.now, 1)
-			}
-			if got := texts(p); !maps.Equal(got, want) {
-				t.Errorf("the plan makes %q, want %q", got, want)
-			}
-			if p.Already() != (test.was == "") {
-				t.Errorf("already so: %t", p.Already())
-			}
-			if err := p.Verdict(); err != nil {
-				t.Errorf("verdict %v", err)
-			}
-		})
+		p := c.plan(test.kind, test.target, func(s *Spec) { s.Force = true })
+		if got := diff(p); !slices.Equal(got, test.want) {
+			t.Errorf("%s %s changes %q, want %q", test.kind, test.target, got, test.want)
+		}
+		if p.Unchanged() != (test.want == nil) {
+			t.Errorf("%s %s: unchanged %t", test.kind, test.target, p.Unchanged())
+		}
+		if err := p.Verdict(); err != nil {
+			t.Errorf("%s %s: verdict %v", test.kind, test.target, err)
+		}
 	}
 }
 
-// Whatever is drained and undrained again is as it was, byte for byte.
-func TestPlanThereAndBack(t *testing.T) {
-	for _, conf := range []string{
+// Whatever is drained and undrained again is as it was, byte for byte, and twice
+// is once.
+func TestThereAndBack(t *testing.T) {
+	for i, conf := range []string{
 		fourServers,
 		"upstream web {server 10.0.0.1:8080;server 10.0.0.2;}",
 		"upstream web {\r\n\tserver\t10.0.0.1:8080\t;\r\n\tserver 10.0.0.2;\r\n}\r\n",
@@ -74,199 +61,257 @@ func TestPlanThereAndBack(t *testing.T) {
 		"upstream web { include pool.inc; server 10.0.0.2; } upstream api { include pool.inc; server 10.0.0.2; }",
 		"upstream web { include pool.inc; include pool.inc; server 10.0.0.2; }",
 	} {
-		host := httpConf(conf)
-		host.files["/etc/nginx/pool.inc"] = "server 10.0.0.1:8080 weight=2;server 10.0.0.4;"
-		before := maps.Clone(host.files)
-		down := plan(t, ask(t, Drain, host, "10.0.0.1"))
-		if down.Already() {
-			t.Errorf("nothing is drained in %s", conf)
-		}
-		carryOut(t, down)
-		for _, s := range plan(t, ask(t, Drain, host, "10.0.0.1")).LBs[0].Servers {
-			if !s.IsDown() {
-				t.Errorf("%s:%d is not down", s.File.Path, s.Line())
+		t.Run(strconv.Itoa(i), func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			pool := r.dir + "/pool.inc"
+			const fragment = "server 10.0.0.1:8080 weight=2;server 10.0.0.4;"
+			if err := os.WriteFile(pool, []byte(fragment), 0o644); err != nil {
+				t.Fatal(err)
 			}
-		}
-		again := plan(t, ask(t, Drain, host, "10.0.0.1"))
-		if !again.Already() {
-			t.Errorf("drained twice: %q", texts(again))
-		}
-		up := plan(t, ask(t, Undrain, host, "10.0.0.1"))
-		contains(t, "refusals of the undrain", refusalTexts(up), nil)
-		contains(t, "warnings of the undrain", up.Warnings, nil)
-		carryOut(t, up)
-		for name, text := range before {
-			if host.files[name] != text {
-				t.Errorf("there and back: %s is %q, want %q", name, host.files[name], text)
+			r.was = strings.Replace(r.was, "    upstream app {", conf+"\n    upstream app {", 1)
+			r.write(r.was)
+			r.reload()
+			down := r.configure(Drain)
+			if slices.ContainsFunc(down.Servers, func(s balancer.Server) bool { return !s.Configure }) {
+				t.Errorf("not all of it is drained: %+v", down.Servers)
 			}
-		}
+			if again := r.configure(Drain); again.Diff != "" {
+				t.Errorf("drained twice: %s", again.Diff)
+			}
+			up := r.configure(Undrain)
+			if p := reported(Undrain, "10.0.0.1", *up); len(p.Findings) > 0 {
+				t.Errorf("findings of the undrain: %+v", p.Findings)
+			}
+			if r.read() != r.was {
+				t.Errorf("there and back: %q, want %q", r.read(), r.was)
+			}
+			if b, err := os.ReadFile(pool); err != nil || string(b) != fragment {
+				t.Errorf("there and back: %q, %v", b, err)
+			}
+		})
 	}
+}
+
+// configure does the first step alone, on the target 10.0.0.1, and gives the
+// report that it went by.
+func (r *rig) configure(k Kind) *balancer.Report {
+	r.t.Helper()
+	ctx := r.t.Context()
+	spec := r.spec(k)
+	spec.Targets = []string{"10.0.0.1"}
+	lb, err := connector{r}.LB(ctx, "", spec.Nginx)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer lb.Close()
+	o := &Operation{options: Options{Emit: func(Event) {}}, lbs: fleet{{Balancer: lb, Name: ThisMachine}}}
+	reports, err := o.report(ctx, spec, false)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	o.plan, o.id = newPlan(spec, reports, false), newID(reports)
+	if err := o.begin(ctx); err != nil {
+		r.t.Fatal(err)
+	}
+	v := (&configure{o}).run(ctx, directionOf(k), Managed)
+	if v.Err != nil {
+		r.t.Fatal(v.Err)
+	}
+	o.end(ctx, nil)
+	return reports[0].Report
 }
 
 func TestPlanNotMade(t *testing.T) {
-	twins := on("events {} http { upstream pool { server 10.0.0.1; server 10.0.0.2; } } stream { upstream pool { server 10.0.0.1; server 10.0.0.3; } }")
-	upstreams := func(names ...string) func(*Request) { return func(r *Request) { r.Upstreams = names } }
+	twins := "events {} http { upstream pool { server 10.0.0.1; server 10.0.0.2; } } stream { upstream pool { server 10.0.0.1; server 10.0.0.3; } }"
+	four := "events {}\nhttp {\n" + fourServers + "\n}\n"
+	upstreams := func(names ...string) func(*Spec) { return func(s *Spec) { s.Upstreams = names } }
 	for _, test := range []struct {
 		name   string
-		host   *paper
+		conf   string
 		target string
-		change func(*Request)
-		kind   Kind
+		change func(*Spec)
+		exit   Exit
 		says   string
 	}{
-		{"no such server", httpConf(fourServers), "10.0.0.9:8080", nil, Misused, "no server 10.0.0.9:8080 in any upstream of /etc/nginx/nginx.conf; did you mean 10.0.0.1:8080 in web, or 10.0.0.2:8080 in web, or 10.0.0.3:8080 in web?"},
-		{"another port", httpConf(fourServers), "10.0.0.1:80", nil, Misused, "did you mean 10.0.0.1:8080 in web"},
-		{"nothing near", httpConf(fourServers), "app.example.com", nil, Misused, "it has web"},
-		{"no upstreams", httpConf(""), "10.0.0.1", nil, Misused, "it has none"},
-		{"no such upstream", httpConf(fourServers), "10.0.0.1", upstreams("wbe"), Misused, `no upstream "wbe" in /etc/nginx/nginx.conf; it has web`},
-		{"one of two upstreams", httpConf(fourServers), "10.0.0.1", upstreams("web", "wbe"), Misused, `no upstream "wbe"`},
-		{"twins", twins, "10.0.0.1", upstreams("pool"), Misused, `there are 2 upstreams "pool": say http/pool or stream/pool`},
-		{"in the other twin", twins, "10.0.0.3", upstreams("http/pool"), Misused, "no server 10.0.0.3 in upstream http/pool of /etc/nginx/nginx.conf; it is in stream/pool"},
-		{"address not read", httpConf("upstream web { server 10.0.0.1:http; server 10.0.0.2; }"), "10.0.0.1", nil, Misused, `the address "10.0.0.1:http" at /etc/nginx/nginx.conf:3 could not be read`},
-		{"no file", &paper{}, "10.0.0.1", nil, Refused, "read the configuration: open /etc/nginx/nginx.conf: file does not exist"},
-		{"secret", &paper{secret: []string{mainConf}}, "10.0.0.1", nil, Refused, "permission denied"},
-		{"broken", on("events {"), "10.0.0.1", nil, Refused, "/etc/nginx/nginx.conf:1: "},
-		{"missing include", httpConf("include gone.conf;" + fourServers), "10.0.0.1", nil, Refused, "/etc/nginx/nginx.conf:3: include gone.conf: "},
+		{"no such server", four, "10.0.0.9:8080", nil, Usage, "nginx.conf; did you mean 10.0.0.1:8080 in web, or 10.0.0.2:8080 in web, or 10.0.0.3:8080 in web?"},
+		{"another port", four, "10.0.0.1:80", nil, Usage, "did you mean 10.0.0.1:8080 in web"},
+		{"nothing near", four, "app.example.com", nil, Usage, "it has web"},
+		{"no target", four, "10.0.0.1:99999", nil, Usage, "99999"},
+		{"no upstreams", "events {} http {}", "10.0.0.1", nil, Usage, "it has none"},
+		{"no such upstream", four, "10.0.0.1", upstreams("wbe"), Usage, `no upstream "wbe" in `},
+		{"one of two upstreams", four, "10.0.0.1", upstreams("web", "wbe"), Usage, `no upstream "wbe"`},
+		{"twins", twins, "10.0.0.1", upstreams("pool"), Usage, `there are 2 upstreams "pool": say http/pool or stream/pool`},
+		{"in the other twin", twins, "10.0.0.3", upstreams("http/pool"), Usage, "nginx.conf; it is in stream/pool"},
+		{"address not read", "events {}\nhttp {\nupstream web { server 10.0.0.1:http; server 10.0.0.2; } }", "10.0.0.1", nil, Usage, `the address "10.0.0.1:http" at `},
+		{"no file", "", "10.0.0.1", func(s *Spec) { s.Nginx.Conf += ".gone" }, Refused, "no such file or directory"},
+		{"broken", "events {", "10.0.0.1", nil, Refused, "nginx.conf:1: "},
+		{"missing include", "events {}\nhttp {\ninclude gone.conf;" + fourServers + "}", "10.0.0.1", nil, Refused, "nginx.conf:3: include gone.conf: "},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			req := ask(t, Drain, test.host, test.target)
+			var change []func(*Spec)
 			if test.change != nil {
-				test.change(req)
+				change = append(change, test.change)
 			}
-			_, err := Read(t.Context(), req)
+			_, err := mainConf(t, test.conf).tryPlan(Drain, test.target, change...)
 			var f *Failure
-			if !errors.As(err, &f) || f.Kind != test.kind || f.Now != "nothing was touched" || !strings.Contains(f.Error(), test.says) {
-				t.Errorf("got %v (%+v), want kind %d, %q", err, f, test.kind, test.says)
+			if !errors.As(err, &f) || f.Exit != test.exit || f.Stands.Standing != Untouched || !strings.Contains(f.Error(), test.says) {
+				t.Errorf("got %v (%+v), want exit %d, %q", err, f, test.exit, test.says)
 			}
 		})
 	}
 }
 
-// A file that cannot be read or understood matters only where it may be about
-// the target.
+// A file that cannot be understood matters only where it may be about the target.
 func TestPlanWithStrangeFiles(t *testing.T) {
 	for _, test := range []struct {
-		name                          string
-		text                          string // of the included file; empty: it may not be read
-		refusals, warnings, unchecked []string
+		name               string
+		text               string // of the included file
+		refusals, warnings []string
 	}{
-		{"fine", "upstream other { server 10.0.0.1:8080; server 10.0.0.2; server 10.0.0.3; }", nil, nil, nil},
-		{"broken", "server {", nil, []string{"/etc/nginx/conf.d/x.conf:1: ", "passed over: it does not mention 10.0.0.1"}, nil},
-		{"broken, and about the target", "upstream other { server 10.0.0.1:8080; ", []string{"the file mentions 10.0.0.1 and cannot be understood"}, nil, nil},
-		{"secret", "", nil, nil, []string{"/etc/nginx/conf.d/x.conf: ", "permission denied; what it holds is not known"}},
+		{"fine", "upstream other { server 10.0.0.1:8080; server 10.0.0.2; server 10.0.0.3; }", nil, nil},
+		{"broken", "server {", nil, []string{"conf.d/x.conf:1: ", "skipped: it does not mention 10.0.0.1"}},
+		{"broken, and about the target", "upstream other { server 10.0.0.1:8080; ", []string{"the file mentions 10.0.0.1 and cannot be understood"}, nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			host := httpConf("include conf.d/*.conf;\n" + fourServers)
-			if test.text == "" {
-				host.secret = []string{"/etc/nginx/conf.d/x.conf"}
-			} else {
-				host.files["/etc/nginx/conf.d/x.conf"] = test.text
-			}
-			p := plan(t, ask(t, Drain, host, "10.0.0.1"))
-			contains(t, "refusals", refusalTexts(p), test.refusals)
-			contains(t, "warnings", p.Warnings, test.warnings)
-			contains(t, "unchecked", p.Unchecked, test.unchecked)
-			if now := texts(p)[mainConf]; !strings.Contains(now, "10.0.0.1:8080 down;") {
-				t.Errorf("the plan makes %q", now)
+			c := httpConf(t, "include conf.d/*.conf;\n"+fourServers)
+			c.write("conf.d/x.conf", test.text)
+			p := c.plan(Drain, "10.0.0.1")
+			contains(t, "refusals", refusals(p), test.refusals)
+			contains(t, "warnings", warnings(p), test.warnings)
+			if !slices.Contains(diff(p), "+server 10.0.0.1:8080 down;") {
+				t.Errorf("the plan changes %q", diff(p))
 			}
 		})
 	}
-}
-
-func refusalTexts(p *Plan) []string {
-	var all []string
-	for _, r := range p.Refusals {
-		all = append(all, r.Text+" | "+r.Override)
-	}
-	return all
-}
-
-// contains checks that the texts, taken together, have all that is wanted, and
-// that there are none where none is.
-func contains(t *testing.T, what string, got, want []string) {
-	t.Helper()
-	for _, w := range want {
-		if !strings.Contains(strings.Join(got, "\n"), w) {
-			t.Errorf("%s are %q, want %q among them", what, got, w)
-		}
-	}
-	if len(want) == 0 && len(got) > 0 {
-		t.Errorf("%s are %q, want none", what, got)
-	}
+	unread := balancer.Report{Servers: []balancer.Server{line("10.0.0.1:80", 3, false, false, true)},
+		Skipped: []balancer.Skipped{{File: "/x.conf", Error: "/x.conf: permission denied", Unread: true}}}
+	p := reported(Drain, "10.0.0.1", unread)
+	contains(t, "findings of a file that may not be read", append(refusals(p), warnings(p)...), nil)
+	contains(t, "unchecked", p.Unchecked, []string{"/x.conf: permission denied; what it holds is not known"})
 }
 
 // Whose file is in two upstreams is edited once.
 func TestPlanEditsASharedLineOnce(t *testing.T) {
-	host := httpConf("upstream a { include p.inc; server 10.0.0.2; }\nupstream b { include p.inc; server 10.0.0.2; }")
-	host.files["/etc/nginx/p.inc"] = "server 10.0.0.1;\nserver 10.0.0.3;\n"
-	p := plan(t, ask(t, Drain, host, "10.0.0.1"))
-	if got := texts(p); len(got) != 1 || got["/etc/nginx/p.inc"] != "server 10.0.0.1 down;\nserver 10.0.0.3;\n" {
+	c := httpConf(t, "upstream a { include p.inc; server 10.0.0.2; }\nupstream b { include p.inc; server 10.0.0.2; }")
+	c.write("p.inc", "server 10.0.0.1;\nserver 10.0.0.3;\n")
+	p := c.plan(Drain, "10.0.0.1")
+	if got := diff(p); !slices.Equal(got, []string{"-server 10.0.0.1;", "+server 10.0.0.1 down;"}) {
 		t.Errorf("%q", got)
 	}
-	if len(p.LBs[0].Servers) != 2 {
-		t.Errorf("%d servers", len(p.LBs[0].Servers))
+	if n := len(p.LBs[0].Report.Servers); n != 2 {
+		t.Errorf("%d servers", n)
 	}
-	narrowed := plan(t, ask(t, Drain, host, "10.0.0.1", func(r *Request) { r.Upstreams = []string{"a"} }))
-	contains(t, "refusals", refusalTexts(narrowed), []string{"/etc/nginx/p.inc:1: the line of 10.0.0.1:80 is included by upstream a and by upstream b alike", "--upstream b"})
-	if narrowed.Verdict() == nil {
-		t.Error("no verdict")
+	if edits := p.LBs[0].change(p.Spec).Files; len(edits) != 1 || len(edits[0].Servers) != 1 {
+		t.Errorf("the change is %+v", edits)
 	}
+	narrowed := c.plan(Drain, "10.0.0.1", func(s *Spec) { s.Upstreams = []string{"a"} })
+	contains(t, "refusals", refusals(narrowed), []string{"p.inc:1: the line of 10.0.0.1:80 is included by upstream a and by upstream b alike", "--upstream b"})
 }
 
 func TestSteps(t *testing.T) {
-	host := httpConf(fourServers)
-	with := func(r *Request) { r.Service, r.BackendName = "app", "app-1" }
-	for _, test := range []struct {
-		req  *Request
-		want []string
-	}{
-		{ask(t, Drain, host, "10.0.0.1", with), []string{
-			"mark 10.0.0.1:8080 in web down, test, reload, see the new generation serve",
-			"wait until no connection is open, by ss on app-1 (at most 5m, then roll back)",
-			"stop app on app-1, see it inactive"}},
-		{ask(t, Drain, host, "10.0.0.1", func(r *Request) { r.Timeout, r.Threshold, r.Poll = 0, 1, PollLB }), []string{
-			"mark 10.0.0.1:8080 in web down, test, reload, see the new generation serve",
-			"wait until 1 connection or fewer are open, by ss on the load balancer (no limit)"}},
-		{ask(t, Undrain, host, "10.0.0.2", with), []string{
-			"start app on app-1, see it active",
-			"wait until healthy: TCP connect from the load balancer (at most 1m, then roll back)",
-			"clear down on 10.0.0.2:8080 in web, test, reload, see the new generation serve"}},
-	} {
-		if got := plan(t, test.req).Steps(); !slices.Equal(got, test.want) {
-			t.Errorf("steps %q, want %q", got, test.want)
-		}
+	server := balancer.Report{Servers: []balancer.Server{line("10.0.0.1:8080", 3, false, false, true)}}
+	serve := func(s *Spec) { s.Service = "app" }
+	p := reported(Drain, "10.0.0.1", server, serve)
+	if len(p.Steps) != 3 || p.Steps[0].Step != StepMarkDown || p.Steps[1].Step != StepWait || p.Steps[2].Step != StepService || p.Steps[2].Direction != Forward {
+		t.Errorf("steps of a drain: %+v", p.Steps)
+	}
+	if d := p.Steps[0].Description; !slices.Equal(d.Servers, []string{"10.0.0.1:8080 in web"}) {
+		t.Errorf("mark down: %+v", d)
+	}
+	if d := p.Steps[1].Description; d.Counter != "ss on 10.0.0.1" || d.Limit.Duration() != DefaultTimeout || d.OnTimeout != TimeoutRollback {
+		t.Errorf("wait: %+v", d)
+	}
+	if d := p.Steps[2].Description; d.Service != "app" || d.Backend != "10.0.0.1" {
+		t.Errorf("stop: %+v", d)
+	}
+	p = reported(Drain, "10.0.0.1", server, func(s *Spec) { s.Timeout, s.Threshold, s.Counter = 0, 1, CounterLB })
+	if d := p.Steps[1].Description; len(p.Steps) != 2 || d.Counter != "ss on the load balancer" || d.Limit != 0 || d.Threshold != 1 {
+		t.Errorf("wait: %+v", d)
+	}
+	p = reported(Undrain, "10.0.0.1", server, serve)
+	if len(p.Steps) != 3 || p.Steps[0].Step != StepService || p.Steps[1].Step != StepWait || p.Steps[2].Step != StepMarkDown || p.Steps[2].Direction != Reverse {
+		t.Errorf("steps of an undrain: %+v", p.Steps)
+	}
+	if d := p.Steps[1].Description; d.Health != HealthTCP || d.Limit.Duration() != DefaultHealthTimeout {
+		t.Errorf("wait: %+v", d)
 	}
 }
 
-// A dry run has nginx judge as the user that it is, and says what it could not
-// ask. It never runs anything as root: the paper host would fail it.
+// Two targets on one host are one backend; each host has its own.
+func TestBackends(t *testing.T) {
+	r := balancer.Report{Servers: []balancer.Server{line("10.0.0.1:80", 3, false, false, true), line("10.0.0.1:81", 4, false, false, true), line("10.0.0.2:80", 5, false, false, true), line("unix:/run/a.sock", 6, false, false, true)}}
+	p := reported(Drain, "", r, func(s *Spec) { s.Targets = []string{"10.0.0.1:80", "10.0.0.1:81", "10.0.0.2", "unix:/run/a.sock"} })
+	if len(p.Backends) != 3 || !slices.Equal(p.Backends[0].Ports, []uint16{80, 81}) || p.Backends[1].Address != "10.0.0.2" || p.Backends[2].Address != "" || len(p.Backends[2].Sockets) != 1 {
+		t.Errorf("%+v", p.Backends)
+	}
+	p = reported(Drain, "", r, func(s *Spec) { s.Targets, s.SSH.Host = []string{"10.0.0.1", "10.0.0.2"}, "bastion" })
+	if len(p.Backends) != 1 || p.Backends[0].Address != "bastion" || len(p.Backends[0].Ports) != 2 {
+		t.Errorf("with --ssh-host: %+v", p.Backends)
+	}
+}
+
+// A dry run has nginx judge, and says what it could not ask. It locks nothing
+// and leaves no journal.
 func TestDryRun(t *testing.T) {
-	for _, test := range []struct {
-		name      string
-		code      int
-		says      string
-		refusals  []string
-		unchecked []string
-	}{
-		{"passes", 0, "", nil, []string{"whether nginx runs", "SSH to 10.0.0.1, ss (a dry run does not log in)"}},
-		{"no nginx", 127, "", nil, []string{"nginx's own test of the configuration: there is no nginx here to run"}},
-		{"no rights", 1, "nginx: [emerg] open() \"/run/nginx.pid\" failed (13: Permission denied)\n", nil, []string{"it needs root here", "/run/nginx.pid"}},
-		{"wrong", 1, "nginx: [emerg] unknown directive \"x\" in /etc/nginx/nginx.conf:1\n", []string{`unknown directive "x"`, "--test-command"}, []string{"whether nginx runs"}},
-		{"wrong, and no rights", 1, "nginx: [alert] could not open error log file: open() \"/x\" failed (13: Permission denied)\nnginx: [emerg] unknown directive \"x\" in /etc/nginx/nginx.conf:1\n", []string{`unknown directive "x"`}, []string{"whether nginx runs"}},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			host := httpConf(fourServers)
-			host.test.Code, host.test.Stderr = test.code, []byte(test.says)
-			p, err := DryRun(t.Context(), ask(t, Drain, host, "10.0.0.1"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			contains(t, "refusals", refusalTexts(p), test.refusals)
-			contains(t, "unchecked", p.Unchecked, test.unchecked)
-			if (KindOf(p.Verdict()) == Refused) != (test.refusals != nil) {
-				t.Errorf("verdict %v", p.Verdict())
-			}
-		})
+	t.Parallel()
+	r := newRig(t)
+	dry := func(spec Spec) *Plan {
+		t.Helper()
+		p, err := DryRun(t.Context(), spec, Options{Connect: connector{r}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !p.DryRun || (p.ExitCode == Refused) != (p.Verdict() != nil) {
+			t.Errorf("dry %t, exit %d, verdict %v", p.DryRun, p.ExitCode, p.Verdict())
+		}
+		return p
+	}
+	spec := r.spec(Drain)
+	p := dry(spec)
+	contains(t, "refusals", refusals(p), nil)
+	contains(t, "unchecked", p.Unchecked, []string{"the unit app, the right to stop and start it, ss (the real run looks)"})
+	if p.LBs[0].Report.Generation == nil || p.LBs[0].Report.Generation.Serving != 1 {
+		t.Errorf("the generation is %+v", p.LBs[0].Report.Generation)
+	}
+	if got := diff(p); !slices.Equal(got, []string{"-server " + r.unit.addr + "; # the target", "+server " + r.unit.addr + " down; # the target"}) {
+		t.Errorf("the diff is %q", got)
+	}
+	refused := errors.New("not this one")
+	if _, err := DryRun(t.Context(), spec, Options{Connect: connector{r}, Accept: func(*Plan) error { return refused }}); !errors.Is(err, refused) {
+		t.Errorf("got %v", err)
+	}
+	r.write(strings.Replace(r.was, "access_log off;", "access_log off; nonsense on;", 1))
+	contains(t, "refusals", refusals(dry(spec)), []string{`unknown directive "nonsense"`, "changed on disk after nginx was last loaded"})
+	r.write(r.was)
+	spec.Targets = []string{"10.9.9.9"}
+	if _, err := DryRun(t.Context(), spec, Options{Connect: connector{r}}); ExitOf(err) != Usage {
+		t.Errorf("got %v", err)
+	}
+	if _, err := os.Stat(r.stateDir()); !os.IsNotExist(err) {
+		t.Errorf("a dry run has left a journal: %v", err)
+	}
+}
+
+// What cannot be known without root is no refusal of a dry run.
+func TestDryRunWithoutRoot(t *testing.T) {
+	spec := DefaultSpec(Drain)
+	spec.Targets = []string{"10.0.0.1"}
+	r := balancer.Report{
+		Servers: []balancer.Server{line("10.0.0.1:80", 3, false, false, true)},
+		Problems: []balancer.Problem{
+			{Code: balancer.ProblemRunning, Text: "not running", Unknown: true},
+			{Code: balancer.ProblemTest, Text: "nginx's own test needs root here", Unknown: true},
+		},
+		StateError: &balancer.Error{Code: balancer.CodePermission, Message: "permission denied"},
+	}
+	p := newPlan(spec, []LBPlan{{LB: "lb1", Report: &r}}, true)
+	contains(t, "refusals", refusals(p), nil)
+	contains(t, "unchecked", p.Unchecked, []string{"whether nginx runs", "nginx's own test needs root here", "who drained what: permission denied", "SSH to 10.0.0.1, ss (a dry run does not log in)"})
+	r.Problems = append(r.Problems, balancer.Problem{Code: balancer.ProblemTest, Text: `unknown directive "x"`, Override: "--test-command"})
+	contains(t, "refusals", refusals(newPlan(spec, []LBPlan{{LB: "lb1", Report: &r}}, true)), []string{`unknown directive "x" | --test-command`})
+	if p := newPlan(spec, []LBPlan{{LB: "lb1", Report: &r}}, false); len(refusals(p)) != 4 || p.ExitCode != Refused {
+		t.Errorf("refusals of the real run: %q", refusals(p))
 	}
 }
 
@@ -286,24 +331,27 @@ func TestOnLB(t *testing.T) {
 }
 
 func TestOverSSH(t *testing.T) {
-	host := httpConf(fourServers)
 	for _, test := range []struct {
 		name   string
-		op     Operation
+		kind   Kind
 		target string
-		change func(*Request)
+		change func(*Spec)
 		want   bool
 	}{
-		{"drain", Drain, "10.0.0.1", func(*Request) {}, true},
-		{"counted here", Drain, "10.0.0.1", func(r *Request) { r.Poll = PollLB }, false},
-		{"counted here, service there", Drain, "10.0.0.1", func(r *Request) { r.Poll, r.Service = PollLB, "app" }, true},
-		{"status from here", Drain, "10.0.0.1", func(r *Request) { r.Poll, r.StatusURL = PollStubStatus, "http://10.0.0.1/s" }, false},
-		{"status there", Drain, "10.0.0.1", func(r *Request) { r.Poll, r.StatusURL = PollStubStatus, "http://localhost/s" }, true},
-		{"local", Drain, "127.0.0.1:80", func(r *Request) { r.Service = "app" }, false},
-		{"undrain", Undrain, "10.0.0.1", func(*Request) {}, false},
-		{"undrain with a service", Undrain, "10.0.0.1", func(r *Request) { r.Service = "app" }, true},
+		{"drain", Drain, "10.0.0.1", func(*Spec) {}, true},
+		{"counted here", Drain, "10.0.0.1", func(s *Spec) { s.Counter = CounterLB }, false},
+		{"counted here, service there", Drain, "10.0.0.1", func(s *Spec) { s.Counter, s.Service = CounterLB, "app" }, true},
+		{"status from here", Drain, "10.0.0.1", func(s *Spec) { s.Counter, s.StatusURL = CounterStubStatus, "http://10.0.0.1/s" }, false},
+		{"status there", Drain, "10.0.0.1", func(s *Spec) { s.Counter, s.StatusURL = CounterStubStatus, "http://localhost/s" }, true},
+		{"local", Drain, "127.0.0.1:80", func(s *Spec) { s.Service = "app" }, false},
+		{"local, and yet by SSH", Drain, "127.0.0.1:80", func(s *Spec) { s.Service, s.SSH.Host = "app", "app-1" }, true},
+		{"undrain", Undrain, "10.0.0.1", func(*Spec) {}, false},
+		{"undrain with a service", Undrain, "10.0.0.1", func(s *Spec) { s.Service = "app" }, true},
 	} {
-		if got := ask(t, test.op, host, test.target, test.change).OverSSH(); got != test.want {
+		s := DefaultSpec(test.kind)
+		s.Targets = []string{test.target}
+		test.change(&s)
+		if got := s.OverSSH(); got != test.want {
 			t.Errorf("%s: %t, want %t", test.name, got, test.want)
 		}
 	}

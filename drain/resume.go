@@ -2,78 +2,35 @@ package drain
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
+	"github.com/drainctl/drainctl/drain/balancer"
+	"github.com/drainctl/drainctl/drain/journal"
 	"github.com/drainctl/drainctl/nginx"
-	"github.com/drainctl/drainctl/remote"
 )
 
-// Unfinished is the operations that were left half-way and that nothing has
-// gone on from since, the oldest first.
-func (l *Ledger) Unfinished() []*Recorded {
-	var found []*Recorded
-	for _, ops := range l.standing {
-		ops = notRolledBack(ops)
-		if len(ops) == 0 {
-			continue
-		}
-		if last := ops[len(ops)-1]; last.Unfinished() && !slices.Contains(found, last) {
-			found = append(found, last)
-		}
-	}
-	slices.SortFunc(found, func(a, b *Recorded) int { return strings.Compare(a.ID, b.ID) })
-	return found
-}
-
-// ReadJournal reads the journal of a load balancer.
-func ReadJournal(ctx context.Context, lb *LB, stateDir string) (*Ledger, error) {
-	l, err := journal{host: lb.Host, dir: stateDir}.readLedger(ctx)
-	if err != nil {
-		return nil, &Failure{Kind: Failed, Err: err, Now: "nothing was touched"}
-	}
-	return l, nil
-}
-
 // FindUnfinished is the one operation that name means: its ID, its target, or,
-// when name is empty, the only one there is.
-func FindUnfinished(l *Ledger, name string) (*Recorded, error) {
-	all := l.Unfinished()
-	var found []*Recorded
-	for _, o := range all {
-		if name == "" || o.ID == name || sameTarget(o.Target, name) {
-			found = append(found, o)
+// when name is empty, the only one that can be resumed.
+func FindUnfinished(s journal.State, name string) (journal.Operation, error) {
+	all := s.Unfinished()
+	var found []journal.Operation
+	for _, op := range all {
+		if name == "" || op.ID == name || (len(op.Targets) == 1 && sameTarget(op.Targets[0], name)) {
+			found = append(found, op)
 		}
 	}
 	switch {
 	case len(found) == 1:
 		return found[0], nil
 	case len(found) > 1:
-		return nil, misused("%d operations were left half-way; name one by its ID: %s", len(found), describeAll(found))
+		return journal.Operation{}, usage("%d operations were interrupted; name one by its ID: %s", len(found), describeAll(found))
 	case name == "":
-		return nil, misused("nothing was left half-way")
+		return journal.Operation{}, usage("no operation was interrupted")
+	case len(all) > 0:
+		return journal.Operation{}, usage("no operation %s was interrupted; there is %s", name, describeAll(all))
 	}
-	for _, o := range l.Operations {
-		if o.ID == name {
-			return nil, misused("operation %s was not left half-way, or another one has gone on from it: see drainctl history %s", name, name)
-		}
-	}
-	if len(all) > 0 {
-		return nil, misused("no operation %s was left half-way; there is %s", name, describeAll(all))
-	}
-	return nil, misused("no operation %s was left half-way", name)
-}
-
-// goesOn makes sure that the operation that a request resumes is still half-way:
-// it may have been waited for, or somebody else may have resumed it.
-func goesOn(req *Request, l *Ledger) error {
-	if req.Continues == "" || l == nil {
-		return nil
-	}
-	_, err := FindUnfinished(l, req.Continues)
-	return err
+	return journal.Operation{}, usage("no operation %s was interrupted, or another one has continued it", name)
 }
 
 func sameTarget(a, b string) bool {
@@ -82,55 +39,99 @@ func sameTarget(a, b string) bool {
 	return err == nil && err2 == nil && t == u
 }
 
-func describeAll(ops []*Recorded) string {
+func describeAll(ops []journal.Operation) string {
 	var texts []string
-	for _, o := range ops {
-		texts = append(texts, fmt.Sprintf("%s (%s %s by %s)", o.ID, o.Operation, o.Target, o.Who()))
+	for _, op := range ops {
+		texts = append(texts, fmt.Sprintf("%s (%s %s by %s)", op.ID, op.Kind, strings.Join(op.Targets, ", "), op.Who()))
 	}
 	return strings.Join(texts, ", ")
 }
 
-// Restore fills a request in with what an operation was asked for, so that it
-// is gone on with. What is set in the request already (its load balancers, who
-// asks, the SSH settings if given) stays.
-func (o *Recorded) Restore(req *Request) error {
-	t, err := nginx.ParseTarget(o.Target)
+// Resumed is the spec that continues with an interrupted operation: name is its
+// ID or its target, or empty for the only one there is. spec has what is given
+// now.
+func Resumed(ctx context.Context, spec Spec, name string, c Connector) (Spec, error) {
+	lb, err := openOne(ctx, spec, c)
 	if err != nil {
-		return fmt.Errorf("operation %s: %w", o.ID, err)
+		return spec, beforeTouching(ctx, err)
 	}
-	s := o.Settings
-	req.Operation, req.Target, req.Upstreams = o.Operation, t, o.Upstreams
-	req.Reason, req.Continues = o.Reason, o.ID
-	req.Service, req.Poll, req.StatusURL = s.Service, s.Poll, s.StatusURL
-	req.Threshold, req.Interval, req.Timeout, req.OnTimeout = s.Threshold, s.Interval, s.Timeout, s.OnTimeout
-	req.MinUp, req.Allow = s.MinUp, s.Allow
-	req.Health, req.HealthTimeout = s.Health, s.HealthFor
-	req.IgnorePeers = s.IgnorePeers
-	if s.StopTimeout > 0 {
-		req.StopTimeout = s.StopTimeout
+	defer lb.Close()
+	s, err := lb.State(ctx)
+	if err != nil {
+		return spec, beforeTouching(ctx, err)
 	}
-	for _, lb := range req.LBs {
-		o.useNginx(lb)
+	op, err := FindUnfinished(s, name)
+	if err != nil {
+		return spec, err
 	}
-	req.Reach()
-	if !req.SSHGiven {
-		req.useSSH(s)
-	}
-	return nil
+	return spec.Resume(op)
 }
 
-// claimed tells whether somebody works on the target now.
-func claimed(ctx context.Context, lb *LB, req *Request, target string) (bool, error) {
-	t, err := nginx.ParseTarget(target)
+// openOne reaches the first LB of a spec.
+func openOne(ctx context.Context, spec Spec, c Connector) (balancer.Balancer, error) {
+	name := ""
+	if len(spec.LBs) > 0 {
+		name = spec.LBs[0]
+	}
+	return c.LB(ctx, name, spec.Nginx)
+}
+
+// A HistoryEntry is one operation in the list of them.
+type HistoryEntry struct {
+	ID        string
+	Began     *OperationStarted
+	Ended     *Result // nil: it has not ended, or did not live to say so
+	Truncated int     // lines that could not be read
+}
+
+// ReadHistory lists the operations of an LB, the oldest first, and the files in
+// its journal that hold none.
+func ReadHistory(ctx context.Context, spec Spec, c Connector) (entries []HistoryEntry, unreadable []string, err error) {
+	lb, err := openOne(ctx, spec, c)
 	if err != nil {
-		return false, err
+		return nil, nil, beforeTouching(ctx, err)
 	}
-	l, err := lb.Host.Lock(ctx, claimPath(req, t), 0)
-	if errors.Is(err, remote.ErrLocked) {
-		return true, nil
-	}
+	defer lb.Close()
+	h, err := lb.History(ctx, balancer.HistoryQuery{})
 	if err != nil {
-		return false, err
+		return nil, nil, beforeTouching(ctx, err)
 	}
-	return false, l.Unlock()
+	for _, op := range h.Operations {
+		e := HistoryEntry{ID: op.ID, Truncated: op.Truncated}
+		if first, err := ParseEvent(op.First); err == nil {
+			e.Began, _ = first.(*OperationStarted)
+		}
+		if last, err := ParseEvent(op.Last); err == nil {
+			e.Ended, _ = last.(*Result)
+		}
+		if e.Began == nil {
+			h.Unreadable = append(h.Unreadable, op.ID)
+			continue
+		}
+		entries = append(entries, e)
+	}
+	return entries, h.Unreadable, nil
+}
+
+// ReadOperation is the events of one operation, and how many lines of its
+// history could not be read.
+func ReadOperation(ctx context.Context, spec Spec, id string, c Connector) (events []Event, unread int, err error) {
+	lb, err := openOne(ctx, spec, c)
+	if err != nil {
+		return nil, 0, beforeTouching(ctx, err)
+	}
+	defer lb.Close()
+	h, err := lb.History(ctx, balancer.HistoryQuery{ID: id})
+	if err != nil {
+		return nil, 0, beforeTouching(ctx, err)
+	}
+	for _, line := range h.Lines {
+		e, err := ParseEvent(line)
+		if err != nil {
+			h.Truncated++
+			continue
+		}
+		events = append(events, e)
+	}
+	return events, h.Truncated, nil
 }

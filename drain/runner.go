@@ -1,117 +1,38 @@
 package drain
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
-	"github.com/drainctl/drainctl/nginx"
-	"github.com/drainctl/drainctl/remote"
+	"github.com/drainctl/drainctl/drain/balancer"
+	"github.com/drainctl/drainctl/drain/journal"
 )
 
-// ErrInterrupted is the cause of a context that a signal ended.
-var ErrInterrupted = errors.New("interrupted")
-
-// A run is one operation under way.
-type run struct {
-	req     *Request
-	plan    *Plan
-	tell    func(Event)
-	backend remote.Host // nil when none is needed
-	gauge   gauge       // nil in an undrain
-	close   *closeStep
-	empty   *emptyStep
-	stop    *stopStep
-	// undoing tells the steps to take back what this run did, and no more.
-	undoing bool
-	changed bool // something is not, or was not for a while, as before
-	done    []step
-	id      string        // of the operation in the journals
-	claims  []remote.Lock // on the target, one on each load balancer
-	begun   bool          // the journals hold its beginning
-	edits   []*Edited     // announced by this run
-}
-
-func newRun(plan *Plan, tell func(Event)) *run {
-	r := &run{req: plan.Request, plan: plan, tell: tell}
-	latest := ""
-	for _, part := range plan.LBs {
-		latest = max(latest, part.Ledger.latest())
-	}
-	r.id = newID(time.Now(), latest)
-	r.close = newCloseStep(r)
-	r.empty = &emptyStep{r: r}
-	r.stop = &stopStep{r: r}
-	return r
-}
-
-// way is the direction of the operation.
-func (r *run) way() Way {
-	if r.req.Operation == Undrain {
-		return Back
-	}
-	return Forward
-}
-
-// A Session is a checked plan, ready to run.
-type Session struct{ r *run }
-
-// Run takes the steps: all of them forward for a drain, backward for an
-// undrain. When one fails, or soft ends, what was done is taken back; when ctx
-// ends too, the taking back is given up. The error is a *[Failure].
-func (s *Session) Run(ctx, soft context.Context) error {
-	r := s.r
-	soft, cancel := either(soft, ctx)
+// Run takes the steps: all of them forward for a drain, in reverse for an
+// undrain. When one fails, or soft ends, what was done is rolled back; when hard
+// ends too, the rollback is given up. The error is a *[Failure].
+func (o *Operation) Run(hard, soft context.Context) error {
+	soft, cancel := either(soft, hard)
 	defer cancel()
-	soft, unwatch := r.watchClaims(soft)
+	soft, unwatch := o.lbs.watch(soft)
 	defer unwatch()
-	if err := r.begin(soft); err != nil {
-		f := &Failure{Kind: Failed, Err: err, Now: "nothing was touched"}
+	if err := o.begin(soft); err != nil {
+		f := &Failure{Exit: Failed, Err: err, Stands: Stands{Standing: Untouched}}
 		if soft.Err() != nil {
-			f.Kind, f.Err = Interrupted, context.Cause(soft)
+			f.Exit, f.Err = Interrupted, context.Cause(soft)
 		}
-		// Whether it is in the journal is not known: if so, its end must be too.
-		r.end(ctx, f)
+		// Some LBs may have recorded it: they record its end too.
+		o.end(hard, f)
 		return f
 	}
-	err := r.takeAll(ctx, soft)
-	r.end(ctx, err)
+	err := o.takeSteps(hard, soft)
+	o.end(hard, err)
 	return err
-}
-
-// takeAll takes the steps of the operation, and takes them back if one fails.
-func (r *run) takeAll(ctx, soft context.Context) error {
-	way, list := r.way(), r.steps()
-	if way == Back {
-		slices.Reverse(list)
-	}
-	late := error(nil)
-	for i, st := range list {
-		r.tell(StepStarted{Step: st.name(), Way: way, Number: i + 1, Of: len(list), Text: st.describe(way)})
-		err := r.take(soft, st, way)
-		var nd *NotDrainedError
-		var hangs *stopTimeoutError
-		switch {
-		case err == nil:
-		case errors.As(err, &hangs) && way == Forward:
-			// A service that has been told to stop cannot be told otherwise.
-			return &Failure{Kind: PartDone, Err: err, Now: r.stands(), Next: r.resume() + "   (waits again), or, on " + r.req.BackendName + ", systemctl kill --signal=KILL " + r.req.Service}
-		case errors.As(err, &nd) && r.req.OnTimeout == TimeoutLeave:
-			return &Failure{Kind: NotDrained, Err: err, Now: r.stands(), Next: r.resume() + "   (or " + r.command(Undrain) + ")"}
-		case errors.As(err, &nd) && r.req.OnTimeout == TimeoutStop:
-			late = err
-			r.tell(Warned{"the time is up, the service is stopped all the same: what is still open is cut"})
-		default:
-			return r.rollBack(ctx, st, way, err)
-		}
-	}
-	if late != nil {
-		return &Failure{Kind: NotDrained, Err: late, Now: r.stands(), Next: r.command(Undrain)}
-	}
-	return nil
 }
 
 // either is a context that ends with a, or with b.
@@ -121,158 +42,354 @@ func either(a, b context.Context) (context.Context, context.CancelFunc) {
 	return ctx, func() { stop(); cancel(nil) }
 }
 
-// take takes one step one way, and tells how it went.
-func (r *run) take(ctx context.Context, st step, w Way) error {
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	if err := r.note(ctx, Record{Kind: RecordStart, Step: st.name(), Way: w, Text: st.describe(w)}); err != nil {
-		r.tell(StepFailed{Step: st.name(), Way: w, Err: err})
-		return err
-	}
-	began := time.Now()
-	changed, text, err := take(ctx, st, w)
-	r.changed = r.changed || changed
-	if err != nil {
-		if ctx.Err() != nil {
-			err = context.Cause(ctx)
+// takeSteps takes the steps of the operation, and rolls back if one fails.
+func (o *Operation) takeSteps(hard, soft context.Context) error {
+	d, steps := o.ordered()
+	var late error
+	for i, st := range steps {
+		v := o.take(soft, st, d, i)
+		switch {
+		case v.Outcome == StepOK:
+		case v.Outcome == Irreversible:
+			return &Failure{Exit: Partial, Err: v.Err, Stands: o.stands(), Log: v.Log, Next: append([]Command{o.resume("waits again")}, v.Next...)}
+		case v.Outcome == StepTimedOut && o.plan.Spec.OnTimeout == TimeoutLeave:
+			f := &Failure{Exit: TimedOut, Err: v.Err, Stands: o.stands(), Next: []Command{o.resume("waits again"), o.undrain("puts it back")}}
+			f.Stands.Open = openOf(v.Err)
+			return f
+		case v.Outcome == StepTimedOut && o.plan.Spec.OnTimeout == TimeoutStop:
+			late = v.Err
+			o.emit(&StoppingAnyway{Header: Header{Step: st.name(), Direction: d}, Error: v.Err.Error()})
+		default:
+			return o.rollBack(hard, steps[:i+1], d, v)
 		}
-		r.tell(StepFailed{Step: st.name(), Way: w, Err: err})
-		r.try(ctx, Record{Kind: RecordFail, Step: st.name(), Way: w, Changed: changed, Error: err.Error()})
-		return err
 	}
-	r.done = append(r.done, st)
-	r.try(ctx, Record{Kind: RecordDone, Step: st.name(), Way: w, Changed: changed, Text: text})
-	r.tell(StepDone{Step: st.name(), Way: w, Changed: changed, Text: text, Elapsed: time.Since(began)})
+	if late != nil {
+		return &Failure{Exit: TimedOut, Err: late, Stands: o.stands(), Next: []Command{o.undrain("puts it back")}}
+	}
 	return nil
 }
 
-// rollBack takes back what was done, the failed step first, and says how it
-// ended.
-func (r *run) rollBack(ctx context.Context, failed step, w Way, why error) error {
-	if r.changed {
-		r.tell(RollingBack{why})
+func openOf(err error) *int {
+	var late *TimedOutError
+	if errors.As(err, &late) {
+		return &late.Count.Open
 	}
-	r.try(ctx, Record{Kind: RecordBack, Error: why.Error()})
-	r.undoing = true
-	undo := append(slices.Clone(r.done), failed)
-	slices.Reverse(undo)
-	for _, st := range undo {
+	return nil
+}
+
+// ordered is the steps in the order of the operation's direction.
+func (o *Operation) ordered() (Direction, []step) {
+	steps, d := slices.Clone(o.steps), directionOf(o.plan.Spec.Kind)
+	if d == Reverse {
+		slices.Reverse(steps)
+	}
+	return d, steps
+}
+
+// scope is how much the operation acts on.
+func (o *Operation) scope() Scope {
+	if o.plan.Spec.Force {
+		return All
+	}
+	return Managed
+}
+
+// take runs one step and says how it went. That it starts is in the journal of
+// every LB before it does.
+func (o *Operation) take(ctx context.Context, st step, d Direction, i int) Verdict {
+	head := Header{Step: st.name(), Direction: d}
+	if i > 0 { // the first was begun with the operation
+		o.emit(o.stepStarted(i))
+		if err := o.record(ctx); err != nil {
+			return o.failedStep(head, failed(false, err))
+		}
+	}
+	if ctx.Err() != nil {
+		return failed(false, context.Cause(ctx))
+	}
+	began := time.Now()
+	v := st.run(ctx, d, o.scope())
+	o.changed = o.changed || v.Changed
+	if v.Err != nil {
 		if ctx.Err() != nil {
-			return r.partDone(why, context.Cause(ctx))
+			v.Err = context.Cause(ctx) // what it broke off says less
 		}
-		changed, text, err := take(ctx, st, w.opposite())
-		if err != nil {
+		return o.failedStep(head, v)
+	}
+	o.emit(&StepDone{Header: head, Changed: v.Changed, Elapsed: InSeconds(time.Since(began)), Detail: v.Detail})
+	return v
+}
+
+func (o *Operation) stepStarted(i int) *StepStarted {
+	p := o.plan.Steps[i]
+	return &StepStarted{Header: Header{Step: p.Step, Direction: p.Direction}, Number: i + 1, Of: len(o.plan.Steps), Description: p.Description}
+}
+
+func (o *Operation) failedStep(head Header, v Verdict) Verdict {
+	o.emit(&StepFailed{Header: head, Error: v.Err.Error()})
+	return v
+}
+
+// rollBack runs the steps taken the other way, the failed one first, on what
+// this operation did, and says how it ended.
+func (o *Operation) rollBack(ctx context.Context, taken []step, d Direction, why Verdict) error {
+	if o.changed {
+		o.emit(&RollingBack{Error: why.Err.Error()})
+	}
+	for _, st := range slices.Backward(taken) {
+		if ctx.Err() != nil {
+			return o.partial(why, Verdict{Err: context.Cause(ctx)})
+		}
+		head := Header{Step: st.name(), Direction: d.opposite()}
+		v := st.run(ctx, d.opposite(), ThisOperation)
+		if v.Err != nil {
 			if ctx.Err() != nil {
-				// What it broke off says less than why.
-				err = context.Cause(ctx)
+				v.Err = context.Cause(ctx)
 			}
-			r.tell(StepFailed{Step: st.name(), Way: w.opposite(), Err: err})
-			r.try(ctx, Record{Kind: RecordFail, Step: st.name(), Way: w.opposite(), Error: err.Error()})
-			return r.partDone(why, err)
+			return o.partial(why, o.failedStep(head, v))
 		}
-		if changed {
-			r.try(ctx, Record{Kind: RecordDone, Step: st.name(), Way: w.opposite(), Changed: true, Text: text})
-			r.tell(StepDone{Step: st.name(), Way: w.opposite(), Changed: true, Text: text})
+		if v.Changed {
+			o.emit(&StepDone{Header: head, Changed: true, Detail: v.Detail})
 		}
 	}
-	f := &Failure{Kind: Failed, Err: why, Now: "everything is as it was before"}
-	var nd *NotDrainedError
+	var late *TimedOutError
 	var refused *Failure
+	f := &Failure{Exit: Failed, Err: why.Err, Log: why.Log, Stands: Stands{Standing: AsBefore}}
 	switch {
-	case errors.As(why, &refused) && !r.changed:
+	case errors.As(why.Err, &refused) && !o.changed:
 		return refused
-	case errors.Is(why, ErrInterrupted):
-		f.Kind = Interrupted
-	case errors.As(why, &nd):
-		f.Kind = NotDrained
+	case errors.Is(why.Err, ErrInterrupted):
+		f.Exit = Interrupted
+	case errors.As(why.Err, &late):
+		f.Exit = TimedOut
+	case !o.changed && balancer.CodeOf(why.Err) == balancer.CodeRefused:
+		return beforeTouching(ctx, why.Err)
 	}
 	return f
 }
 
-// partDone is a taking back that failed or was given up. What goes on from there is
-// named first: to put everything back was what it was at.
-func (r *run) partDone(why, undo error) error {
-	f := &Failure{Kind: PartDone, Now: r.stands(), Next: r.resume()}
-	if r.req.Operation == Drain {
-		f.Next = r.command(Undrain) + "   (puts it back), or " + r.resume() + "   (goes on)"
+// partial is a rollback that failed or was given up. What puts everything back
+// is named first: that was what it was at.
+func (o *Operation) partial(why, rollback Verdict) error {
+	f := &Failure{Exit: Partial, Stands: o.stands(), Log: append(why.Log, rollback.Log...), Next: []Command{o.resume("continues")}}
+	if o.plan.Spec.Kind == Drain {
+		f.Next = []Command{o.undrain("puts it back"), o.resume("continues")}
 	}
-	switch {
-	case errors.Is(undo, ErrInterrupted):
-		f.Err = fmt.Errorf("%w; taking it back was interrupted too", why)
-	default:
-		f.Err = fmt.Errorf("%w; taking it back failed too: %w", why, undo)
+	f.Next = append(f.Next, rollback.Next...)
+	if errors.Is(rollback.Err, ErrInterrupted) {
+		f.Err = fmt.Errorf("%w; the rollback was interrupted too", why.Err)
+	} else {
+		f.Err = fmt.Errorf("%w; the rollback failed too: %w", why.Err, rollback.Err)
 	}
 	return f
 }
 
 // stands says what is so now, as far as this run knows.
-func (r *run) stands() string {
-	var parts []string
-	for _, c := range r.close.lbs {
-		state := "as it was before"
-		switch {
-		case len(c.written) > 0 && r.req.Operation == Drain:
-			state = "marked down"
-		case len(c.written) > 0:
-			state = "not marked down any more"
-		}
-		switch {
-		case len(c.written) > 0 && !c.sent:
-			state += ", but nginx was not reloaded"
-		case len(c.written) == 0 && c.sent:
-			state += ", but nginx was not seen to load it again"
-		}
-		parts = append(parts, fmt.Sprintf("on %s, %s in the configuration: %s", c.lb.Host.Name(), serverNames(c.part), state))
+func (o *Operation) stands() Stands {
+	s := Stands{Standing: Changed}
+	for i, lb := range o.lbs {
+		s.LBs = append(s.LBs, LBStands{LB: lb.Name, Servers: names(o.plan.LBs[i].Report.Servers), Down: o.plan.Spec.Kind == Drain, Edited: lb.edited, Loaded: lb.loaded, Unknown: lb.lost})
 	}
-	if r.req.Service != "" {
-		state := "not touched by this run"
-		if r.stop.touched {
-			state = "stopped or started by this run; see systemctl status " + r.req.Service
+	if unit := o.plan.Spec.Service; unit != "" {
+		for _, b := range o.backends {
+			s.Services = append(s.Services, ServiceStand{Unit: unit, Backend: b.Name, Touched: b.touched})
 		}
-		parts = append(parts, fmt.Sprintf("%s on %s: %s", r.req.Service, r.req.BackendName, state))
 	}
-	return strings.Join(parts, "; ")
+	return s
 }
 
-// command is the command line of an operation on the same target. What else it
-// needs, the journal knows.
-func (r *run) command(op Operation) string {
-	words := []string{"drainctl", string(op), r.req.Target.String()}
-	return remote.Quote(append(words, r.req.Flags...)...)
+// undrain is the command line that puts the targets back. What else it needs, the
+// journal knows.
+func (o *Operation) undrain(reason string) Command {
+	spec := o.plan.Spec
+	words := append([]string{"drainctl", string(Undrain)}, spec.Targets...)
+	return Command{Words: append(words, spec.words("lb", "state-dir", "upstream")...), Reason: reason}
 }
 
-// resume is the command line that goes on with this operation.
-func (r *run) resume() string {
-	return remote.Quote(append([]string{"drainctl", "resume", r.id}, r.req.ResumeFlags...)...)
+// resume is the command line that continues with this operation.
+func (o *Operation) resume(reason string) Command {
+	return Command{Words: append([]string{"drainctl", "resume", o.id}, o.plan.Spec.words("lb", "state-dir")...), Reason: reason}
 }
 
-// targets names the servers of the plan.
-func (r *run) targets() string {
-	var texts []string
-	for i := range r.plan.LBs {
-		texts = append(texts, serverNames(&r.plan.LBs[i]))
-	}
-	return strings.Join(texts, "; ")
-}
-
-// serverNames names every server of a part, such as "192.168.1.10:8080 in
-// backend_servers".
-func serverNames(part *LBPlan) string { return namesOf(part, part.Servers) }
-
-func namesOf(part *LBPlan, servers []*nginx.Server) string {
-	var texts []string
-	for _, s := range servers {
-		if len(texts) == maxNamed {
-			texts = append(texts, fmt.Sprintf("and %d more", len(servers)-maxNamed))
-			break
+// emit tells of an event, and keeps it for the history: of all LBs, unless it is
+// about one.
+func (o *Operation) emit(e Event) {
+	h := e.Head()
+	h.Operation = o.id
+	stamp(e)
+	o.options.Emit(e)
+	switch e := e.(type) {
+	case *HealthChecked, *Planned, *LockAwaited:
+		return
+	case *Waiting:
+		if !o.worthKeeping(e) {
+			return
 		}
-		texts = append(texts, ServerName(part.Conf, s))
 	}
-	return strings.Join(texts, ", ")
+	line, err := json.Marshal(e)
+	if err != nil {
+		return
+	}
+	for _, lb := range o.lbs {
+		if h.LB == "" || h.LB == lb.Name {
+			lb.mu.Lock()
+			lb.history = append(lb.history, line)
+			lb.mu.Unlock()
+		}
+	}
 }
 
-// ServerName is a server and its upstream, for a person.
-func ServerName(conf *nginx.Config, s *nginx.Server) string {
-	return fmt.Sprintf("%s in %s", s.Address, conf.DisplayName(s.Upstream))
+// maxReadings is how many readings of a wait the history keeps at most.
+const maxReadings = 500
+
+// worthKeeping picks the readings in which the count has changed.
+func (o *Operation) worthKeeping(e *Waiting) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.readings >= maxReadings || (o.readings > 0 && o.lastOpen == e.Open) {
+		return false
+	}
+	o.readings++
+	o.lastOpen = e.Open
+	return true
+}
+
+// take is what the history has not been told yet.
+func (lb *LB) takeHistory() balancer.Lines {
+	lb.mu.Lock()
+	defer lb.mu.Unlock()
+	lines := lb.history
+	lb.history = nil
+	return lines
+}
+
+// record writes down what has happened, on every LB, and returns when it is on
+// their disks.
+func (o *Operation) record(ctx context.Context) error {
+	return o.lbs.each(ctx, func(ctx context.Context, lb *LB) error { return lb.Record(ctx, lb.takeHistory()) })
+}
+
+// begin writes down who wants what.
+func (o *Operation) begin(ctx context.Context) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	spec := o.plan.Spec
+	for i, lb := range o.lbs {
+		op, err := o.plan.LBs[i].record(o.id, spec)
+		if err != nil {
+			return err
+		}
+		o.emit(&OperationStarted{
+			Header: Header{LB: lb.Name}, Version: historyVersion, Kind: spec.Kind, Targets: spec.Targets, User: spec.User, Host: spec.Host,
+			Reason: spec.Reason, Continues: spec.Continues, Service: spec.Service, Servers: op.Servers,
+		})
+	}
+	o.emit(o.stepStarted(0))
+	return o.lbs.each(ctx, func(ctx context.Context, lb *LB) error {
+		op, err := o.plan.LBs[slices.Index(o.lbs, lb)].record(o.id, spec)
+		if err != nil {
+			return err
+		}
+		op.Began = o.began
+		return lb.Begin(ctx, balancer.Beginning{Operation: op, Lines: lb.takeHistory()})
+	})
+}
+
+// historyVersion is the format of a history's lines.
+const historyVersion = 2
+
+// endLimit bounds writing down how an operation ended, although it is over
+// or is being given up.
+const endLimit = 10 * time.Second
+
+// end writes down how it ended. That it cannot be written down is said, and
+// changes nothing.
+func (o *Operation) end(ctx context.Context, err error) {
+	r := o.Result(err)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cmp.Or(o.options.bounds.end, endLimit))
+	defer cancel()
+	stamp(r)
+	line, marshalErr := json.Marshal(r)
+	endErr := o.lbs.each(ctx, func(ctx context.Context, lb *LB) error {
+		lines := lb.takeHistory()
+		if marshalErr == nil {
+			lines = append(lines, line)
+		}
+		open := 0
+		if r.Stands != nil && r.Stands.Open != nil {
+			open = *r.Stands.Open
+		}
+		return lb.End(ctx, balancer.Ending{Result: r.Result, Open: open, Supersede: o.supersedes(lb), Lines: lines})
+	})
+	if endErr = errors.Join(marshalErr, endErr); endErr != nil && r.Stands != nil && r.Stands.Standing == Untouched {
+		return // it may not have begun at all
+	}
+	if endErr != nil {
+		w := &Warning{Header: Header{Operation: o.id}, Text: endErr.Error()}
+		stamp(w)
+		o.options.Emit(w)
+	}
+}
+
+// supersedes is the drains on an LB that this one stands in for when it is done:
+// those of the same servers. One that was given a service stands on, where this
+// one was not: its undrain will start that service.
+func (o *Operation) supersedes(lb *LB) []string {
+	plan := o.plan.LBs[slices.Index(o.lbs, lb)].Report
+	var ids []string
+	for _, op := range plan.State.Operations {
+		was, err := specOf(op)
+		if err != nil || op.Kind != string(Drain) || (was.Service != "" && o.plan.Spec.Service == "") {
+			continue
+		}
+		covered := !slices.ContainsFunc(op.Servers, func(l journal.Located) bool {
+			return !slices.ContainsFunc(plan.Servers, func(s balancer.Server) bool { return s.Server == l.Server })
+		})
+		if covered {
+			ids = append(ids, op.ID)
+		}
+	}
+	return ids
+}
+
+// Result is what an operation that ended with err has to say.
+func (o *Operation) Result(err error) *Result {
+	spec := o.plan.Spec
+	r := ResultOf(err)
+	r.Operation, r.Kind, r.Targets, r.Changed = o.id, spec.Kind, spec.Targets, o.changed
+	switch {
+	case r.ExitCode == Partial:
+		r.Result = journal.ResultPartial
+	case r.ExitCode == TimedOut && spec.OnTimeout == TimeoutLeave:
+		r.Result = journal.ResultNotDrained
+	case r.ExitCode == TimedOut && spec.OnTimeout == TimeoutStop, err == nil:
+		r.Result = journal.ResultDone
+	}
+	r.Services = o.stands().Services
+	r.AllDown = spec.Kind == Undrain
+	for _, lb := range o.plan.LBs {
+		up, down := sides(lb.Report.Servers, spec.Kind)
+		r.StayDown = append(r.StayDown, names(down)...)
+		r.AllDown = r.AllDown && len(up) == 0
+	}
+	return r
+}
+
+// ResultOf is what any command that ended with err has to say.
+func ResultOf(err error) *Result {
+	r := &Result{ExitCode: ExitOf(err), Result: journal.ResultDone, Findings: []Finding{}, Next: []Command{}}
+	if err == nil {
+		return r
+	}
+	r.Result, r.Error = journal.ResultRolledBack, err.Error()
+	var f *Failure
+	if errors.As(err, &f) {
+		err, r.Stands, r.Log = f.Err, &f.Stands, f.Log
+		r.Next = append(r.Next, f.Next...)
+	}
+	if refusal, ok := err.(*Refusal); ok {
+		r.Findings = refusal.Findings
+	}
+	return r
 }

@@ -3,160 +3,148 @@ package drain
 import (
 	"context"
 	"fmt"
-	"net/netip"
 	"slices"
 
+	"github.com/drainctl/drainctl/drain/balancer"
+	"github.com/drainctl/drainctl/drain/journal"
 	"github.com/drainctl/drainctl/nginx"
-	"github.com/drainctl/drainctl/remote"
 )
-
-// A Status is what one load balancer's configuration says of its upstreams, and
-// what its sockets say now.
-type Status struct {
-	LB       string
-	ConfPath string
-	Servers  []ServerStatus
-	// Uncounted is why no connections could be counted, nil when they were.
-	Uncounted error
-	Warnings  []string
-}
-
-// A ServerStatus is one server line.
-type ServerStatus struct {
-	Upstream string
-	Module   string
-	Server   *nginx.Server
-	// Open is the connections from this load balancer now; -1: not known.
-	Open  int
-	State State
-	// By is the operation that the state comes from, nil when there is none.
-	By *Recorded
-}
 
 // A State is what a server is, by the configuration and the journal together.
 type State string
 
 // The states.
 const (
-	StateUp      State = "up"
-	StateDown    State = "down" // by whom is not known: the journal cannot be read
-	StateByHand  State = "down (by hand)"
-	StateDrained State = "drained"
-	StateWorking State = "being worked on"
-	StateHalfWay State = "left half-way"
+	StateUp          State = "up"
+	StateDown        State = "down"             // by whom is not known: the journal cannot be read
+	StateUnmanaged   State = "down (unmanaged)" // marked down outside drainctl
+	StateDrained     State = "drained"
+	StateNotDrained  State = "down, not drained" // --on-timeout leave: the app still runs, with connections
+	StateDraining    State = "draining"
+	StateUndraining  State = "undraining"
+	StateInterrupted State = "interrupted"
 )
 
-// ReadStatus reads a load balancer. A target that is not nil and upstreams
-// narrow what is shown; naming what is not there is a failure.
-func ReadStatus(ctx context.Context, lb *LB, stateDir string, target *nginx.Target, upstreams []string) (*Status, error) {
-	path, err := lb.confPath(ctx)
+// A Status is what the LBs' configuration and journals say of their servers, and
+// what their sockets say now.
+type Status struct {
+	LBs []LBStatus `json:"lbs"`
+}
+
+// An LBStatus is one LB.
+type LBStatus struct {
+	LB       string         `json:"lb"`
+	ConfPath string         `json:"configuration"`
+	Servers  []ServerStatus `json:"servers"`
+	Warnings []string       `json:"warnings"`
+	// Uncounted is why no connections could be counted.
+	Uncounted string `json:"not_counted,omitempty"`
+}
+
+// A ServerStatus is one server line.
+type ServerStatus struct {
+	balancer.Server
+	State State `json:"state"`
+	// Operation is the one that the state comes from, nil when there is none.
+	Operation *journal.Operation `json:"operation,omitempty"`
+	// Holder is who works on it now.
+	Holder *journal.Holder `json:"holder,omitempty"`
+	Next   []Command       `json:"next,omitempty"`
+}
+
+// ReadStatus asks the LBs of a spec for the servers that it names, or for all.
+func ReadStatus(ctx context.Context, spec Spec, c Connector) (*Status, error) {
+	o := &Operation{options: Options{Connect: c}}
+	defer o.lbs.close()
+	spec.Kind = ""
+	if _, err := o.connect(ctx, spec); err != nil {
+		return nil, beforeTouching(ctx, err)
+	}
+	reports, err := gather(ctx, o.lbs, func(ctx context.Context, lb *LB) (LBPlan, error) {
+		r, err := lb.Plan(ctx, balancer.Query{Targets: spec.Targets, Upstreams: spec.Upstreams, Connections: true})
+		return LBPlan{LB: lb.Name, Report: r}, err
+	})
 	if err != nil {
-		return nil, err
+		return nil, beforeTouching(ctx, err)
 	}
-	conf, err := nginx.Load(ctx, lb.nginxHost(), path)
-	if err != nil {
-		return nil, unreadable(err)
+	st := &Status{}
+	for _, r := range reports {
+		st.LBs = append(st.LBs, statusOf(spec, r))
 	}
-	req := &Request{Upstreams: upstreams, StateDir: stateDir}
-	if target != nil {
-		req.Target = *target
-	}
-	if err := (&Plan{Request: req}).checkUpstreamNames(conf); err != nil {
-		return nil, err
-	}
-	st := &Status{LB: lb.Host.Name(), ConfPath: path}
-	for _, sk := range conf.Skipped {
-		st.Warnings = append(st.Warnings, fmt.Sprintf("%s was passed over: %v", sk.File.Path, sk.Err))
-	}
-	for _, u := range conf.Upstreams {
-		if len(upstreams) > 0 && !slices.ContainsFunc(upstreams, u.Named) {
-			continue
-		}
-		for _, s := range u.Servers {
-			if target == nil || (s.Err == nil && target.Matches(s.Address)) {
-				st.Servers = append(st.Servers, ServerStatus{Upstream: conf.DisplayName(u), Module: u.Module, Server: s, Open: -1})
-			}
-		}
-	}
-	if target != nil && len(st.Servers) == 0 {
-		return nil, notFound(conf, req)
-	}
-	st.Uncounted = st.count(ctx, lb.Host)
-	st.judge(ctx, lb, req)
 	return st, nil
 }
 
-// judge works out what each server is.
-func (st *Status) judge(ctx context.Context, lb *LB, req *Request) {
-	ledger, unknown := lb.journal(req).readLedger(ctx)
-	if unknown != nil {
-		st.Warnings = append(st.Warnings, fmt.Sprintf("who drained what is not known: %v", unknown))
+func statusOf(spec Spec, lb LBPlan) LBStatus {
+	r := lb.Report
+	st := LBStatus{LB: lb.LB, ConfPath: r.ConfPath, Servers: []ServerStatus{}, Warnings: []string{}, Uncounted: r.Uncounted}
+	for _, sk := range r.Skipped {
+		st.Warnings = append(st.Warnings, fmt.Sprintf("%s was skipped: %s", sk.File, sk.Error))
 	}
-	working := map[string]bool{}
-	for i := range st.Servers {
-		s := &st.Servers[i]
-		mark, latest := ledger.Mark(s.Server), ledger.Latest(s.Server)
-		switch {
-		case latest != nil && latest.Unfinished():
-			busy, known := working[latest.ID]
-			if !known {
-				var err error
-				if busy, err = claimed(ctx, lb, req, latest.Target); err != nil {
-					st.Warnings = append(st.Warnings, fmt.Sprintf("whether operation %s goes on is not known: %v", latest.ID, err))
-				}
-				working[latest.ID] = busy
-			}
-			s.By, s.State = latest, StateHalfWay
-			if busy {
-				s.State = StateWorking
-			}
-		case s.Server.IsDown() && mark != nil:
-			s.By, s.State = mark.By, StateDrained
-		case s.Server.IsDown() && unknown != nil:
-			s.State = StateDown
-		case s.Server.IsDown():
-			s.State = StateByHand
-		default:
-			s.State = StateUp
-		}
+	if r.StateError != nil {
+		st.Warnings = append(st.Warnings, "who drained what is not known: "+r.StateError.Message)
 	}
+	for _, s := range r.Servers {
+		st.Servers = append(st.Servers, serverStatus(spec, r, s))
+	}
+	return st
 }
 
-// count fills in the open connections of every server.
-func (st *Status) count(ctx context.Context, h remote.Host) error {
-	var ports []uint16
-	for _, s := range st.Servers {
-		if s.Server.Err == nil && s.Server.Address.Unix == "" && !slices.Contains(ports, s.Server.Address.Port) {
-			ports = append(ports, s.Server.Address.Port)
-		}
+// serverStatus works out what a server is.
+func serverStatus(spec Spec, r *balancer.Report, s balancer.Server) ServerStatus {
+	st := ServerStatus{Server: s, State: StateUp}
+	standing := r.State.Standing(s.Server)
+	var latest *journal.Operation
+	if len(standing) > 0 {
+		latest = &standing[len(standing)-1]
 	}
-	open := map[netip.AddrPort]int{}
-	if len(ports) > 0 {
-		var err error
-		if open, err = remote.CountByPeer(ctx, h, ports); err != nil {
-			return err
+	holder := holderOf(r.Locks, s)
+	switch {
+	case holder != nil:
+		st.Holder, st.State = holder, StateDraining
+		if holder.Kind == string(Undrain) {
+			st.State = StateUndraining
 		}
-	}
-	for i := range st.Servers {
-		s := &st.Servers[i]
-		switch {
-		case s.Server.Err != nil:
-		case s.Server.Address.Unix != "":
-			n, err := remote.UnixSockets(ctx, h, s.Server.Address.Unix)
-			if err != nil {
-				return err
-			}
-			s.Open = n.Count
-		default:
-			dst, err := destinations(ctx, h, []*nginx.Server{s.Server})
-			if err != nil {
-				continue
-			}
-			s.Open = 0
-			for _, d := range dst {
-				s.Open += open[d]
-			}
+		if latest != nil && latest.ID == holder.ID {
+			st.Operation = latest
 		}
+	case latest != nil && latest.Result == journal.ResultNotDrained && s.Down:
+		st.Operation, st.State = latest, StateNotDrained
+		st.Next = next(spec, latest, "waits again")
+	case latest != nil && latest.Result != journal.ResultDone:
+		st.Operation, st.State = latest, StateInterrupted
+		st.Next = next(spec, latest, "continues")
+	case s.Down && s.Managed:
+		st.Operation, st.State = latest, StateDrained
+		if by, ok := r.State.Find(r.State.MarksOn(s.Server)[0].Operation); ok {
+			st.Operation = &by
+		}
+	case s.Down && r.StateError != nil:
+		st.State = StateDown
+	case s.Down:
+		st.State = StateUnmanaged
 	}
-	return nil
+	return st
+}
+
+// holderOf is who holds the lock of a server's backend.
+func holderOf(locks []journal.Holder, s balancer.Server) *journal.Holder {
+	a, err := nginx.ParseAddress(s.Address)
+	if err != nil {
+		return nil
+	}
+	name := lockName(a.String())
+	i := slices.IndexFunc(locks, func(h journal.Holder) bool { return balancer.BackendOf(h) == name })
+	if i < 0 {
+		return nil
+	}
+	return &locks[i]
+}
+
+// next is the commands that go on from an operation that was not done.
+func next(spec Spec, op *journal.Operation, resumes string) []Command {
+	where := spec.words("lb", "state-dir")
+	return []Command{
+		{Words: append([]string{"drainctl", "resume", op.ID}, where...), Reason: resumes},
+		{Words: append(append([]string{"drainctl", string(Undrain)}, op.Targets...), where...), Reason: "puts it back"},
+	}
 }

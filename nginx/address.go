@@ -67,15 +67,8 @@ func splitAddress(s string) (Address, error) {
 	if host == "" {
 		return Address{}, fmt.Errorf("no host in %q", s)
 	}
-	a := Address{Host: strings.ToLower(host)}
-	if ip, ok := parseIP(host); ok {
-		a.IP = ip
-		var buf [48]byte
-		if string(ip.AppendTo(buf[:0])) != host { // mostly it is, and needs no memory of its own
-			a.Host = ip.String()
-		}
-	}
-	if !hasPort {
+	a := Address{}
+	if a.Host, a.IP = parseHost(host); !hasPort {
 		return a, nil
 	}
 	n, err := strconv.ParseUint(port, 10, 16)
@@ -84,6 +77,19 @@ func splitAddress(s string) (Address, error) {
 	}
 	a.Port = uint16(n)
 	return a, nil
+}
+
+// parseHost is a host as it is compared: an address as it is usually written, a
+// name in lower case.
+func parseHost(s string) (string, netip.Addr) {
+	// Most are IPv4 addresses, and need no memory of their own.
+	if ip, err := netip.ParseAddr(s); err == nil && ip.Is4() {
+		return s, ip
+	}
+	if ip, ok := parseIP(s); ok {
+		return ip.String(), ip
+	}
+	return strings.ToLower(s), netip.Addr{}
 }
 
 // parseIP reads an IP address as nginx does (ngx_inet_addr, ngx_inet6_addr):

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"path"
 	"strings"
+
+	"github.com/kballard/go-shellquote"
 )
 
 // DefaultConf is where the configuration is looked for when nginx -V does not
@@ -21,45 +23,66 @@ type Build struct {
 	ErrorLog string // --error-log-path, absolute; empty when it is no file
 }
 
-// A Binary is how nginx is run on one host.
+// A Binary is how nginx is run on this machine.
 type Binary struct {
-	Host Host
 	Path string // "nginx" unless named
 	Conf string // the main file; empty: the build's own
 	// TestCommand and ReloadCommand replace `nginx -t` and `nginx -s reload`
 	// where nginx is run some other way; empty otherwise.
 	TestCommand, ReloadCommand []string
-}
 
-// A CommandError is a command about nginx that failed, in its own words.
-type CommandError struct {
-	Command []string
-	Code    int
-	Lines   []string // what it printed, the lines that tell most first chosen
-}
-
-func (e *CommandError) Error() string {
-	what := strings.Join(e.Command, " ")
-	if len(e.Lines) == 0 {
-		return fmt.Sprintf("%s: exit status %d, and it printed nothing", what, e.Code)
-	}
-	return fmt.Sprintf("%s: %s", what, strings.Join(e.Lines, "\n"))
+	build *Build // remembered by Find
+	proc  string // where processes are found, if not in /proc
 }
 
 // ErrNoBinary is wrapped when there is no nginx binary to run.
 var ErrNoBinary = errors.New("no nginx binary; name it with --nginx")
 
-// Build asks the binary what it was built with.
-func (b Binary) Build(ctx context.Context) (Build, error) {
-	_, out, code, err := b.Host.Exec(ctx, b.Path, "-V")
-	if err != nil {
-		return Build{}, fmt.Errorf("%s -V: %w", b.Path, err)
+// DefaultBinary is the nginx that is run unless another is named.
+const DefaultBinary = "nginx"
+
+// usualBinaries is where nginx is looked for when it is not in PATH: a user's
+// often lacks the directories of the system's own programs.
+var usualBinaries = []string{"/usr/sbin/nginx", "/usr/local/sbin/nginx", "/usr/local/nginx/sbin/nginx"}
+
+// Find looks for the binary, if none is named in PATH and in the usual places,
+// and asks it what it was built with. The Binary it returns has the path that was
+// found and remembers its Build. The error wraps [ErrNoBinary] if there is none;
+// the Binary is then as it was, and its TestCommand and ReloadCommand still work.
+func Find(ctx context.Context, b Binary) (Binary, Build, error) {
+	if b.Path == "" {
+		b.Path = DefaultBinary
 	}
-	if code == 126 || code == 127 {
+	build, err := b.Build(ctx)
+	if b.Path == DefaultBinary && errors.Is(err, ErrNoBinary) {
+		for _, path := range usualBinaries {
+			there := b
+			there.Path = path
+			if found, again := there.Build(ctx); again == nil {
+				b, build, err = there, found, nil
+				break
+			}
+		}
+	}
+	if err == nil {
+		b.build = &build
+	}
+	return b, build, err
+}
+
+// Build is what the binary was built with. The error wraps [ErrNoBinary] if
+// there is none.
+func (b Binary) Build(ctx context.Context) (Build, error) {
+	if b.build != nil {
+		return *b.build, nil
+	}
+	_, out, err := run(ctx, b.Path, "-V")
+	var failed *CommandError
+	if errors.As(err, &failed) && (failed.Code == codeNotFound || failed.Code == codeCannotExecute) {
 		return Build{}, fmt.Errorf("%s -V: %w", b.Path, ErrNoBinary)
 	}
-	if code != 0 {
-		return Build{}, commandError([]string{b.Path, "-V"}, code, out)
+	if err != nil {
+		return Build{}, err
 	}
 	return parseBuild(out), nil
 }
@@ -77,7 +100,8 @@ func parseBuild(out string) Build {
 		if !ok {
 			continue
 		}
-		for _, arg := range splitQuoted(args) {
+		words, _ := shellquote.Split(args) // nginx's configure has quoted them
+		for _, arg := range words {
 			k, v, _ := strings.Cut(arg, "=")
 			switch k {
 			case "--prefix":
@@ -100,26 +124,6 @@ func parseBuild(out string) Build {
 	return build
 }
 
-// splitQuoted cuts at blanks outside of single quotes: nginx's configure puts
-// those around a value that has blanks in it.
-func splitQuoted(s string) []string {
-	var words []string
-	var word strings.Builder
-	quoted := false
-	for _, r := range s + "\n" {
-		switch {
-		case r == '\'':
-			quoted = !quoted
-		case quoted || (r != ' ' && r != '\n'):
-			word.WriteRune(r)
-		case word.Len() > 0:
-			words = append(words, word.String())
-			word.Reset()
-		}
-	}
-	return words
-}
-
 // abs resolves a path as nginx does, against its prefix.
 func (b Build) abs(p string) string {
 	if p == "" || path.IsAbs(p) {
@@ -131,73 +135,32 @@ func (b Build) abs(p string) string {
 // Test has nginx judge the configuration on disk. A configuration it refuses
 // is a *[CommandError].
 func (b Binary) Test(ctx context.Context) error {
-	return b.run(ctx, b.testArgs())
+	_, _, err := run(ctx, b.TestArgs()...)
+	return err
 }
 
-func (b Binary) testArgs() []string {
-	if len(b.TestCommand) > 0 {
-		return b.TestCommand
-	}
-	return b.with("-t")
-}
+// TestArgs is the command that Test runs.
+func (b Binary) TestArgs() []string { return b.args(b.TestCommand, "-t") }
 
 // Reload tells the master to load the configuration on disk. It returns when
 // the signal is sent; whether the master did load it, only its workers tell:
-// see [Running.Replaced].
+// see [Binary.ReloadAndVerify].
 func (b Binary) Reload(ctx context.Context) error {
-	if len(b.ReloadCommand) > 0 {
-		return b.run(ctx, b.ReloadCommand)
-	}
-	return b.run(ctx, b.with("-s", "reload"))
+	_, _, err := run(ctx, b.ReloadArgs()...)
+	return err
 }
 
-func (b Binary) with(args ...string) []string {
-	all := append([]string{b.Path}, args...)
+// ReloadArgs is the command that Reload runs.
+func (b Binary) ReloadArgs() []string { return b.args(b.ReloadCommand, "-s", "reload") }
+
+// args is the operator's own command or, if there is none, the binary's.
+func (b Binary) args(own []string, args ...string) []string {
+	if len(own) > 0 {
+		return own
+	}
+	args = append([]string{b.Path}, args...)
 	if b.Conf != "" {
-		all = append(all, "-c", b.Conf)
+		args = append(args, "-c", b.Conf)
 	}
-	return all
-}
-
-func (b Binary) run(ctx context.Context, args []string) error {
-	out, errOut, code, err := b.Host.Exec(ctx, args...)
-	if err != nil {
-		return fmt.Errorf("%s: %w", strings.Join(args, " "), err)
-	}
-	if code != 0 {
-		return commandError(args, code, out+errOut)
-	}
-	return nil
-}
-
-// commandError keeps the lines in which nginx says why, or all of them when
-// none does.
-func commandError(args []string, code int, out string) *CommandError {
-	e := &CommandError{Command: args, Code: code}
-	var all []string
-	for line := range strings.Lines(out) {
-		line = strings.TrimRight(line, "\r\n")
-		if line == "" {
-			continue
-		}
-		all = append(all, line)
-		if strings.Contains(line, "[emerg]") || strings.Contains(line, "[alert]") || strings.Contains(line, "[crit]") {
-			e.Lines = append(e.Lines, line)
-		}
-	}
-	if len(e.Lines) == 0 {
-		e.Lines = all
-	}
-	return e
-}
-
-// Unprivileged tells whether the test failed only for want of permission: it
-// was not run as root.
-func (e *CommandError) Unprivileged() bool {
-	for _, line := range e.Lines {
-		if !strings.Contains(line, "(13: Permission denied)") && !strings.Contains(line, "(1: Operation not permitted)") {
-			return false
-		}
-	}
-	return len(e.Lines) > 0
+	return args
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestParseBuild(t *testing.T) {
@@ -39,62 +40,100 @@ configure arguments: --prefix=/etc/nginx --sbin-path=/usr/sbin/nginx --conf-path
 	}
 }
 
-// replies is a host whose commands give fixed answers, looked up by their
-// words.
-type replies struct {
-	memory
-	by map[string]reply
-}
-
-type reply struct {
-	stdout, stderr string
-	code           int
-	err            error
-}
-
-func (r replies) Exec(_ context.Context, args ...string) (string, string, int, error) {
-	got, ok := r.by[strings.Join(args, " ")]
-	if !ok {
-		return "", "", 0, errors.New("unexpected command: " + strings.Join(args, " "))
-	}
-	return got.stdout, got.stderr, got.code, got.err
-}
-
 func TestBuild(t *testing.T) {
-	h := replies{by: map[string]reply{
-		"ok -V":      {stderr: "nginx version: nginx/1.22.1\n"},
-		"missing -V": {code: 127, stderr: "sh: missing: not found"},
-		"text -V":    {code: 126, stderr: "sh: text: Permission denied"},
-		"broken -V":  {code: 1, stderr: "cannot load libpcre\n"},
-		"cut -V":     {err: os.ErrDeadlineExceeded},
-	}}
-	if b, err := (Binary{Host: h, Path: "ok"}).Build(t.Context()); err != nil || b.Version != "1.22.1" {
+	dir := t.TempDir()
+	write(t, dir, map[string]string{
+		"ok": "#!/bin/sh\necho 'nginx version: nginx/1.22.1' >&2", "text": "nginx", "broken": "#!/bin/sh\necho 'cannot load libpcre'; exit 1",
+		"slow": "#!/bin/sh\nsleep 60", "format": "no program\x00",
+	})
+	for _, name := range []string{"ok", "broken", "slow", "format"} {
+		if err := os.Chmod(dir+"/"+name, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if b, err := (Binary{Path: dir + "/ok"}).Build(t.Context()); err != nil || b.Version != "1.22.1" {
 		t.Errorf("Build = %+v, %v", b, err)
 	}
-	for _, name := range []string{"missing", "text"} {
-		if _, err := (Binary{Host: h, Path: name}).Build(t.Context()); !errors.Is(err, ErrNoBinary) {
+	for _, name := range []string{"missing", "text", "format", "."} {
+		if _, _, err := Find(t.Context(), Binary{Path: dir + "/" + name}); !errors.Is(err, ErrNoBinary) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	var ce *CommandError
-	if _, err := (Binary{Host: h, Path: "broken"}).Build(t.Context()); !errors.As(err, &ce) || ce.Error() != "broken -V: cannot load libpcre" {
+	if _, err := (Binary{Path: dir + "/broken"}).Build(t.Context()); !errors.As(err, &ce) || ce.Error() != dir+"/broken -V: cannot load libpcre" {
 		t.Errorf("broken: %v", err)
 	}
-	if _, err := (Binary{Host: h, Path: "cut"}).Build(t.Context()); !errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, ErrNoBinary) {
-		t.Errorf("a host that does not answer: %v", err)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := (Binary{Path: dir + "/slow"}).Build(ctx); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrNoBinary) {
+		t.Errorf("a binary that does not answer: %v", err)
+	}
+}
+
+func TestFind(t *testing.T) {
+	needNginx(t)
+	t.Setenv("PATH", t.TempDir())
+	b, build, err := Find(t.Context(), Binary{})
+	if err != nil || !slices.Contains(usualBinaries, b.Path) || build.Version == "" {
+		t.Fatalf("Find = %+v, %+v, %v", b, build, err)
+	}
+	b.Path = "/nowhere"
+	if again, err := b.Build(t.Context()); err != nil || again != build {
+		t.Errorf("the build is not remembered: %+v, %v", again, err)
+	}
+}
+
+// A command ends with its context, and all that it has started.
+func TestRunIsKilled(t *testing.T) {
+	for _, script := range []string{"sleep 60 & echo $! >$0; wait", "trap '' TERM; sh -c 'echo $$ >$1; trap \"\" TERM; sleep 60; sleep 60' x $0; sleep 60"} {
+		file := t.TempDir() + "/pid"
+		ctx, cancel := context.WithCancelCause(t.Context())
+		why := errors.New("why")
+		go func() {
+			for !fileExists(file) && t.Context().Err() == nil {
+				time.Sleep(10 * time.Millisecond)
+			}
+			time.Sleep(50 * time.Millisecond)
+			cancel(why)
+		}()
+		began := time.Now()
+		if _, _, err := run(ctx, "sh", "-c", script, file); !errors.Is(err, why) || time.Since(began) > generous/2 {
+			t.Errorf("after %v: %v", time.Since(began), err)
+		}
+		pid, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "what the command started is gone", func() bool {
+			stat, err := os.ReadFile("/proc/" + strings.TrimSpace(string(pid)) + "/stat")
+			return err != nil || strings.Contains(string(stat), ") Z ")
+		})
+	}
+}
+
+func TestRun(t *testing.T) {
+	out, errOut, err := run(t.Context(), "sh", "-c", "ps -o sid= -p $$; echo $$; echo err >&2; sleep 60 &")
+	if f := strings.Fields(out); err != nil || errOut != "err\n" || len(f) != 2 || f[0] != f[1] {
+		t.Errorf("a session of its own, and something left behind: %q, %q, %v", out, errOut, err)
+	}
+	for want, args := range map[int][]string{7: {"sh", "-c", "exit 7"}, 128 + 9: {"sh", "-c", "kill -9 $$"}, 127: {"drainctl-no-such-command"}, 126: {"/etc"}} {
+		var ce *CommandError
+		if _, _, err := run(t.Context(), args...); !errors.As(err, &ce) || ce.Code != want {
+			t.Errorf("%q: %v, want code %d", args, err, want)
+		}
 	}
 }
 
 func TestBuildOfRealNginx(t *testing.T) {
 	needNginx(t)
-	b, err := Binary{Host: localHost{}, Path: "nginx"}.Build(t.Context())
+	b, err := Binary{Path: "nginx"}.Build(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	if b.Version == "" || !strings.HasPrefix(b.Conf, "/") || !strings.HasPrefix(b.PID, "/") || !strings.HasPrefix(b.Prefix, "/") {
 		t.Errorf("Build = %+v", b)
 	}
-	if _, err := (Binary{Host: localHost{}, Path: "/nowhere/nginx"}).Build(t.Context()); !errors.Is(err, ErrNoBinary) {
+	if _, err := (Binary{Path: "/nowhere/nginx"}).Build(t.Context()); !errors.Is(err, ErrNoBinary) {
 		t.Errorf("a binary that does not exist: %v", err)
 	}
 }
@@ -135,7 +174,7 @@ func TestTestOfRealNginx(t *testing.T) {
 		"nginx.conf":  "pid " + dir + "/pid; error_log stderr; events {}\n",
 		"broken.conf": "pid " + dir + "/pid; error_log stderr; events {}\nhttp { upstream u { server a b c; } }\n",
 	})
-	b := Binary{Host: localHost{}, Path: "nginx", Conf: dir + "/nginx.conf"}
+	b := Binary{Path: "nginx", Conf: dir + "/nginx.conf"}
 	if err := b.Test(t.Context()); err != nil {
 		t.Error(err)
 	}

@@ -66,7 +66,7 @@ func TestLoadUpstreams(t *testing.T) {
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			want := strings.ReplaceAll(c.want, " ;", " "+Address{}.String()+";")
-			if got := shape(load(t, c.src)); got != want {
+			if got := shape(parse(t, c.src)); got != want {
 				t.Errorf("got  %swant %s", got, want)
 			}
 		})
@@ -74,7 +74,7 @@ func TestLoadUpstreams(t *testing.T) {
 }
 
 func TestLoadFragments(t *testing.T) {
-	c := loadFiles(t, memory{
+	c := parseFiles(t, memory{
 		mainConf:                  "http {\n include a.conf; include a.conf;\n upstream u {\n include servers.conf;\n server own:1;\n include more/*.conf;\n }\n}\ninclude empty/*.conf;\n",
 		"/etc/nginx/a.conf":       "upstream a { include servers.conf; }",
 		"/etc/nginx/servers.conf": "server one:1;\ninclude /srv/two.conf;\nserver three:3;",
@@ -91,19 +91,19 @@ func TestLoadFragments(t *testing.T) {
 		t.Errorf("%d files, want each once", got)
 	}
 	for _, u := range c.Upstreams {
-		if err := u.Agree(); err != nil {
+		if err := u.CrossCheck(); err != nil {
 			t.Errorf("%s: %v", u.Name, err)
 		}
 		for _, s := range u.Servers {
-			if s.Upstream != u || s.File.Src[s.Words[0].Start:s.Words[0].End] != "server" {
-				t.Errorf("%s: server %s stands in %s at %d", u.Name, s.Address, s.File.Path, s.Words[0].Start)
+			if s.Upstream != u || s.File.Src[s.At:s.Words()[0].End] != "server" {
+				t.Errorf("%s: server %s stands in %s at %d", u.Name, s.Address, s.File.Path, s.At)
 			}
 		}
 	}
 }
 
 func TestLoadSettings(t *testing.T) {
-	c := load(t, `pid run/x.pid; worker_shutdown_timeout 1m30s;
+	c := parse(t, `pid run/x.pid; worker_shutdown_timeout 1m30s;
 		error_log /var/log/nginx/a.log; error_log logs/b.log debug; error_log stderr; error_log syslog:server=x; error_log memory:32m;
 		http { error_log /not/this.log; pid no; }`)
 	if c.PIDFile != "run/x.pid" || c.ShutdownTimeout != 90*time.Second {
@@ -119,7 +119,7 @@ func TestLoadSettings(t *testing.T) {
 	if got, want := c.LogPaths(build), []string{"/var/log/nginx/a.log", "/usr/share/nginx/logs/b.log"}; !slices.Equal(got, want) {
 		t.Errorf("LogPaths %q, want %q", got, want)
 	}
-	c = load(t, "worker_shutdown_timeout soon;")
+	c = parse(t, "worker_shutdown_timeout soon;")
 	if c.ShutdownTimeout != 0 {
 		t.Errorf("worker_shutdown_timeout %v", c.ShutdownTimeout)
 	}
@@ -134,17 +134,17 @@ func TestLoadSettings(t *testing.T) {
 	}
 }
 
-// denied is a host on which one file may not be read.
+// denied are files of which one may not be read.
 type denied struct {
 	memory
 	name string
 }
 
-func (d denied) ReadFile(ctx context.Context, name string) ([]byte, error) {
+func (d denied) ReadFile(name string) (string, error) {
 	if name == d.name {
-		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrPermission}
+		return "", &fs.PathError{Op: "open", Path: name, Err: fs.ErrPermission}
 	}
-	return d.memory.ReadFile(ctx, name)
+	return d.memory.ReadFile(name)
 }
 
 func TestSkippedFiles(t *testing.T) {
@@ -155,7 +155,7 @@ func TestSkippedFiles(t *testing.T) {
 		"/etc/nginx/frag.conf": "server frag:1;",
 		"/etc/nginx/b.conf":    "upstream b { server b:1; }\n",
 	}
-	c := loadFiles(t, files)
+	c := parseFiles(t, files)
 	want := "http/a@1: a:1\nhttp/in@1: in:1\nhttp/b@1: b:1\nhttp/own@4: own:1\n"
 	if got := shape(c); got != want {
 		t.Errorf("got\n%swant\n%s", got, want)
@@ -168,25 +168,25 @@ func TestSkippedFiles(t *testing.T) {
 		t.Errorf("skipped because of %v", c.Skipped[0].Err)
 	}
 	for _, u := range c.Upstreams {
-		if err := u.Agree(); err != nil {
+		if err := u.CrossCheck(); err != nil {
 			t.Error(err)
 		}
 	}
 
-	c, err := Load(t.Context(), denied{files, "/etc/nginx/b.conf"}, mainConf)
+	c, err := load(t.Context(), denied{files, "/etc/nginx/b.conf"}, mainConf)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if len(c.Skipped) != 2 || c.Skipped[1].File.Path != "/etc/nginx/b.conf" || !errors.Is(c.Skipped[1].Err, fs.ErrPermission) {
 		t.Errorf("skipped %v", c.Skipped)
 	}
-	if _, err := Load(t.Context(), denied{files, mainConf}, mainConf); !errors.Is(err, fs.ErrPermission) {
+	if _, err := load(t.Context(), denied{files, mainConf}, mainConf); !errors.Is(err, fs.ErrPermission) {
 		t.Errorf("a main file that may not be read: %v", err)
 	}
 }
 
 func TestSkippedFragment(t *testing.T) {
-	c := loadFiles(t, memory{
+	c := parseFiles(t, memory{
 		mainConf:       "http { upstream u {\n server a:1;\n include f; server b:1; }\n upstream v { server c:1; } }",
 		"/etc/nginx/f": "server x:1; }",
 	})
@@ -194,7 +194,7 @@ func TestSkippedFragment(t *testing.T) {
 		t.Errorf("got\n%swant\n%s", got, want)
 	}
 	x := c.Upstreams[0].Servers[1]
-	if err := c.Upstreams[0].Verify(x.MarkDown(), true); err == nil {
+	if err := c.Upstreams[0].Verify(x.Edits(Want{Down: true}), Want{Down: true}); err == nil {
 		t.Error("an edit of a fragment that cannot be read is verified")
 	}
 }
@@ -219,7 +219,7 @@ func TestLoadErrors(t *testing.T) {
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			_, err := Load(t.Context(), c.files, mainConf)
+			_, err := load(t.Context(), c.files, mainConf)
 			if err == nil || !regexp.MustCompile(c.want).MatchString(err.Error()) {
 				t.Errorf("error is %v, want %s", err, c.want)
 			}
@@ -229,15 +229,16 @@ func TestLoadErrors(t *testing.T) {
 
 func TestLoadLimits(t *testing.T) {
 	big := strings.Repeat("# comment\n", MaxFileSize/10+1)
-	if _, err := Load(t.Context(), memory{mainConf: big}, mainConf); err == nil || !strings.Contains(err.Error(), "bytes") {
+	if _, err := load(t.Context(), memory{mainConf: big}, mainConf); !errors.Is(err, ErrTooLarge) {
 		t.Errorf("a file of %d bytes: %v", len(big), err)
 	}
-	l := &loader{ctx: t.Context(), host: memory{"/a": "0123456789"}, conf: &Config{}, files: map[string]*File{}, total: MaxTotalSize - 9}
-	if _, err := l.read("/a"); err == nil || !strings.Contains(err.Error(), "bytes") {
+	set := &fileSet{ctx: t.Context(), from: memory{"/a": "0123456789"}, byPath: map[string]*fileEntry{}}
+	set.total.Add(MaxTotalSize - 9)
+	if _, err := set.read("/a"); err == nil || !strings.Contains(err.Error(), "bytes") {
 		t.Errorf("files of %d bytes: %v", MaxTotalSize+1, err)
 	}
 	files := memory{mainConf: strings.Repeat("include a;", MaxFiles+1), "/etc/nginx/a": ""}
-	if _, err := Load(t.Context(), files, mainConf); err == nil || !strings.Contains(err.Error(), "files") {
+	if _, err := load(t.Context(), files, mainConf); err == nil || !strings.Contains(err.Error(), "files") {
 		t.Errorf("%d includes: %v", MaxFiles+1, err)
 	}
 }
@@ -245,20 +246,10 @@ func TestLoadLimits(t *testing.T) {
 func TestLoadStopsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err := Load(ctx, contextHost{memory{mainConf: "include a;", "/etc/nginx/a": ""}}, mainConf)
+	_, err := load(ctx, memory{mainConf: "include a;", "/etc/nginx/a": ""}, mainConf)
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("error is %v", err)
 	}
-}
-
-// contextHost heeds its context, as a host at the other end of a network does.
-type contextHost struct{ memory }
-
-func (h contextHost) ReadFile(ctx context.Context, name string) ([]byte, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	return h.memory.ReadFile(ctx, name)
 }
 
 // includeCases are directories with a main file, their links, and whether
@@ -345,7 +336,7 @@ func TestIncludesAgainstNginx(t *testing.T) {
 			if ok == c.fails {
 				t.Fatalf("nginx loads it: %t\n%s", ok, out)
 			}
-			conf, err := Load(t.Context(), localHost{}, dir+"/nginx.conf")
+			conf, err := Load(t.Context(), dir+"/nginx.conf")
 			understood := err == nil && len(conf.Skipped) == 0
 			if understood != ok {
 				t.Fatalf("nginx loads it: %t (%s); we: %v, %v", ok, out, err, conf)
@@ -395,6 +386,36 @@ func TestTimesAgainstNginx(t *testing.T) {
 		out, ok := ask(t, dir, "-t")
 		if _, err := ParseTime(in); (err == nil) != ok {
 			t.Errorf("%q: nginx takes it: %t (%s); we: %v", in, ok, out, err)
+		}
+	}
+}
+
+// Files that are read side by side are each read whole, and listed in order.
+func TestLoadManyFiles(t *testing.T) {
+	dir := t.TempDir()
+	files := map[string]string{"nginx.conf": "http { include d/*; include shared; }", "shared": "upstream s { server s; }"}
+	for i := range 300 {
+		files[fmt.Sprintf("d/%03d", i)] = fmt.Sprintf("upstream u%d {\n%s}\ninclude shared;\n", i, strings.Repeat(fmt.Sprintf("server %d.example.com;\n", i), 1+i*37%200))
+	}
+	write(t, dir, files)
+	for range 10 {
+		c, err := Load(t.Context(), dir+"/nginx.conf")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(c.Files) != len(files) || len(c.Upstreams) != 2*300+1 || len(c.Skipped) != 0 {
+			t.Fatalf("%d files, %d upstreams, skipped %v", len(c.Files), len(c.Upstreams), c.Skipped)
+		}
+		for _, f := range c.Files {
+			if f.Src != files[strings.TrimPrefix(f.Path, dir+"/")] {
+				t.Fatalf("%s is %q", f.Path, f.Src)
+			}
+		}
+		for i := range 300 {
+			u := c.Upstreams[2*i]
+			if u.Name != fmt.Sprintf("u%d", i) || len(u.Servers) != 1+i*37%200 || u.Servers[0].Address.Host != fmt.Sprintf("%d.example.com", i) {
+				t.Fatalf("upstream %d is %s of %d servers", i, u.Name, len(u.Servers))
+			}
 		}
 	}
 }

@@ -1,7 +1,6 @@
 package nginx
 
 import (
-	"context"
 	"encoding/csv"
 	"errors"
 	"fmt"
@@ -16,24 +15,24 @@ import (
 	"github.com/tufanbarisyildirim/gonginx/parser"
 )
 
-// corpusHost is this machine, but that an included file which does not exist
+// corpusFiles are this machine's, but that an included file which does not exist
 // reads as empty: the configurations were taken out of where they belong.
-type corpusHost struct {
-	localHost
-	main    map[string]string // files that only this host has
+type corpusFiles struct {
+	*disk
+	main    map[string]string // files that are on no disk
 	missing *int
 }
 
-func (h corpusHost) ReadFile(ctx context.Context, name string) ([]byte, error) {
-	if src, ok := h.main[name]; ok {
-		return []byte(src), nil
+func (c corpusFiles) ReadFile(name string) (string, error) {
+	if src, ok := c.main[name]; ok {
+		return src, nil
 	}
-	b, err := h.localHost.ReadFile(ctx, name)
+	src, err := c.disk.ReadFile(name)
 	if errors.Is(err, fs.ErrNotExist) {
-		*h.missing++
-		return nil, nil
+		*c.missing++
+		return "", nil
 	}
-	return b, err
+	return src, err
 }
 
 // corpusTotals is what is counted over a corpus.
@@ -54,9 +53,9 @@ func (c *corpusTotals) defect(format string, args ...any) {
 // cannot read. Which files nginx accepts is in INDEX.tsv (the columns file and
 // nginx_1.22_test), if there is one.
 func TestCorpus(t *testing.T) {
-	dir := os.Getenv("DRAINCTL_CORPUS")
+	dir := os.Getenv("CORPUS")
 	if dir == "" {
-		t.Skip("set DRAINCTL_CORPUS to a directory of nginx configurations")
+		t.Skip("set CORPUS to a directory of nginx configurations")
 	}
 	names, err := filepath.Glob(filepath.Join(dir, "*.conf"))
 	if err != nil || len(names) == 0 {
@@ -113,12 +112,12 @@ func readCorpusFile(t *testing.T, total *corpusTotals, name string, accepted boo
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := corpusHost{missing: &total.missing}
-	conf, err := Load(t.Context(), h, name)
+	h := corpusFiles{disk: &disk{}, missing: &total.missing}
+	conf, err := load(t.Context(), h, name)
 	if err == nil && len(conf.Upstreams) == 0 {
 		main := name + ".main"
 		h.main = map[string]string{main: fmt.Sprintf("http { include %q; }", name)}
-		conf, err = Load(t.Context(), h, main)
+		conf, err = load(t.Context(), h, main)
 	}
 	if err != nil {
 		total.refused["files: "+reason(err)]++
@@ -151,20 +150,20 @@ func reason(err error) string {
 }
 
 // editUpstream looks for, marks and clears every server of u.
-func editUpstream(t *testing.T, total *corpusTotals, conf *Config, h corpusHost, u *Upstream, accepted bool) {
+func editUpstream(t *testing.T, total *corpusTotals, conf *Config, h corpusFiles, u *Upstream, accepted bool) {
 	t.Helper()
 	place := fmt.Sprintf("%s:%d: upstream %s", filepath.Base(u.File.Path), u.Line(), u.Name)
-	agreed := u.Agree()
-	if agreed != nil {
+	checked := u.CrossCheck()
+	if checked != nil {
 		why := "servers: gonginx cannot read their upstream"
-		if !strings.Contains(agreed.Error(), "gonginx:") {
+		if !strings.Contains(checked.Error(), "gonginx cannot read it") {
 			why = "servers: gonginx reads their upstream in another way"
 		}
 		total.refused[why] += len(u.Servers)
-		t.Logf("%s: %v", place, agreed)
+		t.Logf("%s: %v", place, checked)
 	}
 	for i, s := range u.Servers {
-		text := s.Words[1].Text
+		text := s.Words()[1].Text
 		to, err := ParseTarget(text)
 		if err != nil && s.Address.Unix != "" {
 			// An operator names sockets by absolute paths only.
@@ -183,7 +182,7 @@ func editUpstream(t *testing.T, total *corpusTotals, conf *Config, h corpusHost,
 			continue
 		}
 		total.located++
-		if agreed != nil {
+		if checked != nil {
 			continue
 		}
 		if s.IsDown() {
@@ -200,10 +199,10 @@ func editUpstream(t *testing.T, total *corpusTotals, conf *Config, h corpusHost,
 
 // markAndClear marks a server down, reads the configuration with that change,
 // and clears the server again.
-func markAndClear(t *testing.T, conf *Config, h corpusHost, s *Server, upstream, server int) error {
+func markAndClear(t *testing.T, conf *Config, h corpusFiles, s *Server, upstream, server int) error {
 	t.Helper()
-	edits := s.MarkDown()
-	if err := s.Upstream.Verify(edits, true); err != nil {
+	edits := s.Edits(Want{Down: true})
+	if err := s.Upstream.Verify(edits, Want{Down: true}); err != nil {
 		return err
 	}
 	marked, err := Apply(s.File.Src, edits)
@@ -211,11 +210,11 @@ func markAndClear(t *testing.T, conf *Config, h corpusHost, s *Server, upstream,
 		return err
 	}
 	ignored := 0
-	changed := corpusHost{main: map[string]string{s.File.Path: marked}, missing: &ignored}
+	changed := corpusFiles{disk: &disk{}, main: map[string]string{s.File.Path: marked}, missing: &ignored}
 	for name, src := range h.main {
 		changed.main[name] = src
 	}
-	after, err := Load(t.Context(), changed, conf.Path)
+	after, err := load(t.Context(), changed, conf.Path)
 	if err != nil {
 		return err
 	}
@@ -223,10 +222,10 @@ func markAndClear(t *testing.T, conf *Config, h corpusHost, s *Server, upstream,
 	if !again.IsDown() {
 		return errors.New("it is not down after the edit")
 	}
-	if err := again.Upstream.Verify(again.ClearDown(), false); err != nil {
+	if err := again.Upstream.Verify(again.Edits(Want{}), Want{}); err != nil {
 		return err
 	}
-	cleared, err := Apply(again.File.Src, again.ClearDown())
+	cleared, err := Apply(again.File.Src, again.Edits(Want{}))
 	if err != nil {
 		return err
 	}
@@ -244,7 +243,7 @@ var (
 )
 
 // compareCounts counts upstreams and their servers in two other ways, one
-// simple and one gonginx's own reading of the whole file, and wants one of
+// simple and one by gonginx over the whole file, and wants one of
 // them to come to the same.
 func (c *corpusTotals) compareCounts(t *testing.T, name, src string, upstreams, servers int) {
 	t.Helper()

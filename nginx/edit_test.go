@@ -117,22 +117,19 @@ func caseFiles(dir, src string, files map[string]string) memory {
 // cleared of it, by all the steps that a drain takes.
 func edited(t testing.TB, files memory, to Target, down bool) memory {
 	t.Helper()
-	c := loadFiles(t, files)
+	c := parseFiles(t, files)
 	byUpstream := map[*Upstream][]Edit{}
 	byFile := map[*File][]Edit{}
 	for _, s := range c.Match(to, nil) {
-		edits := s.ClearDown()
-		if down {
-			edits = s.MarkDown()
-		}
+		edits := s.Edits(Want{Down: down})
 		byUpstream[s.Upstream] = append(byUpstream[s.Upstream], edits...)
 		byFile[s.File] = append(byFile[s.File], edits...)
 	}
 	for u, edits := range byUpstream {
-		if err := u.Agree(); err != nil {
-			t.Fatalf("Agree: %v", err)
+		if err := u.CrossCheck(); err != nil {
+			t.Fatalf("CrossCheck: %v", err)
 		}
-		if err := u.Verify(edits, down); err != nil {
+		if err := u.Verify(edits, Want{Down: down}); err != nil {
 			t.Fatalf("Verify: %v", err)
 		}
 	}
@@ -141,6 +138,9 @@ func edited(t testing.TB, files memory, to Target, down bool) memory {
 		text, err := Apply(f.Src, edits)
 		if err != nil {
 			t.Fatalf("Apply: %v", err)
+		}
+		if was, err := Apply(text, Inverse(f.Src, edits)); err != nil || was != f.Src {
+			t.Errorf("the inverse makes %q (%v), want %q", was, err, f.Src)
 		}
 		after[f.Path] = text
 	}
@@ -166,7 +166,7 @@ func TestMarkDown(t *testing.T) {
 
 			after := edited(t, before, to, true)
 			sameFiles(t, after, want)
-			servers := loadFiles(t, after).Match(to, nil)
+			servers := parseFiles(t, after).Match(to, nil)
 			if len(servers) == 0 != c.unnamed {
 				t.Errorf("%d servers after the edit", len(servers))
 			}
@@ -260,9 +260,9 @@ func TestApplyRefuses(t *testing.T) {
 
 func TestVerifyRefuses(t *testing.T) {
 	src := inUpstream("server 10.0.0.1:81; # one\nserver 10.0.0.2:82 down;")
-	u := load(t, src).Upstreams[0]
+	u := parse(t, src).Upstreams[0]
 	one, two := u.Servers[0], u.Servers[1]
-	end := func(s *Server) int { return int(s.Words[len(s.Words)-1].End) }
+	end := func(s *Server) int { return int(s.Words()[len(s.Words())-1].End) }
 	at := func(s *Server, from, to int, text string) []Edit {
 		return []Edit{{File: s.File, Start: from, End: to, New: text, Server: s}}
 	}
@@ -276,30 +276,30 @@ func TestVerifyRefuses(t *testing.T) {
 		{"clears none", at(two, end(two), end(two), " "), false},
 		{"changes a parameter", at(one, end(one), end(one), " down weight=2"), true},
 		{"changes the address", at(one, end(one)-1, end(one), "3 down"), true},
-		{"removes a server", at(one, int(one.Words[0].Start), end(one)+1, ""), true},
+		{"removes a server", at(one, int(one.At), end(one)+1, ""), true},
 		{"adds a server", at(one, end(one), end(one), " down; server 10.0.0.3"), true},
 		{"comments out", at(one, end(one), end(one), " down #"), true},
 		{"breaks a quote", at(one, end(one), end(one), " down \""), true},
 		{"closes the block", at(one, end(one), end(one), " down; } server x"), true},
 	}
 	for _, c := range cases {
-		if err := u.Verify(c.edits, c.down); err == nil {
+		if err := u.Verify(c.edits, Want{Down: c.down}); err == nil {
 			t.Errorf("an edit that %s is verified", c.name)
 		}
 	}
-	if err := u.Verify(one.MarkDown(), true); err != nil {
+	if err := u.Verify(one.Edits(Want{Down: true}), Want{Down: true}); err != nil {
 		t.Error(err)
 	}
-	if err := u.Verify(two.ClearDown(), false); err != nil {
+	if err := u.Verify(two.Edits(Want{}), Want{}); err != nil {
 		t.Error(err)
 	}
-	if err := u.Verify(nil, true); err != nil {
+	if err := u.Verify(nil, Want{Down: true}); err != nil {
 		t.Errorf("no edits: %v", err)
 	}
 }
 
 func TestServerParameters(t *testing.T) {
-	s := load(t, inUpstream(`server a:1 weight=5 "fail_timeout=10s" backup weight=6;`)).Upstreams[0].Servers[0]
+	s := parse(t, inUpstream(`server a:1 weight=5 "fail_timeout=10s" backup weight=6;`)).Upstreams[0].Servers[0]
 	if s.Param("weight") != "5" || s.Param("fail_timeout") != "10s" || s.Param("max_fails") != "" {
 		t.Errorf("weight %q, fail_timeout %q, max_fails %q", s.Param("weight"), s.Param("fail_timeout"), s.Param("max_fails"))
 	}

@@ -3,80 +3,88 @@ package nginx
 import (
 	"context"
 	"fmt"
-	"strconv"
+	"io"
+	"os"
+	"regexp"
 	"strings"
+	"syscall"
 )
 
-// A LogMark is where the error logs ended at some moment: files by how long
-// they were, systemd's journal by a cursor.
-type LogMark map[string]int64
-
-// journalPrefix begins the key of a place in systemd's journal; the unit and
-// the cursor follow.
-const journalPrefix = "journal "
-
-// MarkJournal adds the place where the journal of the master's unit ends now.
-// Under systemd, an nginx without a log file of its own writes there. A master
-// that is in no unit, or a host without a journal, adds nothing.
-func (b Binary) MarkJournal(ctx context.Context, m LogMark, master int) {
-	script := `unit=$(grep -o '[^/]*\.service$' "/proc/$1/cgroup" | head -n 1)
-[ -n "$unit" ] || exit 1
-echo "$unit"
-journalctl -q -n 1 -o cat --show-cursor -u "$unit" | sed -n 's/^-- cursor: //p'`
-	out, _, code, err := b.Host.Exec(ctx, "sh", "-c", script, "sh", strconv.Itoa(master))
-	if f := strings.Fields(out); err == nil && code == 0 && len(f) == 2 {
-		m[journalPrefix+f[0]+" "+f[1]] = 0
-	}
+// logMarks are the places where nginx's error logs ended at some moment.
+type logMarks struct {
+	sizes        map[string]int64 // by file
+	unit, cursor string           // of systemd's journal; empty where it is not asked
 }
 
-// MarkLogs notes how long the logs are now. A log that does not exist counts
-// as empty: nginx makes it when it needs it.
-func (b Binary) MarkLogs(ctx context.Context, paths []string) LogMark {
-	m := LogMark{}
+// markLogs notes where the logs end. A log that does not exist counts as empty:
+// nginx creates it when it needs it. Under systemd, an nginx without a log file
+// of its own writes to the journal of its unit.
+func markLogs(ctx context.Context, paths []string, master int) logMarks {
+	m := logMarks{sizes: map[string]int64{}}
 	for _, p := range paths {
-		out, _, code, err := b.Host.Exec(ctx, "stat", "-L", "-c", "%s", p)
-		if err != nil || code != 0 {
-			m[p] = 0
-			continue
+		m.sizes[p] = 0
+		if info, err := os.Stat(p); err == nil {
+			m.sizes[p] = info.Size()
 		}
-		m[p], _ = strconv.ParseInt(strings.TrimSpace(out), 10, 64)
+	}
+	if len(paths) == 0 {
+		m.unit = unitOf(master)
+	}
+	if m.unit != "" {
+		out, _, _ := run(ctx, "journalctl", "-q", "-n", "1", "-o", "cat", "--show-cursor", "-u", m.unit)
+		_, m.cursor, _ = strings.Cut(out, "-- cursor: ")
+		m.cursor = strings.TrimSpace(m.cursor)
 	}
 	return m
+}
+
+var unitInCgroup = regexp.MustCompile(`(?m)[^/\n]*\.service$`)
+
+// unitOf is the systemd unit that a process belongs to; empty if none.
+func unitOf(pid int) string {
+	cgroup, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	return unitInCgroup.FindString(string(cgroup))
+}
+
+// loadFailure is what the master has written since the marks, if that says that
+// it could not load a configuration; empty otherwise.
+func (m logMarks) loadFailure(ctx context.Context, master int) string {
+	for p, size := range m.sizes {
+		if why := loadFailure(readTail(p, size), master); why != "" {
+			return why
+		}
+	}
+	if m.cursor == "" {
+		return ""
+	}
+	out, _, _ := run(ctx, "journalctl", "-q", "-o", "cat", "-u", m.unit, "--after-cursor="+m.cursor)
+	return loadFailure(out, master)
 }
 
 // maxLogTail bounds how many bytes of an error log are read: a log at level
 // debug grows by megabytes a second.
 const maxLogTail = 1 << 20
 
-// LoadFailure is what the master wrote in its error logs since the mark, if
-// that says that it could not load a configuration; empty otherwise. nginx
-// writes at level emerg what makes it give up, except that it tries a port
-// that is taken five times before it says "still could not bind()"
-// (ngx_open_listening_sockets).
-func (b Binary) LoadFailure(ctx context.Context, since LogMark, master int) string {
-	mark := fmt.Sprintf("[emerg] %d#", master)
-	// A log that is a pipe or a terminal, such as /dev/stderr, would keep its
-	// reader waiting.
-	const tail = `[ -f "$1" ] && tail -c "+$2" -- "$1" | head -c "$3"`
-	for p, size := range since {
-		args := []string{"sh", "-c", tail, "sh", p,
-			strconv.FormatInt(size+1, 10), strconv.Itoa(maxLogTail)}
-		if place, ok := strings.CutPrefix(p, journalPrefix); ok {
-			unit, cursor, _ := strings.Cut(place, " ")
-			args = []string{"journalctl", "-q", "-o", "cat", "-u", unit, "--after-cursor=" + cursor}
-		}
-		out, _, _, err := b.Host.Exec(ctx, args...)
-		if err != nil {
-			continue
-		}
-		if why := loadFailure(out, mark); why != "" {
-			return why
-		}
+// readTail is what the log has from the offset on; nothing if it is no file.
+func readTail(path string, from int64) string {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return ""
 	}
-	return ""
+	defer f.Close()
+	// A pipe or a terminal, such as /dev/stderr, would keep its reader waiting.
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		return ""
+	}
+	text, _ := io.ReadAll(io.NewSectionReader(f, from, maxLogTail))
+	return string(text)
 }
 
-func loadFailure(log, mark string) string {
+// loadFailure finds the line in which the master says why it gave up. It does so
+// at level emerg, except that it tries a port that is taken five times before it
+// says "still could not bind()" (ngx_open_listening_sockets).
+func loadFailure(log string, master int) string {
+	mark := fmt.Sprintf("[emerg] %d#", master)
 	bind := ""
 	for line := range strings.Lines(log) {
 		line = strings.TrimRight(line, "\r\n")

@@ -23,7 +23,7 @@ func TestLoadFailureLines(t *testing.T) {
 		{"a bind that worked, then a zone", bind + "\n" + zone + "\n", zone},
 	}
 	for _, c := range cases {
-		if got := loadFailure(c.log, "[emerg] 7#"); got != c.want {
+		if got := loadFailure(c.log, 7); got != c.want {
 			t.Errorf("%s: %q, want %q", c.name, got, c.want)
 		}
 	}
@@ -33,9 +33,8 @@ func TestLoadFailureSinceMark(t *testing.T) {
 	dir := t.TempDir()
 	logs := []string{dir + "/a log", dir + "/-b"}
 	write(t, dir, map[string]string{"a log": "1 [emerg] 7#7: old\n"})
-	b := Binary{Host: localHost{}}
-	mark := b.MarkLogs(t.Context(), logs)
-	if got := b.LoadFailure(t.Context(), mark, 7); got != "" {
+	marks := markLogs(t.Context(), logs, 7)
+	if got := marks.loadFailure(t.Context(), 7); got != "" {
 		t.Errorf("nothing was written, and it says %q", got)
 	}
 	for i, name := range []string{"a log", "-b"} {
@@ -49,16 +48,16 @@ func TestLoadFailureSinceMark(t *testing.T) {
 		if err := f.Close(); err != nil {
 			t.Fatal(err)
 		}
-		if got, want := b.LoadFailure(t.Context(), mark, 7), "1 [emerg] 7#7: new"; got != want {
+		if got, want := marks.loadFailure(t.Context(), 7), "1 [emerg] 7#7: new"; got != want {
 			t.Errorf("log %d: it says %q, want %q", i, got, want)
 		}
-		mark = b.MarkLogs(t.Context(), logs)
+		marks = markLogs(t.Context(), logs, 7)
 	}
-	pipes := b.MarkLogs(t.Context(), []string{"/dev/stderr", "/dev/stdout", dir, "/nowhere/log"})
-	if got := b.LoadFailure(t.Context(), pipes, 7); got != "" {
+	odd := markLogs(t.Context(), []string{"/dev/stderr", "/dev/stdout", dir, "/nowhere/log"}, 7)
+	if got := odd.loadFailure(t.Context(), 7); got != "" {
 		t.Errorf("logs that are no files, and it says %q", got)
 	}
-	if got := b.LoadFailure(t.Context(), b.MarkLogs(t.Context(), nil), 7); got != "" {
+	if got := markLogs(t.Context(), nil, os.Getpid()).loadFailure(t.Context(), 7); got != "" {
 		t.Errorf("no logs, and it says %q", got)
 	}
 }

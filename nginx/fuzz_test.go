@@ -40,12 +40,12 @@ func FuzzEdit(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, src, fragment string) {
 		files := memory{mainConf: src, "/etc/nginx/f": fragment}
-		c, err := Load(t.Context(), files, mainConf)
+		c, err := load(t.Context(), files, mainConf)
 		if err != nil {
 			return
 		}
 		for _, u := range c.Upstreams {
-			if u.Agree() != nil {
+			if u.CrossCheck() != nil {
 				continue
 			}
 			for i, s := range u.Servers[:min(len(u.Servers), 8)] {
@@ -57,36 +57,36 @@ func FuzzEdit(f *testing.F) {
 
 // fuzzOne marks the i-th server of the n-th upstream down and clears it again.
 func fuzzOne(t *testing.T, files memory, c *Config, n, i int, s *Server) {
-	edits := s.MarkDown()
+	edits := s.Edits(Want{Down: true})
 	if s.IsDown() {
 		if edits != nil {
-			t.Fatalf("%v is down, and is edited", s.Words)
+			t.Fatalf("%v is down, and is edited", s.Words())
 		}
 		return
 	}
-	if err := s.Upstream.Verify(edits, true); err != nil {
-		t.Fatalf("both readers agree on the upstream, and not on its edit: %v", err)
+	if err := s.Upstream.Verify(edits, Want{Down: true}); err != nil {
+		t.Fatalf("the upstream passes the cross-check, and its edit does not: %v", err)
 	}
 	marked, err := Apply(s.File.Src, edits)
 	if err != nil {
 		t.Fatal(err)
 	}
-	end := int(s.Words[len(s.Words)-1].End)
+	end := int(s.Words()[len(s.Words())-1].End)
 	if marked != s.File.Src[:end]+" down"+s.File.Src[end:] {
 		t.Fatalf("the edit changes more than the server: %q became %q", s.File.Src, marked)
 	}
 	after := memory{mainConf: files[mainConf], "/etc/nginx/f": files["/etc/nginx/f"]}
 	after[s.File.Path] = marked
-	c2, err := Load(t.Context(), after, mainConf)
+	c2, err := load(t.Context(), after, mainConf)
 	if err != nil {
 		t.Fatalf("after the edit: %v", err)
 	}
 	sameButTheLine(t, c, c2, s)
 	s2 := c2.Upstreams[n].Servers[i]
-	if err := s2.Upstream.Verify(s2.ClearDown(), false); err != nil {
-		t.Fatalf("both readers agreed on the upstream, and not on undoing its edit: %v", err)
+	if err := s2.Upstream.Verify(s2.Edits(Want{}), Want{}); err != nil {
+		t.Fatalf("the upstream passed the cross-check, and undoing its edit does not: %v", err)
 	}
-	cleared, err := Apply(marked, s2.ClearDown())
+	cleared, err := Apply(marked, s2.Edits(Want{}))
 	if err != nil || cleared != s.File.Src {
 		t.Fatalf("%q became %q, and then %q (%v)", s.File.Src, marked, cleared, err)
 	}
@@ -104,11 +104,11 @@ func sameButTheLine(t *testing.T, before, after *Config, s *Server) {
 			t.Fatalf("upstream %s/%s of %d servers became %s/%s of %d", u.Module, u.Name, len(u.Servers), v.Module, v.Name, len(v.Servers))
 		}
 		for i, was := range u.Servers {
-			want := texts(was.Words)
-			if was.File == s.File && was.Words[0].Start == s.Words[0].Start {
+			want := texts(was.Words())
+			if was.File == s.File && was.At == s.At {
 				want = append(want, "down")
 			}
-			if got := texts(v.Servers[i].Words); !slices.Equal(got, want) {
+			if got := texts(v.Servers[i].Words()); !slices.Equal(got, want) {
 				t.Fatalf("server %q became %q", want, got)
 			}
 		}
@@ -182,19 +182,37 @@ func FuzzStubStatus(f *testing.F) {
 	})
 }
 
-func FuzzProcesses(f *testing.F) {
-	f.Add("1000.50 1000.48\n1767323045.012345678\n70 90000 nginx: master process nginx\n71 90050 nginx: worker process\n72 1 nginx: worker process is shutting down\n", 70)
-	f.Add("Inf NaN\n1.%N\n1 18446744073709551615 nginx: master process\n2 18446744073709551615 nginx: worker process\n", 1)
-	f.Fuzz(func(t *testing.T, out string, pid int) {
-		r, err := parseProcesses(out, pid)
+func FuzzStat(f *testing.F) {
+	f.Add("70 (nginx) S 1 70 70 0 -1 4194368 50 0 0 0 0 0 0 0 20 0 1 0 90000 1 2")
+	f.Add("70 (a) b) c) S -1 70 70 0 -1 1 50 0 0 0 0 0 0 0 20 0 1 0 18446744073709551615")
+	f.Add("70 ()")
+	f.Fuzz(func(t *testing.T, stat string) {
+		parent, started, err := parseStat(stat)
+		if err != nil && (parent != 0 && started != 0) {
+			t.Errorf("%q: %d, %d, %v", stat, parent, started, err)
+		}
+	})
+}
+
+func FuzzInverse(f *testing.F) {
+	f.Add("server a down down;", []byte{8, 5, 0, 13, 5, 0})
+	f.Add("0123456789", []byte{2, 0, 1, 2, 0, 1, 8, 2, 0})
+	f.Fuzz(func(t *testing.T, src string, raw []byte) {
+		var edits []Edit
+		for ; len(raw) >= 3; raw = raw[3:] {
+			at := int(raw[0])
+			edits = append(edits, Edit{Start: at, End: at + int(raw[1]), New: strings.Repeat(" down", int(raw[2]%3))})
+		}
+		now, err := Apply(src, edits)
 		if err != nil {
 			return
 		}
-		if r.Master.PID != pid || r.Age < 0 || r.Unsure < 0 || len(r.Serving())+len(r.Exiting()) != len(r.Workers) {
-			t.Errorf("%q is %+v", out, r)
+		inverse := Inverse(src, edits)
+		if was, err := Apply(now, inverse); err != nil || was != src {
+			t.Fatalf("%q became %q by %v, and %q by %v (%v)", src, now, edits, was, inverse, err)
 		}
-		if len(r.Workers) > 0 && r.Replaced(r) {
-			t.Errorf("%+v has replaced itself", r)
+		if again, err := Apply(src, Inverse(now, inverse)); err != nil || again != now {
+			t.Fatalf("the inverse of the inverse %v makes %q, want %q (%v)", inverse, again, now, err)
 		}
 	})
 }

@@ -1,90 +1,30 @@
 package nginx
 
 import (
-	"bytes"
-	"context"
 	"errors"
 	"os"
 	"os/exec"
 	"path"
 	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 )
 
-// localHost is this machine.
-type localHost struct{}
-
-func (localHost) ReadFile(_ context.Context, name string) ([]byte, error) { return os.ReadFile(name) }
-
-// Glob is glob(3) without flags: names with a leading dot are only matched by a
-// pattern that has it, a pattern whose bracket is not closed is a plain name, a
-// dangling symbolic link is found by a pattern, and all is sorted bytewise.
-func (localHost) Glob(_ context.Context, pattern string) ([]string, error) {
-	found := []string{""}
-	for i, part := range strings.Split(pattern, "/") {
-		if i == 0 {
-			continue // what is left of the first slash
-		}
-		var next []string
-		for _, dir := range found {
-			next = append(next, globIn(dir, part)...)
-		}
-		found = next
-	}
-	slices.Sort(found)
-	return found, nil
-}
-
-func globIn(dir, part string) []string {
-	pattern := strings.ReplaceAll(part, "[!", "[^")
-	if _, err := path.Match(pattern, ""); err != nil || !strings.ContainsAny(part, "*?[") {
-		if _, err := os.Lstat(dir + "/" + part); err != nil {
-			return nil
-		}
-		return []string{dir + "/" + part}
-	}
-	entries, _ := os.ReadDir(dir + "/")
-	var found []string
-	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), ".") && !strings.HasPrefix(part, ".") {
-			continue
-		}
-		if ok, _ := path.Match(pattern, e.Name()); ok {
-			found = append(found, dir+"/"+e.Name())
-		}
-	}
-	return found
-}
-
-func (localHost) Exec(ctx context.Context, args ...string) (string, string, int, error) {
-	var stdout, stderr bytes.Buffer
-	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	err := cmd.Run()
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
-		return stdout.String(), stderr.String(), exit.ExitCode(), nil
-	}
-	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, os.ErrNotExist) {
-		return "", err.Error(), 127, nil // as a shell has it
-	}
-	return stdout.String(), stderr.String(), 0, err
-}
-
-// memory is a host that has files and nothing else.
+// memory is files that are on no disk.
 type memory map[string]string
 
-func (m memory) ReadFile(_ context.Context, name string) ([]byte, error) {
+func (m memory) ReadFile(name string) (string, error) {
 	src, ok := m[name]
-	if !ok {
-		return nil, &os.PathError{Op: "open", Path: name, Err: os.ErrNotExist}
+	switch {
+	case !ok:
+		return "", &os.PathError{Op: "open", Path: name, Err: os.ErrNotExist}
+	case len(src) > MaxFileSize:
+		return "", &os.PathError{Op: "read", Path: name, Err: ErrTooLarge}
 	}
-	return []byte(src), nil
+	return src, nil
 }
 
-func (m memory) Glob(_ context.Context, pattern string) ([]string, error) {
+func (m memory) Glob(pattern string) ([]string, error) {
 	var found []string
 	for name := range m {
 		if ok, err := path.Match(pattern, name); err != nil {
@@ -97,24 +37,20 @@ func (m memory) Glob(_ context.Context, pattern string) ([]string, error) {
 	return found, nil
 }
 
-func (memory) Exec(context.Context, ...string) (string, string, int, error) {
-	return "", "", 0, errors.New("this host runs nothing")
-}
-
-// mainConf is where load puts the configuration it is given.
+// mainConf is where parse puts the configuration it is given.
 const mainConf = "/etc/nginx/nginx.conf"
 
-// load reads a configuration of one file, or fails the test.
-func load(t testing.TB, src string) *Config {
+// parse reads a configuration of one file, or fails the test.
+func parse(t testing.TB, src string) *Config {
 	t.Helper()
-	return loadFiles(t, memory{mainConf: src})
+	return parseFiles(t, memory{mainConf: src})
 }
 
-func loadFiles(t testing.TB, files memory) *Config {
+func parseFiles(t testing.TB, files memory) *Config {
 	t.Helper()
-	c, err := Load(t.Context(), files, mainConf)
+	c, err := load(t.Context(), files, mainConf)
 	if err != nil {
-		t.Fatalf("Load: %v", err)
+		t.Fatalf("load: %v", err)
 	}
 	return c
 }
@@ -163,10 +99,11 @@ func write(t testing.TB, dir string, files map[string]string) {
 // Ubuntu.
 func ask(t testing.TB, dir, flag string) (out string, ok bool) {
 	t.Helper()
-	stdout, stderr, code, err := localHost{}.Exec(t.Context(), "nginx", flag, "-q", "-p", dir, "-c", dir+"/nginx.conf",
-		"-g", "user www-data; pid "+dir+"/test.pid; error_log stderr;")
-	if err != nil {
+	said, err := exec.Command("nginx", flag, "-q", "-p", dir, "-c", dir+"/nginx.conf",
+		"-g", "user www-data; pid "+dir+"/test.pid; error_log stderr;").CombinedOutput()
+	var failed *exec.ExitError
+	if err != nil && !errors.As(err, &failed) {
 		t.Fatal(err)
 	}
-	return stdout + stderr, code == 0
+	return string(said), err == nil
 }

@@ -28,7 +28,7 @@ func addresses(servers []*Server) string {
 }
 
 func TestMatch(t *testing.T) {
-	c := load(t, twoModules)
+	c := parse(t, twoModules)
 	cases := []struct {
 		target    string
 		upstreams []string
@@ -52,7 +52,7 @@ func TestMatch(t *testing.T) {
 			t.Errorf("Match(%s, %q) = %s, want %s", m.target, m.upstreams, got, m.want)
 		}
 	}
-	if got := c.Unreadable(target(t, "192.168.1.10:8080")); len(got) != 1 || got[0].Words[1].Text != "192.168.1.10:http" {
+	if got := c.Unreadable(target(t, "192.168.1.10:8080")); len(got) != 1 || got[0].Words()[1].Text != "192.168.1.10:http" {
 		t.Errorf("Unreadable = %v", got)
 	}
 	if got := c.Unreadable(target(t, "unix:/run/app.sock")); got != nil {
@@ -76,7 +76,7 @@ func TestMatch(t *testing.T) {
 }
 
 func TestNear(t *testing.T) {
-	c := load(t, twoModules)
+	c := parse(t, twoModules)
 	cases := []struct {
 		target string
 		n      int
@@ -99,7 +99,7 @@ func TestNear(t *testing.T) {
 	}
 }
 
-func TestBypasses(t *testing.T) {
+func TestDirectReferences(t *testing.T) {
 	const upstreams = `
 	upstream app { server 192.168.1.10:8080; server app1.example.com:8080; server unix:/run/app.sock; }
 	upstream app2.example.com { server 192.168.1.11:8080; }
@@ -136,9 +136,9 @@ func TestBypasses(t *testing.T) {
 			"set 192.168.1.10:8080 true, set 192.168.1.10 false"},
 	}
 	for _, b := range cases {
-		c := load(t, "http {"+upstreams+b.http+"}")
+		c := parse(t, "http {"+upstreams+b.http+"}")
 		var got []string
-		for _, found := range c.Bypasses(target(t, b.target), nil) {
+		for _, found := range c.DirectReferences(target(t, b.target), nil) {
 			got = append(got, fmt.Sprintf("%s %s %t", found.Directive, found.Text, found.Certain))
 			if found.File.Src[found.At:int(found.At)+len(found.Text)] != found.Text || found.Line() != 4 {
 				t.Errorf("%s: found at %d, line %d", b.http, found.At, found.Line())
@@ -152,16 +152,16 @@ func TestBypasses(t *testing.T) {
 
 // The target is one server of a host name's; what else the configuration says
 // of the servers it names counts too.
-func TestBypassesOfServers(t *testing.T) {
-	c := load(t, `http { upstream app { server 192.168.1.10:8080; }
+func TestDirectReferencesOfServers(t *testing.T) {
+	c := parse(t, `http { upstream app { server 192.168.1.10:8080; }
 		upstream db.example.com { server 192.168.1.10; }
 		server { location / { proxy_pass http://192.168.1.10:8080; } location /x { proxy_pass http://192.168.1.10:9090; } } }
 		stream { server { listen 1; proxy_pass db.example.com:5432; } }`)
-	if got := c.Bypasses(target(t, "app"), c.Upstreams[0].Servers); len(got) != 1 || got[0].Text != "http://192.168.1.10:8080" {
-		t.Errorf("Bypasses = %v", got)
+	if got := c.DirectReferences(target(t, "app"), c.Upstreams[0].Servers); len(got) != 1 || got[0].Text != "http://192.168.1.10:8080" {
+		t.Errorf("DirectReferences = %v", got)
 	}
 	// An upstream of http is none in stream.
-	if got := c.Bypasses(target(t, "db.example.com"), nil); len(got) != 1 || got[0].Text != "db.example.com:5432" {
-		t.Errorf("Bypasses = %v", got)
+	if got := c.DirectReferences(target(t, "db.example.com"), nil); len(got) != 1 || got[0].Text != "db.example.com:5432" {
+		t.Errorf("DirectReferences = %v", got)
 	}
 }

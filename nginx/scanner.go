@@ -1,9 +1,6 @@
-// Package nginx is what nginx means: configuration text into upstreams and
-// servers, servers into edits of single bytes; and the running nginx: its test,
-// its reload, its generations of workers, its stub_status.
-//
-// The package starts no process and opens no file itself. What it needs of the
-// machine nginx runs on, it asks of a [Host].
+// Package nginx is one nginx on this machine: its configuration as upstreams
+// and servers, edits of single bytes and the safe replacement of a file; its
+// test, its reload, its processes, its stub_status.
 package nginx
 
 import (
@@ -36,12 +33,12 @@ func (e *SyntaxError) Error() string {
 	return fmt.Sprintf("%s:%d: %s: %q", e.File, e.Line, e.Msg, e.Text)
 }
 
-// bom may stand before the first directive. nginx takes it for part of the
-// first word, and most often refuses the file for that; the judgement is left
-// to it, and the bytes are kept.
+// bom may stand before the first directive. nginx reads it as part of the first
+// word and usually refuses the file; that is left to nginx, and the bytes are
+// kept.
 const bom = "\xef\xbb\xbf"
 
-// A visitor is told what a scan finds, in order. words is valid only during
+// A visitor receives what a scan finds, in order. words is valid only during
 // the call.
 type visitor interface {
 	// directive is called at the ';' or '{' that ends words; at is its offset.
@@ -158,13 +155,13 @@ const confBuffer = 4096
 // fits checks that nginx can read what starts at start and is known to have
 // ended when the byte at last is read.
 func (s *scanner) fits(start, last int) error {
-	if last-start >= confBuffer && start+confBuffer < len(s.src) {
-		return &tokenError{start, fmt.Sprintf("a word or comment longer than the %d bytes nginx can read", confBuffer)}
+	if last-start < confBuffer || start+confBuffer >= len(s.src) {
+		return nil
 	}
-	return nil
+	return &tokenError{start, fmt.Sprintf("a word or comment longer than the %d bytes nginx can read", confBuffer)}
 }
 
-// end hands the words over at ';' or '{'.
+// end passes the words on at ';' or '{'.
 func (s *scanner) end() error {
 	at := s.pos
 	block := s.src[at] == '{'
@@ -185,9 +182,6 @@ func (s *scanner) end() error {
 	}
 	return nil
 }
-
-// isLua tells whether the block that words open holds Lua code.
-func isLua(words []Word) bool { return strings.HasSuffix(words[0].Text, "_by_lua_block") }
 
 // quoted reads a word in quotes. After the closing quote nginx wants white
 // space, ';', '{' or ')'.
@@ -218,33 +212,39 @@ func (s *scanner) quoted() error {
 	return &tokenError{s.pos, fmt.Sprintf("unexpected %q after a closing quote", s.src[s.pos])}
 }
 
+// Bytes that matter within a word without quotes.
+const (
+	endsWord = 1 + iota
+	isEscape
+	isDollar
+)
+
+// inWord says of each byte what it does within a word without quotes.
+var inWord = [256]byte{' ': endsWord, '\t': endsWord, '\r': endsWord, '\n': endsWord, ';': endsWord, '{': endsWord, '\\': isEscape, '$': isDollar}
+
 // plain reads a word without quotes. "${" does not end it.
 func (s *scanner) plain() error {
-	start := s.pos
-	escaped, variable := false, false
+	src, start, escaped := s.src, s.pos, false
 	i := start
 loop:
-	for ; i < len(s.src); i++ {
-		c := s.src[i]
-		if c == '{' && variable {
-			// As in nginx, the flag stays set: "${{" is one word.
-			continue
-		}
-		variable = false
-		switch c {
-		case '\\':
+	for ; i < len(src); i++ {
+		switch inWord[src[i]] {
+		case endsWord:
+			break loop
+		case isEscape:
 			escaped = true
 			i++
-		case '$':
-			variable = true
-		case ' ', '\t', '\r', '\n', ';', '{':
-			break loop
+		case isDollar:
+			// As in nginx, "${{" is one word too.
+			for i+1 < len(src) && src[i+1] == '{' {
+				i++
+			}
 		}
 	}
-	i = min(i, len(s.src))
+	i = min(i, len(src))
 	s.add(start, i, start, i, escaped)
 	s.pos = i
-	if i < len(s.src) && s.src[i] != ';' && s.src[i] != '{' {
+	if i < len(src) && src[i] != ';' && src[i] != '{' {
 		// nginx begins the next word only when it has read the byte after
 		// the blank.
 		return s.fits(start, i+1)
@@ -290,97 +290,10 @@ func unescape(s string) string {
 	return b.String()
 }
 
-// skipLua passes over the Lua code after the '{' of a *_by_lua_block, up to
-// and including its closing '}', by the rules of lua-nginx-module's lexer:
-// braces count outside of strings, long brackets and comments.
-func (s *scanner) skipLua() error {
-	start := s.pos
-	depth := 1
-	for s.pos < len(s.src) {
-		switch c := s.src[s.pos]; c {
-		case '{':
-			depth++
-			s.pos++
-		case '}':
-			depth--
-			s.pos++
-			if depth == 0 {
-				s.depth--
-				return s.v.blockEnd(s.pos - 1)
-			}
-		case '"', '\'':
-			s.skipLuaString(c)
-		case '-':
-			s.pos++
-			if !strings.HasPrefix(s.src[s.pos:], "-") {
-				break
-			}
-			s.pos++
-			if !s.skipLongBracket() {
-				s.skipLine()
-			}
-		case '[':
-			if !s.skipLongBracket() {
-				s.pos++
-			}
-		default:
-			s.pos++
-		}
-	}
-	return &tokenError{start, `Lua block is never closed, expecting "}"`}
-}
-
 func (s *scanner) skipLine() {
 	for s.pos < len(s.src) && s.src[s.pos] != '\n' {
 		s.pos++
 	}
-}
-
-// skipLuaString passes over a quoted Lua string. One that does not end on its
-// line is none to lua-nginx-module: it passes over the quote and goes on.
-func (s *scanner) skipLuaString(q byte) {
-	none := &s.noString[0]
-	if q == '\'' {
-		none = &s.noString[1]
-	}
-	s.pos++
-	if s.pos <= *none {
-		return
-	}
-	i := s.pos
-	for ; i < len(s.src) && s.src[i] != '\n'; i++ {
-		if s.src[i] == q {
-			s.pos = i + 1
-			return
-		}
-		if s.src[i] == '\\' && i+1 < len(s.src) && s.src[i+1] != '\n' {
-			i++
-		}
-	}
-	*none = i
-}
-
-// skipLongBracket passes over [[...]] or [==[...]==] if one starts here.
-func (s *scanner) skipLongBracket() bool {
-	rest := s.src[s.pos:]
-	if !strings.HasPrefix(rest, "[") {
-		return false
-	}
-	level := 0
-	for 1+level < len(rest) && rest[1+level] == '=' {
-		level++
-	}
-	if 1+level >= len(rest) || rest[1+level] != '[' {
-		return false
-	}
-	closing := "]" + strings.Repeat("=", level) + "]"
-	i := strings.Index(rest[2+level:], closing)
-	if i < 0 {
-		s.pos = len(s.src)
-		return true
-	}
-	s.pos += 2 + level + i + len(closing)
-	return true
 }
 
 // maxErrorText bounds how much of an offending line an error carries.

@@ -298,7 +298,7 @@ func TestLuaBlocks(t *testing.T) {
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			src := "http { init_by_lua_block {" + c.lua + "} upstream u { server 10.0.0.1; } }"
-			conf, err := Load(t.Context(), memory{mainConf: src}, mainConf)
+			conf, err := load(t.Context(), memory{mainConf: src}, mainConf)
 			if !c.ok {
 				if err == nil {
 					t.Fatal("no error")
@@ -338,7 +338,7 @@ func TestManyOpenLuaStrings(t *testing.T) {
 }
 
 func TestSyntaxErrorPlace(t *testing.T) {
-	_, err := Load(t.Context(), memory{mainConf: "events {}\n\nhttp {\n  x \"a\"b;\n}\n"}, mainConf)
+	_, err := load(t.Context(), memory{mainConf: "events {}\n\nhttp {\n  x \"a\"b;\n}\n"}, mainConf)
 	want := `/etc/nginx/nginx.conf:4: unexpected 'b' after a closing quote: "x \"a\"b;"`
 	if err == nil || err.Error() != want {
 		t.Errorf("error is %v, want %s", err, want)
@@ -347,7 +347,7 @@ func TestSyntaxErrorPlace(t *testing.T) {
 	if !errors.As(err, &se) || se.Line != 4 || se.File != mainConf {
 		t.Errorf("error is %#v", err)
 	}
-	_, err = Load(t.Context(), memory{mainConf: "x " + strings.Repeat("y", 3000)}, mainConf)
+	_, err = load(t.Context(), memory{mainConf: "x " + strings.Repeat("y", 3000)}, mainConf)
 	if err == nil || len(err.Error()) > 300 {
 		t.Errorf("error is not short: %v", err)
 	}

@@ -2,8 +2,8 @@ package nginx
 
 import (
 	"fmt"
+	"regexp"
 	"strconv"
-	"strings"
 )
 
 // A StubStatus is the page of ngx_http_stub_status_module.
@@ -13,39 +13,21 @@ type StubStatus struct {
 	Reading, Writing, Waiting  int
 }
 
-// ParseStubStatus reads the page, which has had the same four lines since
-// nginx 0.1.18. Anything else is an error.
+// stubStatusPage has been the same since nginx 0.1.18.
+var stubStatusPage = regexp.MustCompile(`^\s*Active connections: +(\d+) *\r?\nserver accepts handled requests *\r?\n +(\d+) +(\d+) +(\d+) *\r?\nReading: +(\d+) +Writing: +(\d+) +Waiting: +(\d+)\s*$`)
+
+// ParseStubStatus reads the page. Anything else is an error.
 func ParseStubStatus(page []byte) (StubStatus, error) {
+	fields := stubStatusPage.FindSubmatch(page)
+	if fields == nil {
+		return StubStatus{}, fmt.Errorf("not a stub_status page: %q", cut(string(page)))
+	}
 	var s StubStatus
-	text := strings.ReplaceAll(string(page), "\r\n", "\n")
-	lines := strings.Split(strings.TrimSpace(text), "\n")
-	if len(lines) != 4 || strings.TrimSpace(lines[1]) != "server accepts handled requests" {
-		return s, fmt.Errorf("not a stub_status page: %q", cut(text))
-	}
-	fields := strings.Fields(lines[0] + " " + lines[2] + " " + lines[3])
-	want := []struct {
-		word string
-		n    *int
-	}{
-		{"Active", nil}, {"connections:", nil}, {"", &s.Active},
-		{"", &s.Accepts}, {"", &s.Handled}, {"", &s.Requests},
-		{"Reading:", nil}, {"", &s.Reading}, {"Writing:", nil}, {"", &s.Writing}, {"Waiting:", nil}, {"", &s.Waiting},
-	}
-	if len(fields) != len(want) {
-		return StubStatus{}, fmt.Errorf("not a stub_status page: %q", cut(text))
-	}
-	for i, w := range want {
-		if w.n == nil {
-			if fields[i] != w.word {
-				return StubStatus{}, fmt.Errorf("not a stub_status page: %q where %q was expected", cut(fields[i]), w.word)
-			}
-			continue
+	for i, n := range []*int{&s.Active, &s.Accepts, &s.Handled, &s.Requests, &s.Reading, &s.Writing, &s.Waiting} {
+		var err error
+		if *n, err = strconv.Atoi(string(fields[i+1])); err != nil {
+			return StubStatus{}, fmt.Errorf("not a stub_status page: %w", err)
 		}
-		n, err := strconv.Atoi(fields[i])
-		if err != nil || n < 0 {
-			return StubStatus{}, fmt.Errorf("not a stub_status page: %q is no number", cut(fields[i]))
-		}
-		*w.n = n
 	}
 	return s, nil
 }

@@ -78,6 +78,7 @@ func cutOutput(conn net.Conn, config *ssh.ServerConfig) {
 // TestCutOutput checks that what a command has written is not taken for all of it when
 // the connection breaks after its exit status.
 func TestCutOutput(t *testing.T) {
+	t.Parallel()
 	for range 20 {
 		h := connect(t, startCutter(t))
 		r, err := h.Run(limit(t, time.Minute), Command{Args: []string{"echo", "1234"}})

@@ -20,6 +20,7 @@ func hashKnown(t *testing.T, s *server) {
 }
 
 func TestHostKeys(t *testing.T) {
+	t.Parallel()
 	makeUsers(t)
 	s := startServer(t, serverOptions{})
 	other := func(kind string) string {
@@ -167,6 +168,7 @@ func TestHostKeys(t *testing.T) {
 }
 
 func TestHostCertificates(t *testing.T) {
+	t.Parallel()
 	makeUsers(t)
 	authority := filepath.Join(place(t), "ca")
 	run(t, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", authority)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 )
@@ -11,16 +12,21 @@ import (
 // maxBody is how many bytes of an answer Get returns at most.
 const maxBody = 1 << 20
 
-// Get asks for url from h and returns the status and the first MiB of the body.
-// It follows no redirects, uses no proxy, and checks certificates against the
-// authorities that this machine trusts. Names are resolved by h.
-func Get(ctx context.Context, h Host, url string) (status int, body []byte, err error) {
+// Dialer connects to addresses, as a Host does from itself.
+type Dialer interface {
+	DialContext(ctx context.Context, network, addr string) (net.Conn, error)
+}
+
+// Get asks for url through d and returns the status and the first MiB of the
+// body. It follows no redirects, uses no proxy, and checks certificates against
+// the authorities that this machine trusts. Names are resolved by d.
+func Get(ctx context.Context, d Dialer, url string) (status int, body []byte, err error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return 0, nil, fmt.Errorf("get %q: %w", url, err)
 	}
 	request.Header.Set("User-Agent", "drainctl")
-	transport := &http.Transport{DialContext: h.DialContext, DisableKeepAlives: true}
+	transport := &http.Transport{DialContext: d.DialContext, DisableKeepAlives: true}
 	defer transport.CloseIdleConnections()
 	client := &http.Client{
 		Transport:     transport,
@@ -28,25 +34,25 @@ func Get(ctx context.Context, h Host, url string) (status int, body []byte, err 
 	}
 	response, err := client.Do(request)
 	if err != nil {
-		return 0, nil, fmt.Errorf("from %s: %w", h.Name(), err)
+		return 0, nil, err
 	}
 	defer response.Body.Close()
 	body, err = io.ReadAll(io.LimitReader(response.Body, maxBody))
 	if err != nil {
-		return response.StatusCode, body, fmt.Errorf("from %s: get %q: %w", h.Name(), url, err)
+		return response.StatusCode, body, fmt.Errorf("get %q: %w", url, err)
 	}
 	return response.StatusCode, body, nil
 }
 
-// Connect says whether h can connect to addr, "host:port" or "unix:/path".
-func Connect(ctx context.Context, h Host, addr string) error {
+// Connect says whether d can connect to addr, "host:port" or "unix:/path".
+func Connect(ctx context.Context, d Dialer, addr string) error {
 	network := "tcp"
 	if path, found := strings.CutPrefix(addr, "unix:"); found {
 		network, addr = "unix", path
 	}
-	conn, err := h.DialContext(ctx, network, addr)
+	conn, err := d.DialContext(ctx, network, addr)
 	if err != nil {
-		return fmt.Errorf("connect from %s: %w", h.Name(), err)
+		return err
 	}
 	return conn.Close()
 }

@@ -10,8 +10,8 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -33,30 +33,37 @@ type AuthError struct {
 }
 
 func (e *AuthError) Error() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "ssh to %s: login refused", e.Host)
+	tried := "there was no key to try (start an agent and ssh-add one, or name one with --identity)"
 	if len(e.Tried) > 0 {
-		fmt.Fprintf(&b, "; keys tried: %s", strings.Join(e.Tried, ", "))
-	} else {
-		b.WriteString("; there was no key to try (start an agent and ssh-add one, or name one with --identity)")
+		tried = "keys tried: " + strings.Join(e.Tried, ", ")
 	}
-	if len(e.Notes) > 0 {
-		fmt.Fprintf(&b, "; %s", strings.Join(e.Notes, "; "))
-	}
-	return b.String()
+	return strings.Join(append([]string{fmt.Sprintf("ssh to %s: login refused", e.Host), tried}, e.Notes...), "; ")
 }
 
 func (e *AuthError) Unwrap() error { return e.Cause }
 
 // keyring holds the keys of one run, so that no passphrase is asked for twice.
 type keyring struct {
-	passphrase func(path string) ([]byte, error)
-	mu         sync.Mutex
+	passphrase func(ctx context.Context, path string) ([]byte, error)
+	mutex      chan struct{} // full while somebody uses what follows, and asks
 	opened     map[string]ssh.Signer
 }
 
-// offer is the keys shown to one host in one attempt to log in.
-type offer struct {
+// lock waits for the keyring.
+func (k *keyring) lock(ctx context.Context) error {
+	select {
+	case k.mutex <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (k *keyring) unlock() { <-k.mutex }
+
+// authAttempt is the keys shown to one host in one attempt to log in.
+type authAttempt struct {
+	ctx     context.Context
 	signers []ssh.Signer
 	tried   []string
 	notes   []string
@@ -70,125 +77,121 @@ type offer struct {
 type agentKey struct {
 	ssh.Signer
 	comment string
-	offer   *offer
+	attempt *authAttempt
 }
 
-// offer gathers the keys for e, in the order in which ssh shows them: what the
+// attempt gathers the keys for e, in the order in which ssh shows them: what the
 // user named for this run, what the agent holds (first of what the
 // configuration names), other files, and files whose passphrase must be asked
 // for last. A host closes after a few wrong ones.
-func (k *keyring) offer(ctx context.Context, e endpoint) (*offer, error) {
-	o := &offer{close: func() {}, pause: func() func() { return func() {} }}
-	held := k.agentKeys(ctx, e, o)
-	var explicit, named, files, locked []ssh.Signer
-	var describe = make(map[ssh.Signer]string)
+func (k *keyring) attempt(ctx context.Context, e endpoint) (*authAttempt, error) {
+	a := &authAttempt{ctx: ctx, close: func() {}, pause: func() func() { return func() {} }}
+	held, err := agentKeys(ctx, e, a)
+	if err != nil { // no error: the key files may do
+		a.notes = append(a.notes, fmt.Sprintf("the agent does not answer: %v", err))
+	}
+	var lists [5][]ssh.Signer
+	const explicit, named, others, files, locked = 0, 1, 2, 3, 4
+	describe := make(map[ssh.Signer]string)
 	for _, id := range e.identities {
-		key, signer, encrypted, err := k.load(id.path, o)
+		key, signer, encrypted, err := k.load(id.path, a)
 		if err != nil {
 			if id.explicit {
-				o.close()
+				a.close()
 				return nil, fmt.Errorf("ssh identity: %w", err)
 			}
-			if id.named && !errors.Is(err, fs.ErrNotExist) {
-				o.notes = append(o.notes, err.Error())
+			if !errors.Is(err, fs.ErrNotExist) {
+				a.notes = append(a.notes, err.Error())
 			}
 			continue
 		}
-		list, name := &files, id.path
-		if a := take(&held, key); a != nil {
-			signer, encrypted = a, false
-			list, name = &named, id.path+" (agent)"
+		list, name := files, id.path
+		if i := slices.IndexFunc(held, func(h *agentKey) bool { return sameKey(h.PublicKey(), key) }); i >= 0 {
+			signer, encrypted = held[i], false
+			held = slices.Delete(held, i, i+1)
+			list, name = named, id.path+" (agent)"
 		}
 		switch {
 		case signer == nil: // a public key, the private one of which is not there
-			o.notes = append(o.notes, fmt.Sprintf("%s: the agent does not hold its private key", id.path))
+			a.notes = append(a.notes, fmt.Sprintf("%s: the agent does not hold its private key", id.path))
 			continue
 		case id.explicit:
-			list = &explicit
+			list = explicit
 		case encrypted:
-			list = &locked
+			list = locked
 		}
 		for _, s := range certified(signer, append([]string{id.path + "-cert.pub"}, e.certificates...)) {
 			describe[s] = name
-			*list = append(*list, s)
+			lists[list] = append(lists[list], s)
 		}
 	}
-	var others []ssh.Signer
-	if !e.onlyThese {
-		for _, a := range held {
-			describe[a] = strings.TrimSpace("agent: " + a.comment)
-			others = append(others, a)
+	for _, h := range held {
+		if !e.onlyThese {
+			describe[h] = strings.TrimSpace("agent: " + h.comment)
+			lists[others] = append(lists[others], h)
 		}
 	}
-	for _, list := range [][]ssh.Signer{explicit, named, others, files, locked} {
-		for _, s := range list {
-			o.signers = append(o.signers, s)
-			o.tried = append(o.tried, fmt.Sprintf("%s %s", describe[s], ssh.FingerprintSHA256(s.PublicKey())))
-		}
+	a.signers = slices.Concat(lists[:]...)
+	for _, s := range a.signers {
+		a.tried = append(a.tried, fmt.Sprintf("%s %s", describe[s], ssh.FingerprintSHA256(s.PublicKey())))
 	}
-	return o, nil
+	return a, nil
 }
 
-// agentKeys returns the keys of e's agent. One that does not answer is a note,
-// no error: the key files may do.
-func (k *keyring) agentKeys(ctx context.Context, e endpoint, o *offer) []*agentKey {
+func sameKey(a, b ssh.PublicKey) bool { return bytes.Equal(a.Marshal(), b.Marshal()) }
+
+// agentKeys returns the keys of e's agent, if it has one.
+func agentKeys(ctx context.Context, e endpoint, a *authAttempt) ([]*agentKey, error) {
 	if e.agent == "" {
-		return nil
+		return nil, nil
 	}
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "unix", e.agent)
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", e.agent)
 	if err != nil {
-		o.notes = append(o.notes, fmt.Sprintf("the agent does not answer: %v", err))
-		return nil
+		return nil, err
 	}
-	o.close = func() { conn.Close() }
+	a.close = func() { conn.Close() }
 	// Listing asks nobody anything.
 	_ = conn.SetDeadline(time.Now().Add(agentTimeout))
 	defer conn.SetDeadline(time.Time{})
 	client := agent.NewClient(conn)
 	keys, err := client.List()
-	if err == nil {
-		var signers []ssh.Signer
-		if signers, err = client.Signers(); err == nil && len(signers) == len(keys) {
-			held := make([]*agentKey, len(keys))
-			for i, s := range signers {
-				held[i] = &agentKey{Signer: s, comment: keys[i].Comment, offer: o}
-			}
-			return held
-		}
+	if err != nil {
+		return nil, err
 	}
-	o.notes = append(o.notes, fmt.Sprintf("the agent does not answer: %v", err))
-	return nil
+	signers, err := client.Signers()
+	if err != nil || len(signers) != len(keys) {
+		return nil, fmt.Errorf("%d keys, and %d to sign with: %w", len(keys), len(signers), err)
+	}
+	held := make([]*agentKey, len(keys))
+	for i, s := range signers {
+		held[i] = &agentKey{Signer: s, comment: keys[i].Comment, attempt: a}
+	}
+	return held, nil
 }
 
 // SignWithAlgorithm implements ssh.AlgorithmSigner.
 func (a *agentKey) SignWithAlgorithm(rand io.Reader, data []byte, algorithm string) (*ssh.Signature, error) {
 	// It may ask for a touch or a confirmation.
-	resume := a.offer.pause()
+	resume := a.attempt.pause()
 	defer resume()
-	if s, ok := a.Signer.(ssh.AlgorithmSigner); ok {
-		return s.SignWithAlgorithm(rand, data, algorithm)
-	}
-	return a.Sign(rand, data)
+	return sign(a.Signer, rand, data, algorithm)
 }
 
-// take removes from held the key that is key, and returns it.
-func take(held *[]*agentKey, key ssh.PublicKey) *agentKey {
-	for i, a := range *held {
-		if bytes.Equal(a.PublicKey().Marshal(), key.Marshal()) {
-			*held = append((*held)[:i:i], (*held)[i+1:]...)
-			return a
-		}
+func sign(s ssh.Signer, rand io.Reader, data []byte, algorithm string) (*ssh.Signature, error) {
+	if s, ok := s.(ssh.AlgorithmSigner); ok && algorithm != "" {
+		return s.SignWithAlgorithm(rand, data, algorithm)
 	}
-	return nil
+	return s.Sign(rand, data)
 }
 
 // load reads the key file at path. The signer of an encrypted one asks for its
 // passphrase when it is used; that of a public key is nil.
-func (k *keyring) load(path string, o *offer) (ssh.PublicKey, ssh.Signer, bool, error) {
-	k.mu.Lock()
+func (k *keyring) load(path string, a *authAttempt) (public ssh.PublicKey, signer ssh.Signer, encrypted bool, err error) {
+	if err := k.lock(a.ctx); err != nil {
+		return nil, nil, false, err
+	}
 	opened := k.opened[path]
-	k.mu.Unlock()
+	k.unlock()
 	if opened != nil {
 		return opened.PublicKey(), opened, false, nil
 	}
@@ -202,7 +205,7 @@ func (k *keyring) load(path string, o *offer) (ssh.PublicKey, ssh.Signer, bool, 
 	if err != nil {
 		return nil, nil, false, err
 	}
-	signer, err := ssh.ParsePrivateKey(text)
+	signer, err = ssh.ParsePrivateKey(text)
 	var missing *ssh.PassphraseMissingError
 	switch {
 	case err == nil:
@@ -215,8 +218,7 @@ func (k *keyring) load(path string, o *offer) (ssh.PublicKey, ssh.Signer, bool, 
 					path, path, Quote(path))
 			}
 		}
-		locked := &lockedKey{ring: k, offer: o, path: path, text: text, public: public}
-		return public, locked, true, nil
+		return public, &lockedKey{ring: k, attempt: a, path: path, text: text, public: public}, true, nil
 	}
 	if public, perr := readPublic(path); perr == nil {
 		return public, nil, false, nil
@@ -243,12 +245,10 @@ func certified(s ssh.Signer, files []string) []ssh.Signer {
 		if err != nil {
 			continue
 		}
-		cert, ok := public.(*ssh.Certificate)
-		if !ok || !bytes.Equal(cert.Key.Marshal(), s.PublicKey().Marshal()) {
-			continue
-		}
-		if c, err := ssh.NewCertSigner(cert, s); err == nil {
-			all = append(all, c)
+		if cert, ok := public.(*ssh.Certificate); ok && sameKey(cert.Key, s.PublicKey()) {
+			if c, err := ssh.NewCertSigner(cert, s); err == nil {
+				all = append(all, c)
+			}
 		}
 	}
 	return append(all, s)
@@ -257,11 +257,11 @@ func certified(s ssh.Signer, files []string) []ssh.Signer {
 // lockedKey is an encrypted key. Its public half is shown to a host; only if
 // the host would take it, the passphrase is asked for.
 type lockedKey struct {
-	ring   *keyring
-	offer  *offer
-	path   string
-	text   []byte
-	public ssh.PublicKey
+	ring    *keyring
+	attempt *authAttempt
+	path    string
+	text    []byte
+	public  ssh.PublicKey
 }
 
 // PublicKey implements ssh.Signer.
@@ -276,29 +276,28 @@ func (l *lockedKey) Sign(rand io.Reader, data []byte) (*ssh.Signature, error) {
 func (l *lockedKey) SignWithAlgorithm(rand io.Reader, data []byte, algorithm string) (*ssh.Signature, error) {
 	signer, err := l.open()
 	if err != nil {
-		l.offer.needed = err
+		l.attempt.needed = err
 		return nil, err
 	}
-	if s, ok := signer.(ssh.AlgorithmSigner); ok && algorithm != "" {
-		return s.SignWithAlgorithm(rand, data, algorithm)
-	}
-	return signer.Sign(rand, data)
+	return sign(signer, rand, data, algorithm)
 }
 
 // open decrypts the key. Two connections at once ask for it once.
 func (l *lockedKey) open() (ssh.Signer, error) {
-	l.ring.mu.Lock()
-	defer l.ring.mu.Unlock()
+	resume := l.attempt.pause()
+	defer resume()
+	if err := l.ring.lock(l.attempt.ctx); err != nil {
+		return nil, err
+	}
+	defer l.ring.unlock()
 	if s := l.ring.opened[l.path]; s != nil {
 		return s, nil
 	}
 	if l.ring.passphrase == nil {
 		return nil, fmt.Errorf("the key %s is encrypted and no agent holds it; run: ssh-add %s", l.path, Quote(l.path))
 	}
-	resume := l.offer.pause()
-	defer resume()
 	for range passphraseTries {
-		passphrase, err := l.ring.passphrase(l.path)
+		passphrase, err := l.ring.passphrase(l.attempt.ctx, l.path)
 		if err != nil {
 			return nil, fmt.Errorf("the key %s is encrypted: %w", l.path, err)
 		}

@@ -1,6 +1,7 @@
 package remote
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -29,9 +30,9 @@ func newKey(t *testing.T, s *server, name, kind, passphrase string, accepted boo
 }
 
 func TestKeys(t *testing.T) {
+	t.Parallel()
 	makeUsers(t)
 	s := startServer(t, serverOptions{})
-	t.Setenv("SSH_AUTH_SOCK", "")
 	for _, kind := range []string{"rsa", "ecdsa", "ed25519"} {
 		how := s.ssh(opUser)
 		how.Identity = newKey(t, s, "plain_"+kind, kind, "", true)
@@ -43,7 +44,7 @@ func TestKeys(t *testing.T) {
 			t.Errorf("%s, encrypted, nobody to ask: %v", kind, err)
 		}
 		asked := 0
-		how.Passphrase = func(path string) ([]byte, error) {
+		how.Passphrase = func(_ context.Context, path string) ([]byte, error) {
 			if path != how.Identity {
 				t.Errorf("asked for %s", path)
 			}
@@ -63,12 +64,12 @@ func TestKeys(t *testing.T) {
 		if asked != 2 {
 			t.Error("asked again for a new connection")
 		}
-		how.Passphrase = func(string) ([]byte, error) { return []byte("wrong"), nil }
+		how.Passphrase = func(context.Context, string) ([]byte, error) { return []byte("wrong"), nil }
 		if _, err := how.Connect(limit(t, time.Minute)); err == nil || !strings.Contains(err.Error(), "passphrase is wrong") {
 			t.Errorf("%s, wrong: %v", kind, err)
 		}
 		stop := errors.New("no terminal to ask on")
-		how.Passphrase = func(string) ([]byte, error) { return nil, stop }
+		how.Passphrase = func(context.Context, string) ([]byte, error) { return nil, stop }
 		if _, err := how.Connect(limit(t, time.Minute)); !errors.Is(err, stop) {
 			t.Errorf("%s, nobody answers: %v", kind, err)
 		}
@@ -78,18 +79,36 @@ func TestKeys(t *testing.T) {
 		how.Identity = filepath.Join(s.dir, "pem")
 		run(t, "ssh-keygen", "-q", "-t", "rsa", "-m", "PEM", "-N", "a passphrase", "-f", how.Identity)
 		s.authorize(t, how.Identity+".pub")
-		how.Passphrase = func(string) ([]byte, error) { return []byte("a passphrase"), nil }
+		how.Passphrase = func(context.Context, string) ([]byte, error) { return []byte("a passphrase"), nil }
 		connect(t, how)
 	})
 	t.Run("typing takes longer than a connection may", func(t *testing.T) {
 		how := s.ssh(opUser)
 		how.Identity = newKey(t, s, "slow", "ed25519", "a passphrase", true)
 		how.DialTimeout = time.Second
-		how.Passphrase = func(string) ([]byte, error) {
+		how.Passphrase = func(context.Context, string) ([]byte, error) {
 			time.Sleep(2500 * time.Millisecond)
 			return []byte("a passphrase"), nil
 		}
 		connect(t, how)
+	})
+	t.Run("nobody types", func(t *testing.T) {
+		how := s.ssh(opUser)
+		how.Identity = newKey(t, s, "unanswered", "ed25519", "a passphrase", true)
+		for name, prompt := range map[string]func(context.Context) error{
+			"a prompt that ends with its context": func(ctx context.Context) error { <-ctx.Done(); return context.Cause(ctx) },
+			"one that does not":                   func(context.Context) error { time.Sleep(3 * time.Second); return errors.New("late") },
+		} {
+			ctx, cancel := context.WithCancel(limit(t, time.Minute))
+			how.Passphrase = func(ctx context.Context, _ string) ([]byte, error) {
+				cancel()
+				return nil, prompt(ctx)
+			}
+			begin := time.Now()
+			if _, err := how.Connect(ctx); !errors.Is(err, context.Canceled) || time.Since(begin) > 2*time.Second {
+				t.Errorf("%s: %v after %v", name, err, time.Since(begin))
+			}
+		}
 	})
 	t.Run("not asked for a key that the host does not want", func(t *testing.T) {
 		how := s.ssh(opUser)
@@ -99,7 +118,10 @@ func TestKeys(t *testing.T) {
 			t.Fatal(err)
 		}
 		how.ConfigFile = config
-		how.Passphrase = func(path string) ([]byte, error) { t.Errorf("asked for %s", path); return nil, errors.New("no") }
+		how.Passphrase = func(_ context.Context, path string) ([]byte, error) {
+			t.Errorf("asked for %s", path)
+			return nil, errors.New("no")
+		}
 		connect(t, how)
 		how.Identity = newKey(t, s, "unwanted_too", "ecdsa", "", false)
 		_, err := how.Connect(limit(t, time.Minute))
@@ -199,7 +221,7 @@ func TestAgent(t *testing.T) {
 	}
 	socket := startAgent(t, &n, agent.AddedKey{PrivateKey: stranger, Comment: "a stranger"}, agent.AddedKey{PrivateKey: private(t, locked, "a passphrase")})
 	how := s.ssh(opUser)
-	how.Passphrase = func(path string) ([]byte, error) {
+	how.Passphrase = func(_ context.Context, path string) ([]byte, error) {
 		t.Errorf("asked for %s, which the agent holds", path)
 		return nil, errors.New("no")
 	}
@@ -255,16 +277,16 @@ func TestAgent(t *testing.T) {
 }
 
 func TestUserCertificate(t *testing.T) {
+	t.Parallel()
 	makeUsers(t)
 	authority := filepath.Join(place(t), "ca")
 	run(t, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", authority)
 	s := startServer(t, serverOptions{config: "TrustedUserCAKeys " + authority + ".pub"})
-	t.Setenv("SSH_AUTH_SOCK", "")
 	for _, passphrase := range []string{"", "a passphrase"} {
 		key := newKey(t, s, "certified"+strings.ReplaceAll(passphrase, " ", "_"), "rsa", passphrase, false)
 		how := s.ssh(opUser)
 		how.Identity = key
-		how.Passphrase = func(string) ([]byte, error) { return []byte(passphrase), nil }
+		how.Passphrase = func(context.Context, string) ([]byte, error) { return []byte(passphrase), nil }
 		if _, err := how.Connect(limit(t, time.Minute)); err == nil {
 			t.Fatal("logged in without a certificate")
 		}

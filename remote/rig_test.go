@@ -3,12 +3,14 @@ package remote
 import (
 	"bytes"
 	"context"
+	"flag"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -30,7 +32,9 @@ const (
 const asUserEnv = "DRAINCTL_TEST_AS_USER"
 
 func TestMain(m *testing.M) {
-	if os.Getenv(asUserEnv) != "" || os.Getuid() != 0 {
+	// What another run of this test has started shares its lock.
+	part := os.Getenv(asUserEnv) != "" || os.Getenv(clientsEnv) != "" || slices.Contains(os.Args, "-test.fuzzworker")
+	if part || os.Getuid() != 0 {
 		os.Exit(m.Run())
 	}
 	// One run at a time: they have the names of users and networks in common.
@@ -43,6 +47,9 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	clean()
+	flag.Parse()
+	_ = flag.Set("test.parallel", "8") // most of them wait
+	os.Unsetenv("SSH_AUTH_SOCK")       // the tests have agents of their own
 	code := m.Run()
 	clean()
 	lock.Close() // here, and not when the garbage collector thinks it is of no more use
@@ -90,8 +97,18 @@ func needTool(t testing.TB, names ...string) {
 	}
 }
 
+// shells are the login shells that there may be on a host; for each there is a
+// user shellUser+name.
+var shells = []string{"bash", "dash", "fish", "tcsh", "zsh"}
+
+const shellUser = "drainctl-test-"
+
 func removeUsers() {
-	for _, u := range []string{opUser, webUser, noUser} {
+	all := []string{opUser, webUser, noUser}
+	for _, shell := range shells {
+		all = append(all, shellUser+shell)
+	}
+	for _, u := range all {
 		os.Remove("/etc/sudoers.d/" + u)
 		if _, err := user.Lookup(u); err == nil {
 			if out, err := exec.Command("userdel", "-r", "-f", u).CombinedOutput(); err != nil && !bytes.Contains(out, []byte("mail spool")) {
@@ -189,12 +206,6 @@ func write(t testing.TB, path, content string) {
 	}
 }
 
-// content reads a file as root.
-func content(t testing.TB, path string) string {
-	t.Helper()
-	return admin(t, `cat "$1"`, path)
-}
-
 // server is a running sshd.
 type server struct {
 	dir        string
@@ -211,6 +222,11 @@ type serverOptions struct {
 	address string // to listen on; 127.0.0.1 if empty
 }
 
+// rsaKey is the RSA host key of every server: making one takes long.
+const rsaKey = "/tmp/drainctl-remote-rsa"
+
+var makeRSA sync.Once
+
 // startServer starts an sshd on loopback with keys of its own.
 func startServer(t testing.TB, o serverOptions) *server {
 	t.Helper()
@@ -223,9 +239,12 @@ func startServer(t testing.TB, o serverOptions) *server {
 	s.knownHosts = filepath.Join(s.dir, "known_hosts")
 	s.key = filepath.Join(s.dir, "id_ed25519")
 	s.log = filepath.Join(s.dir, "log")
-	for _, kind := range []string{"ed25519", "ecdsa", "rsa"} {
+	for _, kind := range []string{"ed25519", "ecdsa"} {
 		run(t, "ssh-keygen", "-q", "-t", kind, "-N", "", "-f", filepath.Join(s.dir, "host_"+kind))
 	}
+	makeRSA.Do(func() { run(t, "ssh-keygen", "-q", "-t", "rsa", "-N", "", "-f", rsaKey) })
+	run(t, "cp", "-p", rsaKey, filepath.Join(s.dir, "host_rsa"))
+	run(t, "cp", rsaKey+".pub", filepath.Join(s.dir, "host_rsa.pub"))
 	run(t, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", s.key)
 	s.authorize(t, s.key+".pub")
 	if o.address == "" {
@@ -291,7 +310,7 @@ SetEnv HOME=%[3]s
 	s.pid = cmd.Process.Pid
 	exited := make(chan struct{})
 	go func() { _ = cmd.Wait(); close(exited) }()
-	for range 200 {
+	for range 2000 {
 		if conn, err := net.Dial("tcp", joinPort("127.0.0.1", s.port)); err == nil {
 			conn.Close()
 			t.Cleanup(func() {
@@ -307,7 +326,7 @@ SetEnv HOME=%[3]s
 		select {
 		case <-exited:
 			return false
-		case <-time.After(50 * time.Millisecond):
+		case <-time.After(5 * time.Millisecond):
 		}
 	}
 	_ = cmd.Process.Kill()
@@ -374,12 +393,17 @@ func (s *server) connect(t testing.TB, user string) *sshHost {
 
 func connect(t testing.TB, s SSH) *sshHost {
 	t.Helper()
-	h, err := s.Connect(limit(t, time.Minute))
+	h, err := s.connect(limit(t, time.Minute), quick())
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { h.Close() })
-	return h.(*sshHost)
+	return h
+}
+
+// quick is a timing for tests.
+func quick() timing {
+	return timing{keepalive: 3 * time.Second, grace: 300 * time.Millisecond, pipe: 300 * time.Millisecond, refusal: 5 * time.Second}
 }
 
 // cut kills the processes of sshd that serve connections. What they have started
@@ -405,6 +429,18 @@ func children(pid int) []int {
 		}
 	}
 	return pids
+}
+
+// shellOf says whether a user runs a shell.
+func shellOf(uid string) bool {
+	procs, _ := filepath.Glob("/proc/[0-9]*/status")
+	for _, p := range procs {
+		text, err := os.ReadFile(p)
+		if err == nil && strings.HasPrefix(string(text), "Name:\tsh\n") && strings.Contains(string(text), "\nUid:\t"+uid+"\t") {
+			return true
+		}
+	}
+	return false
 }
 
 // limit is a context that ends with the test, or after d.

@@ -66,7 +66,7 @@ func (s Service) State(ctx context.Context) (ServiceState, error) {
 	case "not-found":
 		return state, s.failed("ask for the state of", ErrNoUnit)
 	case "":
-		return state, s.failed("ask for the state of", fmt.Errorf("cannot make sense of %q from systemctl", lastLines(r.Stdout, 3)))
+		return state, s.failed("ask for the state of", fmt.Errorf("unexpected output of systemctl: %q", lastLines(r.Stdout, 3)))
 	}
 	return state, nil
 }

@@ -2,12 +2,9 @@ package remote
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
-	"io"
 	"net"
-	"net/netip"
 	"strconv"
 	"strings"
 	"sync"
@@ -15,10 +12,6 @@ import (
 
 	"golang.org/x/crypto/ssh"
 )
-
-// maxSessions is how many commands run at once on one connection. sshd allows
-// ten sessions unless told otherwise, and locks need some.
-const maxSessions = 8
 
 // SSH is how to reach a host over SSH. What is empty is taken from the
 // configuration of ssh, then from its defaults. There is no way to turn the
@@ -35,9 +28,9 @@ type SSH struct {
 	KnownHosts string
 	// Passphrase is asked for the passphrase of the key file at keyPath when
 	// the host would take that key and no agent holds it. It may be asked
-	// again if it was wrong. What it returns is overwritten. If it is nil,
-	// such a key is an error.
-	Passphrase func(keyPath string) ([]byte, error)
+	// again if it was wrong. What it returns is overwritten. It must return
+	// when ctx ends. If it is nil, such a key is an error.
+	Passphrase func(ctx context.Context, keyPath string) ([]byte, error)
 	// Trace, if not nil, is told every command as it is sent, without what
 	// it reads.
 	Trace func(host, command string)
@@ -54,32 +47,25 @@ type SSH struct {
 // The connection is kept, and made anew when it breaks: by the next call, or
 // by the one that finds it broken before it has sent anything.
 func (s SSH) Connect(ctx context.Context) (Host, error) {
-	return s.connect(ctx, beatInterval)
+	return s.connect(ctx, defaultTiming())
 }
 
-// connect is Connect with the interval between signs of life.
-func (s SSH) connect(ctx context.Context, interval time.Duration) (*sshHost, error) {
-	config, err := loadSSHConfig(s.ConfigFile)
+func (s SSH) connect(ctx context.Context, t timing) (*sshHost, error) {
+	route, err := s.route(ctx)
 	if err != nil {
 		return nil, err
 	}
 	h := &sshHost{
 		dialer: &dialer{
-			config: config, knownHosts: s.KnownHosts, timeout: s.DialTimeout, interval: interval,
-			keys: &keyring{passphrase: s.Passphrase, opened: make(map[string]ssh.Signer)},
+			route: route, timing: t,
+			keys: &keyring{passphrase: s.Passphrase, mutex: make(chan struct{}, 1), opened: make(map[string]ssh.Signer)},
 		},
+		endpoint: route[len(route)-1],
 		trace:    s.Trace,
-		turn:     make(chan struct{}, 1),
-		sessions: make(chan struct{}, maxSessions),
+		timing:   t,
+		slot:     newSlot(),
+		mutex:    make(chan struct{}, 1),
 	}
-	if h.endpoint, err = h.dialer.resolve(ctx, strings.Trim(s.Address, "[]"), s.User, s.Port); err != nil {
-		return nil, err
-	}
-	if s.Identity != "" {
-		named := identity{path: s.Identity, explicit: true, named: true}
-		h.endpoint.identities = append([]identity{named}, h.endpoint.identities...)
-	}
-	h.scripts = scripts{machine: h}
 	if _, _, err := h.connection(ctx); err != nil {
 		return nil, err
 	}
@@ -88,18 +74,18 @@ func (s SSH) connect(ctx context.Context, interval time.Duration) (*sshHost, err
 
 // sshHost is a host over SSH.
 type sshHost struct {
-	scripts  // files and locks
 	dialer   *dialer
 	endpoint endpoint
 	trace    func(host, command string)
-	sessions chan struct{} // holds a token for each running command
+	timing   timing
+	slot     *slot
 
-	turn   chan struct{} // holds a token while somebody looks at what follows
+	mutex  chan struct{} // full while somebody uses what follows
 	conn   *connection
 	closed bool
 
-	asking    sync.Mutex // guards superuser
-	superuser *bool      // whether the login user is root, once that is known
+	asking sync.Mutex // guards isRoot
+	isRoot *bool      // whether the login user is root, once that is known
 }
 
 func (h *sshHost) Name() string { return h.endpoint.name() }
@@ -109,18 +95,18 @@ func (h *sshHost) User() string { return h.endpoint.user }
 // works. fresh says that it has just been made.
 func (h *sshHost) connection(ctx context.Context) (c *connection, fresh bool, err error) {
 	select {
-	case h.turn <- struct{}{}:
+	case h.mutex <- struct{}{}:
 	case <-ctx.Done():
 		return nil, false, fmt.Errorf("ssh to %s: %w", h.Name(), context.Cause(ctx))
 	}
-	defer func() { <-h.turn }()
+	defer func() { <-h.mutex }()
 	if h.closed {
 		return nil, false, fmt.Errorf("ssh to %s: %w", h.Name(), net.ErrClosed)
 	}
 	if h.conn != nil && !h.conn.isDead() {
 		return h.conn, false, nil
 	}
-	if h.conn, err = h.dialer.dial(ctx, h.endpoint); err != nil {
+	if h.conn, err = h.dialer.dial(ctx); err != nil {
 		h.conn = nil
 		return nil, false, err
 	}
@@ -129,8 +115,8 @@ func (h *sshHost) connection(ctx context.Context) (c *connection, fresh bool, er
 
 // Close implements Host.
 func (h *sshHost) Close() error {
-	h.turn <- struct{}{}
-	defer func() { <-h.turn }()
+	h.mutex <- struct{}{}
+	defer func() { <-h.mutex }()
 	h.closed = true
 	if h.conn != nil {
 		h.conn.end(net.ErrClosed)
@@ -138,112 +124,93 @@ func (h *sshHost) Close() error {
 	return nil
 }
 
-// isRoot says whether the login user is root.
-func (h *sshHost) isRoot(ctx context.Context) (bool, error) {
-	if h.User() == "root" {
-		return true, nil
-	}
-	h.asking.Lock()
-	defer h.asking.Unlock()
-	if h.superuser == nil {
-		root, err := askRoot(ctx, h)
-		if err != nil {
-			return false, err
-		}
-		h.superuser = &root
-	}
-	return *h.superuser, nil
-}
-
-// launch is a command as it is sent to the shell at the other end.
-type launch struct {
-	line  string
-	shown string // the same for a person
-	sudo  bool   // it goes through sudo
-	mark  string // begins the line on standard error that tells the process group, if one does
-}
-
-// groupScript tells its process group and becomes the command: MARK COMMAND...
-// The signals that sshd can be asked for do not do to kill a command: it sends
-// none to what root runs, nor any more once the login shell has ended
-// (session_signal_req in OpenSSH's session.c).
-const groupScript = `read -r pid name state parent group rest </proc/$$/stat; echo "$1 $group" >&2; shift; exec "$@"`
-
-// launch prepares c.
-func (h *sshHost) launch(ctx context.Context, c Command) (launch, error) {
-	if err := checkArgs(c); err != nil {
-		return launch{}, err
-	}
-	args := c.Args
-	sudo := false
-	if c.Root {
-		root, err := h.isRoot(ctx)
-		if err != nil {
-			return launch{}, err
-		}
-		if sudo = !root; sudo {
-			// sudo's refusals are read; env, as not every shell sets
-			// variables in front of a command.
-			args = append([]string{"env", "LC_ALL=C", "sudo", "-n"}, args...)
-		}
-	}
-	mark := rand.Text()
-	wrapped := append([]string{"sh", "-c", groupScript, "sh", mark}, args...)
-	return launch{line: Quote(wrapped...), shown: Quote(args...), sudo: sudo, mark: mark}, nil
-}
-
 // Run implements Host.
 func (h *sshHost) Run(ctx context.Context, c Command) (Result, error) {
-	l, err := h.launch(ctx, c)
+	begin := time.Now()
+	s, sudo, err := h.start(ctx, c)
 	if err != nil {
 		return Result{}, err
-	}
-	select {
-	case h.sessions <- struct{}{}:
-		defer func() { <-h.sessions }()
-	case <-ctx.Done():
-		return Result{}, h.failed(c, context.Cause(ctx))
-	}
-	begin := time.Now()
-	s, err := h.send(ctx, l)
-	if err != nil {
-		return Result{}, h.failed(c, err)
 	}
 	r, err := s.finish(ctx, c.Stdin)
 	if err != nil {
 		return Result{}, h.failed(c, err)
 	}
 	r.Elapsed = time.Since(begin)
-	if l.sudo {
-		if err := sudoRefusal(h, c.Args, r); err != nil {
-			return r, err
-		}
+	if sudo {
+		err = Refusal(h, c.Args, r)
 	}
-	return r, nil
+	return r, err
+}
+
+// Start implements Host.
+func (h *sshHost) Start(ctx context.Context, c Command) (*Stream, error) {
+	s, _, err := h.start(ctx, c)
+	return s, err
+}
+
+// start starts c once the slot is free, and says whether through sudo.
+func (h *sshHost) start(ctx context.Context, c Command) (s *Stream, sudo bool, err error) {
+	args, sudo, err := h.command(ctx, c)
+	if err != nil {
+		return nil, false, err
+	}
+	if err := h.slot.take(ctx); err != nil {
+		return nil, false, h.failed(c, err)
+	}
+	if s, err = h.send(ctx, Quote(args...)); err != nil {
+		h.slot.free()
+		return nil, false, h.failed(c, err)
+	}
+	return s, sudo, nil
+}
+
+// command is c as it is sent.
+func (h *sshHost) command(ctx context.Context, c Command) (args []string, sudo bool, err error) {
+	if err := checkArgs(c); err != nil {
+		return nil, false, err
+	}
+	if strings.Contains(strings.Join(c.Args, ""), "\n") {
+		return nil, false, h.failed(c, errors.New("a newline in an argument, which not every login shell passes on"))
+	}
+	if !c.Root {
+		return c.Args, false, nil
+	}
+	if root, err := h.root(ctx); err != nil || root {
+		return c.Args, false, err
+	}
+	// sudo's refusals are read; env, as not every shell sets variables in
+	// front of a command.
+	return append([]string{"env", "LC_ALL=C", "sudo", "-n"}, c.Args...), true, nil
+}
+
+// root says whether the login user is root. The host is asked once.
+func (h *sshHost) root(ctx context.Context) (bool, error) {
+	h.asking.Lock()
+	defer h.asking.Unlock()
+	if h.isRoot == nil {
+		root, err := askRoot(ctx, h)
+		if err != nil {
+			return false, err
+		}
+		h.isRoot = &root
+	}
+	return *h.isRoot, nil
 }
 
 // failed is err with what it befell.
 func (h *sshHost) failed(c Command, err error) error {
-	return fmt.Errorf("run %s on %s: %w", brief(c.Args), h.Name(), err)
-}
-
-// brief is a command for an error: a script is only named.
-func brief(args []string) string {
-	if isScript(args) {
-		return "a script"
-	}
-	return Quote(args...)
+	return fmt.Errorf("run %s on %s: %w", Quote(c.Args...), h.Name(), err)
 }
 
 // send starts a command. Where the connection turns out to have been dead
 // before anything was sent, a new one is tried, once.
-func (h *sshHost) send(ctx context.Context, l launch) (*session, error) {
+func (h *sshHost) send(ctx context.Context, line string) (*Stream, error) {
 	for {
 		c, fresh, err := h.connection(ctx)
 		if err != nil {
 			return nil, err
 		}
-		o, err := c.session(ctx)
+		channel, requests, err := c.open(ctx, h.timing.refusal)
 		if errors.Is(err, errDead) {
 			if !fresh {
 				continue
@@ -254,48 +221,17 @@ func (h *sshHost) send(ctx context.Context, l launch) (*session, error) {
 			return nil, err
 		}
 		if h.trace != nil {
-			h.trace(h.Name(), l.shown)
+			h.trace(h.Name(), line)
 		}
-		s := newSession(c, o, l)
-		if err := s.exec(ctx); err != nil {
+		p := &session{conn: c, channel: channel, stream: newStream(h.timing, h.slot)}
+		go p.serve(requests)
+		if err := p.exec(ctx, line); err != nil {
+			p.hangup()
 			return nil, err
 		}
-		return s, nil
+		p.stream.attach(p, channel.Stderr())
+		return p.stream, nil
 	}
-}
-
-// start starts c with its input and output held by the caller.
-func (h *sshHost) start(ctx context.Context, c Command) (*process, error) {
-	l, err := h.launch(ctx, c)
-	if err != nil {
-		return nil, err
-	}
-	s, err := h.send(ctx, l)
-	if err != nil {
-		return nil, h.failed(c, err)
-	}
-	p := newProcess(sessionInput{s}, func() {
-		s.signal("TERM")
-		s.signal("KILL")
-		s.channel.Close()
-	})
-	go func() {
-		read := make(chan struct{})
-		go func() {
-			defer close(read)
-			_, _ = io.Copy(&s.stderr, s.channel.Stderr())
-		}()
-		p.scan(s.channel)
-		<-read
-		<-s.closed
-		s.channel.Close()
-		if code, known := s.status(); known {
-			p.end(code, s.stderr.Bytes(), nil)
-			return
-		}
-		p.end(0, s.stderr.Bytes(), s.conn.lost())
-	}()
-	return p, nil
 }
 
 // DialContext implements Host.
@@ -331,9 +267,4 @@ func (h *sshHost) DialContext(ctx context.Context, network, addr string) (net.Co
 			return fail(c.lost())
 		}
 	}
-}
-
-// Lookup implements Host.
-func (h *sshHost) Lookup(ctx context.Context, name string) ([]netip.Addr, error) {
-	return lookup(ctx, h, name)
 }

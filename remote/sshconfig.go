@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -14,14 +13,13 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/kevinburke/ssh_config"
 )
 
-// systemConfig and systemKnownHosts are the files for all users (ssh_config(5)).
 const (
-	systemConfig     = "/etc/ssh/ssh_config"
-	systemKnownHosts = "/etc/ssh/ssh_known_hosts"
+	// defaultDialTimeout is how long a connection may take until the login.
+	defaultDialTimeout = 10 * time.Second
+	// maxRoute bounds the hosts on the way to one, and finds circles.
+	maxRoute = 8
 )
 
 // endpoint is a host as the configuration of ssh describes it.
@@ -34,7 +32,6 @@ type endpoint struct {
 	certificates []string
 	onlyThese    bool     // IdentitiesOnly
 	agent        string   // socket of the agent; "" for none
-	jumps        []string // hosts to go through, as in ProxyJump
 	knownHosts   []string // files
 	keyAlias     string   // the name that known_hosts has the host under, if not its own
 	revoked      string   // file of revoked host keys
@@ -45,7 +42,6 @@ type endpoint struct {
 type identity struct {
 	path     string
 	explicit bool // named by the user for this run: it must be there, and comes first
-	named    bool // named in the configuration, not one of the defaults
 }
 
 // name is the endpoint for a person.
@@ -72,120 +68,68 @@ func (e endpoint) keyAddr() string {
 	return joinPort(strings.ToLower(e.host), e.port)
 }
 
-// sshConfig is the configuration of ssh.
-type sshConfig struct {
-	file  string // the one file to read; "" for those of the user and the system
-	home  string
-	user  string // who runs this
-	files []*ssh_config.Config
-	// refused is why the files cannot be read here, if they cannot. Then
-	// ssh itself is asked what they say.
-	refused error
-}
+// joinPort is an address to dial.
+func joinPort(host string, port int) string { return net.JoinHostPort(host, strconv.Itoa(port)) }
 
-// loadSSHConfig reads file, or where it is "" ~/.ssh/config and the system's;
-// "none" is no file, as for ssh -F.
-func loadSSHConfig(file string) (*sshConfig, error) {
-	c := &sshConfig{file: file}
-	me, err := user.Current()
-	if err == nil {
-		c.user, c.home = me.Username, me.HomeDir
-	}
-	if home, err := os.UserHomeDir(); err == nil {
-		c.home = home
-	}
-	if c.user == "" {
-		c.user = os.Getenv("USER")
-	}
-	var paths []string
-	switch file {
-	case "none":
-	case "":
-		paths = []string{filepath.Join(c.home, ".ssh", "config"), systemConfig}
-	default:
-		paths = []string{file}
-	}
-	for _, path := range paths {
-		text, err := os.ReadFile(path)
-		if errors.Is(err, fs.ErrNotExist) && file == "" {
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("ssh configuration: %w", err)
-		}
-		if err := c.parse(path, text); err != nil {
-			c.refused = fmt.Errorf("ssh configuration: %s: %w", path, err)
-		}
-	}
-	return c, nil
-}
-
-// parse reads the text of a file. Conditions other than "Match all" depend on
-// more than the name of the host; only ssh can say whether they hold.
-func (c *sshConfig) parse(path string, text []byte) error {
-	if n := conditionLine(text); n > 0 {
-		return fmt.Errorf("line %d: a Match block", n)
-	}
-	// Tabs between patterns are not known to the library.
-	parsed, err := ssh_config.DecodeBytes(bytes.ReplaceAll(text, []byte("\t"), []byte(" ")))
+// route is the host of s, after the hosts to go through.
+func (s SSH) route(ctx context.Context) ([]endpoint, error) {
+	route, err := s.resolve(ctx, strings.Trim(s.Address, "[]"), s.User, s.Port, 0)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	c.files = append(c.files, parsed)
-	return nil
+	if e := &route[len(route)-1]; s.Identity != "" {
+		e.identities = append([]identity{{path: s.Identity, explicit: true}}, e.identities...)
+	}
+	return route, nil
 }
 
-// conditionLine is the number of the first line with a Match other than
-// "Match all", 0 if there is none.
-func conditionLine(text []byte) int {
-	for n, line := range strings.Split(string(text), "\n") {
-		words := strings.FieldsFunc(line, func(r rune) bool { return strings.ContainsRune(" \t\r=", r) })
-		if len(words) > 0 && strings.EqualFold(words[0], "match") && !(len(words) == 2 && strings.EqualFold(words[1], "all")) {
-			return n + 1
+// resolve is the host that alias names, after the hosts to go through. As with
+// ssh -J, the configuration of the first of these says how that one is reached
+// in turn.
+func (s SSH) resolve(ctx context.Context, alias, user string, port, depth int) ([]endpoint, error) {
+	out, err := s.ask(ctx, alias, user, port)
+	if err != nil {
+		return nil, err
+	}
+	e, jumps, err := parseEndpoint(alias, out)
+	if err != nil {
+		return nil, fmt.Errorf("ssh configuration of %s: %w", alias, err)
+	}
+	if s.KnownHosts != "" {
+		e.knownHosts = []string{s.KnownHosts}
+	}
+	if s.DialTimeout > 0 {
+		e.timeout = s.DialTimeout
+	}
+	var route []endpoint
+	for i, jump := range jumps {
+		if depth+i >= maxRoute {
+			return nil, fmt.Errorf("ProxyJump: more than %d hosts, or a circle", maxRoute)
 		}
-	}
-	return 0
-}
-
-// options are what a configuration says of one host: lower-case names, values
-// in the order in which they apply.
-type options map[string][]string
-
-// first is the first value of an option; "" too where it says "none".
-func (o options) first(name string) string {
-	if v := o[name]; len(v) > 0 && !strings.EqualFold(v[0], "none") {
-		return v[0]
-	}
-	return ""
-}
-
-// optionNames are the options that are asked for.
-const optionNames = "certificatefile connecttimeout globalknownhostsfile hostkeyalias hostname identitiesonly identityagent " +
-	"identityfile port proxycommand proxyjump revokedhostkeys user userknownhostsfile"
-
-// options returns what the configuration says of alias.
-func (c *sshConfig) options(ctx context.Context, alias, user string, port int) (options, error) {
-	if c.refused != nil {
-		return c.ask(ctx, alias, user, port)
-	}
-	o := make(options)
-	for name := range strings.FieldsSeq(optionNames) {
-		for _, f := range c.files {
-			values, err := f.GetAll(alias, name)
-			if err != nil {
-				return nil, fmt.Errorf("ssh configuration: %s for %s: %w", name, alias, err)
-			}
-			o[name] = append(o[name], values...)
+		user, host, port, err := parseJump(jump)
+		if err != nil {
+			return nil, err
 		}
+		hops, err := s.resolve(ctx, host, user, port, depth+i+1)
+		if err != nil {
+			return nil, err
+		}
+		if i > 0 { // reached through the one before it
+			hops = hops[len(hops)-1:]
+		}
+		route = append(route, hops...)
 	}
-	return o, nil
+	return append(route, e), nil
 }
 
-// ask asks ssh for the options of alias.
-func (c *sshConfig) ask(ctx context.Context, alias, user string, port int) (options, error) {
-	args := []string{"-G"}
-	if c.file != "" {
-		args = append(args, "-F", c.file)
+// ask asks ssh what its configuration says of alias.
+func (s SSH) ask(ctx context.Context, alias, user string, port int) (string, error) {
+	if alias == "" || strings.HasPrefix(alias, "-") || strings.ContainsAny(alias, " \t\r\n\x00@/") {
+		return "", fmt.Errorf("ssh: %q is not a host name or address", alias)
+	}
+	args := []string{"-T", "-G"}
+	if s.ConfigFile != "" {
+		args = append(args, "-F", s.ConfigFile)
 	}
 	if user != "" {
 		args = append(args, "-l", user)
@@ -194,282 +138,191 @@ func (c *sshConfig) ask(ctx context.Context, alias, user string, port int) (opti
 		args = append(args, "-p", strconv.Itoa(port))
 	}
 	cmd := exec.CommandContext(ctx, "ssh", append(args, "--", alias)...)
+	cmd.WaitDelay = time.Second // what "Match exec" ran may still hold its output
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
-	if err != nil {
-		if words := lastLines(stderr.Bytes(), 1); words != "" {
-			err = errors.New(words)
-		}
-		return nil, fmt.Errorf("%w; drainctl leaves that to `ssh -G`, which failed: %w", c.refused, err)
+	switch {
+	case errors.Is(err, exec.ErrNotFound):
+		return "", errors.New("there is no ssh on this machine, which drainctl asks what ~/.ssh/config means; install openssh-client")
+	case ctx.Err() != nil:
+		return "", fmt.Errorf("ssh to %s: %w", alias, context.Cause(ctx))
+	case err != nil:
+		return "", fmt.Errorf("ssh configuration of %s: %w", alias, (Result{Stderr: stderr.Bytes(), Code: cmd.ProcessState.ExitCode()}).Err("ssh", "-G"))
 	}
-	o := make(options)
-	for line := range strings.Lines(string(out)) {
+	return string(out), nil
+}
+
+// parseEndpoint reads what ssh -G prints: a line "name value" for each option.
+// It has expanded HostName and the files of known hosts, the latter without
+// quotes, and leaves the % tokens of other files (OpenSSH 9.2).
+func parseEndpoint(alias, out string) (e endpoint, jumps []string, err error) {
+	e = endpoint{alias: alias, agent: os.Getenv("SSH_AUTH_SOCK"), timeout: defaultDialTimeout}
+	options := make(map[string][]string)
+	for line := range strings.Lines(out) {
 		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
-		o[name] = append(o[name], value)
-	}
-	return o, nil
-}
-
-// resolve describes the host that alias names. user and port, where given, go
-// before the configuration.
-func (c *sshConfig) resolve(ctx context.Context, alias, user string, port int) (endpoint, error) {
-	if alias == "" || strings.HasPrefix(alias, "-") || strings.ContainsAny(alias, " \t\r\n\x00@/") {
-		return endpoint{}, fmt.Errorf("ssh: %q is not a host name or address", alias)
-	}
-	o, err := c.options(ctx, alias, user, port)
-	if err != nil {
-		return endpoint{}, err
-	}
-	e := endpoint{alias: alias, host: alias, port: port, user: user}
-	fail := func(name string, err error) (endpoint, error) {
-		return endpoint{}, fmt.Errorf("ssh configuration: %s for %s: %w", name, alias, err)
-	}
-	if name := o.first("hostname"); name != "" {
-		if e.host, err = expandTokens(name, map[byte]string{'h': alias}); err != nil {
-			return fail("HostName", err)
+		if !strings.EqualFold(value, "none") || name == "identityagent" {
+			options[name] = append(options[name], value)
 		}
 	}
-	if e.user == "" {
-		if e.user = o.first("user"); e.user == "" {
-			e.user = c.user
-		}
+	first := func(name string) string { return append(options[name], "")[0] }
+	if e.host, e.user = first("hostname"), first("user"); e.host == "" || e.user == "" {
+		return e, nil, errors.New("unexpected output of ssh -G: no hostname or no user")
 	}
-	if e.port == 0 {
-		if e.port, err = parsePort(o.first("port"), 22); err != nil {
-			return fail("Port", err)
-		}
+	if e.port, err = parsePort(first("port")); err != nil {
+		return e, nil, err
 	}
-	if name, err := c.complete(&e, o); err != nil {
-		return fail(name, err)
-	}
-	return e, nil
-}
-
-// complete fills in what may use the name, port and user of e. The string
-// names the option that an error is about.
-func (c *sshConfig) complete(e *endpoint, o options) (string, error) {
-	tokens := map[byte]string{
-		'h': e.host, 'n': e.alias, 'p': strconv.Itoa(e.port), 'r': e.user,
-		'u': c.user, 'd': c.home, 'k': e.host,
-	}
-	if hostname, err := os.Hostname(); err == nil {
-		tokens['l'] = hostname
-		tokens['L'], _, _ = strings.Cut(hostname, ".")
-	}
-	tokens['i'] = strconv.Itoa(os.Getuid())
-	e.keyAlias = o.first("hostkeyalias")
-	if e.keyAlias != "" {
-		tokens['k'] = e.keyAlias
-	}
-	e.onlyThese = strings.EqualFold(o.first("identitiesonly"), "yes")
-	var err error
-	if e.timeout, err = parseTimeout(o.first("connecttimeout")); err != nil {
-		return "ConnectTimeout", err
-	}
-	if name, err := c.completeFiles(e, o, tokens); err != nil {
-		return name, err
-	}
-	return c.completeJumps(e, o, tokens)
-}
-
-// completeFiles fills in the files of e.
-func (c *sshConfig) completeFiles(e *endpoint, o options, tokens map[byte]string) (string, error) {
-	for _, value := range o["identityfile"] {
-		if strings.EqualFold(value, "none") {
-			continue
-		}
-		path, err := c.path(value, tokens)
-		if err != nil {
-			return "IdentityFile", err
-		}
-		e.identities = append(e.identities, identity{path: path, named: true})
-	}
-	if len(o["identityfile"]) == 0 {
-		// The defaults of ssh_config(5), the better ones first.
-		for _, name := range []string{"id_ed25519", "id_ecdsa", "id_rsa", "id_ed25519_sk", "id_ecdsa_sk"} {
-			e.identities = append(e.identities, identity{path: filepath.Join(c.home, ".ssh", name)})
-		}
-	}
-	for _, value := range o["certificatefile"] {
-		path, err := c.path(value, tokens)
-		if err != nil {
-			return "CertificateFile", err
-		}
-		e.certificates = append(e.certificates, path)
-	}
-	var err error
-	if e.agent, err = c.agentSocket(o["identityagent"], tokens); err != nil {
-		return "IdentityAgent", err
-	}
-	if value := o.first("revokedhostkeys"); value != "" {
-		if e.revoked, err = c.path(value, tokens); err != nil {
-			return "RevokedHostKeys", err
-		}
-	}
-	for _, known := range []struct{ option, standard string }{
-		{"userknownhostsfile", "~/.ssh/known_hosts ~/.ssh/known_hosts2"},
-		{"globalknownhostsfile", systemKnownHosts + " " + systemKnownHosts + "2"},
-	} {
-		files := known.standard
-		if v := o[known.option]; len(v) > 0 {
-			files = v[0]
-		}
-		for _, file := range splitQuoted(files) {
-			if strings.EqualFold(file, "none") {
-				continue
-			}
-			path, err := c.path(file, tokens)
-			if err != nil {
-				return known.option, err
-			}
-			e.knownHosts = append(e.knownHosts, path)
-		}
-	}
-	return "", nil
-}
-
-// completeJumps fills in the hosts that e is reached through.
-func (c *sshConfig) completeJumps(e *endpoint, o options, tokens map[byte]string) (string, error) {
-	jumps, err := expandTokens(o.first("proxyjump"), tokens)
-	if err != nil {
-		return "ProxyJump", err
-	}
-	for jump := range strings.SplitSeq(jumps, ",") {
-		if jump = strings.TrimSpace(jump); jump != "" {
-			e.jumps = append(e.jumps, jump)
-		}
+	if seconds, serr := strconv.Atoi(first("connecttimeout")); serr == nil && seconds > 0 {
+		e.timeout = time.Duration(seconds) * time.Second
 	}
 	// Going around it would be to ignore what the operator set up.
-	if command := o.first("proxycommand"); command != "" && len(o["proxyjump"]) == 0 {
-		return "ProxyCommand", fmt.Errorf("%q: drainctl runs no proxy commands; use ProxyJump", command)
+	if command := first("proxycommand"); command != "" {
+		return e, nil, fmt.Errorf("ProxyCommand %q: drainctl runs no proxy commands; use ProxyJump", command)
 	}
-	return "", nil
-}
-
-// agentSocket is the socket of the agent that the IdentityAgent option names;
-// without it, the environment does.
-func (c *sshConfig) agentSocket(option []string, tokens map[byte]string) (string, error) {
-	value := "SSH_AUTH_SOCK"
-	if len(option) > 0 {
-		value = option[0]
-	}
-	switch {
-	case strings.EqualFold(value, "none"):
-		return "", nil
-	case value == "SSH_AUTH_SOCK":
-		return os.Getenv("SSH_AUTH_SOCK"), nil
-	case strings.HasPrefix(value, "$") && !strings.HasPrefix(value, "${"):
-		return os.Getenv(value[1:]), nil
-	}
-	return c.path(value, tokens)
-}
-
-// path expands ~, % tokens and ${VARIABLES} in the name of a file.
-func (c *sshConfig) path(value string, tokens map[byte]string) (string, error) {
-	value, err := expandTokens(value, tokens)
+	e.keyAlias, e.onlyThese = first("hostkeyalias"), first("identitiesonly") == "yes"
+	x, err := newExpansion(e)
 	if err != nil {
-		return "", err
+		return e, nil, err
 	}
-	var missing error
-	value = expandVariables(value, func(name string) string {
-		v, found := os.LookupEnv(name)
-		if !found {
-			missing = fmt.Errorf("%q: %s is not set in the environment", value, name)
+	for _, value := range options["identityfile"] {
+		e.identities = append(e.identities, identity{path: x.path(value)})
+	}
+	for _, value := range options["certificatefile"] {
+		e.certificates = append(e.certificates, x.path(value))
+	}
+	if value := first("revokedhostkeys"); value != "" {
+		e.revoked = x.path(value)
+	}
+	for _, value := range append(options["userknownhostsfile"], options["globalknownhostsfile"]...) {
+		for _, file := range splitFiles(value) {
+			e.knownHosts = append(e.knownHosts, x.tilde(file))
 		}
-		return v
-	})
-	if missing != nil {
-		return "", missing
 	}
-	if value == "~" || strings.HasPrefix(value, "~/") {
-		return c.home + value[1:], nil
+	switch agent := first("identityagent"); {
+	case strings.EqualFold(agent, "none"):
+		e.agent = ""
+	case strings.HasPrefix(agent, "$") && !strings.HasPrefix(agent, "${"):
+		e.agent = os.Getenv(agent[1:])
+	case agent != "" && agent != "SSH_AUTH_SOCK":
+		e.agent = x.tilde(agent)
 	}
-	if strings.HasPrefix(value, "~") {
-		name, rest, _ := strings.Cut(value[1:], "/")
-		other, err := user.Lookup(name)
-		if err != nil {
-			return "", fmt.Errorf("%q: %w", value, err)
-		}
-		return filepath.Join(other.HomeDir, rest), nil
+	if value := x.tokens(first("proxyjump")); value != "" {
+		jumps = strings.Split(value, ",")
 	}
-	return value, nil
+	return e, jumps, x.err
 }
 
-// expandVariables replaces ${NAME} in s; a $ alone stays.
-func expandVariables(s string, value func(string) string) string {
+// splitFiles splits a list of files. What begins with neither / nor ~ is the
+// rest of a name with a blank in it.
+func splitFiles(value string) []string {
+	var files []string
+	for _, word := range strings.Split(value, " ") {
+		switch n := len(files); {
+		case strings.EqualFold(word, "none"):
+		case n > 0 && !strings.HasPrefix(word, "/") && !strings.HasPrefix(word, "~"):
+			files[n-1] += " " + word
+		default:
+			files = append(files, word)
+		}
+	}
+	return files
+}
+
+// expansion expands what ssh -G leaves unexpanded. It keeps the first error.
+type expansion struct {
+	home   string
+	values map[byte]string
+	err    error
+}
+
+// newExpansion knows the tokens of ssh_config(5), "TOKENS", for e.
+func newExpansion(e endpoint) (*expansion, error) {
+	me, err := user.Current()
+	if err != nil {
+		return nil, err
+	}
+	x := &expansion{home: me.HomeDir, values: map[byte]string{
+		'%': "%", 'h': e.host, 'n': e.alias, 'p': strconv.Itoa(e.port), 'r': e.user, 'u': me.Username, 'd': me.HomeDir,
+		'k': e.host, 'i': me.Uid,
+	}}
+	if e.keyAlias != "" {
+		x.values['k'] = e.keyAlias
+	}
+	if hostname, err := os.Hostname(); err == nil {
+		x.values['l'] = hostname
+		x.values['L'], _, _ = strings.Cut(hostname, ".")
+	}
+	return x, nil
+}
+
+// path expands % tokens, ${VARIABLES} and ~ in the name of a file.
+func (x *expansion) path(value string) string {
+	value = x.tokens(value)
 	var b strings.Builder
 	for {
-		before, rest, found := strings.Cut(s, "${")
-		b.WriteString(before)
-		if !found {
-			return b.String()
-		}
+		before, rest, found := strings.Cut(value, "${")
 		name, after, closed := strings.Cut(rest, "}")
-		if !closed {
-			b.WriteString("${" + rest)
-			return b.String()
+		b.WriteString(before)
+		if !found || !closed {
+			b.WriteString(value[len(before):])
+			return x.tilde(b.String())
 		}
-		b.WriteString(value(name))
-		s = after
+		variable, set := os.LookupEnv(name)
+		if !set {
+			x.fail("%q: %s is not set in the environment", value, name)
+		}
+		b.WriteString(variable)
+		value = after
 	}
 }
 
-// expandTokens replaces the % tokens of ssh_config(5), "TOKENS", in s.
-func expandTokens(s string, tokens map[byte]string) (string, error) {
+// tilde expands ~ and ~USER at the start of a name.
+func (x *expansion) tilde(value string) string {
+	if !strings.HasPrefix(value, "~") {
+		return value
+	}
+	name, rest, _ := strings.Cut(value[1:], "/")
+	home := x.home
+	if name != "" {
+		other, err := user.Lookup(name)
+		if err != nil {
+			x.fail("%q: %w", value, err)
+			return value
+		}
+		home = other.HomeDir
+	}
+	return filepath.Join(home, rest)
+}
+
+// tokens expands % tokens.
+func (x *expansion) tokens(value string) string {
 	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] != '%' {
-			b.WriteByte(s[i])
+	for i := 0; i < len(value); i++ {
+		if value[i] != '%' {
+			b.WriteByte(value[i])
 			continue
 		}
-		i++
-		if i == len(s) {
-			return "", fmt.Errorf("%q: a %% with nothing after it", s)
+		if i++; i == len(value) {
+			x.fail("%q: a %% with nothing after it", value)
+			break
 		}
-		value, found := tokens[s[i]]
-		switch {
-		case s[i] == '%':
-			value = "%"
-		case !found:
-			return "", fmt.Errorf("%q: drainctl does not know %%%c here", s, s[i])
+		expanded, found := x.values[value[i]]
+		if !found {
+			x.fail("%q: drainctl does not know %%%c here", value, value[i])
 		}
-		b.WriteString(value)
+		b.WriteString(expanded)
 	}
-	return b.String(), nil
+	return b.String()
 }
 
-// splitQuoted splits s at blanks outside double quotes.
-func splitQuoted(s string) []string {
-	var words []string
-	var word strings.Builder
-	quoted, inWord := false, false
-	for _, r := range s {
-		switch {
-		case r == '"':
-			quoted, inWord = !quoted, true
-		case (r == ' ' || r == '\t') && !quoted:
-			if inWord {
-				words = append(words, word.String())
-			}
-			word.Reset()
-			inWord = false
-		default:
-			word.WriteRune(r)
-			inWord = true
-		}
+func (x *expansion) fail(format string, args ...any) {
+	if x.err == nil {
+		x.err = fmt.Errorf(format, args...)
 	}
-	if inWord {
-		words = append(words, word.String())
-	}
-	return words
 }
 
-// parsePort reads a port number; standard if s is "".
-func parsePort(s string, standard int) (int, error) {
-	if s == "" {
-		return standard, nil
-	}
+// parsePort reads a port number.
+func parsePort(s string) (int, error) {
 	n, err := strconv.ParseUint(s, 10, 16)
 	if err != nil || n == 0 {
 		return 0, fmt.Errorf("%q is not a port", s)
@@ -477,51 +330,26 @@ func parsePort(s string, standard int) (int, error) {
 	return int(n), nil
 }
 
-// parseTimeout reads a time as ssh_config(5) has it: seconds, or 1m30s; 0 if s is "".
-func parseTimeout(s string) (time.Duration, error) {
-	if s == "" {
-		return 0, nil
-	}
-	if n, err := strconv.Atoi(s); err == nil && n >= 0 {
-		return time.Duration(n) * time.Second, nil
-	}
-	d, err := time.ParseDuration(strings.ToLower(s))
-	if err != nil || d < 0 {
-		return 0, fmt.Errorf("%q is not a time", s)
-	}
-	return d, nil
-}
-
 // parseJump takes apart a host of ProxyJump: [ssh://][user@]host[:port].
 func parseJump(jump string) (user, host string, port int, err error) {
-	rest := strings.TrimSuffix(strings.TrimPrefix(jump, "ssh://"), "/")
+	rest := strings.TrimSuffix(strings.TrimPrefix(strings.TrimSpace(jump), "ssh://"), "/")
 	if i := strings.LastIndexByte(rest, '@'); i >= 0 {
 		user, rest = rest[:i], rest[i+1:]
 	}
-	number, numbered := "", false
-	inside, after, closed := strings.Cut(strings.TrimPrefix(rest, "["), "]")
-	switch {
-	case strings.HasPrefix(rest, "[") && closed:
-		host = inside
-		number, numbered = strings.CutPrefix(after, ":")
-		if after != "" && !numbered {
-			return "", "", 0, fmt.Errorf("ProxyJump %q: not [user@]host[:port]", jump)
-		}
-	case strings.Count(rest, ":") == 1:
-		host, number, numbered = strings.Cut(rest, ":")
-	default: // a name, or an IPv6 address
-		host = rest
-	}
-	if numbered {
-		if port, err = parsePort(number, 0); err != nil || port == 0 {
-			return "", "", 0, fmt.Errorf("ProxyJump %q: %q is not a port", jump, number)
+	host = rest // a name, or an IPv6 address
+	if strings.HasPrefix(rest, "[") || strings.Count(rest, ":") == 1 {
+		var number string
+		if host, number, err = net.SplitHostPort(rest); err == nil {
+			port, err = parsePort(number)
+		} else if inside, closed := strings.CutSuffix(rest, "]"); closed {
+			host, err = inside[1:], nil
 		}
 	}
-	if host == "" {
-		return "", "", 0, fmt.Errorf("ProxyJump %q: no host", jump)
+	if err == nil && host == "" {
+		err = errors.New("no host")
+	}
+	if err != nil {
+		return "", "", 0, fmt.Errorf("ProxyJump %q: %w", jump, err)
 	}
 	return user, host, port, nil
 }
-
-// joinPort is an address to dial.
-func joinPort(host string, port int) string { return net.JoinHostPort(host, strconv.Itoa(port)) }

@@ -30,7 +30,7 @@ type SudoError struct {
 	User     string
 	Problem  SudoProblem
 	Commands [][]string // what was to be run, the program with its full path where it is known
-	Words    string     // what sudo said
+	Output   string     // what sudo said
 }
 
 func (e *SudoError) Error() string {
@@ -40,7 +40,7 @@ func (e *SudoError) Error() string {
 		if i > 0 {
 			b.WriteString(", ")
 		}
-		b.WriteString(e.short(c))
+		b.WriteString(Quote(c...))
 	}
 	switch e.Problem {
 	case SudoMissing:
@@ -51,35 +51,17 @@ func (e *SudoError) Error() string {
 	case SudoDenied:
 		b.WriteString(": no sudoers rule allows it")
 	case SudoBroken:
-		b.WriteString(": " + e.Words)
+		b.WriteString(": " + e.Output)
 		return b.String()
 	}
 	fmt.Fprintf(&b, "; log in as root, or add with visudo: %s", e.Rule())
 	return b.String()
 }
 
-// short is a command for a person: a script is only named.
-func (e *SudoError) short(args []string) string {
-	if isScript(args) {
-		return "changes to files"
-	}
-	return Quote(args...)
-}
-
-// isScript says whether args run a shell script. A rule for one would be a
-// rule for everything, so it is not written out.
-func isScript(args []string) bool {
-	return len(args) > 2 && path.Base(args[0]) == "sh" && args[1] == "-c"
-}
-
 // Rule is the line for sudoers(5) that allows the commands without a password.
 func (e *SudoError) Rule() string {
 	var commands []string
 	for _, c := range e.Commands {
-		if isScript(c) {
-			commands = []string{"ALL"}
-			break
-		}
 		commands = append(commands, ruleCommand(c))
 	}
 	return fmt.Sprintf("%s ALL=(root) NOPASSWD: %s", e.User, strings.Join(commands, ", "))
@@ -109,44 +91,31 @@ func ruleCommand(args []string) string {
 // ruleSpecial matches the characters that mean something in a rule.
 var ruleSpecial = regexp.MustCompile(`[\\,:=*?\[\]!# ]`)
 
-// sudoRefusal is the *SudoError in r, the result of a command run with sudo -n;
-// nil if sudo did run it. It looks only at how sudo itself fails, with status 1
-// and its own words (sudo's logging.c and auth/sudo_auth.c, in the C locale).
-func sudoRefusal(m named, args []string, r Result) error {
-	words := lastLines(r.Stderr, 2)
-	e := &SudoError{Host: m.Name(), User: m.User(), Commands: [][]string{args}, Words: words}
-	switch r.Code {
-	case 127:
-		if !strings.Contains(words, "sudo") {
-			return nil
-		}
+// Refusal is the *SudoError in r, the end of the command args that was run on h
+// with sudo -n before it; nil if sudo did run it. It looks only at how sudo
+// itself fails, with status 1 and its own words (sudo's logging.c and
+// auth/sudo_auth.c, in the C locale).
+func Refusal(h Host, args []string, r Result) error {
+	output := lastLines(r.Stderr, 2)
+	has := func(parts ...string) bool {
+		return slices.ContainsFunc(parts, func(p string) bool { return strings.Contains("\n"+output, p) })
+	}
+	e := &SudoError{Host: h.Name(), User: h.User(), Commands: [][]string{args}, Output: output}
+	switch {
+	case r.Code == 127 && has("sudo"):
 		e.Problem = SudoMissing
-	case 1:
-		switch {
-		case strings.Contains(words, "sudo: a password is required"),
-			strings.Contains(words, "sudo: a terminal is required"),
-			strings.Contains(words, "sudo: interactive authentication is required"):
-			e.Problem = SudoPassword
-		case strings.HasPrefix(words, "Sorry, user "+e.User), strings.Contains(words, "\nSorry, user "+e.User),
-			strings.Contains(words, e.User+" is not in the sudoers file"),
-			strings.Contains(words, e.User+" is not allowed to run sudo"),
-			strings.Contains(words, "sudo: I'm sorry "+e.User):
-			e.Problem = SudoDenied
-		case strings.HasPrefix(words, "sudo: ") && sudoBroken.MatchString(words):
-			e.Problem = SudoBroken
-		default:
-			return nil
-		}
+	case r.Code != 1:
+		return nil
+	case has("sudo: a password is required", "sudo: a terminal is required", "sudo: interactive authentication is required"):
+		e.Problem = SudoPassword
+	case has("\nSorry, user "+e.User, e.User+" is not in the sudoers file", e.User+" is not allowed to run sudo", "sudo: I'm sorry "+e.User):
+		e.Problem = SudoDenied
+	case strings.HasPrefix(output, "sudo: ") && sudoBroken.MatchString(output):
+		e.Problem = SudoBroken
 	default:
 		return nil
 	}
 	return e
-}
-
-// named is who is refused, and where.
-type named interface {
-	Name() string
-	User() string
 }
 
 // sudoBroken matches what sudo says when it cannot work at all.
@@ -161,7 +130,13 @@ func SudoCheck(ctx context.Context, h Host, args ...string) error {
 	if err := checkArgs(Command{Args: args, Root: true}); err != nil {
 		return err
 	}
-	if root, err := askRoot(ctx, h); err != nil || root {
+	isRoot := askRoot
+	if known, ok := h.(interface {
+		root(context.Context) (bool, error)
+	}); ok {
+		isRoot = func(ctx context.Context, _ Host) (bool, error) { return known.root(ctx) }
+	}
+	if root, err := isRoot(ctx, h); err != nil || root {
 		return err
 	}
 	ask := append([]string{"env", "LC_ALL=C", "sudo", "-n", "-l", "-l"}, args...)
@@ -196,14 +171,8 @@ func SudoCheck(ctx context.Context, h Host, args ...string) error {
 	}
 }
 
-// runner is what is needed of a host to ask it something.
-type runner interface {
-	named
-	Run(ctx context.Context, c Command) (Result, error)
-}
-
 // askRoot says whether the login user of h is root.
-func askRoot(ctx context.Context, h runner) (bool, error) {
+func askRoot(ctx context.Context, h Host) (bool, error) {
 	if h.User() == "root" {
 		return true, nil
 	}
@@ -219,23 +188,26 @@ func askRoot(ctx context.Context, h runner) (bool, error) {
 
 // sudoAnswer is what r, a failed sudo -l about args, says.
 func sudoAnswer(ctx context.Context, h Host, args []string, r Result) error {
-	if err := sudoRefusal(h, args, r); err != nil {
+	if err := Refusal(h, args, r); err != nil {
 		refused := err.(*SudoError)
 		if refused.Problem != SudoMissing {
 			refused.Commands = [][]string{fullPath(ctx, h, args)}
 		}
 		return refused
 	}
-	words := lastLines(r.Stderr, 1)
-	if strings.HasSuffix(words, "command not found") || strings.HasSuffix(words, "No such file or directory") {
+	output := lastLines(r.Stderr, 1)
+	if strings.HasSuffix(output, "command not found") || strings.HasSuffix(output, "No such file or directory") {
 		return r.Err(args...)
 	}
 	// A command that no rule allows: status 1 and no word about it.
 	return &SudoError{
-		Host: h.Name(), User: h.User(), Problem: SudoDenied, Words: words,
+		Host: h.Name(), User: h.User(), Problem: SudoDenied, Output: output,
 		Commands: [][]string{fullPath(ctx, h, args)},
 	}
 }
+
+// searchPath is where a host's programs are, whatever a user's PATH says.
+const searchPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 // fullPath is args with the program's full path, where h knows one.
 func fullPath(ctx context.Context, h Host, args []string) []string {
@@ -243,8 +215,7 @@ func fullPath(ctx context.Context, h Host, args []string) []string {
 	if path.IsAbs(args[0]) {
 		return args
 	}
-	script := `PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin; command -v "$1"`
-	r, err := h.Run(ctx, Command{Args: []string{"sh", "-c", script, "sh", args[0]}})
+	r, err := h.Run(ctx, Command{Args: []string{"env", "PATH=" + searchPath, "sh", "-c", "command -v " + Quote(args[0])}})
 	if found := strings.TrimSpace(lastLines(r.Stdout, 1)); err == nil && r.Code == 0 && path.IsAbs(found) {
 		args[0] = found
 	}
@@ -317,7 +288,7 @@ func ruleMatches(rule, program string, args []string) bool {
 		return false
 	case strings.HasSuffix(command, "/"):
 		return path.Dir(program)+"/" == command
-	case !match(path.Base(command), path.Base(program)):
+	case !fnmatch(path.Base(command), path.Base(program)):
 		return false
 	}
 	switch {
@@ -327,7 +298,14 @@ func ruleMatches(rule, program string, args []string) bool {
 		return len(args) == 0
 	}
 	// sudo matches the arguments as one string, and * there takes in anything.
-	return match(wanted, strings.Join(args, " "))
+	return fnmatch(wanted, strings.Join(args, " "))
+}
+
+// fnmatch matches as fnmatch(3) without flags does. A pattern that Go does not
+// understand matches nothing.
+func fnmatch(pattern, text string) bool {
+	matched, err := path.Match(strings.NewReplacer("/", "\x00", "[!", "[^").Replace(pattern), strings.ReplaceAll(text, "/", "\x00"))
+	return err == nil && matched
 }
 
 // passwordless says whether all of entries, from a listing, need no password.

@@ -3,7 +3,6 @@ package remote
 import (
 	"context"
 	"errors"
-	"io/fs"
 	"os"
 	"strings"
 	"testing"
@@ -124,44 +123,19 @@ func TestSudo(t *testing.T) {
 			}
 		}
 	})
-	t.Run("files", func(t *testing.T) {
-		dir := place(t)
-		write(t, dir+"/secret", "secret")
-		admin(t, `chmod 600 "$1"`, dir+"/secret")
-		_, err := none.ReadFile(limit(t, time.Minute), dir+"/secret")
-		if !errors.Is(err, fs.ErrPermission) {
-			t.Errorf("read: %v", err)
+	t.Run("a stream", func(t *testing.T) {
+		args := []string{"/usr/bin/drainctl", "agent"}
+		stream, err := none.Start(limit(t, time.Minute), Command{Args: args, Root: true})
+		if err != nil {
+			t.Fatal(err)
 		}
-		checkRefusal(t, err, false, SudoPassword, noUser+" ALL=(root) NOPASSWD: ALL")
-		for what, err := range map[string]error{
-			"replace": none.Replace(limit(t, time.Minute), dir+"/secret", []byte("secret"), []byte("x")),
-			"check":   CheckReplace(limit(t, time.Minute), none, dir+"/secret"),
-			"append":  none.Append(limit(t, time.Minute), dir+"/secret", []byte("x")),
-		} {
-			if !errors.Is(err, fs.ErrPermission) {
-				t.Errorf("%s: %v", what, err)
-			}
-			checkRefusal(t, err, false, SudoPassword, "")
+		defer stream.Close()
+		code, err := stream.Wait()
+		if err != nil {
+			t.Fatal(err)
 		}
-		if _, err := none.Lock(limit(t, time.Minute), dir+"/lock", 0); err == nil {
-			t.Error("lock: no error")
-		} else {
-			checkRefusal(t, err, false, SudoPassword, "")
-		}
-		if got := content(t, dir+"/secret"); got != "secret" {
-			t.Errorf("touched: %q", got)
-		}
-		admin(t, `chmod 644 "$1"`, dir+"/secret")
-		if err := CheckReplace(limit(t, time.Minute), none, dir+"/secret"); !errors.Is(err, fs.ErrPermission) {
-			t.Errorf("check: %v", err)
-		}
-		admin(t, `mkdir -m 700 "$1/shut"; touch "$1/shut/a.conf"`, dir)
-		if got, err := none.Glob(limit(t, time.Minute), dir+"/shut/*.conf"); !errors.Is(err, fs.ErrPermission) {
-			t.Errorf("glob: %q, %v: a directory that may not be read is not an empty one", got, err)
-		}
-		if got, err := none.Glob(limit(t, time.Minute), dir+"/*/a.conf"); !errors.Is(err, fs.ErrPermission) {
-			t.Errorf("glob: %q, %v", got, err)
-		}
+		checkRefusal(t, Refusal(none, args, Result{Code: code, Stderr: []byte(stream.Stderr())}), false, SudoPassword,
+			noUser+" ALL=(root) NOPASSWD: /usr/bin/drainctl agent")
 	})
 }
 

@@ -2,7 +2,6 @@ package lab_test
 
 import (
 	"context"
-	"io/fs"
 	"slices"
 	"strings"
 	"testing"
@@ -22,9 +21,9 @@ func TestSecondOperatorOnTheSameTarget(t *testing.T) {
 	first := start(t, l, "drainctl", "drain", app.Addr, "-s", lab.AppUnit, "--reason", "new kernel")
 	first.until(" open, from 192.168.1.2 ")
 	for _, line := range [][]string{{"drain", app.Addr, "-s", lab.AppUnit}, {"undrain", app.Addr}, {"resume"}} {
-		drainctl(t, l, line...).wants(t, 4, "192.168.1.10 is being worked on: drain 192.168.1.10 by root on lb, 20", `"new kernel"`, "--wait", "nothing was touched")
+		drainctl(t, l, line...).wants(t, 4, "192.168.1.10 is locked by drain 192.168.1.10 by root on lb, 20", `"new kernel"`, "--wait", "nothing was touched")
 	}
-	drainctl(t, l, "status", app.Addr).wants(t, 0, "draining now", "new kernel")
+	drainctl(t, l, "status", app.Addr).wants(t, 0, "draining", "new kernel")
 	waiting := start(t, l, "drainctl", "undrain", app.Addr, "--wait")
 	waiting.until("waiting for another operation to end: drain 192.168.1.10 by root on lb")
 	s.end()
@@ -32,7 +31,7 @@ func TestSecondOperatorOnTheSameTarget(t *testing.T) {
 	waiting.wait().wants(t, 0, "is back")
 	sameFiles(t, before, configuration(t, l))
 	wantState(t, app, "active")
-	nothingHalfWay(t, l)
+	nothingInterrupted(t, l)
 }
 
 // Two operators drain two servers of one load balancer at the same time. Both get what
@@ -83,7 +82,7 @@ func TestTwoOperatorsOnTwoTargets(t *testing.T) {
 	sameFiles(t, before, configuration(t, l))
 	servesAgain(t, load, l.Apps[0])
 	servesAgain(t, load, l.Apps[1])
-	nothingHalfWay(t, l)
+	nothingInterrupted(t, l)
 	noneFailed(t, load)
 }
 
@@ -103,14 +102,14 @@ func TestTemplateWrittenInTheWait(t *testing.T) {
 	if err := l.WriteConf(t.Context(), map[string]string{lab.NginxConfPath: knowing}); err != nil {
 		t.Fatal(err)
 	}
-	drainctl(t, l, "status", app.Addr).wants(t, 0, "draining now")
+	drainctl(t, l, "status", app.Addr).wants(t, 0, "draining")
 
 	template := lab.NginxConf + "# managed by config management\n"
 	written := time.Now()
 	if err := l.WriteConf(t.Context(), map[string]string{lab.NginxConfPath: template}); err != nil {
 		t.Fatal(err)
 	}
-	c.until("somebody took down away from the configuration")
+	c.until("down was removed from the configuration by another process")
 	t.Logf("noticed %s after the file was written, with the reload", time.Since(written))
 	s.echoes(t)
 	c.wait().wants(t, 1, "192.168.1.10:8080 in backend_servers", "everything is as it was before")
@@ -125,7 +124,7 @@ func TestTemplateWrittenInTheWait(t *testing.T) {
 		}
 	}
 	servesAgain(t, load, app)
-	nothingHalfWay(t, l)
+	nothingInterrupted(t, l)
 	noneFailed(t, load)
 }
 
@@ -214,33 +213,9 @@ func requests(t *testing.T, l *lab.Lab, url string) (stop func() (failed int)) {
 // elsewhere makes a host a place to work from: drainctl, and the operator's keys.
 func elsewhere(t *testing.T, l *lab.Lab, m *lab.Machine) {
 	t.Helper()
-	known := string(read(t, l.LB, "/root/.ssh/known_hosts"))
-	for _, kind := range []string{"ed25519", "ecdsa"} {
-		words := strings.Fields(string(read(t, l.LB, "/etc/ssh/ssh_host_"+kind+"_key.pub")))
-		known += lab.LBAddr + " " + words[0] + " " + words[1] + "\n"
-	}
-	for name, data := range map[string][]byte{
-		"/root/.ssh/known_hosts":  []byte(known),
-		"/root/.ssh/id_ed25519":   read(t, l.LB, "/root/.ssh/id_ed25519"),
-		"/usr/local/bin/drainctl": read(t, l.LB, "/usr/local/bin/drainctl"),
-	} {
-		mode := fs.FileMode(0o600)
-		if strings.HasSuffix(name, "drainctl") {
-			mode = 0o755
-		}
-		if err := m.WriteFile(t.Context(), name, data, mode); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
-func read(t *testing.T, m *lab.Machine, name string) []byte {
-	t.Helper()
-	data, err := m.ReadFile(t.Context(), name)
-	if err != nil {
+	if err := l.MakeOperator(t.Context(), m); err != nil {
 		t.Fatal(err)
 	}
-	return data
 }
 
 // startAt types a command on any host.
@@ -257,7 +232,7 @@ func startAt(t *testing.T, l *lab.Lab, m *lab.Machine, args ...string) *typed {
 	return c
 }
 
-const lbFlag = "--lb=root@" + lab.LBAddr
+const lbFlag = lab.LBFlag
 
 // What was begun on the load balancer and killed is gone on with, and taken back, from
 // another machine, and the other way round.
@@ -273,14 +248,14 @@ func TestFromAnotherMachine(t *testing.T) {
 	c.signal(unix.SIGKILL)
 	c.wait()
 	s.end()
-	startAt(t, l, desk, "drainctl", "status", lbFlag).wait().wants(t, 0, "left half-way", "root on lb")
+	startAt(t, l, desk, "drainctl", "status", lbFlag).wait().wants(t, 0, "interrupted", "root on lb")
 	startAt(t, l, desk, "drainctl", "resume", lbFlag).wait().wants(t, 0, "192.168.1.10 is drained")
 	stoppedIdle(t, l, app)
 	sameFiles(t, drained, configuration(t, l))
 	startAt(t, l, desk, "drainctl", "undrain", app.Addr, lbFlag).wait().wants(t, 0, "is back")
 	sameFiles(t, before, configuration(t, l))
 	servesAgain(t, load, app)
-	nothingHalfWay(t, l)
+	nothingInterrupted(t, l)
 
 	// Begun there and killed, taken back here. Its claim dies with its connection.
 	s = openStream(t, l, app)
@@ -294,7 +269,7 @@ func TestFromAnotherMachine(t *testing.T) {
 	sameFiles(t, before, configuration(t, l))
 	wantState(t, app, "active")
 	servesAgain(t, load, app)
-	nothingHalfWay(t, l)
+	nothingInterrupted(t, l)
 	noneFailed(t, load)
 }
 
@@ -315,12 +290,12 @@ func TestOperatorIsCutOff(t *testing.T) {
 	drainctl(t, l, "undrain", app.Addr, "--wait").wants(t, 0, "waiting for another operation to end", "is back")
 	sameFiles(t, before, configuration(t, l))
 	s.echoes(t)
-	end := c.wait().wants(t, 5, "the connection to the load balancer broke", "marked down", "not touched by this run")
+	end := c.wait().wants(t, 5, "the connection to the load balancer root@192.168.1.2 broke", "marked down", "not touched by this run")
 	if err := desk.Mend(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("%s", end.stderr)
 	sameFiles(t, before, configuration(t, l))
 	wantState(t, app, "active")
-	nothingHalfWay(t, l)
+	nothingInterrupted(t, l)
 }

@@ -63,7 +63,7 @@ func TestCutForGood(t *testing.T) {
 	}
 	s.echoes(t)
 	wantState(t, app, "active")
-	nothingHalfWay(t, l)
+	nothingInterrupted(t, l)
 }
 
 // sshd goes away in the wait, with all that is logged in, and comes back.

@@ -40,7 +40,7 @@ func TestReadOnlyFileSystem(t *testing.T) {
 	app := l.Apps[0]
 	mount(t, l, "/etc/nginx", "mount --bind /etc/nginx /etc/nginx; mount -o remount,bind,ro /etc/nginx")
 	before, serving := seenByNginx(t, l), workers(t, l)
-	drainctl(t, l, "drain", app.Addr, "-s", lab.AppUnit).wants(t, 4, lab.NginxConfPath, "Read-only file system", "nothing was touched")
+	drainctl(t, l, "drain", app.Addr, "-s", lab.AppUnit).wants(t, 4, lab.NginxConfPath, "read-only file system", "nothing was touched")
 	sameSeen(t, l, before)
 	sameWorkers(t, serving, workers(t, l))
 	wantState(t, app, "active")
@@ -61,14 +61,14 @@ func TestReadOnlyInTheWait(t *testing.T) {
 	c.signal(unix.SIGINT)
 	c.wait().wants(t, 5, "interrupted", "read-only file system", "marked down", "not touched by this run", "drainctl undrain 192.168.1.10")
 	sameSeen(t, l, drained)
-	drainctl(t, l, "status").wants(t, 0, "left half-way")
-	drainctl(t, l, "undrain", app.Addr).wants(t, 4, "Read-only file system", "nothing was touched")
+	drainctl(t, l, "status").wants(t, 0, "interrupted")
+	drainctl(t, l, "undrain", app.Addr).wants(t, 4, "read-only file system", "nothing was touched")
 	mustRun(t, l.LB, "mount", "-o", "remount,bind,rw", "/etc/nginx")
 	drainctl(t, l, "undrain", app.Addr).wants(t, 0, "is back")
 	sameSeen(t, l, before)
 	s.echoes(t)
 	wantState(t, app, "active")
-	nothingHalfWay(t, l)
+	nothingInterrupted(t, l)
 }
 
 func sameSeen(t *testing.T, l *lab.Lab, before string) {
@@ -104,7 +104,7 @@ func TestDiskFullUnderTheConfiguration(t *testing.T) {
 	const filler = "/etc/nginx/filler"
 	fill(t, l, filler)
 	mustRun(t, l.LB, "truncate", "-s", "-16k", filler)
-	drainctl(t, l, "drain", app.Addr, "-s", lab.AppUnit).wants(t, 1, "write "+lab.NginxConfPath, "no space left on device", "everything is as it was before")
+	drainctl(t, l, "drain", app.Addr, "-s", lab.AppUnit).wants(t, 1, "replace "+lab.NginxConfPath, "no space left on device", "everything is as it was before")
 	mustRun(t, l.LB, "rm", filler)
 	sameSeen(t, l, before)
 	wantState(t, app, "active")
@@ -153,7 +153,7 @@ func TestDiskFullUnderTheJournal(t *testing.T) {
 	sameWorkers(t, serving, workers(t, l))
 	wantState(t, app, "active")
 	mustRun(t, l.LB, "rm", stateDir+"/filler")
-	nothingHalfWay(t, l)
+	nothingInterrupted(t, l)
 	drainctl(t, l, "drain", app.Addr, "-s", lab.AppUnit).wants(t, 0)
 	drainctl(t, l, "undrain", app.Addr).wants(t, 0)
 	sameFiles(t, files, configuration(t, l))
@@ -172,7 +172,7 @@ func TestDiskFullUnderTheJournalInTheWait(t *testing.T) {
 	size := func(c *typed) int {
 		c.until("\n2/3 ")
 		c.until(" open, from 192.168.1.2 ")
-		out := mustRun(t, l.LB, "sh", "-c", "ls -t "+stateDir+"/operations/*.jsonl | head -n 1 | xargs stat -c %s")
+		out := mustRun(t, l.LB, "sh", "-c", "ls -t "+stateDir+"/history/*.jsonl | head -n 1 | xargs stat -c %s")
 		n, err := strconv.Atoi(strings.TrimSpace(out))
 		if err != nil {
 			t.Fatal(err)
@@ -200,9 +200,9 @@ func TestDiskFullUnderTheJournalInTheWait(t *testing.T) {
 	servesAgain(t, load, app)
 
 	mustRun(t, l.LB, "rm", stateDir+"/filler")
-	drainctl(t, l, "status").wants(t, 0, "left half-way")
-	drainctl(t, l, "undrain", app.Addr).wants(t, 0, "so already")
-	nothingHalfWay(t, l)
+	drainctl(t, l, "status").wants(t, 0, "interrupted")
+	drainctl(t, l, "undrain", app.Addr).wants(t, 0, "unchanged")
+	nothingInterrupted(t, l)
 	sameFiles(t, before, configuration(t, l))
 	noneFailed(t, load)
 }

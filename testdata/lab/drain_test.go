@@ -218,7 +218,7 @@ func TestRepeatChangesNothing(t *testing.T) {
 		drainctl(t, l, line...).wants(t, 0)
 		files, serving := configuration(t, l), workers(t, l)
 		booted := mustRun(t, app, "systemctl", "show", "--property=InvocationID", lab.AppUnit)
-		drainctl(t, l, line...).wants(t, 0, "already")
+		drainctl(t, l, line...).wants(t, 0, "unchanged")
 		untouched(t, files, configuration(t, l))
 		sameWorkers(t, serving, workers(t, l))
 		if now := mustRun(t, app, "systemctl", "show", "--property=InvocationID", lab.AppUnit); now != booted {

@@ -9,33 +9,28 @@ import (
 	"github.com/drainctl/drainctl/testdata/lab"
 )
 
-// An operation is one as the load balancer's journal has it. It is read without
+// An operation is one as the load balancer's history has it. It is read without
 // drainctl, so that a fault of its reader is no fault of the test.
 type operation struct {
-	id, kind, target string
-	records          []noted
+	id, kind string
+	records  []recorded
 }
 
-// noted is one record, as far as the tests look at it.
-type noted struct {
-	Record string `json:"record"`
-	Step   string `json:"step"`
-	Way    string `json:"way"`
-	Begin  *struct {
-		ID        string `json:"id"`
-		Operation string `json:"operation"`
-		Target    string `json:"target"`
-	} `json:"begin"`
-	End *struct {
-		Code   int    `json:"exit_code"`
-		Result string `json:"result"`
-	} `json:"end"`
+// recorded is one line of it, as far as the tests look at it.
+type recorded struct {
+	Event     string `json:"event"`
+	Operation string `json:"operation"`
+	Kind      string `json:"kind"`
+	Step      string `json:"step"`
+	Direction string `json:"direction"`
+	Result    string `json:"result"`
+	Code      int    `json:"exit_code"`
 }
 
-// operations reads the journal, the oldest operation first.
+// operations reads the history, the oldest operation first.
 func operations(t *testing.T, l *lab.Lab) []operation {
 	t.Helper()
-	names, _ := l.LB.Run(t.Context(), "sh", "-c", "ls /var/lib/drainctl/operations/*.jsonl") // fails when there is none
+	names, _ := l.LB.Run(t.Context(), "sh", "-c", "ls "+stateDir+"/history/*.jsonl") // fails when there is none
 	if !strings.HasPrefix(names, "/var") {
 		return nil
 	}
@@ -47,12 +42,12 @@ func operations(t *testing.T, l *lab.Lab) []operation {
 		}
 		o := operation{}
 		for line := range strings.Lines(string(text)) {
-			var r noted
+			var r recorded
 			if err := json.Unmarshal([]byte(line), &r); err != nil {
-				continue // torn
+				continue // cut short
 			}
-			if r.Begin != nil {
-				o.id, o.kind, o.target = r.Begin.ID, r.Begin.Operation, r.Begin.Target
+			if r.Event == "operation_started" {
+				o.id, o.kind = r.Operation, r.Kind
 			}
 			o.records = append(o.records, r)
 		}
@@ -64,14 +59,14 @@ func operations(t *testing.T, l *lab.Lab) []operation {
 // result is how the operation ended; empty when it does not say.
 func (o operation) result() string {
 	for _, r := range slices.Backward(o.records) {
-		if r.End != nil {
-			return r.End.Result
+		if r.Event == "result" {
+			return r.Result
 		}
 	}
 	return ""
 }
 
-// reached is the last thing the operation wrote down, such as "drain: close edit".
+// reached is the last thing the operation wrote down, such as "drain: mark down edited".
 func (o operation) reached() string {
 	if len(o.records) == 0 {
 		return "nothing"
@@ -82,7 +77,7 @@ func (o operation) reached() string {
 			step = r.Step
 		}
 	}
-	return o.kind + ": " + step + " " + o.records[len(o.records)-1].Record
+	return o.kind + ": " + step + " " + o.records[len(o.records)-1].Event
 }
 
 // lastEnds checks how the journal says that the last operation ended; empty is that it
@@ -100,9 +95,9 @@ func lastEnds(t *testing.T, l *lab.Lab, result string) operation {
 	return last
 }
 
-// nothingHalfWay checks that status knows of nothing to be gone on with, and that every
+// nothingInterrupted checks that status knows of nothing that was interrupted, and that every
 // server is up.
-func nothingHalfWay(t *testing.T, l *lab.Lab) {
+func nothingInterrupted(t *testing.T, l *lab.Lab) {
 	t.Helper()
 	for _, s := range states(t, l) {
 		if s != "up" {
@@ -116,14 +111,14 @@ func states(t *testing.T, l *lab.Lab) []string {
 	t.Helper()
 	out := drainctl(t, l, "status", "--output", "json").wants(t, 0).stdout
 	var status struct {
-		Servers []struct{ State string }
+		LBs []struct{ Servers []struct{ State string } }
 	}
 	line, _, _ := strings.Cut(out, "\n")
 	if err := json.Unmarshal([]byte(line), &status); err != nil {
 		t.Fatalf("status --output json: %v\n%s", err, out)
 	}
 	var all []string
-	for _, s := range status.Servers {
+	for _, s := range status.LBs[0].Servers {
 		all = append(all, s.State)
 	}
 	return all

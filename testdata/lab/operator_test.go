@@ -125,7 +125,7 @@ func (e ending) wants(t *testing.T, code int, words ...string) ending {
 // next is the command that the ending says goes on from there.
 func (e ending) next(t *testing.T) []string {
 	t.Helper()
-	found := regexp.MustCompile(`(?m)^drainctl: to go on: (drainctl [^(\n]*)`).FindStringSubmatch(e.stderr)
+	found := regexp.MustCompile(`(?m)^drainctl: next: (drainctl [^(\n]*)`).FindStringSubmatch(e.stderr)
 	if found == nil {
 		t.Fatalf("%s: it names no command that goes on from there:\n%s", e.line, e.stderr)
 	}

@@ -72,10 +72,10 @@ func (l *Lab) Install(ctx context.Context) error {
 		return err
 	}
 	// Under another name first: a drainctl that runs cannot be written to.
-	if err := l.LB.WriteFile(ctx, "/usr/local/bin/drainctl.new", data, 0o755); err != nil {
+	if err := l.LB.WriteFile(ctx, "/usr/bin/drainctl.new", data, 0o755); err != nil {
 		return err
 	}
-	_, err = l.LB.Run(ctx, "mv", "/usr/local/bin/drainctl.new", "/usr/local/bin/drainctl")
+	_, err = l.LB.Run(ctx, "mv", "/usr/bin/drainctl.new", "/usr/bin/drainctl")
 	return err
 }
 

@@ -47,7 +47,7 @@ func silentFailure(t *testing.T, l *lab.Lab, why string) {
 	app, before, serving := l.Apps[0], configuration(t, l), workers(t, l)
 	load := startLoad(t, l, app)
 	drainctl(t, l, "drain", app.Addr, "-s", lab.AppUnit, "--accept-pending").
-		wants(t, 1, "goes on with the old one", why, "everything is as it was before")
+		wants(t, 1, "keeps the earlier one", why, "everything is as it was before")
 	sameFiles(t, before, configuration(t, l))
 	sameWorkers(t, serving, workers(t, l))
 	wantState(t, app, "active")

@@ -182,6 +182,9 @@ const sudoers = `deploy ALL=(root) NOPASSWD: /usr/bin/systemctl start my-web-app
 nosudo ALL=(ALL) ALL
 `
 
+// lbSudoers is all that an operator needs on the load balancer.
+const lbSudoers = "deploy ALL=(root) NOPASSWD: /usr/bin/drainctl agent\n"
+
 const sshdConfig = `Include /etc/ssh/sshd_config.d/*.conf
 HostKey /etc/ssh/ssh_host_ed25519_key
 HostKey /etc/ssh/ssh_host_ecdsa_key
@@ -195,6 +198,8 @@ Subsystem sftp /usr/lib/openssh/sftp-server
 `
 
 func (l *Lab) fillLB(t *tree) {
+	t.login(DeployUser, deployID, l.keys.operator)
+	t.file("etc/sudoers.d/lab", lbSudoers, 0o440)
 	t.file("root/.ssh/id_ed25519", string(l.keys.operator.private), 0o600)
 	t.file("root/.ssh/id_ed25519.pub", string(l.keys.operator.authorized()), 0o644)
 	t.file("root/.ssh/known_hosts", string(l.knownHosts()), 0o600)

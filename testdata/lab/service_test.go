@@ -124,7 +124,7 @@ func TestHealthURL(t *testing.T) {
 	drainctl(t, l, "drain", app.Addr, "-s", lab.AppUnit).wants(t, 0)
 	options(t, app, "-healthy-after "+warmUp.String())
 	drainctl(t, l, "undrain", app.Addr, "-s", lab.AppUnit, "--health", "http://192.168.1.10:8080/health").
-		wants(t, 0, "healthy, 3 times in a row")
+		wants(t, 0, "healthy: 3 of 3 checks passed")
 	sameFiles(t, before, configuration(t, l))
 	servesAgain(t, load, app)
 	noneFailed(t, load)

@@ -24,6 +24,10 @@ nsenter                                          util-linux
 ps                                               procps
 curl                                             curl
 setfattr                                         attr
+dash                                             dash
+fish                                             fish
+tcsh                                             tcsh
+zsh                                              zsh
 /etc/ssl/certs/ca-certificates.crt               ca-certificates
 '
 

@@ -57,7 +57,7 @@ func TestSecondInterruptSaysWhatStands(t *testing.T) {
 	case 130:
 		end.wants(t, 130, "everything is as it was before")
 	case 5:
-		end.wants(t, 5, "drainctl: now: ", "192.168.1.10:8080 in backend_servers")
+		end.wants(t, 5, "drainctl: state: ", "192.168.1.10:8080 in backend_servers")
 		mustRun(t, l.LB, "nginx", "-t")
 		wantState(t, app, "active")
 		on(t, l, end.next(t)...).wants(t, 0)

@@ -25,14 +25,14 @@ func TestTerminalCloses(t *testing.T) {
 		return len(all) == 1 && all[0].result() == "rolled back"
 	})
 	last := operations(t, l)[0].records
-	if end := last[len(last)-1].End; end == nil || end.Code != 130 {
-		t.Errorf("the journal ends with %+v, want exit code 130", last[len(last)-1])
+	if end := last[len(last)-1]; end.Event != "result" || end.Code != 130 {
+		t.Errorf("the history ends with %+v, want exit code 130", end)
 	}
 	sameFiles(t, before, configuration(t, l))
 	wantState(t, app, "active")
 	s.echoes(t)
 	servesAgain(t, load, app)
-	nothingHalfWay(t, l)
+	nothingInterrupted(t, l)
 	noneFailed(t, load)
 }
 

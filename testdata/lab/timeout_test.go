@@ -36,7 +36,7 @@ func TestTimeout(t *testing.T) {
 			t.Error("the open request was cut")
 		}
 		if next := left.next(t); next[1] != "resume" {
-			t.Errorf("to go on it says %q, want a resume", next)
+			t.Errorf("next it says %q, want a resume", next)
 		}
 	})
 	t.Run("stop", func(t *testing.T) {

@@ -136,7 +136,7 @@ func putBack(t *testing.T, l *lab.Lab, app *lab.Machine, before map[string]file)
 	drainctl(t, l, "undrain", app.Addr).wants(t, 0)
 	sameFiles(t, before, configuration(t, l))
 	wantState(t, app, "active")
-	nothingHalfWay(t, l)
+	nothingInterrupted(t, l)
 }
 
 // startsUnlimited lets the apps be started more often than systemd likes: it refuses the
@@ -219,7 +219,7 @@ func goOn(t *testing.T, l *lab.Lab, app *lab.Machine, command string) {
 	t.Helper()
 	end := drainctl(t, l, "resume")
 	if end.code == 2 {
-		end.wants(t, 2, "nothing was left half-way")
+		end.wants(t, 2, "no operation was interrupted")
 		return
 	}
 	end.wants(t, 0)

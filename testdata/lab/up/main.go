@@ -59,7 +59,7 @@ From another terminal:
   testdata/lab/enter client curl -s http://%s/
   testdata/lab/enter app1 systemctl status %s
 A new drainctl goes onto the load balancer with
-  go build -o /run/drainctl-lab/roots/lb/usr/local/bin/drainctl .
+  go build -o /run/drainctl-lab/roots/lb/usr/bin/drainctl .
 Ctrl-C here takes the lab down.
 `, lab.LBAddr, lab.AppUnit)
 }

@@ -1,0 +1,44 @@
+package cli
+
+import (
+	"context"
+	"os"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/drainctl/drainctl/drain"
+)
+
+func agentCommand(s *session) *cli.Command {
+	f := &specFlags{output: "text"}
+	f.journal()
+	f.nginx()
+	f.control()
+	f.keep()
+	return &cli.Command{
+		Name:  "agent",
+		Usage: "serve this machine's nginx to a drainctl elsewhere (drainctl starts it itself)",
+		Description: "It speaks over standard input and output, and does only what a drain needs: it marks server\n" +
+			"lines of the configuration down or clears that, tests and reloads nginx, and keeps the journal.\n" +
+			"How nginx is run is said here, never by the other end. A sudoers line for it:\n\n" +
+			"    deploy ALL=(root) NOPASSWD: /usr/bin/drainctl agent",
+		Flags: f.flags,
+		Action: func(c *cli.Context) error {
+			if c.Args().Present() {
+				return usage("agent takes no argument; %q is one too many", c.Args().First())
+			}
+			if err := f.read(s, c); err != nil {
+				return err
+			}
+			return s.serve(c.Context, f.spec)
+		},
+	}
+}
+
+// serveAgent has standard output to itself: nothing else is printed there.
+func (s *session) serveAgent(ctx context.Context, spec drain.Spec) error {
+	if err := drain.ServeAgent(ctx, spec.Nginx, versionText(), os.Stdin, os.Stdout); err != nil {
+		return err
+	}
+	return shownError{nil}
+}

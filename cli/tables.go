@@ -1,0 +1,217 @@
+package cli
+
+import (
+	"fmt"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/drainctl/drainctl/drain"
+	"github.com/drainctl/drainctl/drain/journal"
+)
+
+// clockFormat is how times are shown, in the local zone.
+const clockFormat = "2006-01-02 15:04:05"
+
+// table prints rows whose cells are separated by tabs.
+func (v *textView) table(rows []string) {
+	var text strings.Builder
+	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
+	for _, row := range rows {
+		fmt.Fprintln(w, row)
+	}
+	w.Flush()
+	for line := range strings.Lines(text.String()) {
+		v.line("%s", strings.TrimRight(line, " \n"))
+	}
+}
+
+// status shows the servers, and the operations that their states come from.
+func (v *textView) status(st *drain.Status) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, lb := range st.LBs {
+		if len(st.LBs) > 1 {
+			v.line("%s", v.bold.Sprint(lb.LB))
+		}
+		rows := []string{"UPSTREAM\tSERVER\tSTATE\tOPEN\tPARAMETERS\tWHERE"}
+		for _, s := range lb.Servers {
+			open := "?"
+			if s.Open >= 0 {
+				open = fmt.Sprint(s.Open)
+			}
+			var params []string
+			for _, p := range s.Parameters {
+				if p != "down" {
+					params = append(params, p)
+				}
+			}
+			if len(params) == 0 {
+				params = []string{"-"}
+			}
+			rows = append(rows, fmt.Sprintf("%s\t%s\t%s\t%s\t%s\t%s:%d", s.Name, s.Text, s.State, open, strings.Join(params, " "), s.File, s.Line))
+		}
+		v.table(rows)
+		v.operations(lb.Servers)
+		if len(lb.Servers) == 0 {
+			v.line("no upstream in %s has a server", lb.ConfPath)
+		}
+		if lb.Uncounted != "" {
+			v.warning("connections could not be counted: " + lb.Uncounted)
+		}
+		for _, text := range lb.Warnings {
+			v.warning(text)
+		}
+	}
+}
+
+// operations tells of each operation behind the table's states, once.
+func (v *textView) operations(servers []drain.ServerStatus) {
+	told := map[string]bool{}
+	for _, s := range servers {
+		who, id := "", ""
+		switch {
+		case s.Holder != nil:
+			who, id = strings.TrimPrefix(drain.HolderText(s.Holder), s.Holder.Kind+" "+strings.Join(s.Holder.Targets, ", ")+" "), s.Holder.ID
+		case s.Operation != nil:
+			id = s.Operation.ID
+			who = fmt.Sprintf("by %s (operation %s)", s.Operation.Who(), id)
+		}
+		if id == "" || told[id] {
+			continue
+		}
+		told[id] = true
+		state := string(s.State)
+		if s.State == drain.StateNotDrained {
+			state += fmt.Sprintf(", app running, %s left", count(s.Operation.Open, "connection"))
+		}
+		v.line("%s: %s %s", s.Text, state, who)
+		for _, c := range s.Next {
+			v.line("  next: %s", nextText(c))
+		}
+	}
+}
+
+// resultText is how an operation of the history ended.
+func resultText(e drain.HistoryEntry) string {
+	if e.Ended == nil {
+		return "not ended"
+	}
+	return string(e.Ended.Result)
+}
+
+// history shows the list of operations, the latest last.
+func (v *textView) history(entries []drain.HistoryEntry, unreadable []string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	rows := []string{"ID\tBEGAN\tOPERATION\tTARGET\tRESULT\tTOOK\tBY\tREASON"}
+	for _, e := range entries {
+		took, reason := "-", "-"
+		if e.Ended != nil {
+			took = drain.Span(e.Ended.Time.Sub(e.Began.Time).Round(100 * time.Millisecond))
+		}
+		if e.Began.Reason != "" {
+			reason = e.Began.Reason
+		}
+		rows = append(rows, fmt.Sprintf("%s\t%s\t%s\t%s\t%s\t%s\t%s on %s\t%s", e.ID, e.Began.Time.Local().Format(clockFormat), e.Began.Kind,
+			strings.Join(e.Began.Targets, ", "), resultText(e), took, e.Began.User, e.Began.Host, reason))
+	}
+	v.table(rows)
+	if len(entries) == 0 {
+		v.line("the history is empty")
+	}
+	for _, e := range entries {
+		if e.Truncated > 0 {
+			v.warning(e.ID + ": " + truncatedText(e.Truncated))
+		}
+	}
+	for _, name := range unreadable {
+		v.warning(unreadableText(name))
+	}
+}
+
+func unreadableText(name string) string { return name + " has no operation and was skipped" }
+
+// truncatedText says that lines of an operation were set aside.
+func truncatedText(n int) string {
+	return count(n, "line") + " could not be read: cut short by a crash or a full disk"
+}
+
+// operation shows one operation, step by step.
+func (v *textView) operation(id string, events []drain.Event, truncated int) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	ended := false
+	for _, e := range events {
+		at := e.Head().Time.Local().Format(clockFormat + ".000")
+		switch e := e.(type) {
+		case *drain.OperationStarted:
+			v.began(id, e)
+			continue
+		case *drain.Result:
+			ended = true
+			v.line("  %s  %s", at, endText(e))
+			continue
+		}
+		if edited, ok := e.(*drain.Edited); ok {
+			for _, text := range edits(edited.Edits) {
+				v.line("  %s  %s", at, text)
+			}
+			continue
+		}
+		if text := words(e); text != "" {
+			if step := e.Head().Step; step != "" {
+				text = fmt.Sprintf("%s: %s", step, text)
+			}
+			v.line("  %s  %s", at, text)
+		}
+	}
+	if truncated > 0 {
+		v.warning(truncatedText(truncated))
+	}
+	if !ended {
+		v.line("it has not ended, or did not live to say so")
+	}
+}
+
+// edits says what was changed in each file, to the byte.
+func edits(all []journal.Edit) []string {
+	var lines []string
+	for _, e := range all {
+		var texts []string
+		for _, s := range e.Splices {
+			if s.New != "" {
+				texts = append(texts, fmt.Sprintf("%q inserted at byte %d (line %d)", s.New, s.At, s.Line))
+			} else {
+				texts = append(texts, fmt.Sprintf("%q removed at byte %d (line %d)", s.Old, s.At, s.Line))
+			}
+		}
+		lines = append(lines, fmt.Sprintf("edit %s: %s", e.Path, strings.Join(texts, ", ")))
+	}
+	return lines
+}
+
+func (v *textView) began(id string, e *drain.OperationStarted) {
+	v.line("%s %s %s, by %s", v.bold.Sprint(id), e.Kind, strings.Join(e.Targets, ", "), journal.Who(e.User, e.Host, e.Reason, e.Time))
+	if e.Continues != "" {
+		v.line("  continues %s", e.Continues)
+	}
+	if e.Service != "" {
+		v.line("  service %s", e.Service)
+	}
+	for _, s := range e.Servers {
+		down := ""
+		if s.Down {
+			down = ", down already"
+		}
+		v.line("  server %s in %s (%s:%d)%s", s.Address, s.Upstream, s.File, s.Line, down)
+	}
+}
+
+func endText(r *drain.Result) string {
+	text := fmt.Sprintf("ended: %s (exit code %d)", r.Result, r.ExitCode)
+	if r.Stands != nil {
+		text += "; " + standsText(*r.Stands)
+	}
+	return text
+}

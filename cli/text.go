@@ -1,0 +1,296 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/fatih/color"
+
+	"github.com/drainctl/drainctl/drain"
+	"github.com/drainctl/drainctl/drain/journal"
+)
+
+// The rules of what a person sees. This file and its tables are the only place
+// with words for events.
+//
+//   - Standard output has what was asked for: the plan, the story of the run, the
+//     table.
+//   - Standard error has what went wrong: "drainctl: error: …", what is so
+//     ("state:"), what to type ("next:"), and "drainctl: hint: …" with the flag
+//     that overrides a refusal. The app's own log lines are shown as such.
+//   - Colour marks, and never says anything that the words do not. There is none
+//     with --no-color, NO_COLOR, or when the output is not a terminal.
+
+type textView struct {
+	mu       sync.Mutex
+	out, err io.Writer
+	options  viewOptions
+	live     bool // the output is a terminal whose last line can be rewritten
+	wait     liveLine
+	refused  bool // the plan has told all that the end would
+
+	bold, good, bad, warn, faint, add, del *color.Color
+}
+
+func newTextView(out, errOut io.Writer, options viewOptions) *textView {
+	v := &textView{out: out, err: errOut, options: options}
+	v.wait.v = v
+	tty := isTerminal(out) && os.Getenv("TERM") != "dumb"
+	v.live = tty
+	colour := tty && !options.plain && os.Getenv("NO_COLOR") == ""
+	shade := func(attrs ...color.Attribute) *color.Color {
+		c := color.New(attrs...)
+		if colour {
+			c.EnableColor()
+		} else {
+			c.DisableColor()
+		}
+		return c
+	}
+	v.bold, v.faint = shade(color.Bold), shade(color.Faint)
+	v.good, v.bad, v.warn = shade(color.FgGreen), shade(color.FgRed), shade(color.FgYellow)
+	v.add, v.del = shade(color.FgGreen), shade(color.FgRed)
+	return v
+}
+
+// line prints one line of the story.
+func (v *textView) line(format string, args ...any) {
+	v.wait.clear()
+	fmt.Fprintf(v.out, format+"\n", args...)
+}
+
+func (v *textView) warning(text string) { v.line("%s %s", v.warn.Sprint("warning:"), text) }
+
+// event shows what happens in a run.
+func (v *textView) event(e drain.Event) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	switch e := e.(type) {
+	case *drain.Planned:
+		v.plan(e.Plan)
+	case *drain.StepStarted:
+		v.line("%s %s", v.bold.Sprintf("%d/%d", e.Number, e.Of), describe(e.Step, e.Direction, e.Description))
+	case *drain.StepDone:
+		mark := v.good.Sprint("done:")
+		if !e.Changed && e.Step != drain.StepWait {
+			mark = v.good.Sprint("unchanged:")
+		}
+		for _, text := range done(e) {
+			v.line("  %s %s", mark, text)
+			mark = "     "
+		}
+	case *drain.Waiting:
+		kind := "waiting"
+		if e.Error != "" {
+			kind = "not countable"
+		}
+		v.wait.show(kind, waiting(e))
+	case *drain.HealthChecked:
+		if v.live || e.Error != "" {
+			v.wait.show("health", health(e))
+		}
+	case *drain.Result:
+		v.result(e)
+	case *drain.RollingBack:
+		v.line("%s", v.warn.Sprint(words(e)))
+	case *drain.StepFailed:
+		v.line("  %s %s", v.bad.Sprint("failed:"), e.Error)
+	case *drain.Warning, *drain.OtherClient, *drain.LockAwaited, *drain.StoppingAnyway:
+		v.line("  %s %s", v.warn.Sprint("warning:"), words(e))
+	default:
+		if text := words(e); text != "" {
+			v.line("  %s", text)
+		}
+	}
+}
+
+// words is an event in words, for the story and for the history.
+func words(e drain.Event) string {
+	switch e := e.(type) {
+	case *drain.StepStarted:
+		return describe(e.Step, e.Direction, e.Description)
+	case *drain.StepDone:
+		return "done: " + strings.Join(done(e), "; ")
+	case *drain.StepFailed:
+		return "failed: " + e.Error
+	case *drain.LockAwaited:
+		return "waiting for another operation to end: " + drain.HolderText(e.Holder)
+	case *drain.Edited:
+		return "edited and tested: " + strings.Join(paths(e.Edits), ", ")
+	case *drain.NotLoaded:
+		return strings.Join(e.Files, ", ") + " was changed after nginx was last loaded"
+	case *drain.Reloaded:
+		text := "a new generation serves: " + count(e.Serving, "worker")
+		if e.Finishing > 0 {
+			text += fmt.Sprintf("; %s of earlier generations still finish", count(e.Finishing, "worker"))
+		}
+		return text
+	case *drain.Waiting:
+		return waiting(e)
+	case *drain.HealthChecked:
+		return health(e)
+	case *drain.OtherClient:
+		if e.New {
+			return fmt.Sprintf("%s still opens connections: another load balancer? (--ignore-peer %s if it may)", e.Address, e.Address)
+		}
+		return fmt.Sprintf("%s was connected within the last minute, besides the load balancer: waiting %s for new connections from it", e.Address, drain.Span(e.Quiet.Duration()))
+	case *drain.Buffered:
+		if e.GaveUp {
+			return fmt.Sprintf("earlier workers of nginx still hold %s without a server after %s; if it is sent to one now, that may be this backend", count(e.Requests, "request"), drain.Span(e.Limit.Duration()))
+		}
+		return fmt.Sprintf("earlier workers of nginx hold %s that may yet be sent to the backend; waiting for that, at most %s", count(e.Requests, "request"), drain.Span(e.Limit.Duration()))
+	case *drain.RollingBack:
+		return "rolling back"
+	case *drain.StoppingAnyway:
+		return "the time is up, the service is stopped anyway: what is still open is cut"
+	case *drain.Warning:
+		return e.Text
+	case *drain.AgentCopied:
+		return fmt.Sprintf("%s has no drainctl: this one was copied to %s there (it can be removed)", e.LB, e.Path)
+	}
+	return ""
+}
+
+func paths(edits []journal.Edit) []string {
+	var all []string
+	for _, e := range edits {
+		all = append(all, e.Path)
+	}
+	return all
+}
+
+// describe says what a step will do.
+func describe(step drain.StepName, d drain.Direction, what drain.Description) string {
+	servers := strings.Join(what.Servers, ", ")
+	switch {
+	case step == drain.StepMarkDown && d == drain.Forward:
+		return "mark " + servers + " down, test, reload, verify the new workers"
+	case step == drain.StepMarkDown:
+		return "clear down on " + servers + ", test, reload, verify the new workers"
+	case step == drain.StepWait && d == drain.Forward:
+		few := "no connection is"
+		if what.Threshold > 0 {
+			few = count(what.Threshold, "connection") + " or fewer are"
+		}
+		return fmt.Sprintf("wait until %s open, by %s (%s)", few, what.Counter, limit(what.Limit, atTimeout(what)))
+	case step == drain.StepWait:
+		return fmt.Sprintf("wait until healthy: %s (%s)", drain.HealthText(what.Health), limit(what.Limit, "roll back"))
+	case d == drain.Forward:
+		return fmt.Sprintf("stop %s on %s, verify that it is inactive", what.Service, what.Backend)
+	}
+	return fmt.Sprintf("start %s on %s, verify that it is active", what.Service, what.Backend)
+}
+
+// limit says for how long a wait goes on, and what is done then.
+func limit(s drain.Seconds, then string) string {
+	if s == 0 {
+		return "no limit"
+	}
+	return fmt.Sprintf("at most %s, then %s", drain.Span(s.Duration()), then)
+}
+
+// atTimeout is what --on-timeout asks for, in words.
+func atTimeout(what drain.Description) string {
+	switch what.OnTimeout {
+	case drain.TimeoutLeave:
+		return "leave it down and running"
+	case drain.TimeoutStop:
+		return "stop " + what.Service + " anyway"
+	}
+	return "roll back"
+}
+
+// done is what is so after a step, a line each.
+func done(e *drain.StepDone) []string {
+	var lines []string
+	d := e.Detail
+	if len(d.Down) > 0 {
+		lines = append(lines, strings.Join(d.Down, ", ")+": down")
+	}
+	if len(d.Up) > 0 {
+		lines = append(lines, strings.Join(d.Up, ", ")+": up")
+	}
+	if len(d.StayDown) > 0 {
+		lines = append(lines, strings.Join(d.StayDown, ", ")+": stays down, it was marked down outside drainctl")
+	}
+	if d.Restored {
+		lines = append(lines, "configuration as before")
+	}
+	if d.Open != nil {
+		lines = append(lines, fmt.Sprintf("%s open after %s", count(*d.Open, "connection"), d.Waited.Duration().Round(time.Millisecond)))
+	}
+	if d.Checks > 0 {
+		lines = append(lines, fmt.Sprintf("healthy: %d of %d checks passed", d.Checks, d.Checks))
+	}
+	for _, s := range d.Services {
+		lines = append(lines, fmt.Sprintf("%s is %s", s.Unit, s.Active))
+	}
+	return lines
+}
+
+func waiting(e *drain.Waiting) string {
+	limit := ""
+	if e.Limit > 0 {
+		limit = " of " + drain.Span(e.Limit.Duration())
+	}
+	elapsed := e.Elapsed.Duration().Round(100 * time.Millisecond)
+	if e.Error != "" {
+		return fmt.Sprintf("the open connections cannot be counted now, trying again (%s%s): %s", elapsed, limit, e.Error)
+	}
+	from := ""
+	for i, peer := range e.Peers {
+		from += fmt.Sprintf("%s%s (%d)", map[bool]string{true: ", from ", false: ", "}[i == 0], peer.Addr, peer.Count)
+	}
+	if e.MorePeers > 0 {
+		from += fmt.Sprintf(", and %d more", e.MorePeers)
+	}
+	return fmt.Sprintf("%d open%s; %s%s", e.Open, from, elapsed, limit)
+}
+
+func health(e *drain.HealthChecked) string {
+	elapsed := e.Elapsed.Duration().Round(100 * time.Millisecond)
+	if e.Error != "" {
+		return fmt.Sprintf("not healthy yet: %s; %s", e.Error, elapsed)
+	}
+	return fmt.Sprintf("%d of %d checks passed; %s", e.Passed, e.Needed, elapsed)
+}
+
+// count is n things.
+func count(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
+}
+
+// trace shows a command as it is run, with --verbose.
+func (v *textView) trace(host, command string) {
+	if v.options.verbose {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		v.line("  %s", v.faint.Sprintf("[%s] %s", host, command))
+	}
+}
+
+// signal says that a signal was received.
+func (v *textView) signal(first bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	text := "interrupted: rolling back; Ctrl-C again stops at once"
+	if !first {
+		text = "interrupted again: stopping at once"
+	}
+	v.line("%s", v.warn.Sprint(text))
+}
+
+// pause keeps quiet while somebody types.
+func (v *textView) pause(f func()) {
+	v.mu.Lock()
+	v.wait.clear()
+	v.mu.Unlock()
+	f()
+}

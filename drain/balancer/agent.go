@@ -1,0 +1,111 @@
+package balancer
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/drainctl/drainctl/drain/journal"
+)
+
+// Protocol is the version of what a client and an agent say to each other. It
+// changes with every change of the calls or their types.
+const Protocol = 1
+
+// A greeting is the agent's first line.
+type greeting struct {
+	Agent    string `json:"agent"` // greetingName
+	Protocol int    `json:"protocol"`
+	Version  string `json:"version"` // of drainctl
+}
+
+const greetingName = "drainctl"
+
+// maxMessage bounds one message, in bytes. The largest is the report of a status
+// over all servers of a large configuration.
+const maxMessage = 64 << 20
+
+// Serve is the agent: it offers b over a stream until that ends, and closes b.
+// Whoever is at the other end can ask for what a [Balancer] does and for nothing
+// else: it runs no command line and writes no file of its caller's choosing.
+// version is drainctl's own.
+func Serve(ctx context.Context, in io.Reader, out io.WriteCloser, b Balancer, version string) error {
+	defer b.Close()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	hello, err := json.Marshal(greeting{greetingName, Protocol, version})
+	if err != nil {
+		return err
+	}
+	if _, err := out.Write(append(hello, '\n')); err != nil {
+		return fmt.Errorf("greet: %w", err)
+	}
+	ch := newChannel(in, out, maxRequest)
+	server := &server{ch: ch, methods: methods(b), running: map[uint64]context.CancelFunc{}}
+	ended := make(chan error, 1)
+	go func() { ended <- server.serve(ctx) }()
+	select {
+	case err := <-ended:
+		if errors.Is(err, io.EOF) {
+			err = nil
+		}
+		return err
+	case <-ch.silent(ctx, lease):
+		// Reading may go on for ever: the process ends with it.
+		return fmt.Errorf("nothing was heard for %s", lease)
+	}
+}
+
+const (
+	// lease is for how long an agent goes on without hearing from its client: the
+	// network may be gone without a word. Then its locks are free again.
+	lease = 30 * time.Second
+	// pingInterval is how often a client says that it is there.
+	pingInterval = 5 * time.Second
+)
+
+// maxRequest bounds what a caller of the agent may send, in bytes.
+const maxRequest = 4 << 20
+
+// methods are all that an agent can be asked.
+func methods(b Balancer) map[string]method {
+	return map[string]method{
+		"plan":        call(b.Plan),
+		"lock":        act(b.Lock),
+		"begin":       act(b.Begin),
+		"apply":       call(b.Apply),
+		"reload":      call(b.Reload),
+		"restore":     call(b.Restore),
+		"watch":       call(b.Watch),
+		"connections": call(b.Connections),
+		"health":      act(b.Health),
+		"record":      act(func(ctx context.Context, r recordRequest) error { return b.Record(ctx, r.Lines) }),
+		"end":         act(b.End),
+		"state":       call(func(ctx context.Context, _ struct{}) (journal.State, error) { return b.State(ctx) }),
+		"history":     call(b.History),
+	}
+}
+
+// A recordRequest wraps lines: the parameters of a call are an object.
+type recordRequest struct {
+	Lines Lines `json:"lines"`
+}
+
+// call is a method that takes and gives a value.
+func call[P, R any](f func(context.Context, P) (R, error)) method {
+	return func(ctx context.Context, params json.RawMessage) (any, error) {
+		var p P
+		if err := decode(params, &p); err != nil {
+			return nil, &Error{Code: CodeRefused, Message: fmt.Sprintf("parameters: %v", err)}
+		}
+		return f(ctx, p)
+	}
+}
+
+// act is a method that gives nothing back.
+func act[P any](f func(context.Context, P) error) method {
+	return call(func(ctx context.Context, p P) (bool, error) { return true, f(ctx, p) })
+}

@@ -1,0 +1,270 @@
+package balancer
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/nginx"
+)
+
+// A hostile caller asks the agent for what is not its right. It gets an error,
+// every time, and nothing is changed: no file, no generation of nginx.
+func TestHostileCaller(t *testing.T) {
+	r := newRig(t)
+	c := r.agent()
+	report := r.began(c, testID, down("127.0.0.2"))
+	sha, at := report.Files[r.pool], report.Servers[0].At
+	before, workers := r.tree(), r.workers()
+	if len(before) < 4 {
+		t.Fatalf("the rig has only %d files", len(before))
+	}
+	asks := map[string]struct{ method, params string }{}
+	edit := func(name, path, sha string, at int, want string) {
+		text, _ := json.Marshal(path)
+		asks["edit: "+name] = struct{ method, params string }{"apply", fmt.Sprintf(`{"want":%s,"files":[{"path":%s,"sha256":%q,"servers":[%d]}]}`, want, text, sha, at)}
+	}
+	const wantDown = `{"down":true}`
+	main := hash(r.read(r.conf))
+	edit("a file that nobody includes", r.dir+"/other.conf", hash(r.read(r.dir+"/other.conf")), 17, wantDown)
+	edit("a file of the system", "/etc/passwd", sha, 0, wantDown)
+	edit("a path that leads elsewhere", r.dir+"/../../etc/passwd", sha, 0, wantDown)
+	edit("the same file by another path", r.dir+"/./pool.conf", sha, at, wantDown)
+	edit("a relative path", "pool.conf", sha, at, wantDown)
+	edit("no path", "", sha, at, wantDown)
+	edit("a hash that does not match", r.pool, strings.Repeat("0", 64), at, wantDown)
+	edit("no hash", r.pool, "", at, wantDown)
+	edit("a listen directive", r.conf, main, strings.Index(r.read(r.conf), "listen"), wantDown)
+	edit("a server block", r.conf, main, strings.Index(r.read(r.conf), "server {"), wantDown)
+	edit("the middle of a line", r.pool, sha, at+1, wantDown)
+	edit("before the file", r.pool, sha, -1, wantDown)
+	edit("after the file", r.pool, sha, 1<<40, wantDown)
+	edit("another parameter", r.pool, sha, at, `{"down":true,"weight":5}`)
+	edit("text in the place of a parameter", r.pool, sha, at, `"down; } server { listen 1;"`)
+	for _, field := range []string{"command", "test_command", "reload_command", "nginx", "state_dir", "configuration", "content"} {
+		asks["apply with "+field] = struct{ method, params string }{"apply", fmt.Sprintf(`{"want":%s,"files":[],%q:"touch /tmp/mine"}`, wantDown, field)}
+		asks["plan with "+field] = struct{ method, params string }{"plan", fmt.Sprintf(`{"targets":["127.0.0.2"],%q:"touch /tmp/mine"}`, field)}
+	}
+	for _, method := range []string{"run", "exec", "write", "read", "rpc.serverInfo2", "Plan", ""} {
+		asks["method "+method] = struct{ method, params string }{method, `{}`}
+	}
+	for _, id := range []string{"../../../etc/cron.d/mine", "/etc/passwd", "..", ".", "", "a/b", "a\x00b", strings.Repeat("x", 5000)} {
+		text, _ := json.Marshal(id)
+		asks["begin "+id] = struct{ method, params string }{"begin", fmt.Sprintf(`{"operation":{"id":%s,"kind":"drain","targets":[],"user":"","host":"","began":"2026-01-01T00:00:00Z","servers":[]},"lines":[{}]}`, text)}
+		if id != "" { // the list of all operations
+			asks["history "+id] = struct{ method, params string }{"history", fmt.Sprintf(`{"id":%s}`, text)}
+		}
+	}
+	asks["an array"] = struct{ method, params string }{"apply", `[{"down":true},[]]`}
+	asks["no object"] = struct{ method, params string }{"apply", `7`}
+	n := 0
+	for _, name := range slices.Sorted(maps.Keys(asks)) {
+		n++
+		answer, err := c.rpc.call(t.Context(), asks[name].method, json.RawMessage(asks[name].params))
+		if err == nil {
+			t.Errorf("%s: no error, but %.200s", name, answer)
+		}
+		if now := r.tree(); !maps.Equal(now, before) {
+			t.Fatalf("%s: files have changed", name)
+		}
+	}
+	if now := r.workers(); !slices.Equal(now, workers) {
+		t.Errorf("workers %v became %v", workers, now)
+	}
+	t.Logf("%d calls", n)
+	// The agent still does what is right.
+	if _, err := c.Apply(t.Context(), change(report, nginx.Want{Down: true})); err != nil {
+		t.Errorf("a right edit is refused: %v", err)
+	}
+}
+
+// Without an operation there is nothing to edit, load or record.
+func TestNothingBegun(t *testing.T) {
+	r := newRig(t)
+	c := r.agent()
+	report, err := c.Plan(t.Context(), down("127.0.0.2"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, workers := r.tree(), r.workers()
+	for name, ask := range map[string]func() error{
+		"apply":  func() error { _, err := c.Apply(t.Context(), change(report, nginx.Want{Down: true})); return err },
+		"reload": func() error { _, err := c.Reload(t.Context(), ReloadRequest{Timeout: patience}); return err },
+		"record": func() error { return c.Record(t.Context(), Lines{[]byte("{}")}) },
+		"end":    func() error { return c.End(t.Context(), Ending{Result: journal.ResultDone}) },
+	} {
+		if err := ask(); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+	for _, id := range []string{"../../../etc/cron.d/mine", "/etc/passwd", "..", "", "a/b", "a\x00b", strings.Repeat("x", 5000)} {
+		if err := r.agent().Begin(t.Context(), Beginning{Operation: journal.Operation{ID: id, Kind: journal.KindDrain}, Lines: Lines{[]byte("{}")}}); err == nil {
+			t.Errorf("%.20q is taken for the ID of an operation", id)
+		}
+	}
+	if now := r.tree(); !maps.Equal(now, before) || !slices.Equal(r.workers(), workers) {
+		t.Errorf("something was changed: %v", slices.Sorted(maps.Keys(now)))
+	}
+}
+
+// Messages that are none end the agent, and nothing is changed.
+func TestBrokenMessages(t *testing.T) {
+	r := newRig(t)
+	before := r.tree()
+	for name, message := range map[string][]byte{
+		"cut short":    []byte(`{"id":1,"method":"plan","par`),
+		"too large":    append(bytes.Repeat([]byte(" "), maxRequest+1), '\n'),
+		"no end":       bytes.Repeat([]byte("x"), maxRequest+1),
+		"no JSON":      []byte("touch /tmp/mine\n"),
+		"zero bytes":   append(make([]byte, 1000), '\n'),
+		"deep nesting": append(bytes.Repeat([]byte("["), 100000), '\n'),
+		"a shell line": []byte("$(reboot); `reboot`\n"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			far, ended := serve(NewLocal(r.options()))
+			if _, err := bufio.NewReader(far.ReadCloser).ReadString('\n'); err != nil {
+				t.Fatal(err)
+			}
+			go func() { _, _ = io.Copy(io.Discard, far.ReadCloser) }()
+			_, _ = far.Write(message)
+			far.WriteCloser.Close()
+			select {
+			case <-ended:
+			case <-time.After(patience):
+				t.Fatal("the agent goes on")
+			}
+			if now := r.tree(); !maps.Equal(now, before) {
+				t.Error("files have changed")
+			}
+		})
+	}
+}
+
+// An agent of another version is told from one that does not answer, and what a
+// login shell prints before it does no harm.
+func TestGreeting(t *testing.T) {
+	connect := func(said string) error {
+		in, out := io.Pipe()
+		go func() {
+			_, _ = io.WriteString(out, said)
+			out.Close()
+		}()
+		_, toAgent := io.Pipe()
+		c, err := Connect(t.Context(), "lb1", "v1.2.3", pipe{in, toAgent})
+		if err == nil {
+			c.Close()
+		}
+		return err
+	}
+	ours := fmt.Sprintf(`{"agent":"drainctl","protocol":%d,"version":"v1"}`+"\n", Protocol)
+	if err := connect("Welcome!\n\nlast login: today\n" + ours); err != nil {
+		t.Errorf("after what a login shell prints: %v", err)
+	}
+	for _, theirs := range []int{Protocol - 1, Protocol + 1} {
+		err := connect(fmt.Sprintf(`{"agent":"drainctl","protocol":%d,"version":"v9.9"}`+"\n", theirs))
+		var version *VersionError
+		if !errors.As(err, &version) || !strings.Contains(err.Error(), "lb1 is v9.9") || !strings.Contains(err.Error(), "v1.2.3") || !strings.Contains(err.Error(), "update drainctl") {
+			t.Errorf("protocol %d: %v", theirs, err)
+		}
+	}
+	for _, said := range []string{"", "sh: drainctl: not found\n", ours[:10], strings.Repeat("noise\n", maxGreeting)} {
+		if err := connect(said); err == nil {
+			t.Errorf("%.20q is taken for a greeting", said)
+		}
+	}
+}
+
+// The end of the connection is the end of the agent: its locks are free.
+func TestConnectionsEnd(t *testing.T) {
+	r := newRig(t)
+	c := r.agent()
+	lock := LockRequest{Backends: []string{"127.0.0.2"}, Holder: journal.Holder{User: "ann", Time: time.Now()}}
+	if err := c.Lock(t.Context(), lock); err != nil {
+		t.Fatal(err)
+	}
+	second := r.agent()
+	err := second.Lock(t.Context(), lock)
+	var e *Error
+	if !errors.As(err, &e) || e.Code != CodeLocked || e.Holder == nil || e.Holder.User != "ann" {
+		t.Fatalf("the second gets %v", err)
+	}
+	c.stream.Close()
+	lock.Wait = patience
+	if err := second.Lock(t.Context(), lock); err != nil {
+		t.Errorf("after the end of the first: %v", err)
+	}
+}
+
+// A caller that gives up ends what the agent does for it.
+func TestCallIsCancelled(t *testing.T) {
+	r := newRig(t)
+	o := r.options()
+	o.Nginx.TestCommand = []string{"sleep", "300"}
+	far, _ := serve(NewLocal(o))
+	c, err := Connect(t.Context(), "lb", "test", far)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() {
+		_, err := c.Plan(ctx, down("127.0.0.2"))
+		done <- err
+	}()
+	time.Sleep(200 * time.Millisecond)
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("the call ended with %v", err)
+	}
+	// The next call comes when the one before has ended.
+	ctx, cancel = context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if _, err := c.Plan(ctx, Query{Targets: []string{"127.0.0.2"}}); err != nil {
+		t.Errorf("the next call: %v", err)
+	}
+}
+
+// FuzzProtocol: whatever an agent is sent, it neither crashes nor hangs, and
+// changes no file but those of the journal.
+func FuzzProtocol(f *testing.F) {
+	for _, method := range []string{"plan", "lock", "begin", "apply", "reload", "restore", "watch", "connections", "record", "end", "state", "history", "cancel", "ping"} {
+		f.Add([]byte(fmt.Sprintf(`{"id":1,"method":%q,"params":{}}`, method)))
+	}
+	f.Add([]byte(`{"id":1,"method":"begin","params":{"operation":{"id":"../x"},"lines":[1]}}`))
+	f.Add([]byte(`[{"id":1,"method":"apply","params":{"want":{"down":true},"files":[{"path":"/","sha256":"","servers":[0]}]}}]`))
+	f.Fuzz(func(t *testing.T, message []byte) {
+		if bytes.Contains(message, []byte("health")) || bytes.Contains(message, []byte("_url")) || bytes.Contains(message, []byte("wait")) {
+			t.Skip() // would connect somewhere, or wait for a lock
+		}
+		dir := t.TempDir()
+		r := &rig{t: t, dir: dir, conf: dir + "/nginx.conf"}
+		r.write(r.conf, "events {}\nhttp { upstream pool { server 127.0.0.2:80; server 127.0.0.3:80; } }\n")
+		before := r.tree()
+		o := Options{Nginx: nginx.Binary{Path: "/nonexistent/nginx", Conf: r.conf, TestCommand: []string{"true"}, ReloadCommand: []string{"true"}}, StateDir: dir + "/state"}
+		far, ended := serve(NewLocal(o))
+		go func() { _, _ = io.Copy(io.Discard, far.ReadCloser) }()
+		_, _ = far.Write(append(bytes.ReplaceAll(message, []byte("\n"), nil), '\n'))
+		far.WriteCloser.Close()
+		select {
+		case <-ended:
+		case <-time.After(patience):
+			t.Fatal("the agent goes on")
+		}
+		for path, text := range r.tree() {
+			if had, known := before[path]; known && had != text || !known && !strings.HasPrefix(path, dir+"/state/") {
+				t.Fatalf("%s was changed", path)
+			}
+		}
+	})
+}

@@ -1,0 +1,304 @@
+// Package balancer is one load balancer (LB): the few things that the steps of
+// a drain ask of it. [Local] does them on the LB's own machine, as root.
+// [Serve] offers a Local over a byte stream (the agent), and [Connect] is the
+// client at the other end of it.
+package balancer
+
+import (
+	"context"
+	"encoding/json"
+	"net/netip"
+	"time"
+
+	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/nginx"
+)
+
+// A Balancer is one nginx, its configuration and its journal. The steps know
+// them only as this. It serves one operation: locks and the operation that was
+// begun belong to it, and its Close gives the locks back.
+//
+// Errors are *[Error] where a caller may want to decide on them.
+type Balancer interface {
+	// Plan reads the configuration and reports what the query asks for. It
+	// touches nothing. Later calls speak of the servers that the last Plan found.
+	Plan(context.Context, Query) (*Report, error)
+	// Lock takes the locks of backends, so that no other operation works on them.
+	Lock(context.Context, LockRequest) error
+	// Begin records an operation. One that is recorded already is taken on.
+	Begin(context.Context, Beginning) error
+	// Apply brings servers to a wanted state: it edits the files and has nginx
+	// test them. If that fails, the files are as before.
+	Apply(context.Context, Change) (Applied, error)
+	// Reload has nginx load the files and verifies that a new generation of
+	// workers serves and that no earlier worker accepts connections.
+	Reload(context.Context, ReloadRequest) (Generation, error)
+	// Restore undoes what the operation has changed here, reload included.
+	Restore(context.Context, ReloadRequest) (Restored, error)
+	// Watch tells whether nginx still serves what the operation applied.
+	Watch(context.Context, WatchRequest) (Watched, error)
+	// Connections counts the connections from here to the servers of the plan.
+	Connections(context.Context, ConnectionsQuery) (Connections, error)
+	// Health asks the servers that come back, or a URL, once.
+	Health(context.Context, HealthCheck) error
+	// Record appends lines to the history of the operation. It fails if the
+	// operation is no longer in the journal.
+	Record(context.Context, Lines) error
+	// End records how the operation ended.
+	End(context.Context, Ending) error
+	// State is what stands.
+	State(context.Context) (journal.State, error)
+	// History lists all operations, or has the lines of one.
+	History(context.Context, HistoryQuery) (History, error)
+	// Close ends what this LB does for the operation, and frees its locks.
+	Close() error
+	// Done is closed when the LB can no longer be asked.
+	Done() <-chan struct{}
+}
+
+// A Query says which servers are meant, and what shall become of them.
+type Query struct {
+	Targets   []string    `json:"targets,omitempty"`   // none: every server
+	Upstreams []string    `json:"upstreams,omitempty"` // none: every upstream
+	Want      *nginx.Want `json:"want,omitempty"`      // nil: nothing is to change
+	// Unmanaged includes servers whose down drainctl has not put there in what
+	// is cleared.
+	Unmanaged bool `json:"unmanaged,omitempty"`
+	// Preflight tries what a run needs: nginx's test, its processes, the files.
+	Preflight bool `json:"preflight,omitempty"`
+	// Connections counts the open connections to each server.
+	Connections bool `json:"connections,omitempty"`
+}
+
+// A Report answers a Query.
+type Report struct {
+	ConfPath  string            `json:"configuration"`
+	Servers   []Server          `json:"servers"`
+	Files     map[string]string `json:"files"` // SHA-256 of each file with a server of Servers
+	Diff      string            `json:"diff,omitempty"`
+	Upstreams []Upstream        `json:"upstreams,omitempty"` // of Servers
+	// Excluded are the targets' servers in upstreams that the query leaves out.
+	Excluded   []Server    `json:"excluded,omitempty"`
+	References []Reference `json:"references,omitempty"`
+	Names      []Name      `json:"names,omitempty"`
+	OtherNames []OtherName `json:"other_names,omitempty"`
+	Skipped    []Skipped   `json:"skipped,omitempty"`
+	// ShutdownTimeout is worker_shutdown_timeout; 0 where it is not set.
+	ShutdownTimeout time.Duration    `json:"shutdown_timeout_ns,omitempty"`
+	Addresses       []netip.Addr     `json:"addresses,omitempty"` // of this machine
+	Generation      *Generation      `json:"generation,omitempty"`
+	Pending         []PendingFile    `json:"pending,omitempty"`
+	Problems        []Problem        `json:"problems,omitempty"`
+	State           journal.State    `json:"state"`
+	StateError      *Error           `json:"state_error,omitempty"`
+	Locks           []journal.Holder `json:"locks,omitempty"`
+	// Uncounted is why connections were not counted.
+	Uncounted string `json:"uncounted,omitempty"`
+}
+
+// A Server is one server line.
+type Server struct {
+	journal.Server
+	Name       string   `json:"name"`   // of the upstream, with its module where both have one of that name
+	Text       string   `json:"server"` // the address as it is written
+	Parameters []string `json:"parameters,omitempty"`
+	File       string   `json:"file"`
+	Line       int      `json:"line"`
+	At         int      `json:"at"` // byte offset of the line's first word
+	Down       bool     `json:"down,omitempty"`
+	Managed    bool     `json:"managed,omitempty"` // drainctl has marked it down
+	Configure  bool     `json:"configure,omitempty"`
+	Open       int      `json:"connections"` // connections from this LB; -1: not counted
+}
+
+// An Upstream is what a plan leaves of an upstream.
+type Upstream struct {
+	Name   string `json:"name"`
+	File   string `json:"file"`
+	Line   int    `json:"line"`
+	Live   int    `json:"live"`   // primaries that are not down now
+	Remain int    `json:"remain"` // of them, those that no target names
+	Backup bool   `json:"backup,omitempty"`
+	// Survivor is the one primary that remains, where there is one.
+	Survivor    string `json:"survivor,omitempty"`
+	MaxFails    string `json:"max_fails,omitempty"`
+	FailTimeout string `json:"fail_timeout,omitempty"`
+}
+
+// A Reference is a place outside of upstreams that names a target.
+type Reference struct {
+	File      string `json:"file"`
+	Line      int    `json:"line"`
+	Directive string `json:"directive"`
+	Text      string `json:"text"`
+	Certain   bool   `json:"certain,omitempty"`
+}
+
+// A Name is a host name among the servers, and its addresses.
+type Name struct {
+	Host      string       `json:"host"`
+	Addresses []netip.Addr `json:"addresses,omitempty"`
+	Error     string       `json:"error,omitempty"`
+}
+
+// An OtherName is a server line that reaches a target's host by another name.
+type OtherName struct {
+	Server  Server     `json:"server"`
+	Address netip.Addr `json:"address"`
+}
+
+// A Skipped is an included file that could not be read or understood.
+type Skipped struct {
+	File     string `json:"file"`
+	Error    string `json:"error"`
+	Unread   bool   `json:"unread,omitempty"`   // it could not be read at all
+	Mentions bool   `json:"mentions,omitempty"` // it holds a target's host
+}
+
+// A PendingFile was changed on disk after nginx was last loaded.
+type PendingFile struct {
+	Path    string    `json:"path"`
+	Changed time.Time `json:"changed"`
+	Loaded  time.Time `json:"loaded"`
+	// Future tells that the change is later than the clock: it was set back, and
+	// whether nginx has loaded the file cannot be told.
+	Future bool `json:"future,omitempty"`
+}
+
+// A Problem is something that a run needs and that is not so.
+type Problem struct {
+	Code     string `json:"code"`
+	Text     string `json:"text"`
+	Override string `json:"override,omitempty"`
+	// Unknown tells that it is not known, for want of root or of nginx itself: a
+	// dry run says so, and a real run needs it.
+	Unknown bool `json:"unknown,omitempty"`
+}
+
+// A Generation is the workers started by one load of the configuration.
+type Generation struct {
+	Serving   int       `json:"serving"`
+	Finishing int       `json:"finishing"` // workers of earlier generations
+	Loaded    time.Time `json:"loaded"`
+}
+
+// A LockRequest names the backends to lock.
+type LockRequest struct {
+	Backends []string       `json:"backends"`
+	Wait     time.Duration  `json:"wait_ns,omitempty"` // negative: for as long as it takes
+	Holder   journal.Holder `json:"holder"`
+}
+
+// A Change is what to edit. Each server is named by the place of its line in a
+// file whose content is known by its hash, so that nothing else can be meant.
+type Change struct {
+	Want  nginx.Want `json:"want"`
+	Files []FileEdit `json:"files"`
+	// AcceptPending puts files live that were changed since nginx was loaded.
+	AcceptPending bool `json:"accept_pending,omitempty"`
+}
+
+// A FileEdit is the servers of one file.
+type FileEdit struct {
+	Path    string `json:"path"`
+	SHA256  string `json:"sha256"`
+	Servers []int  `json:"servers"` // byte offsets of the word "server"
+}
+
+// Applied is what Apply did.
+type Applied struct {
+	Edited []journal.Edit `json:"edited,omitempty"`
+	// NeedsReload tells that nginx does not serve what the files say.
+	NeedsReload bool     `json:"needs_reload,omitempty"`
+	Stale       []string `json:"stale,omitempty"` // files that were changed before, and not loaded
+	Notices     []string `json:"notices,omitempty"`
+}
+
+// A ReloadRequest says how long a new generation may take.
+type ReloadRequest struct {
+	Timeout time.Duration `json:"timeout_ns"`
+}
+
+// Restored is what Restore did.
+type Restored struct {
+	Changed bool     `json:"changed,omitempty"`
+	Notices []string `json:"notices,omitempty"`
+}
+
+// A WatchRequest says what to look at.
+type WatchRequest struct {
+	// Buffered counts the requests that earlier workers hold and have not sent
+	// to a server.
+	Buffered bool `json:"buffered,omitempty"`
+}
+
+// Watched is what Watch saw.
+type Watched struct {
+	Drift *Drift `json:"drift,omitempty"` // nil: nginx serves what was applied
+	// Buffered is -1 where it could not be counted.
+	Buffered int `json:"buffered,omitempty"`
+}
+
+// A Drift is a change by another process that lets requests reach the servers.
+type Drift struct {
+	Reason   DriftReason `json:"reason"`
+	Places   []string    `json:"places,omitempty"`
+	Reloaded bool        `json:"reloaded,omitempty"`
+}
+
+// A DriftReason says what another process did.
+type DriftReason string
+
+// The reasons.
+const (
+	DriftDownRemoved   DriftReason = "down removed"
+	DriftServerRemoved DriftReason = "server removed"
+	DriftUnknown       DriftReason = "changed after a reload"
+)
+
+// A Beginning is an operation and the first lines of its history.
+type Beginning struct {
+	Operation journal.Operation `json:"operation"`
+	Lines     Lines             `json:"lines,omitempty"`
+}
+
+// A ConnectionsQuery says what to count.
+type ConnectionsQuery struct {
+	// StatusURL is a page of stub_status to ask in place of counting sockets.
+	StatusURL string `json:"status_url,omitempty"`
+}
+
+// Connections are the open connections to each server of the plan.
+type Connections struct {
+	Open      int   `json:"open"`
+	PerServer []int `json:"per_server"` // -1: not known
+}
+
+// A HealthCheck is one try.
+type HealthCheck struct {
+	URL string `json:"url,omitempty"` // empty: connect to each server that comes back
+}
+
+// Lines are JSON objects for the history.
+type Lines []json.RawMessage
+
+// An Ending is how an operation ended.
+type Ending struct {
+	Result    journal.Result `json:"result"`
+	Open      int            `json:"open,omitempty"`      // connections left
+	Supersede []string       `json:"supersede,omitempty"` // operations that this one stands in for
+	Lines     Lines          `json:"lines,omitempty"`
+}
+
+// A HistoryQuery asks for one operation, or with an empty ID for the list.
+type HistoryQuery struct {
+	ID string `json:"id,omitempty"`
+}
+
+// A History is a list of operations, or one of them.
+type History struct {
+	Operations []journal.Entry `json:"operations,omitempty"`
+	Unreadable []string        `json:"unreadable,omitempty"`
+	Lines      Lines           `json:"lines,omitempty"`
+	Truncated  int             `json:"truncated,omitempty"`
+}

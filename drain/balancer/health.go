@@ -1,0 +1,95 @@
+package balancer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/drainctl/drainctl/nginx"
+)
+
+// healthTimeout bounds one try.
+const healthTimeout = 5 * time.Second
+
+// Health implements [Balancer].
+func (l *Local) Health(ctx context.Context, h HealthCheck) error {
+	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
+	defer cancel()
+	if h.URL != "" {
+		if _, err := get(ctx, h.URL); err != nil {
+			return asError(err)
+		}
+		return nil
+	}
+	l.mu.Lock()
+	returning := l.returning
+	l.mu.Unlock()
+	for _, a := range returning {
+		network, address := "tcp", a.String()
+		if a.Unix != "" {
+			network, address = "unix", a.Unix
+		}
+		var d net.Dialer
+		conn, err := d.DialContext(ctx, network, address)
+		if err != nil {
+			return asError(fmt.Errorf("connect: %w", err))
+		}
+		conn.Close()
+	}
+	return nil
+}
+
+// maxBodyShown bounds how much of an answer's body an error repeats, and maxBody
+// what is read of it, in bytes.
+const (
+	maxBodyShown = 120
+	maxBody      = 64 << 10
+)
+
+// get asks a URL once. It follows no redirect and uses no proxy.
+func get(ctx context.Context, url string) (body []byte, err error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return nil, err
+	}
+	request.Header.Set("User-Agent", "drainctl")
+	client := &http.Client{
+		Transport:     &http.Transport{DisableKeepAlives: true},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	body, err = io.ReadAll(io.LimitReader(response.Body, maxBody))
+	if err != nil {
+		return nil, err
+	}
+	if response.StatusCode >= 200 && response.StatusCode <= 299 {
+		return body, nil
+	}
+	line, _, _ := strings.Cut(strings.TrimSpace(string(body[:min(len(body), maxBodyShown)])), "\n")
+	return nil, errors.New(strings.TrimSpace(fmt.Sprintf("%s answered with status %d: %s", url, response.StatusCode, line)))
+}
+
+// statusOf is the open connections that a page of stub_status tells of, without
+// the one that asks.
+func statusOf(ctx context.Context, url string) (int, error) {
+	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
+	defer cancel()
+	body, err := get(ctx, url)
+	if err != nil {
+		return 0, asError(err)
+	}
+	s, err := nginx.ParseStubStatus(body)
+	if err != nil {
+		return 0, asError(fmt.Errorf("%s: %w", url, err))
+	}
+	return s.Open(), nil
+}

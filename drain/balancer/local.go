@@ -1,0 +1,323 @@
+package balancer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/nginx"
+)
+
+// Options say how nginx is run on an LB, and where its journal is. They come
+// from the command line on the LB, never from a caller of the agent.
+type Options struct {
+	Nginx    nginx.Binary
+	StateDir string // empty: journal.DefaultDir
+	Keep     int    // operations that the history keeps; 0: journal.DefaultKeep
+	// Trace, if not nil, is told of nginx's commands before they run. It is called
+	// by several goroutines.
+	Trace func(args []string)
+	// Around, if not nil, has each effect happen: tests make it fail.
+	Around func(what string, do func() error) error
+}
+
+// Local is the nginx of this machine.
+type Local struct {
+	options Options
+	journal journal.Journal
+	done    chan struct{}
+	close   sync.Once
+
+	serial sync.Mutex // held by the calls that read or change what follows
+	build  *nginx.Build
+	query  Query
+	id     string // of the operation that was begun
+	locks  []*journal.Lock
+	// editLock keeps other operations from editing, from Apply until nginx has
+	// loaded the files.
+	editLock *journal.Lock
+	edits    []journal.Edit // announced by this operation and not restored
+	wrote    time.Time      // the last replacement of a file
+	sent     bool           // a reload was sent since edits last changed
+	refused  bool           // the command of that reload failed
+	before   nginx.Running  // the generation before the last reload
+	after    nginx.Running  // the one that was verified after it
+	seen     map[string]time.Time
+
+	mu        sync.Mutex // guards what follows
+	addresses []nginx.Address
+	returning []nginx.Address // of the servers that are up, or will be after an undrain
+}
+
+// NewLocal is the nginx of this machine. Without root it can plan, as far as
+// files may be read, and no more.
+func NewLocal(o Options) *Local {
+	if o.StateDir == "" {
+		o.StateDir = journal.DefaultDir
+	}
+	if o.Nginx.Path == "" {
+		o.Nginx.Path = nginx.DefaultBinary
+	}
+	return &Local{options: o, journal: journal.Journal{Dir: o.StateDir, Keep: o.Keep}, done: make(chan struct{})}
+}
+
+// effect does what changes something on this machine, or asks it something that
+// may fail: what names it.
+func (l *Local) effect(what string, do func() error) error {
+	if l.options.Around != nil {
+		return l.options.Around(what, do)
+	}
+	return do()
+}
+
+// update changes the journal's state.
+func (l *Local) update(ctx context.Context, what string, change func(*journal.State) error) error {
+	return l.effect("journal: "+what, func() error { return l.journal.Update(ctx, change) })
+}
+
+// appendHistory adds lines to the history of the operation.
+func (l *Local) appendHistory(lines Lines) error {
+	if len(lines) == 0 {
+		return nil
+	}
+	return l.effect("journal: history", func() error { return l.journal.Append(l.id, bytesOf(lines)...) })
+}
+
+// test has nginx test the configuration.
+func (l *Local) test(ctx context.Context) error {
+	l.trace(l.binary().TestArgs())
+	return l.effect("nginx -t", func() error { return l.binary().Test(ctx) })
+}
+
+func (l *Local) trace(args []string) {
+	if l.options.Trace != nil {
+		l.options.Trace(args)
+	}
+}
+
+// load reads the configuration as it is on disk.
+func (l *Local) load(ctx context.Context) (conf *nginx.Config, build nginx.Build, err error) {
+	build, noBinary := l.find(ctx)
+	path, err := l.confPath(build, noBinary)
+	if err != nil {
+		return nil, build, err
+	}
+	err = l.effect("read "+path, func() error {
+		conf, err = nginx.Load(ctx, path)
+		return err
+	})
+	if err != nil {
+		return nil, build, unreadable(err)
+	}
+	return conf, build, nil
+}
+
+// lockGrace is how long a lock is tried for at least: who only looks whether one
+// is held, holds it for an instant.
+const lockGrace = time.Second
+
+// Lock implements [Balancer]. The names are locked in order, so that two
+// operations never wait for each other.
+func (l *Local) Lock(ctx context.Context, r LockRequest) error {
+	l.serial.Lock()
+	defer l.serial.Unlock()
+	wait := r.Wait
+	if wait >= 0 {
+		wait = max(wait, lockGrace)
+	}
+	for _, name := range slices.Sorted(slices.Values(r.Backends)) {
+		err := l.effect("lock "+name, func() error {
+			lock, err := l.journal.Lock(ctx, backendLock+name, wait, r.Holder)
+			if err == nil {
+				l.locks = append(l.locks, lock)
+			}
+			return err
+		})
+		if err != nil {
+			l.unlock()
+			return asError(err)
+		}
+	}
+	return nil
+}
+
+// The names of locks: one for each backend, and one for the configuration.
+const (
+	backendLock       = "backend "
+	configurationLock = "configuration"
+)
+
+// BackendOf is the backend that a lock is on, empty for other locks.
+func BackendOf(h journal.Holder) string {
+	name, found := strings.CutPrefix(h.Name, backendLock)
+	if !found {
+		return ""
+	}
+	return name
+}
+
+func (l *Local) unlock() {
+	for _, lock := range l.locks {
+		_ = lock.Unlock()
+	}
+	l.locks = nil
+}
+
+// editWait is how long another operation's edit is waited for. It holds the lock
+// for one test and one reload.
+const editWait = 2 * time.Minute
+
+func (l *Local) lockConfiguration(ctx context.Context) error {
+	if l.editLock != nil {
+		return nil
+	}
+	err := l.effect("lock the configuration", func() (err error) {
+		l.editLock, err = l.journal.Lock(ctx, configurationLock, editWait, journal.Holder{ID: l.id, Time: time.Now()})
+		return err
+	})
+	var locked *journal.LockedError
+	if errors.As(err, &locked) {
+		err = fmt.Errorf("another operation has been editing the configuration for %s: %w", editWait, err)
+	}
+	return err
+}
+
+func (l *Local) unlockConfiguration() {
+	if l.editLock != nil {
+		_ = l.editLock.Unlock()
+		l.editLock = nil
+	}
+}
+
+// Begin implements [Balancer].
+func (l *Local) Begin(ctx context.Context, b Beginning) error {
+	l.serial.Lock()
+	defer l.serial.Unlock()
+	if l.id != "" && l.id != b.Operation.ID {
+		return &Error{Code: CodeRefused, Message: fmt.Sprintf("operation %s has begun already", l.id)}
+	}
+	if l.query.Unmanaged {
+		// Whoever forces an undrain does without what cannot be read.
+		if _, err := l.journal.SetAside(ctx); err != nil {
+			return asError(fmt.Errorf("write the journal: %w", err))
+		}
+	}
+	// Noted first: what fails in the middle is ended all the same.
+	l.id = b.Operation.ID
+	had := false
+	err := l.update(ctx, "begin", func(s *journal.State) error {
+		if op, ok := s.Find(b.Operation.ID); ok {
+			// Taken on after a broken connection: the reload may have been sent.
+			had, l.edits, l.sent = true, slices.Clone(op.Edits), len(op.Edits) > 0
+			return nil
+		}
+		return s.Begin(b.Operation)
+	})
+	if err == nil && !had {
+		err = l.effect("journal: new history", func() error { return l.journal.Create(b.Operation.ID, bytesOf(b.Lines)...) })
+	}
+	if err != nil {
+		return asError(fmt.Errorf("write the journal: %w", err))
+	}
+	return nil
+}
+
+// Record implements [Balancer].
+func (l *Local) Record(_ context.Context, lines Lines) error {
+	l.serial.Lock()
+	defer l.serial.Unlock()
+	return l.record(lines)
+}
+
+func (l *Local) record(lines Lines) error {
+	s, err := l.journal.State()
+	if _, ok := s.Find(l.id); err == nil && !ok {
+		err = fmt.Errorf("%w: another process has removed %s", journal.ErrGone, l.journal.Dir)
+	}
+	if err == nil {
+		err = l.appendHistory(lines)
+	}
+	if err != nil {
+		return asError(fmt.Errorf("write the journal: %w", err))
+	}
+	return nil
+}
+
+func bytesOf(lines Lines) [][]byte {
+	all := make([][]byte, len(lines))
+	for i, line := range lines {
+		all[i] = line
+	}
+	return all
+}
+
+// End implements [Balancer].
+func (l *Local) End(ctx context.Context, e Ending) error {
+	l.serial.Lock()
+	defer l.serial.Unlock()
+	err := l.update(ctx, "end", func(s *journal.State) error { return s.End(l.id, e.Result, e.Open, time.Now(), e.Supersede...) })
+	if err == nil {
+		err = l.appendHistory(e.Lines)
+	}
+	l.unlockConfiguration()
+	l.unlock()
+	if err != nil {
+		return asError(fmt.Errorf("write the journal: %w", err))
+	}
+	if s, err := l.journal.State(); err == nil {
+		// A history that is too long does no harm.
+		_ = l.journal.Prune(func(id string) bool {
+			_, ok := s.Find(id)
+			return ok
+		})
+	}
+	return nil
+}
+
+// State implements [Balancer].
+func (l *Local) State(context.Context) (journal.State, error) {
+	s, err := l.journal.State()
+	if err != nil {
+		return s, asError(fmt.Errorf("read the journal: %w", err))
+	}
+	return s, nil
+}
+
+// History implements [Balancer].
+func (l *Local) History(ctx context.Context, q HistoryQuery) (h History, err error) {
+	if q.ID == "" {
+		h.Operations, h.Unreadable, err = l.journal.List(ctx)
+	} else {
+		var lines Lines
+		lines, h.Truncated, err = l.journal.Read(q.ID)
+		h.Lines = lines
+		if errors.Is(err, os.ErrNotExist) {
+			return h, &Error{Code: CodeUnknown, Message: fmt.Sprintf("no operation %s in the history", q.ID), cause: err}
+		}
+	}
+	if err != nil {
+		return h, asError(fmt.Errorf("read the journal: %w", err))
+	}
+	return h, nil
+}
+
+// Close implements [Balancer].
+func (l *Local) Close() error {
+	l.close.Do(func() {
+		l.serial.Lock()
+		defer l.serial.Unlock()
+		l.unlockConfiguration()
+		l.unlock()
+		close(l.done)
+	})
+	return nil
+}
+
+// Done implements [Balancer].
+func (l *Local) Done() <-chan struct{} { return l.done }

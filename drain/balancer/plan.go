@@ -1,0 +1,393 @@
+package balancer
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/aymanbagabas/go-udiff"
+
+	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/nginx"
+)
+
+// A reading is one look at the configuration, while a report is made of it.
+type reading struct {
+	*Report
+	conf    *nginx.Config
+	build   nginx.Build
+	targets []nginx.Target
+	servers []*nginx.Server
+	query   Query
+}
+
+// Plan implements [Balancer].
+func (l *Local) Plan(ctx context.Context, q Query) (*Report, error) {
+	l.serial.Lock()
+	defer l.serial.Unlock()
+	r := &reading{Report: &Report{Files: map[string]string{}}, query: q}
+	r.build, _ = l.find(ctx)
+	tested := make(chan error, 1)
+	if q.Preflight {
+		// Beside the reading, so that the answer takes no longer than nginx's own test.
+		go func() { tested <- l.test(ctx) }()
+	}
+	if err := l.read(ctx, r); err != nil {
+		return nil, err
+	}
+	if err := r.edits(); err != nil {
+		return nil, &Error{Code: CodeRefused, Message: err.Error(), cause: err}
+	}
+	r.facts(ctx)
+	if q.Connections {
+		r.count(ctx)
+	}
+	r.Locks, _ = l.journal.Holders()
+	if q.Preflight {
+		l.preflight(ctx, r, tested)
+	}
+	l.keep(r)
+	return r.Report, nil
+}
+
+// read loads the configuration and the journal, and finds the servers.
+func (l *Local) read(ctx context.Context, r *reading) (err error) {
+	for _, text := range r.query.Targets {
+		t, err := nginx.ParseTarget(text)
+		if err != nil {
+			return &Error{Code: CodeUsage, Message: err.Error(), cause: err}
+		}
+		r.targets = append(r.targets, t)
+	}
+	if r.conf, _, err = l.load(ctx); err != nil {
+		return err
+	}
+	r.ConfPath = r.conf.Path
+	state, err := l.journal.State()
+	if err != nil {
+		r.StateError = asError(fmt.Errorf("read the journal: %w", err))
+	}
+	r.State = state
+	if err := checkUpstreams(r.conf, r.query.Upstreams); err != nil {
+		return err
+	}
+	r.match()
+	return r.found()
+}
+
+// unreadable is the error of a configuration that cannot be read.
+func unreadable(err error) error {
+	e := asError(fmt.Errorf("read the configuration: %w", err))
+	if e.Code == CodeFailed {
+		e.Code = CodeRefused
+	}
+	return e
+}
+
+// match finds the servers that the query names, in the order of the files.
+func (r *reading) match() {
+	excluded := map[*nginx.Server]bool{}
+	for _, u := range r.conf.Upstreams {
+		left := len(r.query.Upstreams) > 0 && !slices.ContainsFunc(r.query.Upstreams, u.Named)
+		for _, s := range u.Servers {
+			if len(r.targets) > 0 && (s.Err != nil || !slices.ContainsFunc(r.targets, func(t nginx.Target) bool { return t.Matches(s.Address) })) {
+				continue
+			}
+			if left {
+				if len(r.targets) > 0 {
+					excluded[s] = true
+					r.Excluded = append(r.Excluded, r.describe(s))
+				}
+				continue
+			}
+			r.servers = append(r.servers, s)
+			r.Servers = append(r.Servers, r.describe(s))
+			if _, ok := r.Files[s.File.Path]; !ok {
+				r.Files[s.File.Path] = hash(s.File.Src)
+			}
+		}
+	}
+}
+
+func hash(text string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(text))) }
+
+func keyOf(s *nginx.Server) journal.Server {
+	return journal.Server{Module: s.Upstream.Module, Upstream: s.Upstream.Name, Address: s.Address.String()}
+}
+
+// describe is what a caller learns of a server line.
+func (r *reading) describe(s *nginx.Server) Server {
+	words := s.Words()
+	d := Server{
+		Server: keyOf(s), Name: r.conf.DisplayName(s.Upstream), Text: words[1].Text,
+		File: s.File.Path, Line: s.Line(), At: int(s.At), Open: -1,
+	}
+	for _, w := range words[2:] {
+		d.Parameters = append(d.Parameters, w.Text)
+		d.Down = d.Down || w.Text == "down"
+	}
+	d.Managed = len(r.State.MarksOn(d.Server)) > 0
+	if want := r.query.Want; want != nil {
+		d.Configure = d.Down != want.Down && (want.Down || d.Managed || r.query.Unmanaged)
+	}
+	return d
+}
+
+// edits works out, in memory, what the plan would change, and verifies it.
+func (r *reading) edits() error {
+	if r.query.Want == nil {
+		return nil
+	}
+	var edits []nginx.Edit
+	for i, s := range r.servers {
+		if r.Servers[i].Configure {
+			edits = append(edits, s.Edits(*r.query.Want)...)
+		}
+	}
+	if err := verify(r.servers, edits, *r.query.Want); err != nil {
+		return err
+	}
+	byFile := map[*nginx.File][]udiff.Edit{}
+	var files []*nginx.File
+	for _, e := range edits {
+		if byFile[e.File] == nil {
+			files = append(files, e.File)
+		}
+		edit := udiff.Edit{Start: e.Start, End: e.End, New: e.New}
+		if !slices.Contains(byFile[e.File], edit) { // a fragment that two upstreams include
+			byFile[e.File] = append(byFile[e.File], edit)
+		}
+	}
+	for _, f := range files {
+		udiff.SortEdits(byFile[f])
+		text, err := udiff.ToUnified(f.Path, f.Path, f.Src, byFile[f], udiff.DefaultContextLines)
+		if err != nil {
+			return fmt.Errorf("%s: %w", f.Path, err)
+		}
+		r.Diff += text
+	}
+	return nil
+}
+
+// verify cross-checks the upstreams of servers with gonginx, and reads the edits
+// back.
+func verify(servers []*nginx.Server, edits []nginx.Edit, want nginx.Want) error {
+	var checked []*nginx.Upstream
+	for _, s := range servers {
+		if slices.Contains(checked, s.Upstream) {
+			continue
+		}
+		checked = append(checked, s.Upstream)
+		if err := s.Upstream.CrossCheck(); err != nil {
+			return err
+		}
+		if err := s.Upstream.Verify(edits, want); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkUpstreams makes sure that each name is exactly one block's.
+func checkUpstreams(conf *nginx.Config, names []string) error {
+	for _, name := range names {
+		n := 0
+		for _, u := range conf.Upstreams {
+			if u.Named(name) {
+				n++
+			}
+		}
+		switch {
+		case n == 0:
+			return usage("no upstream %q in %s; it has %s", name, conf.Path, upstreamNames(conf))
+		case n > 1:
+			return usage("there are %d upstreams %q: say http/%s or stream/%s", n, name, name, name)
+		}
+	}
+	return nil
+}
+
+func usage(format string, args ...any) error {
+	return &Error{Code: CodeUsage, Message: fmt.Sprintf(format, args...)}
+}
+
+// maxNamed bounds how many names an error lists.
+const maxNamed = 8
+
+func upstreamNames(conf *nginx.Config) string {
+	var names []string
+	for i, u := range conf.Upstreams {
+		if i == maxNamed {
+			names = append(names, fmt.Sprintf("… %d more", len(conf.Upstreams)-i))
+			break
+		}
+		names = append(names, conf.DisplayName(u))
+	}
+	if len(names) == 0 {
+		return "none"
+	}
+	return strings.Join(names, ", ")
+}
+
+// found makes sure that each target names a server.
+func (r *reading) found() error {
+	for _, t := range r.targets {
+		if slices.ContainsFunc(r.servers, func(s *nginx.Server) bool { return t.Matches(s.Address) }) {
+			continue
+		}
+		var orphaned []string
+		for _, m := range r.State.Marks {
+			if a, err := nginx.ParseAddress(m.Address); err == nil && t.Matches(a) {
+				by := ""
+				if op, ok := r.State.Find(m.Operation); ok {
+					by = ", drained by " + op.Who()
+				}
+				orphaned = append(orphaned, fmt.Sprintf("%s in %s (%s:%d%s)", m.Address, m.Upstream, m.File, m.Line, by))
+			}
+		}
+		if want := r.query.Want; want != nil && !want.Down && len(orphaned) > 0 {
+			return &Error{Code: CodeRefused, Message: fmt.Sprintf("%s is not in %s any more: there is nothing to put back", strings.Join(orphaned, ", "), r.ConfPath)}
+		}
+		return r.notFound(t)
+	}
+	return nil
+}
+
+// notFound is the error of a target that no upstream has.
+func (r *reading) notFound(t nginx.Target) error {
+	text := fmt.Sprintf("no server %s in any upstream of %s", t, r.ConfPath)
+	if names := r.query.Upstreams; len(names) > 0 {
+		text = fmt.Sprintf("no server %s in upstream %s of %s", t, strings.Join(names, ", "), r.ConfPath)
+		var in []string
+		for _, s := range r.Excluded {
+			if a, err := nginx.ParseAddress(s.Address); err == nil && t.Matches(a) && !slices.Contains(in, s.Name) {
+				in = append(in, s.Name)
+			}
+		}
+		if len(in) > 0 {
+			return usage("%s; it is in %s", text, strings.Join(in, ", "))
+		}
+	}
+	if odd := r.conf.Unreadable(t); len(odd) > 0 {
+		s := odd[0]
+		return usage("%s; the address %q at %s:%d could not be read: %v", text, s.Words()[1].Text, s.File.Path, s.Line(), s.Err)
+	}
+	var near []string
+	for _, s := range r.conf.Near(t, 3) {
+		if n := fmt.Sprintf("%s in %s", s.Address, r.conf.DisplayName(s.Upstream)); !slices.Contains(near, n) {
+			near = append(near, n)
+		}
+	}
+	if len(near) == 0 {
+		return usage("%s; it has %s", text, upstreamNames(r.conf))
+	}
+	return usage("%s; did you mean %s?", text, strings.Join(near, ", or "))
+}
+
+// keep holds on to what later calls speak of.
+func (l *Local) keep(r *reading) {
+	l.query = r.query
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.addresses, l.returning = nil, nil
+	for i, s := range r.servers {
+		l.addresses = append(l.addresses, s.Address)
+		up := !r.Servers[i].Down
+		if want := r.query.Want; want != nil && !want.Down {
+			up = up || r.Servers[i].Configure
+		}
+		if up {
+			l.returning = append(l.returning, s.Address)
+		}
+	}
+}
+
+// facts adds what guards ask for.
+func (r *reading) facts(ctx context.Context) {
+	r.ShutdownTimeout = r.conf.ShutdownTimeout
+	for _, sk := range r.conf.Skipped {
+		r.Skipped = append(r.Skipped, Skipped{
+			File: sk.File.Path, Error: sk.Err.Error(), Unread: sk.File.Src == "",
+			Mentions: slices.ContainsFunc(r.targets, func(t nginx.Target) bool { return t.MentionedIn(sk.File.Src) }),
+		})
+	}
+	if r.query.Want == nil {
+		return
+	}
+	for _, s := range r.servers {
+		r.addUpstream(s.Upstream)
+	}
+	r.directReferences()
+	r.names(ctx)
+	if addrs, err := net.InterfaceAddrs(); err == nil {
+		for _, a := range addrs {
+			if p, err := netip.ParsePrefix(a.String()); err == nil {
+				r.Addresses = append(r.Addresses, p.Addr().Unmap())
+			}
+		}
+	}
+}
+
+func (r *reading) addUpstream(u *nginx.Upstream) {
+	name := r.conf.DisplayName(u)
+	if slices.ContainsFunc(r.Upstreams, func(had Upstream) bool { return had.Name == name && had.File == u.File.Path }) {
+		return
+	}
+	up := Upstream{Name: name, File: u.File.Path, Line: u.Line()}
+	for _, s := range u.Servers {
+		named := slices.Contains(r.servers, s)
+		switch {
+		case s.IsDown():
+		case !s.IsPrimary():
+			up.Backup = up.Backup || !named
+		default:
+			up.Live++
+			if !named {
+				up.Remain++
+				up.Survivor, up.MaxFails, up.FailTimeout = s.Address.String(), s.Param("max_fails"), s.Param("fail_timeout")
+			}
+		}
+	}
+	if up.Remain != 1 {
+		up.Survivor, up.MaxFails, up.FailTimeout = "", "", ""
+	}
+	r.Upstreams = append(r.Upstreams, up)
+}
+
+func (r *reading) directReferences() {
+	for _, t := range r.targets {
+		for _, d := range r.conf.DirectReferences(t, r.servers) {
+			ref := Reference{File: d.File.Path, Line: d.Line(), Directive: d.Directive, Text: d.Text, Certain: d.Certain}
+			if !slices.Contains(r.References, ref) {
+				r.References = append(r.References, ref)
+			}
+		}
+	}
+}
+
+// confPath is the main file: the one named, what the binary says, or the usual
+// place when there is no binary to ask.
+func (l *Local) confPath(build nginx.Build, err error) (string, error) {
+	switch {
+	case l.options.Nginx.Conf != "":
+		return l.options.Nginx.Conf, nil
+	case errors.Is(err, nginx.ErrNoBinary):
+		return nginx.DefaultConf, nil
+	case err != nil:
+		return "", err
+	}
+	return build.Conf, nil
+}
+
+// unprivileged tells whether err may only be for want of root.
+func unprivileged(err error) bool {
+	var ce *nginx.CommandError
+	return os.Geteuid() != 0 && (errors.Is(err, fs.ErrPermission) || (errors.As(err, &ce) && ce.Unprivileged()))
+}

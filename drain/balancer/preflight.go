@@ -1,0 +1,170 @@
+package balancer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/drainctl/drainctl/nginx"
+)
+
+// The codes of problems, which are those of findings too.
+const (
+	ProblemTest    = "nginx-test"
+	ProblemRunning = "nginx-not-running"
+	ProblemConf    = "other-configuration"
+	ProblemWrite   = "not-writable"
+	ProblemPending = "pending"
+)
+
+// preflight tries what a run needs of this LB.
+func (l *Local) preflight(ctx context.Context, r *reading, tested <-chan error) {
+	running, err := l.running(ctx, r.conf, r.build)
+	if err != nil {
+		r.Problems = append(r.Problems, Problem{Code: ProblemRunning, Text: err.Error(), Unknown: true})
+	} else {
+		r.Generation = generation(running)
+		l.checkConf(r, running)
+		l.addPending(ctx, r, running)
+	}
+	if err := <-tested; err != nil {
+		r.Problems = append(r.Problems, testProblem(err))
+	}
+	done := map[string]bool{}
+	for _, s := range r.Servers {
+		if !s.Configure || done[s.File] {
+			continue
+		}
+		done[s.File] = true
+		if err := nginx.CheckReplace(s.File); err != nil {
+			r.Problems = append(r.Problems, Problem{Code: ProblemWrite, Text: err.Error(), Unknown: unprivileged(err)})
+		}
+	}
+}
+
+// testProblem is nginx's refusal of the configuration as it is.
+func testProblem(err error) Problem {
+	p := Problem{Code: ProblemTest, Text: fmt.Sprintf("the configuration is refused before any edit: %v", err), Override: "--test-command"}
+	var ce *nginx.CommandError
+	switch {
+	case !errors.As(err, &ce):
+	case ce.Code == 126 || ce.Code == 127:
+		p.Text, p.Unknown = "nginx's own test of the configuration: there is no "+ce.Command[0]+" here to run", true
+	case os.Geteuid() != 0 && ce.Unprivileged():
+		p.Text, p.Unknown = "nginx's own test of the configuration: it needs root here ("+ce.Lines[0]+")", true
+	}
+	return p
+}
+
+// checkConf makes sure that the nginx that runs was started with the
+// configuration that is about to be edited.
+func (l *Local) checkConf(r *reading, running nginx.Running) {
+	if l.customCommands() || r.build.Conf == "" {
+		return
+	}
+	conf := running.ConfOf(r.build)
+	if conf == "" {
+		conf = r.build.Conf
+	}
+	ours, err1 := nginx.RealPath(r.ConfPath)
+	theirs, err2 := nginx.RealPath(conf)
+	if err1 != nil || err2 != nil || ours == theirs {
+		return
+	}
+	r.Problems = append(r.Problems, Problem{Code: ProblemConf, Override: "--nginx-conf " + conf,
+		Text: fmt.Sprintf("the nginx that runs (process %d) was started with %s, not with %s", running.Master.PID, conf, r.ConfPath)})
+}
+
+// customCommands tells that nginx is tested or reloaded by the operator's own
+// commands, so that the binary here may not be the one that runs.
+func (l *Local) customCommands() bool {
+	return len(l.options.Nginx.TestCommand) > 0 || len(l.options.Nginx.ReloadCommand) > 0
+}
+
+func (l *Local) addPending(ctx context.Context, r *reading, running nginx.Running) {
+	pending, err := l.pending(ctx, r.conf, running)
+	if err != nil {
+		r.Problems = append(r.Problems, Problem{Code: ProblemPending, Text: fmt.Sprintf("whether files were changed since nginx was last loaded: %v", err), Unknown: unprivileged(err)})
+	}
+	r.Pending = pending
+}
+
+// pending finds files that were changed on disk after the running generation
+// was loaded: a reload would put somebody's unfinished work live. What an
+// operation of drainctl's has written is not somebody else's.
+func (l *Local) pending(ctx context.Context, conf *nginx.Config, running nginx.Running) ([]PendingFile, error) {
+	var found []PendingFile
+	state, stateErr := l.journal.State()
+	for _, f := range conf.Files {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		at, err := nginx.ChangeTime(f.Path)
+		if err != nil {
+			return nil, err
+		}
+		// What somebody edits and loads in one command line is not pending.
+		if !at.After(running.LoadedAtLatest()) {
+			continue
+		}
+		sha := hash(f.Src)
+		if (stateErr == nil && state.Ours(f.Path, sha)) || l.wroteThis(f.Path, sha) {
+			continue
+		}
+		found = append(found, PendingFile{Path: f.Path, Changed: at, Loaded: running.Loaded(), Future: at.After(running.Now)})
+	}
+	return found, nil
+}
+
+// wroteThis tells whether a file with this hash is as the operation found it or
+// left it.
+func (l *Local) wroteThis(path, sha string) bool {
+	for _, e := range l.edits {
+		if e.Path == path && (e.Before == sha || e.After == sha) {
+			return true
+		}
+	}
+	return false
+}
+
+// find asks the binary what it is, once.
+func (l *Local) find(ctx context.Context) (nginx.Build, error) {
+	if l.build != nil {
+		return *l.build, nil
+	}
+	found, build, err := nginx.Find(ctx, l.options.Nginx)
+	if err == nil {
+		l.options.Nginx, l.build = found, &build
+	}
+	return build, err
+}
+
+func (l *Local) binary() nginx.Binary { return l.options.Nginx }
+
+// running looks at the nginx that runs, by what conf says of it.
+func (l *Local) running(ctx context.Context, conf *nginx.Config, build nginx.Build) (nginx.Running, error) {
+	var r nginx.Running
+	err := l.effect("look for nginx's master", func() (err error) {
+		r, err = l.binary().Running(ctx, conf.PIDPath(build))
+		return err
+	})
+	return r, err
+}
+
+func generation(r nginx.Running) *Generation {
+	return &Generation{Serving: len(r.Serving()), Finishing: len(r.Exiting()), Loaded: r.Loaded()}
+}
+
+// sleep waits for d or until ctx ends.
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}

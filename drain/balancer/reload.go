@@ -1,0 +1,158 @@
+package balancer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/nginx"
+)
+
+// reloadGap is how long after the last edit a reload is sent at the earliest.
+// The start of a worker is known to a hundredth of a second, and in relation to
+// the clock that dates files a little less exactly. Without the gap, a later run
+// could take what these workers have loaded for newer than they are.
+const reloadGap = 100 * time.Millisecond
+
+// Reload implements [Balancer].
+func (l *Local) Reload(ctx context.Context, r ReloadRequest) (Generation, error) {
+	l.serial.Lock()
+	defer l.serial.Unlock()
+	if err := l.reload(ctx, r.Timeout); err != nil {
+		return Generation{}, asError(err)
+	}
+	l.unlockConfiguration()
+	return *generation(l.after), nil
+}
+
+func (l *Local) reload(ctx context.Context, limit time.Duration) error {
+	if l.id == "" {
+		return &Error{Code: CodeRefused, Message: "no operation has begun"}
+	}
+	if err := l.lockConfiguration(ctx); err != nil {
+		return err
+	}
+	conf, _, err := l.load(ctx)
+	if err != nil {
+		return err
+	}
+	if err := sleep(ctx, time.Until(l.wrote.Add(reloadGap))); err != nil {
+		return err
+	}
+	l.sent = true
+	var after nginx.Running
+	l.trace(l.binary().ReloadArgs())
+	err = l.effect("nginx -s reload", func() (err error) {
+		after, err = l.binary().ReloadAndVerify(ctx, conf, limit)
+		return err
+	})
+	var ce *nginx.CommandError
+	l.refused = errors.As(err, &ce)
+	if err == nil {
+		l.after, l.seen = after, nil
+	}
+	return err
+}
+
+// Restore implements [Balancer]. It begins with the files and ends with a
+// generation that has loaded them.
+func (l *Local) Restore(ctx context.Context, r ReloadRequest) (Restored, error) {
+	l.serial.Lock()
+	defer l.serial.Unlock()
+	done, err := l.restore(ctx, r.Timeout)
+	if err != nil {
+		return done, asError(err)
+	}
+	l.unlockConfiguration()
+	return done, nil
+}
+
+func (l *Local) restore(ctx context.Context, limit time.Duration) (done Restored, err error) {
+	if len(l.edits) == 0 && !l.sent {
+		return done, nil
+	}
+	if err := l.lockConfiguration(ctx); err != nil {
+		return done, err
+	}
+	done.Changed = true
+	if done.Notices, err = l.restoreFiles(ctx); err != nil || !l.sent {
+		return done, err
+	}
+	if err := l.test(ctx); err != nil {
+		return done, fmt.Errorf("the files hold nothing of this operation any more, but nginx refuses them as they are now: %w", err)
+	}
+	done.Notices = append(done.Notices, l.noticesOfPending(ctx)...)
+	before, refusedBefore := l.before, l.refused
+	err = l.reload(ctx, limit)
+	var reload *nginx.ReloadError
+	if errors.As(err, &reload) || (refusedBefore && l.refused) {
+		now, lookErr := l.now(ctx)
+		if lookErr == nil && before.Master.PID != 0 && !now.Started(before) {
+			// The generation of before still serves, and whatever the master may
+			// load later is the restored configuration.
+			done.Notices = append(done.Notices, "nginx does not load its configuration; it continues with the one it had before this operation: "+err.Error())
+			err = nil
+		}
+	}
+	if err != nil {
+		return done, fmt.Errorf("the files are as before, but nginx was not seen to load them: %w", err)
+	}
+	l.sent = false
+	return done, nil
+}
+
+func (l *Local) now(ctx context.Context) (nginx.Running, error) {
+	conf, build, err := l.load(ctx)
+	if err != nil {
+		return nginx.Running{}, err
+	}
+	return l.running(ctx, conf, build)
+}
+
+// noticesOfPending says what else the reload puts live. There is no way back
+// without it.
+func (l *Local) noticesOfPending(ctx context.Context) []string {
+	conf, build, err := l.load(ctx)
+	if err != nil {
+		return nil
+	}
+	running, err := l.running(ctx, conf, build)
+	if err != nil {
+		return nil
+	}
+	files, err := l.pending(ctx, conf, running)
+	if err != nil {
+		return nil
+	}
+	var notices []string
+	pending, future := PendingText(files)
+	for _, text := range []string{future, pending} {
+		if text != "" {
+			notices = append(notices, text)
+		}
+	}
+	return notices
+}
+
+// restoreFiles undoes the operation's edits, the last first. That the journal
+// cannot be told is a notice: the files come first.
+func (l *Local) restoreFiles(ctx context.Context) (notices []string, err error) {
+	if len(l.edits) == 0 {
+		return nil, nil
+	}
+	for len(l.edits) > 0 {
+		e := l.edits[len(l.edits)-1]
+		err := l.restoreFile(ctx, e)
+		l.wrote = time.Now()
+		if err != nil {
+			return nil, fmt.Errorf("restore %s: %w", e.Path, err)
+		}
+		l.edits = l.edits[:len(l.edits)-1]
+	}
+	if err := l.update(ctx, "restored", func(s *journal.State) error { return s.Restored(l.id) }); err != nil {
+		notices = append(notices, fmt.Sprintf("write the journal: %v", err))
+	}
+	return notices, nil
+}

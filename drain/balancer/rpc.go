@@ -1,0 +1,195 @@
+package balancer
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+)
+
+// A request is one message to an agent.
+type request struct {
+	ID     uint64          `json:"id"`
+	Method string          `json:"method"`
+	Params json.RawMessage `json:"params"`
+}
+
+// A response is one message from it.
+type response struct {
+	ID     uint64          `json:"id"`
+	Result json.RawMessage `json:"result,omitempty"`
+	Error  *Error          `json:"error,omitempty"`
+}
+
+// The methods that are about the connection itself. They have no response.
+const (
+	methodPing   = "ping"   // the client is there
+	methodCancel = "cancel" // ends the context of the call with this ID
+)
+
+// A method does one call.
+type method func(ctx context.Context, params json.RawMessage) (any, error)
+
+// decode reads a message into v. Fields that v does not have are an error, and so
+// is anything after it.
+func decode(message []byte, v any) error {
+	d := json.NewDecoder(bytes.NewReader(message))
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		return err
+	}
+	if d.More() {
+		return errors.New("more than one JSON value")
+	}
+	return nil
+}
+
+// maxCalls bounds how many calls are under way at once.
+const maxCalls = 16
+
+// A server answers requests.
+type server struct {
+	ch      *channel
+	methods map[string]method
+
+	mu      sync.Mutex
+	running map[uint64]context.CancelFunc
+	all     sync.WaitGroup
+}
+
+// serve reads requests until the stream ends or breaks its rules. Then the calls
+// that are under way lose their context, and are waited for.
+func (s *server) serve(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer s.all.Wait()
+	defer cancel()
+	for {
+		message, err := s.ch.receive()
+		if err != nil {
+			return err
+		}
+		var r request
+		if err := decode(message, &r); err != nil {
+			return fmt.Errorf("not a request: %w", err)
+		}
+		switch r.Method {
+		case methodPing:
+		case methodCancel:
+			s.cancel(r.ID)
+		default:
+			s.start(ctx, r)
+		}
+	}
+}
+
+// start runs a call beside the others.
+func (s *server) start(ctx context.Context, r request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m := s.methods[r.Method]
+	refused := ""
+	switch {
+	case m == nil:
+		refused = fmt.Sprintf("there is no method %.40q", r.Method)
+	case s.running[r.ID] != nil:
+		refused = fmt.Sprintf("call %d is under way", r.ID)
+	case len(s.running) >= maxCalls:
+		refused = fmt.Sprintf("more than %d calls are under way", maxCalls)
+	}
+	if refused != "" {
+		_ = s.ch.send(response{ID: r.ID, Error: &Error{Code: CodeRefused, Message: refused}})
+		return
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	s.running[r.ID] = cancel
+	s.all.Go(func() {
+		answer := response{ID: r.ID}
+		result, err := m(ctx, r.Params)
+		if err == nil {
+			answer.Result, err = json.Marshal(result)
+		}
+		if err != nil {
+			answer.Error = asError(err)
+		}
+		s.cancel(r.ID)
+		_ = s.ch.send(answer) // who does not listen any more needs no answer
+	})
+}
+
+// cancel ends a call's context and forgets the call.
+func (s *server) cancel(id uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if cancel := s.running[id]; cancel != nil {
+		cancel()
+		delete(s.running, id)
+	}
+}
+
+// A caller makes calls over a channel.
+type caller struct {
+	ch   *channel
+	mu   sync.Mutex
+	last uint64
+	wait map[uint64]chan response
+	err  error // why the stream ended
+}
+
+// receive hands responses to whoever waits for them, until the stream ends.
+func (c *caller) receive() {
+	for {
+		message, err := c.ch.receive()
+		var r response
+		if err == nil {
+			err = json.Unmarshal(message, &r)
+		}
+		c.mu.Lock()
+		if err != nil {
+			c.err = err
+			for id, waiting := range c.wait {
+				close(waiting)
+				delete(c.wait, id)
+			}
+			c.mu.Unlock()
+			return
+		}
+		if waiting := c.wait[r.ID]; waiting != nil {
+			waiting <- r
+			delete(c.wait, r.ID)
+		}
+		c.mu.Unlock()
+	}
+}
+
+// call makes one call. When ctx ends, the call is cancelled at the other end, and
+// not waited for.
+func (c *caller) call(ctx context.Context, method string, params json.RawMessage) (json.RawMessage, error) {
+	waiting := make(chan response, 1)
+	c.mu.Lock()
+	if c.err != nil {
+		defer c.mu.Unlock()
+		return nil, c.err
+	}
+	c.last++
+	id := c.last
+	c.wait[id] = waiting
+	c.mu.Unlock()
+	if err := c.ch.send(request{ID: id, Method: method, Params: params}); err != nil {
+		return nil, err
+	}
+	select {
+	case r, ok := <-waiting:
+		switch {
+		case !ok:
+			return nil, c.err
+		case r.Error != nil:
+			return nil, r.Error
+		}
+		return r.Result, nil
+	case <-ctx.Done():
+		_ = c.ch.send(request{ID: id, Method: methodCancel})
+		return nil, context.Cause(ctx)
+	}
+}

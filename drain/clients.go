@@ -1,0 +1,102 @@
+package drain
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/drainctl/drainctl/remote"
+)
+
+// otherClients looks for connections to a backend that are new since the servers
+// were marked down, from an address that is none of the LBs': somebody else still
+// sends requests there. A nil one finds nothing.
+type otherClients struct {
+	o       *Operation
+	backend *backend
+	known   []netip.Addr // the LBs' own, and the backend's
+	before  map[netip.AddrPort]bool
+	named   map[netip.Addr]bool
+	last    time.Time
+	arrived time.Time // the last connection, if one was seen at all
+}
+
+// quietIntervals is how many intervals must pass without a new connection from
+// another client before the backend counts as left alone.
+const quietIntervals = 6
+
+// newOtherClients notes who is connected now. Only ss on the backend can tell;
+// with any other counter it is nil.
+func newOtherClients(ctx context.Context, o *Operation, b *backend) (*otherClients, error) {
+	if b.clients == nil {
+		return nil, nil
+	}
+	c := &otherClients{o: o, backend: b, named: map[netip.Addr]bool{}, before: map[netip.AddrPort]bool{}, last: time.Now()}
+	for _, lb := range o.plan.LBs {
+		c.known = append(c.known, lb.Report.Addresses...)
+	}
+	far, err := c.list(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range far {
+		c.before[f] = true
+	}
+	if len(far) > 0 {
+		// Who was there within the last minute may come again, even if the wait
+		// for everybody else takes no time.
+		c.arrived = time.Now()
+		c.tell(far[0].Addr(), false)
+	}
+	return c, nil
+}
+
+// quiet is how long no other client must have connected.
+func (c *otherClients) quiet() time.Duration { return quietIntervals * c.o.plan.Spec.Interval }
+
+func (c *otherClients) tell(a netip.Addr, isNew bool) {
+	c.o.emit(&OtherClient{Header: Header{Target: c.backend.Name, Step: StepWait, Direction: Forward}, Address: a.String(), New: isNew, Quiet: InSeconds(c.quiet())})
+}
+
+func (c *otherClients) list(ctx context.Context) ([]netip.AddrPort, error) {
+	far, err := c.backend.clients.Clients(ctx, c.known)
+	if errors.Is(err, remote.ErrManyClients) {
+		// Too many to tell the new ones: it is not left alone.
+		c.arrived, err = time.Now(), nil
+	}
+	return slices.DeleteFunc(far, func(f netip.AddrPort) bool {
+		return f.Addr().IsLoopback() || slices.ContainsFunc(c.o.plan.Spec.IgnorePeers, func(p netip.Prefix) bool { return p.Contains(f.Addr()) })
+	}), err
+}
+
+// seen tells whether a new client was seen at all.
+func (c *otherClients) seen() bool { return c != nil && len(c.named) > 0 }
+
+// look looks if it is time to, or if it must, and tells whether other clients
+// have connected lately.
+func (c *otherClients) look(ctx context.Context, must bool) (arriving bool, err error) {
+	if c == nil {
+		return false, nil
+	}
+	if must || time.Since(c.last) >= c.o.plan.Spec.Interval {
+		c.last = time.Now()
+		far, err := c.list(ctx)
+		if err != nil {
+			return false, err
+		}
+		for _, f := range far {
+			if c.before[f] {
+				continue
+			}
+			c.before[f] = true
+			c.arrived = time.Now()
+			if a := f.Addr(); !c.named[a] {
+				c.named[a] = true
+				c.tell(a, true)
+			}
+		}
+	}
+	return !c.arrived.IsZero() && time.Since(c.arrived) < c.quiet(), nil
+}

@@ -1,0 +1,199 @@
+package drain
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/drainctl/drainctl/drain/balancer"
+	"github.com/drainctl/drainctl/remote"
+)
+
+// A crowd is the clients of a backend, made up: those on loopback would be this
+// machine's own. An ss of its own tells of them.
+type crowd struct {
+	t    *testing.T
+	file string
+	wait *wait
+	told *told
+}
+
+// fakeSS answers like ss: all connections, for the other clients, or none that
+// are established, for the counter.
+const fakeSS = `#!/bin/sh
+test -e "$CROWD.broken" && { echo "ss: made to fail" >&2; exit 1; }
+case "$*" in *connected*) cat "$CROWD" ;; esac
+`
+
+func newCrowd(t *testing.T, change ...func(*Spec)) *crowd {
+	t.Helper()
+	bin := t.TempDir()
+	c := &crowd{t: t, file: filepath.Join(bin, "connections")}
+	if err := os.WriteFile(filepath.Join(bin, "ss"), []byte(fakeSS), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", bin+string(filepath.ListSeparator)+os.Getenv("PATH"))
+	t.Setenv("CROWD", c.file)
+	c.are()
+	counter := remote.NewCounter(remote.Local(nil), []uint16{8080})
+	t.Cleanup(func() { counter.Close() })
+	c.wait, c.told = waitOf(ssCounter{counter}, &watchedLB{}, append([]func(*Spec){func(s *Spec) { s.Interval = 20 * time.Millisecond }}, change...)...)
+	c.wait.o.backends[0].clients = counter
+	c.wait.o.plan.LBs = []LBPlan{{LB: ThisMachine, Report: &balancer.Report{Addresses: addrs("192.168.1.2", "::1")}}}
+	return c
+}
+
+// are says which connections there are now, by their far ends.
+func (c *crowd) are(peers ...string) {
+	c.t.Helper()
+	var b strings.Builder
+	for _, p := range peers {
+		fmt.Fprintf(&b, "ESTAB 0 0 192.168.1.10:8080 %s\n", p)
+	}
+	if err := os.WriteFile(c.file+".new", []byte(b.String()), 0o644); err != nil {
+		c.t.Fatal(err)
+	}
+	if err := os.Rename(c.file+".new", c.file); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+func TestOtherClients(t *testing.T) {
+	c := newCrowd(t, func(s *Spec) { s.IgnorePeers = []netip.Prefix{netip.MustParsePrefix("10.9.0.0/16")} })
+	c.are("192.168.1.3:4000", "10.9.1.1:1")
+	others, err := newOtherClients(t.Context(), c.wait.o, c.wait.o.backends[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	look := func(what string, want bool) {
+		t.Helper()
+		if got, err := others.look(t.Context(), true); err != nil || got != want {
+			t.Errorf("%s: arriving %t, %v; want %t", what, got, err, want)
+		}
+	}
+	look("one that was there before", true)
+	time.Sleep(others.quiet() + 10*time.Millisecond)
+	look("nothing new", false)
+	c.are()
+	look("gone", false)
+	c.are("192.168.1.3:4000")
+	look("known from the start", false)
+	c.are("10.9.1.1:2", "127.0.0.1:99", "[::1]:7", "192.168.1.2:555", "[::ffff:192.168.1.2]:556", "192.168.1.10:557")
+	look("ignored, loopback, the load balancer's own, the backend's own", false)
+	if told := eventsOf[*OtherClient](c.told); len(told) != 1 || told[0].Address != "192.168.1.3" || told[0].New || told[0].Quiet.Duration() != 120*time.Millisecond || told[0].Target != "app-1" {
+		t.Errorf("told %+v", told)
+	}
+
+	c.are("192.168.1.3:4001", "[::ffff:192.168.1.4]:4002")
+	look("new ones", true)
+	c.are("192.168.1.3:4002")
+	look("one more", true)
+	seen := map[string]int{}
+	for _, e := range eventsOf[*OtherClient](c.told) {
+		if e.New {
+			seen[e.Address]++
+		}
+	}
+	if len(seen) != 2 || seen["192.168.1.3"] != 1 || seen["192.168.1.4"] != 1 {
+		t.Errorf("told of %v, want each once", seen)
+	}
+	// After a while without a new one they are not arriving any more.
+	c.are()
+	time.Sleep(others.quiet() + 10*time.Millisecond)
+	look("quiet", false)
+
+	// What cannot be looked at is said to be so.
+	if err := os.WriteFile(c.file+".broken", nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := others.look(t.Context(), true); err == nil || !strings.Contains(err.Error(), "made to fail") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// Only ss on another host can tell of other clients.
+func TestOtherClientsNotLookedFor(t *testing.T) {
+	host := remote.Local(nil)
+	for _, test := range []struct {
+		spec    func(*Spec)
+		backend Backend
+		want    bool
+	}{
+		{func(*Spec) {}, Backend{Name: "a", Address: "10.0.0.1", Ports: []uint16{80}}, true},
+		{func(*Spec) {}, Backend{Name: "this machine", Ports: []uint16{80}}, false},
+		{func(*Spec) {}, Backend{Name: "this machine", Sockets: []string{"/a.sock"}}, false},
+		{func(s *Spec) { s.Counter = CounterLB }, Backend{Name: "a", Address: "10.0.0.1", Ports: []uint16{80}}, false},
+		{func(s *Spec) { s.Counter, s.StatusURL = CounterStubStatus, "http://localhost/" }, Backend{Name: "a", Address: "10.0.0.1", Ports: []uint16{80}}, false},
+	} {
+		w, _ := waitOf(nil, nil, test.spec)
+		b := &backend{Backend: test.backend, host: host}
+		b.counter = w.o.newCounter(b)
+		if (b.clients != nil) != test.want {
+			t.Errorf("%+v: looked for %t, want %t", test.backend, b.clients != nil, test.want)
+		}
+		if test.want {
+			continue
+		}
+		others, err := newOtherClients(t.Context(), w.o, b)
+		if others != nil || err != nil {
+			t.Errorf("%v, %v", others, err)
+		}
+		if arriving, err := others.look(t.Context(), true); arriving || err != nil || others.seen() {
+			t.Errorf("arriving %t, %v", arriving, err)
+		}
+	}
+}
+
+// arrive has new connections come until stop is closed.
+func (c *crowd) arrive(stop <-chan struct{}) (done <-chan struct{}, last *time.Time) {
+	ended := make(chan struct{})
+	last = new(time.Time)
+	go func() {
+		defer close(ended)
+		for port := 5000; ; port++ {
+			select {
+			case <-stop:
+				c.are()
+				return
+			case <-time.After(5 * time.Millisecond):
+				c.are(fmt.Sprintf("192.168.1.3:%d", port))
+				*last = time.Now()
+			}
+		}
+	}()
+	return ended, last
+}
+
+// A backend is not drained while other clients keep coming, whatever the counter
+// reads between them; when they stop, it is.
+func TestWaitForOtherClients(t *testing.T) {
+	c := newCrowd(t)
+	stop := make(chan struct{})
+	time.AfterFunc(400*time.Millisecond, func() { close(stop) })
+	done, last := c.arrive(stop)
+	v := c.wait.run(t.Context(), Forward, Managed)
+	ended := time.Now()
+	<-done
+	if v.Err != nil || ended.Before(*last) {
+		t.Errorf("%+v, %s before the last one came", v, last.Sub(ended))
+	}
+}
+
+// If they go on, the time is up, and what is said names them.
+func TestWaitForOtherClientsTimesOut(t *testing.T) {
+	c := newCrowd(t, func(s *Spec) { s.Timeout = 300 * time.Millisecond })
+	stop := make(chan struct{})
+	done, _ := c.arrive(stop)
+	v := c.wait.run(t.Context(), Forward, Managed)
+	close(stop)
+	<-done
+	var late *TimedOutError
+	if !errors.As(v.Err, &late) || !late.OtherClients || late.Error() != "not drained after 300ms: connections kept arriving from elsewhere than the load balancer" {
+		t.Errorf("got %v", v.Err)
+	}
+}

@@ -1,0 +1,264 @@
+package drain
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"reflect"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/kballard/go-shellquote"
+
+	"github.com/drainctl/drainctl/drain/balancer"
+	"github.com/drainctl/drainctl/nginx"
+	"github.com/drainctl/drainctl/remote"
+)
+
+// Machines is the [Connector] that reaches real ones.
+type Machines struct {
+	Version    string // of this drainctl
+	Passphrase func(ctx context.Context, keyPath string) ([]byte, error)
+	Trace      func(host, command string)
+	// Copied is told that this drainctl was copied to an LB that has none.
+	Copied func(lb, path string)
+	// Unprivileged has this machine's nginx looked at without root: a dry run or
+	// a status. Otherwise it is asked through sudo.
+	Unprivileged bool
+}
+
+// Options is how nginx is run, for the LB's own machine.
+func (n Nginx) Options() (balancer.Options, error) {
+	o := balancer.Options{Nginx: nginx.Binary{Path: n.Path, Conf: n.Conf}, StateDir: n.StateDir, Keep: n.Keep}
+	for _, c := range []struct {
+		flag, text string
+		to         *[]string
+	}{{"test-command", n.TestCommand, &o.Nginx.TestCommand}, {"reload-command", n.ReloadCommand, &o.Nginx.ReloadCommand}} {
+		if c.text == "" {
+			continue
+		}
+		words, err := shellquote.Split(c.text)
+		if err != nil || len(words) == 0 {
+			return o, usage("--%s %q: not a command line: %w", c.flag, c.text, errors.Join(err, errors.New("no words")))
+		}
+		*c.to = words
+	}
+	return o, nil
+}
+
+// agentArgs is the command line of an agent with these options.
+func (n Nginx) agentArgs(program string) []string {
+	args := []string{program, "agent"}
+	eachFlag(reflect.ValueOf(n), func(name string, v reflect.Value) {
+		if !v.IsZero() {
+			args = append(args, "--"+name, fmt.Sprint(v.Interface()))
+		}
+	})
+	return args
+}
+
+// LB implements [Connector].
+func (m Machines) LB(ctx context.Context, name string, n Nginx) (balancer.Balancer, error) {
+	options, err := n.Options()
+	if err != nil {
+		return nil, err
+	}
+	if name != "" {
+		return m.overSSH(ctx, name, n)
+	}
+	if os.Geteuid() == 0 || m.Unprivileged {
+		if m.Trace != nil {
+			options.Trace = func(args []string) { m.Trace(ThisMachine, remote.Quote(args...)) }
+		}
+		return balancer.NewLocal(options), nil
+	}
+	program, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	b, err := m.agent(ctx, remote.Local(m.Trace), ThisMachine, n.agentArgs(program))
+	return b, refusedLogin(err)
+}
+
+// refusedLogin makes an error of reaching a machine one that touched nothing.
+func refusedLogin(err error) error {
+	if err == nil || errors.Is(err, remote.ErrConnection) {
+		return err
+	}
+	var f *Failure
+	if errors.As(err, &f) {
+		return err
+	}
+	return refuse(Finding{Code: "load-balancer", Text: err.Error()})
+}
+
+// sshTo is how a load balancer is reached: [user@]host[:port].
+func (m Machines) sshTo(name string) remote.SSH {
+	to := remote.SSH{Passphrase: m.Passphrase, Trace: m.Trace}
+	user, host, found := strings.Cut(name, "@")
+	if !found {
+		user, host = "", name
+	}
+	to.User, to.Address = user, host
+	if h, p, err := net.SplitHostPort(host); err == nil {
+		if port, err := strconv.Atoi(p); err == nil {
+			to.Address, to.Port = h, port
+		}
+	}
+	return to
+}
+
+// Backend implements [Connector].
+func (m Machines) Backend(ctx context.Context, b Backend, lb string, s SSH) (remote.Host, error) {
+	switch {
+	case b.Address != "":
+		return remote.SSH{Address: b.Address, User: s.User, Port: s.Port, Identity: s.Identity, Passphrase: m.Passphrase, Trace: m.Trace}.Connect(ctx)
+	case lb != "":
+		return m.sshTo(lb).Connect(ctx)
+	}
+	return remote.Local(m.Trace), nil
+}
+
+// overSSH asks the agent on a host. Where there is none, this program is copied
+// there.
+func (m Machines) overSSH(ctx context.Context, name string, n Nginx) (balancer.Balancer, error) {
+	host, err := m.sshTo(name).Connect(ctx)
+	if err != nil {
+		return nil, refuse(Finding{Code: "ssh", LB: name, Text: err.Error()})
+	}
+	b, err := m.agent(ctx, host, name, n.agentArgs("drainctl"))
+	if errors.Is(err, errNoProgram) {
+		b, err = m.copied(ctx, host, name, n)
+	}
+	if err != nil {
+		_ = host.Close()
+		return nil, refusedLogin(err)
+	}
+	return b, nil
+}
+
+// An agentLB is an agent, and the connection that it is asked over.
+type agentLB struct {
+	*balancer.Client
+	host remote.Host
+}
+
+// Close implements [balancer.Balancer].
+func (a agentLB) Close() error {
+	return errors.Join(a.Client.Close(), a.host.Close())
+}
+
+// errNoProgram says that a host has no drainctl.
+var errNoProgram = errors.New("drainctl is not installed there")
+
+// agentEnd is how long what should be an agent and is none has to end.
+const agentEnd = 5 * time.Second
+
+// agent starts an agent on a host, as root.
+func (m Machines) agent(ctx context.Context, host remote.Host, name string, args []string) (balancer.Balancer, error) {
+	stream, err := host.Start(ctx, remote.Command{Args: args, Root: true})
+	if err != nil {
+		return nil, err
+	}
+	client, err := balancer.Connect(ctx, name, m.Version, stream)
+	if err == nil {
+		return agentLB{client, host}, nil
+	}
+	defer stream.Close()
+	var version *balancer.VersionError
+	if ctx.Err() != nil || errors.As(err, &version) {
+		return nil, err
+	}
+	_ = stream.CloseWrite()
+	select {
+	case <-stream.Done():
+	case <-time.After(agentEnd):
+		return nil, fmt.Errorf("start the agent on %s: %w", name, err)
+	}
+	code, waitErr := stream.Wait()
+	said := stream.Stderr()
+	switch r := (remote.Result{Code: code, Stderr: []byte(said)}); {
+	case waitErr != nil:
+		return nil, waitErr
+	case remote.Refusal(host, args, r) != nil:
+		return nil, remote.Refusal(host, args, r)
+	case code == 127, strings.Contains(said, "command not found"), strings.Contains(said, "Command not found"), strings.Contains(said, "Unknown command"):
+		return nil, fmt.Errorf("on %s: %w", name, errNoProgram)
+	default:
+		return nil, fmt.Errorf("start the agent on %s: %w; %w", name, err, r.Err(args...))
+	}
+}
+
+// cacheDir is where this program is kept on an LB that has none of its own.
+const cacheDir = "/var/cache/drainctl/"
+
+// copyScript puts its standard input at DIR/drainctl. It is one word of plain
+// characters, which any login shell passes on.
+const copyScript = `umask 022; mkdir -p "$1" && cat >"$1/new.$$" && chmod 755 "$1/new.$$" && mv -f "$1/new.$$" "$1/drainctl"`
+
+// copied runs the agent from a copy of this program, in a directory named by its
+// hash. It takes root or unrestricted sudo there.
+func (m Machines) copied(ctx context.Context, host remote.Host, name string, n Nginx) (balancer.Balancer, error) {
+	if err := samePlatform(ctx, host, name); err != nil {
+		return nil, err
+	}
+	program, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	text, err := os.ReadFile(program)
+	if err != nil {
+		return nil, err
+	}
+	dir := fmt.Sprintf("%s%x", cacheDir, sha256.Sum256(text))
+	b, err := m.agent(ctx, host, name, n.agentArgs(dir+"/drainctl"))
+	if !errors.Is(err, errNoProgram) {
+		return b, err
+	}
+	copyTo := []string{"sh", "-c", copyScript, "sh", dir}
+	r, err := host.Run(ctx, remote.Command{Args: copyTo, Root: true, Stdin: text})
+	if err == nil {
+		err = r.Err("sh", "-c", "(copy)")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w, and it could not be copied to %s: install the package drainctl there: %w", errNoProgram, dir, err)
+	}
+	if m.Copied != nil {
+		m.Copied(name, dir+"/drainctl")
+	}
+	return m.agent(ctx, host, name, n.agentArgs(dir+"/drainctl"))
+}
+
+// samePlatform makes sure that this program runs on a host.
+func samePlatform(ctx context.Context, host remote.Host, name string) error {
+	r, err := host.Run(ctx, remote.Command{Args: []string{"uname", "-s", "-m"}})
+	if err == nil {
+		err = r.Err("uname")
+	}
+	if err != nil {
+		return fmt.Errorf("ask %s what it is: %w", name, err)
+	}
+	machines := map[string]string{"x86_64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
+	system, machine, _ := strings.Cut(string(bytes.TrimSpace(r.Stdout)), " ")
+	if strings.ToLower(system) == runtime.GOOS && machines[machine] == runtime.GOARCH {
+		return nil
+	}
+	return fmt.Errorf("%w, and this drainctl (%s/%s) does not run on %s (%s %s): install the package drainctl for it there",
+		errNoProgram, runtime.GOOS, runtime.GOARCH, name, system, machine)
+}
+
+// ServeAgent offers this machine's nginx over in and out until in ends.
+func ServeAgent(ctx context.Context, n Nginx, version string, in io.Reader, out io.WriteCloser) error {
+	options, err := n.Options()
+	if err != nil {
+		return err
+	}
+	return balancer.Serve(ctx, in, out, balancer.NewLocal(options), version)
+}

@@ -1,0 +1,440 @@
+package drain
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/drainctl/drainctl/drain/journal"
+)
+
+// broken is a run into one fault: of the first operation whose name has match in
+// it.
+func (r *rig) broken(spec Spec, kind fault, match string) (*faulty, error) {
+	r.t.Helper()
+	f := &faulty{t: r.t, rig: r, kind: kind, match: match}
+	err := f.run(spec)
+	if f.what == "" {
+		r.t.Fatalf("no operation %q: %v", match, err)
+	}
+	return f, err
+}
+
+// hold opens a connection to the app, and keeps it.
+func (r *rig) hold() net.Conn {
+	r.t.Helper()
+	c, err := net.Dial("tcp", r.unit.addr)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// status is the status of the target.
+func (r *rig) status() ServerStatus {
+	r.t.Helper()
+	st, err := ReadStatus(r.t.Context(), r.spec(""), connector{r})
+	if err != nil || len(st.LBs) != 1 || len(st.LBs[0].Servers) != 1 {
+		r.t.Fatalf("%+v, %v", st, err)
+	}
+	return st.LBs[0].Servers[0]
+}
+
+// An undrain --force that crashed is resumed with the force: it clears what it
+// was to clear. A plain undrain still refuses.
+func TestResumeOfUndrainForce(t *testing.T) {
+	for _, at := range []string{"call apply", "replace ", "nginx -s reload"} {
+		t.Run(at, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			r.write(r.drained())
+			r.reload()
+			r.unit.stop()
+			spec := r.spec(Undrain)
+			spec.Service, spec.Force = "app", true
+			if _, err := r.broken(spec, faultBefore, at); err == nil {
+				t.Fatal("the run has not noticed that it is dead")
+			}
+			if at == "call apply" { // nothing is cleared yet
+				if _, err := r.run(r.spec(Undrain)); ExitOf(err) != Refused || !strings.Contains(err.Error(), "marked down outside drainctl") {
+					t.Errorf("undrain without --force: exit %d, %v", ExitOf(err), err)
+				}
+			}
+			resumed, err := Resumed(t.Context(), r.spec(""), "", connector{r})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if resumed.Kind != Undrain || !resumed.Force || resumed.Service != "app" {
+				t.Errorf("resumed: %+v", resumed)
+			}
+			if _, err := r.run(resumed); err != nil {
+				t.Fatal(err)
+			}
+			if r.read() != r.was || !r.unit.active() || !r.served()[r.unit.addr] {
+				t.Errorf("after the resume the app is active: %t, and the configuration:\n%s", r.unit.active(), r.read())
+			}
+			if s := r.state(); len(s.Operations) > 0 {
+				t.Errorf("left: %s", describeAll(s.Operations))
+			}
+		})
+	}
+}
+
+// Only servers that come back are asked for their health.
+func TestUndrainOfAHostWithAPortThatStaysDown(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	ip, _, _ := net.SplitHostPort(r.unit.addr)
+	r.was = strings.Replace(r.was, "# the target", "# the target\n        server "+ip+":1 down;", 1)
+	r.write(r.was)
+	r.reload()
+	host := func(k Kind) Spec {
+		s := r.spec(k)
+		s.Targets, s.MinUp, s.HealthTimeout = []string{ip}, 0, 2*time.Second
+		return s
+	}
+	if _, err := r.run(host(Drain)); err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(r.read(), " down;"); n != 3 {
+		t.Fatalf("%d servers are down:\n%s", n, r.read())
+	}
+	l, err := r.run(host(Undrain))
+	if err != nil || r.read() != r.was || !r.unit.active() {
+		t.Fatalf("%v, and the configuration:\n%s", err, r.read())
+	}
+	done := eventsOf[*StepDone](l)
+	if stay := done[len(done)-1].Detail.StayDown; !slices.Equal(stay, []string{ip + ":1 in app"}) {
+		t.Errorf("stays down: %q", stay)
+	}
+}
+
+// A stop that fails after --on-timeout stop is rolled back with the health wait.
+func TestStopThatFailsAfterTheTimeout(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.hold()
+	r.unit.stopFail = "Job for app.service failed."
+	spec := r.spec(Drain)
+	spec.OnTimeout, spec.Timeout = TimeoutStop, 100*time.Millisecond
+	l, err := r.run(spec)
+	var f *Failure
+	if !errors.As(err, &f) || f.Exit != Failed || f.Stands.Standing != AsBefore || !strings.Contains(err.Error(), "Job for app.service failed.") {
+		t.Fatalf("exit %d: %v", ExitOf(err), err)
+	}
+	if len(eventsOf[*StoppingAnyway](l)) != 1 || len(eventsOf[*RollingBack](l)) != 1 {
+		t.Error("not told of the stop, or of the rollback")
+	}
+	if n := len(eventsOf[*HealthChecked](l)); n != healthChecks {
+		t.Errorf("%d health checks before the server came back", n)
+	}
+	if r.read() != r.was || !r.unit.active() {
+		t.Errorf("the app is active: %t, and the configuration:\n%s", r.unit.active(), r.read())
+	}
+}
+
+// An undrain counts as the drain did, and so does its rollback.
+func TestUndrainCountsAsTheDrainDid(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	spec := r.spec(Drain)
+	spec.Counter, spec.Threshold, spec.Interval = CounterLB, 7, 123*time.Millisecond
+	if _, err := r.run(spec); err != nil {
+		t.Fatal(err)
+	}
+	f, err := r.broken(r.spec(Undrain), faultFail, "nginx -s reload")
+	if ExitOf(err) != Failed || r.unit.active() || r.read() != r.drained() {
+		t.Fatalf("exit %d (%v), active %t:\n%s", ExitOf(err), err, r.unit.active(), r.read())
+	}
+	readings := eventsOf[*Waiting](&f.told)
+	if len(readings) == 0 || readings[0].Threshold != 7 {
+		t.Errorf("the rollback waited with %+v", readings)
+	}
+	op, err := Prepare(t.Context(), r.spec(Undrain), Options{Connect: connector{r}, Emit: func(Event) {}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer op.Close()
+	if s := op.Plan().Spec; s.Counter != CounterLB || s.Threshold != 7 || s.Interval != spec.Interval || s.Service != "app" {
+		t.Errorf("the undrain's own: %+v", s)
+	}
+	if _, ok := op.backends[0].counter.(lbCounter); !ok {
+		t.Errorf("it counts with %T", op.backends[0].counter)
+	}
+}
+
+// What was interrupted before it had begun leaves nothing behind.
+func TestInterruptedBeforeItBegan(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	check := func(what string, err error, exit Exit) {
+		t.Helper()
+		var f *Failure
+		if !errors.As(err, &f) || f.Exit != exit || f.Stands.Standing != Untouched {
+			t.Errorf("%s: exit %d, %v", what, ExitOf(err), err)
+		}
+		entries, unreadable, err := ReadHistory(t.Context(), r.spec(""), connector{r})
+		if err != nil || len(entries) > 0 || len(unreadable) > 0 {
+			t.Errorf("%s: the history has %+v, unreadable %q, %v", what, entries, unreadable, err)
+		}
+		if s := r.state(); len(s.Operations) > 0 || r.read() != r.was || !r.unit.active() {
+			t.Errorf("%s: left %s", what, describeAll(s.Operations))
+		}
+	}
+	for _, at := range []string{"call lock", "call begin", "journal: begin", "journal: new history"} {
+		_, err := r.broken(r.spec(Drain), faultHang, at)
+		check(at+" hangs", err, Interrupted)
+	}
+	for _, at := range []string{"journal: begin", "journal: new history"} {
+		_, err := r.broken(r.spec(Drain), faultFail, at)
+		check(at+" fails", err, Failed)
+	}
+	// Ctrl-C between the checks and the beginning.
+	soft, interrupt := context.WithCancelCause(t.Context())
+	op, err := Prepare(soft, r.spec(Drain), Options{Connect: connector{r}, Emit: func(Event) {}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	interrupt(ErrInterrupted)
+	err = op.Run(t.Context(), soft)
+	op.Close()
+	check("interrupted in between", err, Interrupted)
+}
+
+// Who waits for another operator's lock plans with what stands when that one has
+// ended.
+func TestWaitForALockPlansAgain(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	if _, err := r.run(r.spec(Drain)); err != nil {
+		t.Fatal(err)
+	}
+	ctx := t.Context()
+	first, err := Prepare(ctx, r.spec(Undrain), Options{Connect: connector{r}, Emit: func(Event) {}, bounds: shortBounds})
+	if err != nil {
+		t.Fatal(err)
+	}
+	waits, ended := make(chan *LockAwaited, 1), make(chan error, 1)
+	second := r.spec(Drain)
+	second.Wait = true
+	var accepted *Plan
+	accept := func(p *Plan) error { accepted = p; return nil }
+	go func() {
+		ended <- run(ctx, ctx, second, Options{Connect: connector{r}, bounds: shortBounds, Accept: accept, Emit: func(e Event) {
+			if e, ok := e.(*LockAwaited); ok {
+				waits <- e
+			}
+		}})
+	}()
+	select {
+	case e := <-waits:
+		if e.Holder == nil || e.Holder.Kind != string(Undrain) || e.Holder.User != "tester" {
+			t.Errorf("waits for %+v", e.Holder)
+		}
+	case err := <-ended:
+		t.Fatalf("it has not waited: %v", err)
+	}
+	if err := first.Run(ctx, ctx); err != nil {
+		t.Fatal(err)
+	}
+	if r.read() != r.was || !r.unit.active() {
+		t.Fatalf("the undrain has left\n%s", r.read())
+	}
+	first.Close()
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+	if accepted.Unchanged() || accepted.LBs[0].Report.Servers[0].Down {
+		t.Error("it has planned with what it had read before")
+	}
+	if r.read() != r.drained() || r.unit.active() {
+		t.Errorf("the drain that waited has left the app active: %t, and\n%s", r.unit.active(), r.read())
+	}
+}
+
+// Who holds a lock is told from the moment it is held, before there is an
+// operation of theirs in the journal; and it is not the author of an earlier one
+// that crashed.
+func TestLockTellsItsHolder(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	crashed := r.spec(Drain)
+	crashed.User = "bob"
+	if _, err := r.broken(crashed, faultBefore, "call apply"); err == nil {
+		t.Fatal("bob's has not crashed")
+	}
+	ann := r.spec(Drain)
+	ann.User, ann.Host, ann.Reason = "ann", "desk", "new kernel"
+	op, err := Prepare(t.Context(), ann, Options{Connect: connector{r}, Emit: func(Event) {}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer op.Close()
+	eve := r.spec(Undrain)
+	eve.User = "eve"
+	_, err = r.run(eve)
+	ip, _, _ := net.SplitHostPort(r.unit.addr)
+	var refusal *Refusal
+	if ExitOf(err) != Refused || !errors.As(err, &refusal) || refusal.Findings[0].Override != "--wait" {
+		t.Fatalf("exit %d: %v", ExitOf(err), err)
+	}
+	for _, says := range []string{ip + " is locked by drain " + r.unit.addr + " by ann on desk, ", `, "new kernel"`, "(operation " + op.id + ")"} {
+		if !strings.Contains(err.Error(), says) {
+			t.Errorf("%q, want %q in it", err, says)
+		}
+	}
+	if strings.Contains(err.Error(), "bob") {
+		t.Errorf("%q names the author of the one that crashed", err)
+	}
+}
+
+// A server whose lock is held is not simply up, although nothing was touched yet.
+func TestStatusWhileItIsChecked(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	for _, test := range []struct {
+		kind       Kind
+		during, at State
+	}{{Drain, StateDraining, StateUp}, {Undrain, StateUndraining, StateDrained}} {
+		if test.kind == Undrain {
+			if _, err := r.run(r.spec(Drain)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if s := r.status(); s.State != test.at || s.Holder != nil {
+			t.Errorf("before the %s: %q, held by %+v", test.kind, s.State, s.Holder)
+		}
+		op, err := Prepare(t.Context(), r.spec(test.kind), Options{Connect: connector{r}, Emit: func(Event) {}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s := r.status(); s.State != test.during || s.Holder == nil || s.Holder.User != "tester" || s.Holder.ID != op.id {
+			t.Errorf("while the %s checks: %q, held by %+v", test.kind, s.State, s.Holder)
+		}
+		op.Close()
+		if s := r.status(); s.State != test.at || s.Holder != nil {
+			t.Errorf("after it was given up: %q, held by %+v", s.State, s.Holder)
+		}
+	}
+}
+
+// What --on-timeout leave leaves is a state of its own: down, not drained, the
+// app running, with the count. One resume, or one undrain, goes on from there.
+func TestOnTimeoutLeave(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	held := r.hold()
+	spec := r.spec(Drain)
+	spec.OnTimeout, spec.Timeout = TimeoutLeave, 100*time.Millisecond
+	_, err := r.run(spec)
+	var f *Failure
+	if !errors.As(err, &f) || f.Exit != TimedOut || f.Stands.Standing != Changed || f.Stands.Open == nil || *f.Stands.Open != 1 {
+		t.Fatalf("exit %d, %+v", ExitOf(err), f)
+	}
+	if lb := f.Stands.LBs[0]; !lb.Down || !lb.Edited || !lb.Loaded {
+		t.Errorf("stands: %+v", lb)
+	}
+	if s := f.Stands.Services[0]; s.Touched {
+		t.Errorf("stands: %+v", s)
+	}
+	if r.read() != r.drained() || !r.unit.active() {
+		t.Fatalf("the app is active: %t, and the configuration:\n%s", r.unit.active(), r.read())
+	}
+	s := r.status()
+	if s.State != StateNotDrained || s.Operation == nil || s.Operation.Open != 1 || s.Operation.Result != journal.ResultNotDrained {
+		t.Errorf("status %q, %+v", s.State, s.Operation)
+	}
+	if len(s.Next) != 2 || s.Next[0].Words[1] != "resume" || s.Next[1].Words[1] != "undrain" {
+		t.Errorf("next: %+v", s.Next)
+	}
+	entries, _, err := ReadHistory(t.Context(), r.spec(""), connector{r})
+	if err != nil || len(entries) != 1 || entries[0].Ended == nil || entries[0].Ended.Result != journal.ResultNotDrained || *entries[0].Ended.Stands.Open != 1 {
+		t.Fatalf("history %+v, %v", entries, err)
+	}
+	held.Close()
+	resumed, err := Resumed(t.Context(), r.spec(""), "", connector{r})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.run(resumed); err != nil || r.unit.active() || r.read() != r.drained() {
+		t.Fatalf("resume: %v, active %t", err, r.unit.active())
+	}
+	if s := r.status(); s.State != StateDrained {
+		t.Errorf("status %q", s.State)
+	}
+	if _, err := r.run(r.spec(Undrain)); err != nil || !r.unit.active() || r.read() != r.was {
+		t.Fatalf("undrain: %v, active %t", err, r.unit.active())
+	}
+	// And straight back.
+	held = r.hold()
+	if _, err = r.run(spec); ExitOf(err) != TimedOut {
+		t.Fatal(err)
+	}
+	if _, err := r.run(r.spec(Undrain)); err != nil || !r.unit.active() || r.read() != r.was || len(r.state().Operations) > 0 {
+		t.Fatalf("undrain of what was left: %v, active %t", err, r.unit.active())
+	}
+	held.Close()
+}
+
+// The other ends of a timeout.
+func TestOnTimeoutRollbackAndStop(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.hold()
+	spec := r.spec(Drain)
+	spec.Timeout = 100 * time.Millisecond
+	_, err := r.run(spec)
+	var f *Failure
+	if !errors.As(err, &f) || f.Exit != TimedOut || f.Stands.Standing != AsBefore || r.read() != r.was || !r.unit.active() {
+		t.Fatalf("rollback: exit %d, %+v, active %t", ExitOf(err), f, r.unit.active())
+	}
+	spec.OnTimeout = TimeoutStop
+	if _, err = r.run(spec); !errors.As(err, &f) || f.Exit != TimedOut || r.read() != r.drained() || r.unit.active() {
+		t.Fatalf("stop: exit %d, %+v, active %t", ExitOf(err), f, r.unit.active())
+	}
+	if s := r.status(); s.State != StateDrained {
+		t.Errorf("status %q", s.State)
+	}
+}
+
+// Repeating what took effect changes nothing, and a journal that cannot be
+// written ends a run before anything is touched.
+func TestRepeatedAndUnwritable(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	for _, k := range []Kind{Drain, Undrain} {
+		if _, err := r.run(r.spec(k)); err != nil {
+			t.Fatal(err)
+		}
+		before := r.workers()
+		l, err := r.run(r.spec(k))
+		if err != nil || !slices.Equal(before, r.workers()) || len(eventsOf[*Edited](l)) > 0 {
+			t.Errorf("%s again: %v", k, err)
+		}
+		for _, e := range eventsOf[*StepDone](l) {
+			if e.Changed {
+				t.Errorf("%s again changed something: %+v", k, e)
+			}
+		}
+	}
+	if err := os.RemoveAll(filepath.Join(r.stateDir(), "history")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(r.stateDir(), "history"), []byte("no directory"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	_, err := r.run(r.spec(Drain))
+	if err == nil || ExitOf(err) == Partial || !strings.Contains(err.Error(), "history") || r.read() != r.was || !r.unit.active() {
+		t.Errorf("exit %d, %v, the file is\n%s", ExitOf(err), err, r.read())
+	}
+	if s := r.state(); len(s.Operations) > 0 {
+		t.Errorf("left %s", describeAll(s.Operations))
+	}
+}

@@ -1,0 +1,145 @@
+package drain
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+
+	"github.com/drainctl/drainctl/drain/balancer"
+)
+
+// An LB is one load balancer of a run.
+type LB struct {
+	balancer.Balancer
+	Name string
+	// connect makes the connection anew, for a rollback after it broke.
+	connect func(context.Context) (balancer.Balancer, error)
+
+	mu      sync.Mutex
+	history balancer.Lines // not yet recorded
+	edited  bool           // this run has changed files, and not restored them
+	loaded  bool           // nginx was seen to serve what the files say
+	lost    string         // why it cannot be asked any more
+}
+
+// A fleet is the LBs of a run.
+type fleet []*LB
+
+// parallel is how many LBs are asked at once.
+const parallel = 32
+
+// each does something on every LB, a bounded number at a time, and waits for all
+// of them. The errors are joined, each with its LB's name where there are
+// several; a single one keeps its type.
+func (f fleet) each(ctx context.Context, do func(context.Context, *LB) error) error {
+	errs := make([]error, len(f))
+	slots := make(chan struct{}, parallel)
+	var all sync.WaitGroup
+	for i, lb := range f {
+		all.Go(func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			if err := do(ctx, lb); err != nil {
+				errs[i] = f.on(lb, err)
+			}
+		})
+	}
+	all.Wait()
+	errs = slices.DeleteFunc(errs, func(err error) bool { return err == nil })
+	if len(errs) == 1 {
+		return errs[0]
+	}
+	return errors.Join(errs...)
+}
+
+// on says where err happened, unless there is only one place.
+func (f fleet) on(lb *LB, err error) error {
+	if len(f) == 1 {
+		return err
+	}
+	return fmt.Errorf("on %s: %w", lb.Name, err)
+}
+
+// gather asks every LB and keeps the answers in the order of the fleet.
+func gather[T any](ctx context.Context, f fleet, ask func(context.Context, *LB) (T, error)) ([]T, error) {
+	answers := make([]T, len(f))
+	err := f.each(ctx, func(ctx context.Context, lb *LB) (err error) {
+		answers[slices.Index(f, lb)], err = ask(ctx, lb)
+		return err
+	})
+	return answers, err
+}
+
+// close ends all connections.
+func (f fleet) close() {
+	for _, lb := range f {
+		if lb.Balancer != nil {
+			_ = lb.Balancer.Close()
+		}
+	}
+}
+
+// watch ends the context when an LB can no longer be asked: its locks are gone,
+// and another operation may begin there.
+func (f fleet) watch(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	for _, lb := range f {
+		done := lb.Done()
+		go func() {
+			select {
+			case <-done:
+				cancel(fmt.Errorf("the lock on the target was lost: the connection to the load balancer %s broke", lb.Name))
+			case <-ctx.Done():
+			}
+		}()
+	}
+	return ctx, func() { cancel(nil) }
+}
+
+// usable makes sure that an LB can be asked, after its connection may have
+// broken. A new one takes the locks and the operation on.
+func (o *Operation) usable(ctx context.Context, lb *LB) error {
+	select {
+	case <-lb.Done():
+	default:
+		return nil
+	}
+	b, err := lb.connect(ctx)
+	if err == nil {
+		if err = o.takeOn(ctx, b, lb); err != nil {
+			_ = b.Close()
+		}
+	}
+	if err != nil {
+		lb.lost = err.Error()
+		return fmt.Errorf("the connection to the load balancer %s broke, and could not be made again: %w", lb.Name, err)
+	}
+	lb.Balancer = b
+	return nil
+}
+
+// takeOn has a new connection take the locks, and the operation if it still
+// stands: another operator may have ended it meanwhile.
+func (o *Operation) takeOn(ctx context.Context, b balancer.Balancer, lb *LB) error {
+	if err := b.Lock(ctx, o.lockRequest(0)); err != nil {
+		return err
+	}
+	s, err := b.State(ctx)
+	if err != nil {
+		return err
+	}
+	op, ok := s.Find(o.id)
+	if !ok {
+		return fmt.Errorf("another operator has ended operation %s meanwhile", o.id)
+	}
+	if _, err := b.Plan(ctx, query(o.plan.Spec)); err != nil {
+		return err
+	}
+	return b.Begin(ctx, balancer.Beginning{Operation: op})
+}
+
+func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K { return slices.Sorted(maps.Keys(m)) }

@@ -1,0 +1,228 @@
+package drain
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/drainctl/drainctl/drain/balancer"
+	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/remote"
+)
+
+// A fakeLB is a load balancer that can fail at any call. It knows whether its
+// files say down, and whether its nginx serves that.
+type fakeLB struct {
+	balancer.Balancer // nil: what is not below must not be asked
+	fail              string
+
+	mu          sync.Mutex
+	down, serve bool
+	was         bool // what the files said before this operation
+	ended       journal.Result
+	locked      bool
+	calls       []string
+	done        chan struct{}
+}
+
+var errFake = errors.New("this call fails")
+
+// call notes a call, and fails it if it is the one. What a failing Apply or
+// Restore is about has not happened; of a failing Reload it is not known.
+func (f *fakeLB) call(name string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.calls = append(f.calls, name)
+	if f.fail == name {
+		return errFake
+	}
+	return nil
+}
+
+func (f *fakeLB) Plan(_ context.Context, q balancer.Query) (*balancer.Report, error) {
+	if err := f.call("plan"); err != nil {
+		return nil, err
+	}
+	s := balancer.Server{Server: journal.Server{Module: "http", Upstream: "pool", Address: "192.168.1.10:8080"}, Name: "pool", File: "/nginx.conf", Down: f.down}
+	s.Configure = q.Want.Down != f.down
+	s.Managed = f.down
+	return &balancer.Report{ConfPath: "/nginx.conf", Servers: []balancer.Server{s}, Files: map[string]string{"/nginx.conf": "hash"},
+		Upstreams: []balancer.Upstream{{Name: "pool", Live: 3, Remain: 2}}}, nil
+}
+
+func (f *fakeLB) State(context.Context) (journal.State, error) {
+	return journal.State{}, f.call("state")
+}
+
+func (f *fakeLB) Lock(context.Context, balancer.LockRequest) error {
+	err := f.call("lock")
+	f.locked = err == nil
+	return err
+}
+
+func (f *fakeLB) Begin(context.Context, balancer.Beginning) error {
+	f.was = f.down
+	return f.call("begin")
+}
+
+func (f *fakeLB) Apply(_ context.Context, c balancer.Change) (balancer.Applied, error) {
+	if err := f.call("apply"); err != nil {
+		return balancer.Applied{}, err
+	}
+	f.down = c.Want.Down
+	return balancer.Applied{Edited: []journal.Edit{{Path: "/nginx.conf"}}, NeedsReload: true}, nil
+}
+
+func (f *fakeLB) Reload(context.Context, balancer.ReloadRequest) (balancer.Generation, error) {
+	if err := f.call("reload"); err != nil {
+		return balancer.Generation{}, err
+	}
+	f.serve = f.down
+	return balancer.Generation{Serving: 2}, nil
+}
+
+func (f *fakeLB) Restore(context.Context, balancer.ReloadRequest) (balancer.Restored, error) {
+	if err := f.call("restore"); err != nil {
+		return balancer.Restored{}, err
+	}
+	changed := f.down != f.was
+	f.down, f.serve = f.was, f.was
+	return balancer.Restored{Changed: changed}, nil
+}
+
+func (f *fakeLB) Watch(context.Context, balancer.WatchRequest) (balancer.Watched, error) {
+	return balancer.Watched{}, f.call("watch")
+}
+
+func (f *fakeLB) Connections(context.Context, balancer.ConnectionsQuery) (balancer.Connections, error) {
+	return balancer.Connections{}, f.call("connections")
+}
+
+func (f *fakeLB) Health(context.Context, balancer.HealthCheck) error { return f.call("health") }
+
+func (f *fakeLB) Record(context.Context, balancer.Lines) error { return f.call("record") }
+
+func (f *fakeLB) End(_ context.Context, e balancer.Ending) error {
+	f.ended = e.Result
+	return f.call("end")
+}
+
+func (f *fakeLB) Close() error {
+	f.locked = false
+	return nil
+}
+
+func (f *fakeLB) Done() <-chan struct{} { return f.done }
+
+// fakes is the connector of a fleet of fakes.
+type fakes []*fakeLB
+
+func (f fakes) LB(_ context.Context, name string, _ Nginx) (balancer.Balancer, error) {
+	var i int
+	_, err := fmt.Sscanf(name, "lb%d", &i)
+	if err == nil {
+		err = f[i].call("connect")
+	}
+	return f[i], err
+}
+
+func (fakes) Backend(context.Context, Backend, string, SSH) (remote.Host, error) {
+	return nil, errors.New("no backend is needed")
+}
+
+func newFakes(n int, down bool) (fakes, []string) {
+	var all fakes
+	var names []string
+	for i := range n {
+		all = append(all, &fakeLB{down: down, serve: down, was: down, done: make(chan struct{})})
+		names = append(names, fmt.Sprintf("lb%d", i))
+	}
+	return all, names
+}
+
+// TestAllOrNothing drives a drain and an undrain over two and five LBs, with
+// each of them failing at each call. Whatever fails, the LBs say and serve the
+// same in the end, unless one could not be restored: the others are then, and the
+// exit code says that a person must look.
+func TestAllOrNothing(t *testing.T) {
+	calls := []string{"", "connect", "plan", "lock", "begin", "apply", "reload", "watch", "connections", "health", "record", "end", "restore"}
+	cases := 0
+	for _, kind := range []Kind{Drain, Undrain} {
+		for _, n := range []int{2, 5} {
+			for _, call := range calls {
+				for who := range n {
+					cases++
+					lbs, names := newFakes(n, kind == Undrain)
+					lbs[who].fail = call
+					if call == "restore" { // which is asked for only when something else fails
+						lbs[(who+1)%n].fail = "reload"
+					}
+					t.Run(fmt.Sprintf("%s/%d/%s/%d", kind, n, call, who), func(t *testing.T) {
+						t.Parallel()
+						oneFails(t, kind, lbs, names, call, who)
+					})
+				}
+			}
+		}
+	}
+	t.Logf("%d cases", cases)
+}
+
+func oneFails(t *testing.T, kind Kind, lbs fakes, names []string, call string, who int) {
+	spec := DefaultSpec(kind)
+	spec.Targets, spec.LBs, spec.Counter = []string{"192.168.1.10"}, names, CounterLB
+	spec.Interval, spec.HealthTimeout, spec.Timeout = 20*time.Millisecond, 300*time.Millisecond, 300*time.Millisecond
+	before := kind == Undrain
+	err := run(t.Context(), t.Context(), spec, Options{Connect: lbs, bounds: shortBounds})
+	exit := ExitOf(err)
+	for i, lb := range lbs {
+		if lb.locked {
+			t.Errorf("lb%d is still locked", i)
+		}
+		want := before
+		switch {
+		case exit == Done:
+			want = !before
+		case exit == Partial && i == who:
+			continue
+		}
+		if lb.down != want || lb.serve != want {
+			t.Errorf("exit %d (%v): lb%d says down %t and serves %t, want %t", exit, err, i, lb.down, lb.serve, want)
+		}
+	}
+	wantExit := Failed
+	switch call {
+	case "", "end":
+		wantExit = Done
+	case "lock":
+		wantExit = Refused
+	case "restore":
+		wantExit = Partial
+	case "watch", "connections":
+		if kind == Undrain {
+			wantExit = Done
+		}
+	case "health":
+		if kind == Drain {
+			wantExit = Done
+		}
+	}
+	if call == "connections" && kind == Drain {
+		wantExit = Refused // the counter is tried before anything is touched
+	}
+	if exit != wantExit {
+		t.Errorf("exit %d (%v), want %d", exit, err, wantExit)
+	}
+	// All files are written and tested before any LB is reloaded.
+	if call == "apply" {
+		for i, lb := range lbs {
+			if slices.Contains(lb.calls, "reload") {
+				t.Errorf("lb%d was reloaded although lb%d failed its test", i, who)
+			}
+		}
+	}
+}

@@ -1,0 +1,439 @@
+package drain
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/drainctl/drainctl/drain/balancer"
+	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/nginx"
+)
+
+// A guard is what an expert checks before touching anything: it says what speaks
+// against a plan.
+type guard func(*Plan) []Finding
+
+// guards is all of them. Those of a drain find nothing in an undrain.
+var guards = []guard{
+	skippedFiles, journalReadable, unmanaged, ambiguousServers, orphanedMarks,
+	sharedLines, remainingUpstreams, liveServers, directReferences, otherNames,
+	shutdownTimeout, allAddresses, pendingFiles, problems,
+}
+
+// onEach asks about each LB by itself.
+func (p *Plan) onEach(ask func(lb LBPlan, found *[]Finding)) []Finding {
+	var all []Finding
+	for _, lb := range p.LBs {
+		var found []Finding
+		ask(lb, &found)
+		for i := range found {
+			found[i].LB = lb.LB
+		}
+		all = append(all, found...)
+	}
+	return all
+}
+
+func add(to *[]Finding, f Finding) { *to = append(*to, f) }
+
+// edits tells whether a report has servers to configure.
+func edits(lb LBPlan) bool {
+	return slices.ContainsFunc(lb.Report.Servers, func(s balancer.Server) bool { return s.Configure })
+}
+
+func skippedFiles(p *Plan) []Finding {
+	return p.onEach(func(lb LBPlan, found *[]Finding) {
+		for _, sk := range lb.Report.Skipped {
+			switch {
+			case sk.Unread:
+			case sk.Mentions:
+				add(found, Finding{Code: "unreadable-file", Text: fmt.Sprintf("%s; the file mentions %s and cannot be understood", sk.Error, strings.Join(p.Spec.Targets, ", "))})
+			default:
+				add(found, Finding{Code: "unreadable-file", Warning: true, Text: fmt.Sprintf("%s; the file was skipped: it does not mention %s", sk.Error, strings.Join(p.Spec.Targets, ", "))})
+			}
+		}
+	})
+}
+
+// journalReadable: a drain would be recorded where nobody could read it to undo it.
+func journalReadable(p *Plan) []Finding {
+	return p.onEach(func(lb LBPlan, found *[]Finding) {
+		if e := lb.Report.StateError; e != nil && p.Spec.Kind == Drain && !p.mayNotRead(e) {
+			add(found, Finding{Code: "journal", Override: "--state-dir", Text: e.Message})
+		}
+	})
+}
+
+// mayNotRead tells that a dry run could not read the journal for want of root.
+func (p *Plan) mayNotRead(e *balancer.Error) bool {
+	return p.DryRun && e.Code == balancer.CodePermission
+}
+
+// unmanaged judges an undrain by what the journal knows of the servers.
+func unmanaged(p *Plan) []Finding {
+	if p.Spec.Kind != Undrain || p.Spec.Force {
+		return nil
+	}
+	return p.onEach(func(lb LBPlan, found *[]Finding) {
+		r := lb.Report
+		if r.StateError != nil && p.mayNotRead(r.StateError) {
+			return
+		}
+		_, down := sides(r.Servers, Undrain)
+		if len(down) == 0 {
+			return
+		}
+		f := Finding{Code: "unmanaged", Override: "--force"}
+		orphaned := orphans(p, lb)
+		switch {
+		case r.StateError != nil:
+			f.Text = fmt.Sprintf("%s is down, and whether drainctl marked it is not known: %s", places(down), r.StateError.Message)
+		case len(orphaned) > 0:
+			f.Text = fmt.Sprintf("the journal has %s, which is not in the configuration any more; the configuration has %s down, which the journal does not have: whether they are the same is not clear", strings.Join(orphaned, ", "), places(down))
+		case !drained(r):
+			f.Text = fmt.Sprintf("%s is marked down outside drainctl: the journal has no drain of it", places(down))
+		default:
+			f.Text, f.Warning, f.Override = fmt.Sprintf("%s was marked down outside drainctl before, and stays down; --force clears it too", places(down)), true, ""
+		}
+		add(found, f)
+	})
+}
+
+// drained tells whether the journal has a drain of any of the servers.
+func drained(r *balancer.Report) bool {
+	return slices.ContainsFunc(r.Servers, func(s balancer.Server) bool {
+		return s.Managed || slices.ContainsFunc(r.State.Standing(s.Server), func(op journal.Operation) bool { return op.Kind == journal.KindDrain })
+	})
+}
+
+// ambiguousServers refuses where an upstream names the target twice and more of
+// its lines are down than drainctl has marked: which are whose cannot be told.
+func ambiguousServers(p *Plan) []Finding {
+	if p.Spec.Kind != Undrain || p.Spec.Force {
+		return nil
+	}
+	return p.onEach(func(lb LBPlan, found *[]Finding) {
+		told := map[journal.Server]bool{}
+		for _, s := range lb.Report.Servers {
+			marks := lb.Report.State.MarksOn(s.Server)
+			if len(marks) == 0 || told[s.Server] {
+				continue
+			}
+			told[s.Server] = true
+			var down []balancer.Server
+			for _, same := range lb.Report.Servers {
+				known := slices.ContainsFunc(down, func(d balancer.Server) bool { return d.File == same.File && d.At == same.At })
+				if same.Server == s.Server && same.Down && !known {
+					down = append(down, same)
+				}
+			}
+			if len(down) > len(marks) {
+				add(found, Finding{Code: "ambiguous", Override: "--force", Text: fmt.Sprintf(
+					"%s: %d lines are down, and drainctl has marked %d (%s:%d): which is not clear", places(down), len(down), len(marks), marks[0].File, marks[0].Line)})
+			}
+		}
+	})
+}
+
+// orphanedMarks warns of marks on the target that the configuration has no
+// server for.
+func orphanedMarks(p *Plan) []Finding {
+	if p.Spec.Kind != Undrain || p.Spec.Force {
+		return nil
+	}
+	return p.onEach(func(lb LBPlan, found *[]Finding) {
+		_, down := sides(lb.Report.Servers, Undrain)
+		if gone := orphans(p, lb); len(gone) > 0 && len(down) == 0 {
+			add(found, Finding{Code: "orphaned", Warning: true, Text: fmt.Sprintf("%s was drained, and is not in the configuration any more", strings.Join(gone, ", "))})
+		}
+	})
+}
+
+// orphans describes the marks on the targets whose servers are gone.
+func orphans(p *Plan, lb LBPlan) []string {
+	var texts []string
+	for _, m := range lb.Report.State.Marks {
+		here := slices.ContainsFunc(lb.Report.Servers, func(s balancer.Server) bool { return s.Server == m.Server })
+		if here || !p.Spec.names(m.Server) {
+			continue
+		}
+		by := ""
+		if op, ok := lb.Report.State.Find(m.Operation); ok {
+			by = ", drained by " + op.Who()
+		}
+		text := fmt.Sprintf("%s in %s (%s:%d%s)", m.Address, m.Upstream, m.File, m.Line, by)
+		if !slices.Contains(texts, text) {
+			texts = append(texts, text)
+		}
+	}
+	return texts
+}
+
+// names tells whether a spec's targets and upstreams mean a server.
+func (s Spec) names(server journal.Server) bool {
+	a, err := nginx.ParseAddress(server.Address)
+	if err != nil {
+		return false
+	}
+	if len(s.Upstreams) > 0 && !slices.Contains(s.Upstreams, server.Upstream) && !slices.Contains(s.Upstreams, server.Module+"/"+server.Upstream) {
+		return false
+	}
+	return slices.ContainsFunc(s.Targets, func(text string) bool {
+		t, err := nginx.ParseTarget(text)
+		return err == nil && t.Matches(a)
+	})
+}
+
+// sharedLines refuses an --upstream that cannot be narrowed to: the line stands
+// in a fragment that another upstream includes too.
+func sharedLines(p *Plan) []Finding {
+	return p.onEach(func(lb LBPlan, found *[]Finding) {
+		for _, other := range lb.Report.Excluded {
+			for _, s := range lb.Report.Servers {
+				if s.File == other.File && s.At == other.At {
+					add(found, Finding{Code: "shared-line", Override: "--upstream " + other.Name, Text: fmt.Sprintf(
+						"%s:%d: the line of %s is included by upstream %s and by upstream %s alike; an edit is for both", s.File, s.Line, s.Address, s.Name, other.Name)})
+				}
+			}
+		}
+	})
+}
+
+// remainingUpstreams finds the target in upstreams that --upstream leaves out.
+// They continue to send requests to the backend, whose service is stopped for
+// all of them.
+func remainingUpstreams(p *Plan) []Finding {
+	if p.Spec.Kind != Drain {
+		return nil
+	}
+	return p.onEach(func(lb LBPlan, found *[]Finding) {
+		for _, s := range lb.Report.Excluded {
+			if s.Down {
+				continue
+			}
+			text := fmt.Sprintf("%s:%d: %s in %s stays up, and continues to send requests to the backend", s.File, s.Line, s.Address, s.Name)
+			if p.Spec.Service == "" {
+				add(found, Finding{Code: "remaining-upstream", Warning: true, Text: text})
+				continue
+			}
+			add(found, Finding{Code: "remaining-upstream", Text: text + fmt.Sprintf("; stopping %s would cut them", p.Spec.Service),
+				Override: "--upstream " + s.Name + " as well, or without --service"})
+		}
+	})
+}
+
+// liveServers counts the live primaries that each upstream keeps. A backup is
+// none: nginx asks it only when no primary is left.
+func liveServers(p *Plan) []Finding {
+	return p.onEach(func(lb LBPlan, found *[]Finding) {
+		if p.Spec.Kind != Drain || !edits(lb) {
+			return
+		}
+		for _, u := range lb.Report.Upstreams {
+			switch {
+			case u.Live == u.Remain:
+			case u.Remain < p.Spec.MinUp:
+				text := fmt.Sprintf("upstream %s (%s:%d) would keep %s, fewer than %d", u.Name, u.File, u.Line, live(u.Remain), p.Spec.MinUp)
+				switch {
+				case u.Remain == 0 && u.Backup:
+					text = fmt.Sprintf("upstream %s (%s:%d) would have no live server left but a backup, which is no live primary", u.Name, u.File, u.Line)
+				case u.Remain == 0:
+					text = fmt.Sprintf("upstream %s (%s:%d) would have no live server left: nginx answers 502", u.Name, u.File, u.Line)
+				}
+				add(found, Finding{Code: "live-servers", Text: text, Override: fmt.Sprintf("--min-up %d", u.Remain)})
+			case u.Remain == 1 && u.MaxFails != "0":
+				timeout := u.FailTimeout
+				if timeout == "" {
+					timeout = "10s"
+				}
+				add(found, Finding{Code: "one-live-server", Warning: true, Text: fmt.Sprintf(
+					"upstream %s would have one live server left, %s: a single refused connection to it then means 502s for %s (fail_timeout); max_fails=0 on it would prevent that", u.Name, u.Survivor, timeout)})
+			}
+		}
+	})
+}
+
+func live(n int) string {
+	if n == 1 {
+		return "1 live server"
+	}
+	return fmt.Sprintf("%d live servers", n)
+}
+
+// directReferences finds where the target is reached without the upstream.
+func directReferences(p *Plan) []Finding {
+	return p.onEach(func(lb LBPlan, found *[]Finding) {
+		if p.Spec.Kind != Drain || !edits(lb) {
+			return
+		}
+		for _, r := range lb.Report.References {
+			where := fmt.Sprintf("%s:%d: %s %s", r.File, r.Line, r.Directive, r.Text)
+			f := Finding{Code: "direct-reference", Warning: true}
+			switch {
+			case !r.Certain:
+				f.Text = fmt.Sprintf("%s names the target outside of an upstream; if requests are sent there, down does not stop them", where)
+			case p.Spec.Allow.Direct:
+				f.Text = fmt.Sprintf("%s reaches the target outside of an upstream, and continues to do so", where)
+			default:
+				f = Finding{Code: f.Code, Override: "--allow-direct", Text: fmt.Sprintf("%s reaches the target outside of an upstream: down does not stop these requests", where)}
+			}
+			add(found, f)
+		}
+	})
+}
+
+// otherNames finds servers that are the target's host by another name.
+func otherNames(p *Plan) []Finding {
+	return p.onEach(func(lb LBPlan, found *[]Finding) {
+		if p.Spec.Kind != Drain || !edits(lb) {
+			return
+		}
+		for _, o := range lb.Report.OtherNames {
+			if o.Server.Down {
+				continue
+			}
+			f := Finding{Code: "other-name", Override: "--allow-other-names", Text: fmt.Sprintf(
+				"%s:%d: %s in %s is the same host (%s) by another name, and stays up; drain it too: it is the target %s", o.Server.File, o.Server.Line, o.Server.Text, o.Server.Name, o.Address, o.Server.Address)}
+			if p.Spec.Allow.OtherNames {
+				f.Warning, f.Override = true, ""
+			}
+			add(found, f)
+		}
+	})
+}
+
+// shutdownTimeout compares worker_shutdown_timeout with the wait.
+func shutdownTimeout(p *Plan) []Finding {
+	return p.onEach(func(lb LBPlan, found *[]Finding) {
+		cut, wait := lb.Report.ShutdownTimeout, p.Spec.Timeout
+		if p.Spec.Kind != Drain || !edits(lb) || cut == 0 || (wait != 0 && cut >= wait) {
+			return
+		}
+		limit := Span(wait)
+		if wait == 0 {
+			limit = "0 (no limit)"
+		}
+		f := Finding{Code: "shutdown-timeout", Override: fmt.Sprintf("--timeout %s, or --allow-shutdown-timeout", Span(cut)), Text: fmt.Sprintf(
+			"worker_shutdown_timeout %s in %s is shorter than --timeout %s: nginx itself cuts the requests that are still open then", Span(cut), lb.Report.ConfPath, limit)}
+		if p.Spec.Allow.ShutdownTimeout {
+			f.Warning, f.Override = true, ""
+		}
+		add(found, f)
+	})
+}
+
+// allAddresses: down takes every address of a name out.
+func allAddresses(p *Plan) []Finding {
+	if p.Spec.Kind != Drain {
+		return nil
+	}
+	return p.onEach(func(lb LBPlan, found *[]Finding) {
+		for _, n := range lb.Report.Names {
+			// localhost often has an address of each family, and they are one place.
+			loopback := !slices.ContainsFunc(n.Addresses, func(a netip.Addr) bool { return !a.IsLoopback() })
+			if len(n.Addresses) < 2 || loopback {
+				continue
+			}
+			var texts []string
+			for _, a := range n.Addresses {
+				texts = append(texts, a.String())
+			}
+			f := Finding{Code: "several-addresses", Text: fmt.Sprintf("%s has %d addresses (%s): down takes them all out", n.Host, len(n.Addresses), strings.Join(texts, ", "))}
+			switch {
+			case !p.Spec.Allow.AllAddresses:
+				f.Override = "--allow-all-addresses"
+			case p.Spec.needsBackend():
+				f.Text += "; over SSH only one of them would be watched and stopped"
+				f.Override = "--poll lb, and no --service"
+			default:
+				f.Warning = true
+			}
+			add(found, f)
+		}
+	})
+}
+
+// pendingFiles: our reload would put somebody's unfinished work live.
+func pendingFiles(p *Plan) []Finding {
+	return p.onEach(func(lb LBPlan, found *[]Finding) {
+		pending, future := balancer.PendingText(lb.Report.Pending)
+		if future != "" {
+			add(found, Finding{Code: "clock", Warning: true, Text: future})
+		}
+		switch {
+		case pending == "":
+		case p.Spec.Allow.Pending:
+			add(found, Finding{Code: balancer.ProblemPending, Warning: true, Text: pending})
+		default:
+			add(found, Finding{Code: balancer.ProblemPending, Text: pending, Override: "--accept-pending"})
+		}
+	})
+}
+
+// problems passes on what an LB itself found.
+func problems(p *Plan) []Finding {
+	return p.onEach(func(lb LBPlan, found *[]Finding) {
+		for _, pr := range lb.Report.Problems {
+			if !(p.DryRun && pr.Unknown) {
+				add(found, Finding{Code: pr.Code, Text: pr.Text, Override: pr.Override})
+			}
+		}
+	})
+}
+
+// unchecked is what a plan could not know.
+func unchecked(p *Plan) []string {
+	var texts []string
+	for _, lb := range p.LBs {
+		for _, sk := range lb.Report.Skipped {
+			if sk.Unread {
+				texts = append(texts, fmt.Sprintf("%s; what it holds is not known", sk.Error))
+			}
+		}
+		for _, n := range lb.Report.Names {
+			if n.Error != "" {
+				texts = append(texts, fmt.Sprintf("how many addresses %s has: %s", n.Host, n.Error))
+			}
+		}
+		if e := lb.Report.StateError; e != nil && p.mayNotRead(e) {
+			texts = append(texts, "who drained what: "+e.Message)
+		}
+		for _, pr := range lb.Report.Problems {
+			switch {
+			case !p.DryRun || !pr.Unknown:
+			case pr.Code == balancer.ProblemRunning:
+				texts = append(texts, "whether nginx runs, and with this configuration (the real run looks)")
+			default:
+				texts = append(texts, pr.Text)
+			}
+		}
+	}
+	if p.DryRun {
+		texts = append(texts, untried(p)...)
+	}
+	return texts
+}
+
+// untried says what a dry run does not try.
+func untried(p *Plan) []string {
+	if !p.Spec.needsBackend() {
+		return nil
+	}
+	var what []string
+	how := " (the real run looks)"
+	if p.Spec.OverSSH() {
+		for _, b := range p.Backends {
+			what = append(what, "SSH to "+b.Name)
+		}
+		how = " (a dry run does not log in)"
+	}
+	if p.Spec.Service != "" {
+		what = append(what, "the unit "+p.Spec.Service, "the right to stop and start it")
+	}
+	if p.Spec.Kind == Drain && p.Spec.Counter == CounterSS {
+		what = append(what, "ss")
+	}
+	return []string{strings.Join(what, ", ") + how}
+}

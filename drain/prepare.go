@@ -1,0 +1,317 @@
+package drain
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/drainctl/drainctl/drain/balancer"
+	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/nginx"
+	"github.com/drainctl/drainctl/remote"
+)
+
+// ThisMachine is the name of the LB that drainctl runs on.
+const ThisMachine = "this machine"
+
+// A Connector reaches the machines of a run.
+type Connector interface {
+	// LB is a load balancer; name is "" for this machine.
+	LB(ctx context.Context, name string, n Nginx) (balancer.Balancer, error)
+	// Backend is the host behind a target; an empty address is the load balancer.
+	Backend(ctx context.Context, b Backend, lb string, s SSH) (remote.Host, error)
+}
+
+// Options are what a run needs besides its spec.
+type Options struct {
+	Connect Connector
+	Emit    func(Event)
+	// Accept is asked about the plan before anything is touched, and after it was
+	// made: an error ends the run.
+	Accept func(*Plan) error
+
+	bounds bounds
+}
+
+// bounds are times that tests shorten; 0: as usual.
+type bounds struct {
+	end    time.Duration // endLimit
+	health time.Duration // healthInterval
+}
+
+// An Operation is a run that was prepared: planned, locked and checked.
+type Operation struct {
+	options  Options
+	asked    Spec // as it was given
+	plan     *Plan
+	id       string
+	began    time.Time
+	lbs      fleet
+	backends []*backend
+	steps    []step
+	changed  bool
+
+	mu       sync.Mutex // guards what follows
+	readings int        // of the wait, in the history
+	lastOpen int        // the connections of the last of them
+}
+
+// Prepare plans a run, locks its backends and tries everything it will need.
+// Nothing is touched. The caller closes the operation.
+func Prepare(ctx context.Context, spec Spec, options Options) (o *Operation, err error) {
+	o = &Operation{options: options, asked: spec}
+	defer func() {
+		if err != nil {
+			o.Close()
+			o, err = nil, beforeTouching(ctx, err)
+		}
+	}()
+	if spec, err = o.connect(ctx, spec); err != nil {
+		return o, err
+	}
+	// Once for what was mistyped, and once more when the locks are held: what
+	// another operator has done by then is in it.
+	reports, err := o.report(ctx, spec, false)
+	if err != nil {
+		return o, err
+	}
+	o.plan = newPlan(spec, reports, false)
+	o.id, o.began = newID(reports), time.Now()
+	if err := o.lock(ctx); err != nil {
+		return o, err
+	}
+	if o.plan, err = o.planAgain(ctx, spec); err != nil {
+		return o, err
+	}
+	if err := o.accept(); err != nil {
+		return o, err
+	}
+	o.steps = o.newSteps()
+	return o, o.check(ctx)
+}
+
+// DryRun plans a run and no more. The plan's verdict is what a run would end
+// with, as far as can be known without root and without logging in to a backend.
+func DryRun(ctx context.Context, spec Spec, options Options) (*Plan, error) {
+	o := &Operation{options: options, asked: spec}
+	defer o.Close()
+	spec, err := o.connect(ctx, spec)
+	if err != nil {
+		return nil, beforeTouching(ctx, err)
+	}
+	reports, err := o.report(ctx, spec, true)
+	if err != nil {
+		return nil, beforeTouching(ctx, err)
+	}
+	if ctx.Err() != nil {
+		return nil, beforeTouching(ctx, context.Cause(ctx))
+	}
+	o.plan = newPlan(spec, reports, true)
+	return o.plan, o.accept()
+}
+
+func (o *Operation) accept() error {
+	if o.options.Accept == nil {
+		return nil
+	}
+	return o.options.Accept(o.plan)
+}
+
+// connect reaches the LBs. What an undrain takes over of the drain may say how
+// nginx is run on them.
+func (o *Operation) connect(ctx context.Context, spec Spec) (Spec, error) {
+	names := spec.LBs
+	if len(names) == 0 {
+		names = []string{""}
+	}
+	for _, name := range names {
+		lb := &LB{Name: name, loaded: true}
+		if name == "" {
+			lb.Name = ThisMachine
+		}
+		o.lbs = append(o.lbs, lb)
+		lb.connect = func(ctx context.Context) (balancer.Balancer, error) {
+			return o.options.Connect.LB(ctx, name, o.nginx())
+		}
+	}
+	o.plan = &Plan{Spec: spec}
+	if err := o.lbs.each(ctx, open); err != nil || spec.Kind != Undrain {
+		return spec, err
+	}
+	states, err := gather(ctx, o.lbs, func(ctx context.Context, lb *LB) (journal.State, error) {
+		s, err := lb.State(ctx)
+		if err != nil {
+			// The plan says what that means.
+			return journal.State{}, nil
+		}
+		return s, nil
+	})
+	if err != nil {
+		return spec, err
+	}
+	full, err := spec.inherit(standingOn(spec, states))
+	if err != nil || full.Nginx == spec.Nginx {
+		return full, err
+	}
+	o.plan = &Plan{Spec: full}
+	o.lbs.close()
+	return full, o.lbs.each(ctx, open)
+}
+
+// nginx is how nginx is run on the LBs.
+func (o *Operation) nginx() Nginx { return o.plan.Spec.Nginx }
+
+func open(ctx context.Context, lb *LB) (err error) {
+	lb.Balancer, err = lb.connect(ctx)
+	return err
+}
+
+// standingOn is the operations that stand on the servers that a spec names, the
+// oldest first, each once.
+func standingOn(spec Spec, states []journal.State) []journal.Operation {
+	var all []journal.Operation
+	for _, s := range states {
+		for _, op := range s.Operations {
+			known := slices.ContainsFunc(all, func(had journal.Operation) bool { return had.ID == op.ID })
+			if !known && slices.ContainsFunc(op.Servers, func(l journal.Located) bool { return spec.names(l.Server) }) {
+				all = append(all, op)
+			}
+		}
+	}
+	slices.SortStableFunc(all, func(a, b journal.Operation) int { return strings.Compare(a.ID, b.ID) })
+	return all
+}
+
+// report asks every LB.
+func (o *Operation) report(ctx context.Context, spec Spec, preflight bool) ([]LBPlan, error) {
+	return gather(ctx, o.lbs, func(ctx context.Context, lb *LB) (LBPlan, error) {
+		q := query(spec)
+		q.Preflight = preflight
+		r, err := lb.Plan(ctx, q)
+		return LBPlan{LB: lb.Name, Report: r}, err
+	})
+}
+
+// planAgain plans with the locks held. What an undrain takes over is read again.
+func (o *Operation) planAgain(ctx context.Context, spec Spec) (*Plan, error) {
+	reports, err := o.report(ctx, spec, true)
+	if err != nil {
+		return nil, err
+	}
+	if spec.Kind == Undrain {
+		var states []journal.State
+		for _, r := range reports {
+			states = append(states, r.Report.State)
+		}
+		full, err := o.asked.inherit(standingOn(o.asked, states))
+		if err != nil {
+			return nil, err
+		}
+		full.Nginx = spec.Nginx
+		spec = full
+	}
+	if spec.Continues != "" {
+		// Another operator may have continued it, or it was waited for.
+		for _, r := range reports {
+			if _, err := FindUnfinished(r.Report.State, spec.Continues); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return newPlan(spec, reports, false), nil
+}
+
+func newID(reports []LBPlan) string {
+	latest := ""
+	for _, r := range reports {
+		latest = max(latest, r.Report.State.LastID)
+	}
+	return journal.NewID(time.Now(), latest)
+}
+
+// lockRequest asks for the locks of the plan's backends.
+func (o *Operation) lockRequest(wait time.Duration) balancer.LockRequest {
+	spec := o.plan.Spec
+	r := balancer.LockRequest{Wait: wait, Holder: journal.Holder{
+		ID: o.id, Kind: string(spec.Kind), Targets: spec.Targets, User: spec.User, Host: spec.Host, Reason: spec.Reason, Time: o.began,
+	}}
+	for _, text := range spec.Targets {
+		if name := lockName(text); !slices.Contains(r.Backends, name) {
+			r.Backends = append(r.Backends, name)
+		}
+	}
+	return r
+}
+
+// lockName is what a target's backend is locked by: its ports and upstreams are
+// one backend, and one service.
+func lockName(target string) string {
+	t, err := nginx.ParseTarget(target)
+	switch {
+	case err != nil:
+		return strings.ToLower(target)
+	case t.Unix != "":
+		return "unix:" + t.Unix
+	}
+	return strings.ToLower(t.Host)
+}
+
+// lock takes the locks on one LB after the other, so that two operators never
+// wait for each other.
+func (o *Operation) lock(ctx context.Context) error {
+	for _, lb := range o.lbs {
+		err := lb.Lock(ctx, o.lockRequest(0))
+		if balancer.CodeOf(err) == balancer.CodeLocked {
+			var e *balancer.Error
+			errors.As(err, &e)
+			if !o.asked.Wait {
+				return refuse(Finding{Code: string(e.Code), LB: lb.Name, Text: strings.Join(lockedBackends(o.asked), ", ") + " is locked by " + HolderText(e.Holder), Override: "--wait"})
+			}
+			o.emit(&LockAwaited{Header: Header{LB: lb.Name}, Holder: e.Holder})
+			err = lb.Lock(ctx, o.lockRequest(-1))
+		}
+		switch code := balancer.CodeOf(err); {
+		case err == nil:
+		case code == balancer.CodeConnection, ctx.Err() != nil:
+			return err
+		default:
+			return refuse(Finding{Code: "lock", LB: lb.Name, Text: fmt.Sprintf("lock the target on %s: %v", lb.Name, err)})
+		}
+	}
+	return nil
+}
+
+func lockedBackends(s Spec) []string {
+	var hosts []string
+	for _, t := range s.Targets {
+		hosts = append(hosts, strings.TrimPrefix(lockName(t), "unix:"))
+	}
+	return hosts
+}
+
+// HolderText is who holds a lock, for a message.
+func HolderText(h *journal.Holder) string {
+	if h == nil || h.Time.IsZero() {
+		return "another drainctl, which has not recorded yet what it does"
+	}
+	text := h.Kind + " " + strings.Join(h.Targets, ", ") + " by " + journal.Who(h.User, h.Host, h.Reason, h.Time)
+	if h.ID != "" {
+		text += " (operation " + h.ID + ")"
+	}
+	return text
+}
+
+// Close ends the connections of the operation, and frees its locks.
+func (o *Operation) Close() {
+	for _, b := range o.backends {
+		b.close()
+	}
+	o.lbs.close()
+}
+
+// Plan is the plan that the operation was prepared with.
+func (o *Operation) Plan() *Plan { return o.plan }

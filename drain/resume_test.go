@@ -1,0 +1,188 @@
+package drain
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/drainctl/drainctl/drain/journal"
+)
+
+// interrupted is an operation as the state has it, on a server of its own.
+func interrupted(id string, k Kind, target string, result journal.Result) journal.Operation {
+	return journal.Operation{ID: id, Kind: string(k), Targets: []string{target}, User: "ann", Host: "desk", Result: result,
+		Began: time.Date(2026, 5, 4, 12, 0, 0, 0, time.Local), Spec: json.RawMessage(`{}`),
+		Servers: []journal.Located{{Server: journal.Server{Module: "http", Upstream: "web", Address: target}}}}
+}
+
+func TestFindUnfinished(t *testing.T) {
+	const a, b = "20260504-120000.000-aaaa", "20260504-120001.000-bbbb"
+	one := []journal.Operation{interrupted(a, Drain, "10.0.0.1:80", "")}
+	two := append(slices.Clone(one), interrupted(b, Undrain, "10.0.0.2:80", journal.ResultPartial))
+	done := []journal.Operation{interrupted(a, Drain, "10.0.0.1:80", journal.ResultDone)}
+	left := []journal.Operation{interrupted(a, Drain, "10.0.0.1:80", journal.ResultNotDrained)}
+	continued := append(slices.Clone(one), interrupted(b, Drain, "10.0.0.1:80", journal.ResultDone))
+	again := append(slices.Clone(one), interrupted(b, Drain, "10.0.0.1:80", ""))
+	for _, test := range []struct {
+		name string
+		ops  []journal.Operation
+		ask  string
+		want string // ID, or what the error says
+	}{
+		{"the only one", one, "", a},
+		{"by its ID", two, b, b},
+		{"by its target", two, "10.0.0.1:80", a},
+		{"by its target, written another way", []journal.Operation{interrupted(a, Drain, "LocalHost:80", "")}, "localhost:80", a},
+		{"left by --on-timeout leave", left, "", a},
+		{"the latest on a server", again, "", b},
+		{"which of two", two, "", "2 operations were interrupted; name one by its ID: " + a + " (drain 10.0.0.1:80 by ann on desk, 2026-05-04 12:00:00), " + b},
+		{"none", nil, "", "no operation was interrupted"},
+		{"done", done, "", "no operation was interrupted"},
+		{"none of that name", one, "10.0.0.9", "no operation 10.0.0.9 was interrupted; there is " + a},
+		{"none at all of that name", nil, a, "no operation " + a + " was interrupted, or another one has continued it"},
+		{"continued by another", continued, a, "no operation " + a + " was interrupted, or another one has continued it"},
+	} {
+		op, err := FindUnfinished(journal.State{Operations: test.ops}, test.ask)
+		switch {
+		case err == nil && op.ID != test.want:
+			t.Errorf("%s: %s, want %s", test.name, op.ID, test.want)
+		case err != nil && (ExitOf(err) != Usage || !strings.HasPrefix(err.Error(), test.want)):
+			t.Errorf("%s: exit %d, %v; want %s", test.name, ExitOf(err), err, test.want)
+		}
+	}
+}
+
+// A resume continues what nobody else has continued meanwhile.
+func TestResumeOfWhatIsContinued(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	if _, err := r.broken(r.spec(Drain), faultBefore, "nginx -s reload"); err == nil {
+		t.Fatal("the run has not noticed that it is dead")
+	}
+	resumed, err := Resumed(t.Context(), r.spec(""), r.unit.addr, connector{r})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := r.status(); s.State != StateInterrupted || s.Operation == nil || s.Operation.ID != resumed.Continues || s.Next[0].Words[1] != "resume" {
+		t.Errorf("status %q, %+v", s.State, s.Next)
+	}
+	if _, err := r.run(resumed); err != nil || r.read() != r.drained() || r.unit.active() {
+		t.Fatalf("resume: %v", err)
+	}
+	if s := r.state(); len(s.Operations) != 1 || s.Operations[0].Continues != resumed.Continues || len(s.Marks) != 1 {
+		t.Errorf("left %s, %d marks", describeAll(s.Operations), len(s.Marks))
+	}
+	if _, err := r.run(resumed); ExitOf(err) != Usage || !strings.Contains(err.Error(), "or another one has continued it") {
+		t.Errorf("resumed twice: exit %d, %v", ExitOf(err), err)
+	}
+	if _, err := r.run(r.spec(Undrain)); err != nil || r.read() != r.was || !r.unit.active() {
+		t.Fatalf("undrain: %v", err)
+	}
+}
+
+// What is in the journal's directory, history is read as far as it can be.
+func TestReadHistory(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	spec := r.spec(Drain)
+	spec.Reason = "new kernel"
+	if _, err := r.run(spec); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.broken(r.spec(Undrain), faultBefore, "call reload"); err == nil {
+		t.Fatal("the run has not noticed that it is dead")
+	}
+	read := func() ([]HistoryEntry, []string) {
+		t.Helper()
+		entries, unreadable, err := ReadHistory(t.Context(), r.spec(""), connector{r})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return entries, unreadable
+	}
+	entries, unreadable := read()
+	if len(entries) != 2 || len(unreadable) > 0 {
+		t.Fatalf("%d operations, unreadable %q", len(entries), unreadable)
+	}
+	drain, undrain := entries[0], entries[1]
+	if drain.Began.Kind != Drain || drain.Began.Reason != "new kernel" || drain.Began.User != "tester" || drain.Ended == nil || drain.Ended.Result != journal.ResultDone || drain.Ended.ExitCode != Done {
+		t.Errorf("the drain is %+v, %+v", drain.Began, drain.Ended)
+	}
+	if undrain.Began.Kind != Undrain || undrain.Ended != nil {
+		t.Errorf("the undrain that crashed is %+v, %+v", undrain.Began, undrain.Ended)
+	}
+	events, unread, err := ReadOperation(t.Context(), r.spec(""), drain.ID, connector{r})
+	if err != nil || unread != 0 {
+		t.Fatalf("%d unread, %v", unread, err)
+	}
+	var steps []StepName
+	for _, e := range events {
+		if e.Head().Operation != drain.ID || e.Head().Time.IsZero() {
+			t.Errorf("an event of %q at %s", e.Head().Operation, e.Head().Time)
+		}
+		if s, ok := e.(*StepDone); ok {
+			steps = append(steps, s.Step)
+		}
+	}
+	if !slices.Equal(steps, []StepName{StepMarkDown, StepWait, StepService}) {
+		t.Errorf("the history has the steps %q", steps)
+	}
+	if _, _, err := ReadOperation(t.Context(), r.spec(""), "20260101-000000.000-aaaa", connector{r}); ExitOf(err) != Usage {
+		t.Errorf("an operation that never was: %v", err)
+	}
+
+	// A truncated line, a later version's event, and files that are no history.
+	dir := filepath.Join(r.stateDir(), "history")
+	f, err := os.OpenFile(filepath.Join(dir, drain.ID+".jsonl"), os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteString(`{"event":"teleported","time":"2026-01-01T00:00:00Z"}` + "\n" + `{"event":"result","ti`); err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	const foreign = "20260101-000000.000-aaaa"
+	for name, text := range map[string]string{foreign + ".jsonl": "no JSON\n", "notes.txt": "mine\n"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	entries, unreadable = read()
+	if len(entries) != 2 || entries[0].Truncated != 1 || len(unreadable) != 1 || !strings.Contains(unreadable[0], foreign) {
+		t.Errorf("%d operations, unreadable %q", len(entries), unreadable)
+	}
+	again, unread, err := ReadOperation(t.Context(), r.spec(""), drain.ID, connector{r})
+	if err != nil || unread != 2 || len(again) != len(events) {
+		t.Errorf("%d events, %d unread, %v; want %d and 2", len(again), unread, err, len(events))
+	}
+}
+
+// Each event is read back from the history as it was written.
+func TestEventsSurvive(t *testing.T) {
+	for name, make := range kinds {
+		e := make()
+		stamp(e)
+		e.Head().Step, e.Head().LB = StepWait, "lb1"
+		line, err := json.Marshal(e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		back, err := ParseEvent(line)
+		if err != nil || reflect.TypeOf(back) != reflect.TypeOf(e) {
+			t.Fatalf("%s came back as %T: %v", name, back, err)
+		}
+		if again, err := json.Marshal(back); err != nil || string(again) != string(line) {
+			t.Errorf("%s, %v; want %s", again, err, line)
+		}
+	}
+	for _, line := range []string{"", "{}", "[]", `{"event":"teleported"}`, `{"event":"step_done","changed":"x"}`} {
+		if e, err := ParseEvent([]byte(line)); err == nil {
+			t.Errorf("%q is the event %+v", line, e)
+		}
+	}
+}

@@ -1,0 +1,115 @@
+package drain
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/drainctl/drainctl/remote"
+)
+
+// A scriptedHost answers systemctl by a script: the states of a unit, one look
+// after the other, and what its commands end with.
+type scriptedHost struct {
+	remote.Host
+	states   []string // the last one stays
+	looks    int
+	code     int    // of start and stop
+	says     string // on standard error
+	log      string // of the unit
+	hang     bool   // start and stop do not end
+	commands []string
+}
+
+func (h *scriptedHost) Name() string { return "app-1" }
+
+func (h *scriptedHost) Run(ctx context.Context, c remote.Command) (remote.Result, error) {
+	switch {
+	case c.Args[0] == "journalctl", c.Args[1] == "status":
+		return remote.Result{Stdout: []byte(h.log)}, nil
+	case c.Args[1] == "show":
+		state := h.states[min(h.looks, len(h.states)-1)]
+		h.looks++
+		return remote.Result{Stdout: []byte("LoadState=loaded\nActiveState=" + state + "\nSubState=x\nResult=success\n")}, nil
+	}
+	h.commands = append(h.commands, strings.Join(c.Args, " "))
+	if h.hang {
+		<-ctx.Done()
+		return remote.Result{}, context.Cause(ctx)
+	}
+	return remote.Result{Code: h.code, Stderr: []byte(h.says)}, nil
+}
+
+func TestService(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		d       Direction
+		host    *scriptedHost
+		outcome Outcome
+		changed bool
+		says    string // the error
+		command string
+	}{
+		{"stop", Forward, &scriptedHost{states: []string{"active", "inactive"}}, StepOK, true, "", "systemctl stop app"},
+		{"stop, and it ends with an error code", Forward, &scriptedHost{states: []string{"active", "failed"}}, StepOK, true, "", "systemctl stop app"},
+		{"stop, which takes a while", Forward, &scriptedHost{states: []string{"active", "deactivating", "inactive"}}, StepOK, true, "", "systemctl stop app"},
+		{"stopped already", Forward, &scriptedHost{states: []string{"inactive"}}, StepOK, false, "", ""},
+		{"stop fails", Forward, &scriptedHost{states: []string{"active"}, code: 1, says: "Job failed."}, StepError, true, "Job failed.", "systemctl stop app"},
+		{"stop does nothing", Forward, &scriptedHost{states: []string{"active"}}, StepError, true, "systemctl stop app succeeded, but the unit is active", "systemctl stop app"},
+		{"stop does not end", Forward, &scriptedHost{states: []string{"active", "deactivating"}, hang: true}, Irreversible, true, "app was told to stop and has not ended within 150ms (--stop-timeout); it is deactivating", "systemctl stop app"},
+		{"start", Reverse, &scriptedHost{states: []string{"inactive", "active"}}, StepOK, true, "", "systemctl start app"},
+		{"start, which takes a while", Reverse, &scriptedHost{states: []string{"inactive", "activating", "active"}}, StepOK, true, "", "systemctl start app"},
+		{"started already", Reverse, &scriptedHost{states: []string{"active"}}, StepOK, false, "", ""},
+		{"start, while it still stops", Reverse, &scriptedHost{states: []string{"deactivating", "deactivating", "inactive", "active"}}, StepOK, true, "", "systemctl start app"},
+		{"start, and it never stops", Reverse, &scriptedHost{states: []string{"deactivating"}}, StepError, false, "has not ended within 150ms", ""},
+		{"start fails", Reverse, &scriptedHost{states: []string{"inactive"}, code: 1, says: "Job failed.", log: "boom"}, StepError, true, "Job failed.", "systemctl start app"},
+		{"start, and it ends at once", Reverse, &scriptedHost{states: []string{"inactive", "activating", "failed"}, log: "boom"}, StepError, true, "systemctl start app succeeded, but the unit is failed", "systemctl start app"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			w, _ := waitOf(nil, nil, func(s *Spec) { s.Service, s.StopTimeout = "app", 150*time.Millisecond })
+			b := w.o.backends[0]
+			b.touched, b.service = false, remote.Service{Host: test.host, Unit: "app"}
+			v := (&service{w.o}).run(t.Context(), test.d, Managed)
+			if v.Outcome != test.outcome || v.Changed != test.changed || b.touched != (test.command != "") {
+				t.Errorf("%+v, touched %t", v, b.touched)
+			}
+			if (v.Err == nil) != (test.says == "") || v.Err != nil && !strings.Contains(v.Err.Error(), test.says) {
+				t.Errorf("got %v, want %q", v.Err, test.says)
+			}
+			if got := strings.Join(test.host.commands, ", "); got != test.command {
+				t.Errorf("it ran %q, want %q", got, test.command)
+			}
+			if test.host.log != "" && strings.Join(v.Log, "\n") != "boom" {
+				t.Errorf("the app's log is %q", v.Log)
+			}
+			if v.Outcome == Irreversible && (len(v.Next) != 1 || v.Next[0].On != "app-1" || v.Next[0].String() != "systemctl kill --signal=KILL app") {
+				t.Errorf("next: %+v", v.Next)
+			}
+		})
+	}
+}
+
+// A rollback touches the services that this run has touched, and no other.
+func TestServiceOfARollback(t *testing.T) {
+	host := &scriptedHost{states: []string{"inactive"}}
+	w, _ := waitOf(nil, nil, func(s *Spec) { s.Service = "app" })
+	b := w.o.backends[0]
+	b.touched, b.service = false, remote.Service{Host: host, Unit: "app"}
+	if v := (&service{w.o}).run(t.Context(), Reverse, ThisOperation); v.Err != nil || v.Changed || host.looks > 0 || len(host.commands) > 0 {
+		t.Errorf("%+v, %q", v, host.commands)
+	}
+}
+
+// A service that was seen active when everything was checked is stopped without
+// asking again, so that the stop follows the last request closely.
+func TestStopAsksNothingBefore(t *testing.T) {
+	host := &scriptedHost{states: []string{"inactive"}}
+	w, _ := waitOf(nil, nil, func(s *Spec) { s.Service = "app" })
+	b := w.o.backends[0]
+	b.active, b.service = true, remote.Service{Host: host, Unit: "app"}
+	if v := (&service{w.o}).run(t.Context(), Forward, Managed); v.Err != nil || !v.Changed || host.looks != 1 {
+		t.Errorf("%+v after %d looks", v, host.looks)
+	}
+}

@@ -1,0 +1,314 @@
+// Package drain is the story: take a backend out of the pool, and put it back.
+//
+// A [Spec] says what is asked. [Prepare] makes a [Plan] of it and checks it,
+// touching nothing; [Run] takes the steps, forward for a drain and backward for
+// an undrain, with one list of steps and one runner, and rolls back what was done
+// when one fails. What happens is emitted as [Event] values; the package prints
+// nothing.
+package drain
+
+import (
+	"fmt"
+	"net/netip"
+	"net/url"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/nginx"
+)
+
+// A Kind is what an operator asks for.
+type Kind string
+
+// The kinds of operations.
+const (
+	Drain   Kind = journal.KindDrain
+	Undrain Kind = journal.KindUndrain
+)
+
+// Counter names where open connections are counted.
+type Counter string
+
+// The connection counters: ss on the backend, ss on the load balancer, or the
+// stub_status of the backend's own nginx.
+const (
+	CounterSS         Counter = "ss"
+	CounterLB         Counter = "lb"
+	CounterStubStatus Counter = "stub_status"
+)
+
+// OnTimeout is what a drain does when the backend is not drained in time.
+type OnTimeout string
+
+// What can be done when the time is up: roll back, leave the server down and the
+// app running, or stop the app anyway.
+const (
+	TimeoutRollback OnTimeout = "rollback"
+	TimeoutLeave    OnTimeout = "leave"
+	TimeoutStop     OnTimeout = "stop"
+)
+
+// HealthTCP is the health check that only connects.
+const HealthTCP = "tcp"
+
+// Defaults of a spec.
+const (
+	DefaultInterval      = 500 * time.Millisecond
+	DefaultTimeout       = 5 * time.Minute
+	DefaultHealthTimeout = 60 * time.Second
+	DefaultReloadTimeout = 60 * time.Second
+	DefaultStopTimeout   = 2 * time.Minute
+	DefaultMinUp         = 1
+)
+
+// A Spec is everything an operator asks for. Flags write into it, the journal
+// stores it, and resume reads it back. A field's flag tag is the flag that sets
+// it; keep says which later operations take it over where they are not told
+// otherwise: an undrain that of the drain, a resume that of what it resumes.
+type Spec struct {
+	Kind      Kind     `json:"kind" keep:"resume"`
+	Targets   []string `json:"targets" keep:"resume"`
+	Upstreams []string `json:"upstreams,omitempty" flag:"upstream" keep:"resume"`
+	LBs       []string `json:"lbs,omitempty" flag:"lb"`
+
+	Service     string         `json:"service,omitempty" flag:"service" keep:"resume,undrain"`
+	Counter     Counter        `json:"counter,omitempty" flag:"poll" keep:"resume,undrain"`
+	StatusURL   string         `json:"status_url,omitempty" flag:"status-url" keep:"resume,undrain"`
+	Threshold   int            `json:"threshold,omitempty" flag:"threshold" keep:"resume,undrain"` // connections
+	IgnorePeers []netip.Prefix `json:"ignore_peers,omitempty" flag:"ignore-peer" keep:"resume,undrain"`
+	Interval    time.Duration  `json:"interval_ns,omitempty" flag:"interval" keep:"resume,undrain"`
+	Timeout     time.Duration  `json:"timeout_ns" flag:"timeout" keep:"resume,undrain"` // of the wait; 0: no limit
+	OnTimeout   OnTimeout      `json:"on_timeout,omitempty" flag:"on-timeout" keep:"resume"`
+
+	Health        string        `json:"health,omitempty" flag:"health" keep:"resume"` // a URL, or HealthTCP
+	HealthTimeout time.Duration `json:"health_timeout_ns" flag:"health-timeout" keep:"resume"`
+	ReloadTimeout time.Duration `json:"reload_timeout_ns,omitempty" flag:"reload-timeout" keep:"resume,undrain"`
+	StopTimeout   time.Duration `json:"stop_timeout_ns,omitempty" flag:"stop-timeout" keep:"resume,undrain"`
+
+	MinUp int   `json:"min_up" flag:"min-up" keep:"resume"` // live primaries an upstream must keep
+	Allow Allow `json:"allow" keep:"resume"`
+	Force bool  `json:"force,omitempty" flag:"force" keep:"resume"` // undrain: clear a down that drainctl did not put there, too
+
+	SSH   SSH   `json:"ssh" keep:"resume,undrain"`
+	Nginx Nginx `json:"nginx" keep:"resume,undrain"`
+
+	User      string `json:"user"`
+	Host      string `json:"host"`
+	Reason    string `json:"reason,omitempty" flag:"reason" keep:"resume"`
+	Wait      bool   `json:"wait,omitempty" flag:"wait"` // for another operator's lock
+	Continues string `json:"continues,omitempty"`        // ID of the operation that is resumed
+
+	// Given are the flags that the operator set, on the line or in the
+	// environment.
+	Given []string `json:"given,omitempty"`
+}
+
+// Allow is the guards an operator has overridden.
+type Allow struct {
+	Direct          bool `json:"direct,omitempty" flag:"allow-direct"`                     // the target is also reached outside its upstreams
+	OtherNames      bool `json:"other_names,omitempty" flag:"allow-other-names"`           // it is also reached by another name
+	ShutdownTimeout bool `json:"shutdown_timeout,omitempty" flag:"allow-shutdown-timeout"` // nginx cuts requests before the wait is over
+	AllAddresses    bool `json:"all_addresses,omitempty" flag:"allow-all-addresses"`       // a server's name has several addresses
+	Pending         bool `json:"pending,omitempty" flag:"accept-pending"`                  // files changed since nginx was last loaded
+}
+
+// SSH is how a backend is reached, as far as the operator says so.
+type SSH struct {
+	Host     string `json:"host,omitempty" flag:"ssh-host"` // where it is not the target's own
+	User     string `json:"user,omitempty" flag:"ssh-user"`
+	Port     int    `json:"port,omitempty" flag:"ssh-port"`
+	Identity string `json:"identity,omitempty" flag:"identity"`
+}
+
+// Nginx is how nginx is run on an LB, and where its journal is, as far as the
+// operator says so.
+type Nginx struct {
+	Path          string `json:"path,omitempty" flag:"nginx"`
+	Conf          string `json:"configuration,omitempty" flag:"nginx-conf"`
+	TestCommand   string `json:"test_command,omitempty" flag:"test-command"`
+	ReloadCommand string `json:"reload_command,omitempty" flag:"reload-command"`
+	StateDir      string `json:"state_dir,omitempty" flag:"state-dir"`
+	Keep          int    `json:"keep,omitempty" flag:"keep"`
+}
+
+// A continuation says what takes fields over.
+type continuation string
+
+const (
+	byResume  continuation = "resume"
+	byUndrain continuation = "undrain"
+)
+
+// Complete is the spec with what it takes over from an earlier one: of all
+// fields that the continuation keeps, those whose flag was not given now.
+func (s Spec) complete(from Spec, by continuation) Spec {
+	takeOver(reflect.ValueOf(&s).Elem(), reflect.ValueOf(from), func(f reflect.StructField) bool {
+		return slices.Contains(strings.Split(f.Tag.Get("keep"), ","), string(by))
+	}, s.Given)
+	return s
+}
+
+// takeOver copies the fields of from that are kept and not given. A struct's
+// fields are kept as the struct is.
+func takeOver(to, from reflect.Value, kept func(reflect.StructField) bool, given []string) {
+	for i := range to.NumField() {
+		f := to.Type().Field(i)
+		switch {
+		case !kept(f), slices.Contains(given, f.Tag.Get("flag")):
+		case f.Type.Kind() == reflect.Struct:
+			takeOver(to.Field(i), from.Field(i), func(reflect.StructField) bool { return true }, given)
+		default:
+			to.Field(i).Set(from.Field(i))
+		}
+	}
+}
+
+// given tells whether one of the flags was set.
+func (s Spec) given(flags ...string) bool {
+	return slices.ContainsFunc(flags, func(f string) bool { return slices.Contains(s.Given, f) })
+}
+
+// words is the command line of those of the flags that were given.
+func (s Spec) words(flags ...string) []string {
+	var all []string
+	eachFlag(reflect.ValueOf(s), func(name string, v reflect.Value) {
+		if !slices.Contains(flags, name) || !s.given(name) {
+			return
+		}
+		if v.Kind() != reflect.Slice {
+			all = append(all, "--"+name, fmt.Sprint(v.Interface()))
+			return
+		}
+		for i := range v.Len() {
+			all = append(all, "--"+name, fmt.Sprint(v.Index(i).Interface()))
+		}
+	})
+	return all
+}
+
+// eachFlag walks the fields that flags set.
+func eachFlag(v reflect.Value, visit func(name string, v reflect.Value)) {
+	for i := range v.NumField() {
+		switch f := v.Type().Field(i); {
+		case f.Tag.Get("flag") != "":
+			visit(f.Tag.Get("flag"), v.Field(i))
+		case f.Type.Kind() == reflect.Struct:
+			eachFlag(v.Field(i), visit)
+		}
+	}
+}
+
+// Resume is the spec that continues with op: what op was asked for, with what is
+// given now before it.
+func (s Spec) Resume(op journal.Operation) (Spec, error) {
+	from, err := specOf(op)
+	if err != nil {
+		return s, err
+	}
+	next := s.complete(from, byResume)
+	next.Continues = op.ID
+	return next, nil
+}
+
+// inherit is an undrain's spec with what the drains that stand were given.
+func (s Spec) inherit(standing []journal.Operation) (Spec, error) {
+	var from *Spec
+	var id string
+	for _, op := range standing {
+		was, err := specOf(op)
+		if err != nil {
+			return s, err
+		}
+		switch {
+		case from == nil, was.Service == from.Service:
+		case was.Service == "":
+			continue
+		case from.Service != "" && !s.given("service"):
+			return s, refuse(Finding{Code: "several-services", Override: "--service, or a target with its port",
+				Text: fmt.Sprintf("the target was drained with different services: %s (%s) and %s (%s)", from.Service, id, was.Service, op.ID)})
+		}
+		if from != nil && from.Nginx.Conf != was.Nginx.Conf && !s.given("nginx-conf") {
+			return s, refuse(Finding{Code: "several-configurations", Override: "--nginx-conf",
+				Text: fmt.Sprintf("the target was drained in different configurations: %s (%s) and %s (%s)", from.Nginx.Conf, id, was.Nginx.Conf, op.ID)})
+		}
+		from, id = &was, op.ID
+	}
+	if from == nil {
+		return s, nil
+	}
+	return s.complete(*from, byUndrain), nil
+}
+
+// OnLB tells whether a target is on the load balancer itself: a unix socket, or
+// an address of the loopback interface. No SSH is needed to reach it.
+func OnLB(t nginx.Target) bool { return t.Unix != "" || isLoopback(t.Host) }
+
+func isLoopback(host string) bool {
+	if strings.EqualFold(host, "localhost") {
+		return true
+	}
+	ip, err := netip.ParseAddr(host)
+	return err == nil && ip.IsLoopback()
+}
+
+// needsBackend tells whether the run must run commands on the backend.
+func (s Spec) needsBackend() bool {
+	switch {
+	case s.Service != "":
+		return true
+	case s.Kind != Drain:
+		return false
+	case s.Counter == CounterStubStatus:
+		return s.statusOnBackend()
+	}
+	return s.Counter == CounterSS
+}
+
+// statusOnBackend tells whether stub_status answers on the loopback interface
+// alone, which then means the backend's.
+func (s Spec) statusOnBackend() bool {
+	u, err := url.Parse(s.StatusURL)
+	return err == nil && isLoopback(u.Hostname())
+}
+
+// local tells whether the backends are the load balancer itself.
+func (s Spec) local() bool {
+	if s.SSH.Host != "" || len(s.Targets) == 0 {
+		return false
+	}
+	for _, text := range s.Targets {
+		t, err := nginx.ParseTarget(text)
+		if err != nil || !OnLB(t) {
+			return false
+		}
+	}
+	return true
+}
+
+// OverSSH tells whether the run logs in to a backend, and that is not the load
+// balancer itself.
+func (s Spec) OverSSH() bool { return s.needsBackend() && !s.local() }
+
+// DefaultSpec is a spec as it is without any flag.
+func DefaultSpec(k Kind) Spec {
+	return Spec{
+		Kind: k, Counter: CounterSS, Interval: DefaultInterval, Timeout: DefaultTimeout, OnTimeout: TimeoutRollback,
+		Health: HealthTCP, HealthTimeout: DefaultHealthTimeout, ReloadTimeout: DefaultReloadTimeout,
+		StopTimeout: DefaultStopTimeout, MinUp: DefaultMinUp,
+	}
+}
+
+// Span is a duration without the zeros that say nothing: 5m for 5m0s.
+func Span(d time.Duration) string {
+	text := d.String()
+	if strings.HasSuffix(text, "m0s") {
+		text = strings.TrimSuffix(text, "0s")
+	}
+	if strings.HasSuffix(text, "h0m") {
+		text = strings.TrimSuffix(text, "0m")
+	}
+	return text
+}

@@ -1,0 +1,173 @@
+package drain
+
+import (
+	"encoding/json"
+	"net/netip"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/drainctl/drainctl/drain/journal"
+)
+
+// filled is a value of a type that is not its zero value.
+func filled(t *testing.T, typ reflect.Type) reflect.Value {
+	t.Helper()
+	v := reflect.New(typ).Elem()
+	switch typ {
+	case reflect.TypeFor[netip.Prefix]():
+		return reflect.ValueOf(netip.MustParsePrefix("10.1.0.0/16"))
+	case reflect.TypeFor[time.Duration]():
+		return reflect.ValueOf(7 * time.Second)
+	}
+	switch typ.Kind() {
+	case reflect.String:
+		v.SetString("some text")
+	case reflect.Int:
+		v.SetInt(7)
+	case reflect.Bool:
+		v.SetBool(true)
+	case reflect.Slice:
+		v.Set(reflect.Append(v, filled(t, typ.Elem())))
+	case reflect.Struct:
+		for i := range typ.NumField() {
+			v.Field(i).Set(filled(t, typ.Field(i).Type))
+		}
+	default:
+		t.Fatalf("the test knows no value of %s: add one", typ)
+	}
+	return v
+}
+
+// What is said now, and what is not taken over because each run has its own.
+var ownToEachRun = []string{"LBs", "User", "Host", "Wait", "Continues", "Given"}
+
+// TestSpecSurvives: each field of a spec survives the journal, and what an
+// operation was asked for is what its resume does.
+func TestSpecSurvives(t *testing.T) {
+	asked := filled(t, reflect.TypeFor[Spec]()).Interface().(Spec)
+	asked.Kind, asked.Given = Undrain, nil
+	op := recorded(t, asked)
+	was, err := specOf(op)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(was, asked) {
+		t.Errorf("the journal has\n%+v\nwant\n%+v", was, asked)
+	}
+	resumed, err := DefaultSpec("").Resume(op)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range reflect.TypeFor[Spec]().NumField() {
+		name := reflect.TypeFor[Spec]().Field(i).Name
+		got, want := reflect.ValueOf(resumed).Field(i).Interface(), reflect.ValueOf(asked).Field(i).Interface()
+		if !slices.Contains(ownToEachRun, name) && !reflect.DeepEqual(got, want) {
+			t.Errorf("resume has lost %s: %v, want %v", name, got, want)
+		}
+	}
+	if resumed.Continues != op.ID {
+		t.Errorf("it continues %q, want %q", resumed.Continues, op.ID)
+	}
+}
+
+func recorded(t *testing.T, s Spec) journal.Operation {
+	t.Helper()
+	text, err := json.Marshal(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return journal.Operation{ID: "20260101-000000.000-abcd", Kind: string(s.Kind), Targets: s.Targets, Spec: text,
+		Servers: []journal.Located{{Server: journal.Server{Module: "http", Upstream: "pool", Address: "192.168.1.10:8080"}}}}
+}
+
+// TestSpecFlags: what is given now wins over what is taken over, field by field.
+func TestSpecFlags(t *testing.T) {
+	was := filled(t, reflect.TypeFor[Spec]()).Interface().(Spec)
+	was.Kind = Drain
+	n := 0
+	eachFlag(reflect.ValueOf(&was).Elem(), func(name string, _ reflect.Value) {
+		n++
+		now := DefaultSpec(Drain)
+		now.Given = []string{name}
+		var given, got any
+		eachFlag(reflect.ValueOf(&now).Elem(), func(other string, v reflect.Value) {
+			if other == name {
+				given = v.Interface()
+			}
+		})
+		resumed, err := now.Resume(recorded(t, was))
+		if err != nil {
+			t.Fatal(err)
+		}
+		eachFlag(reflect.ValueOf(resumed), func(other string, v reflect.Value) {
+			if other == name {
+				got = v.Interface()
+			}
+		})
+		if !reflect.DeepEqual(got, given) {
+			t.Errorf("--%s was given, and is %v, not %v", name, got, given)
+		}
+	})
+	t.Logf("%d flags", n)
+}
+
+// TestUndrainInherits: an undrain, and its rollback, know what the drain was
+// given.
+func TestUndrainInherits(t *testing.T) {
+	was := filled(t, reflect.TypeFor[Spec]()).Interface().(Spec)
+	was.Kind, was.Targets = Drain, []string{"192.168.1.10"}
+	asked := DefaultSpec(Undrain)
+	asked.Targets = was.Targets
+	got, err := asked.inherit([]journal.Operation{recorded(t, was)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range reflect.TypeFor[Spec]().NumField() {
+		f := reflect.TypeFor[Spec]().Field(i)
+		if !strings.Contains(f.Tag.Get("keep"), "undrain") {
+			continue
+		}
+		if a, b := reflect.ValueOf(got).Field(i).Interface(), reflect.ValueOf(was).Field(i).Interface(); !reflect.DeepEqual(a, b) {
+			t.Errorf("%s is %v, want the drain's %v", f.Name, a, b)
+		}
+	}
+	if got.Kind != Undrain || got.Health != HealthTCP || got.MinUp != DefaultMinUp {
+		t.Errorf("an undrain took over what is a drain's own: %+v", got)
+	}
+	asked.Service, asked.Given = "other", []string{"service"}
+	if got, err = asked.inherit([]journal.Operation{recorded(t, was)}); err != nil || got.Service != "other" {
+		t.Errorf("service %q, %v; want the one given now", got.Service, err)
+	}
+}
+
+// TestInheritSeveral: a drain without a service does not hide the service of one
+// before, and two services are ambiguous.
+func TestInheritSeveral(t *testing.T) {
+	with := func(service string, threshold int) journal.Operation {
+		s := DefaultSpec(Drain)
+		s.Targets, s.Service, s.Threshold = []string{"192.168.1.10"}, service, threshold
+		return recorded(t, s)
+	}
+	asked := DefaultSpec(Undrain)
+	asked.Targets = []string{"192.168.1.10"}
+	for _, c := range []struct {
+		ops     []journal.Operation
+		service string
+		refused bool
+	}{
+		{nil, "", false},
+		{[]journal.Operation{with("", 0)}, "", false},
+		{[]journal.Operation{with("app", 0), with("", 3)}, "app", false},
+		{[]journal.Operation{with("", 3), with("app", 0)}, "app", false},
+		{[]journal.Operation{with("app", 0), with("app", 1)}, "app", false},
+		{[]journal.Operation{with("app", 0), with("web", 0)}, "", true},
+	} {
+		got, err := asked.inherit(c.ops)
+		if (err != nil) != c.refused || (err == nil && got.Service != c.service) {
+			t.Errorf("%d operations: service %q, %v; want %q, refused %t", len(c.ops), got.Service, err, c.service, c.refused)
+		}
+	}
+}

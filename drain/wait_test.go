@@ -1,0 +1,357 @@
+package drain
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/drainctl/drainctl/drain/balancer"
+	"github.com/drainctl/drainctl/remote"
+)
+
+// A script is a counter that reads what it is told to, and then its last value
+// for ever. A negative number is a reading that fails.
+type script struct {
+	counts []int
+	reads  int
+	onRead func(n int)
+}
+
+func (s *script) count(context.Context) (remote.Count, error) {
+	i := min(s.reads, len(s.counts)-1)
+	s.reads++
+	if s.onRead != nil {
+		s.onRead(s.reads)
+	}
+	if s.counts[i] < 0 {
+		return remote.Count{}, errors.New("the line is cut")
+	}
+	return remote.Count{Open: s.counts[i]}, nil
+}
+
+func (*script) close() {}
+
+// A watchedLB is watched during a wait.
+type watchedLB struct {
+	balancer.Balancer // nil: nothing else is asked
+
+	mu       sync.Mutex
+	held     []int // buffered requests, look after look; the last number stays; -1: not known
+	drift    *balancer.Drift
+	errs     []error // of the looks, one after the other; then none
+	looks    int
+	buffered int // looks for buffered requests
+}
+
+func (w *watchedLB) Watch(_ context.Context, r balancer.WatchRequest) (balancer.Watched, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.looks++
+	if len(w.errs) > 0 {
+		err := w.errs[0]
+		w.errs = w.errs[1:]
+		if err != nil {
+			return balancer.Watched{}, err
+		}
+	}
+	seen := balancer.Watched{Drift: w.drift, Buffered: -1}
+	if r.Buffered && len(w.held) > 0 {
+		seen.Buffered = w.held[min(w.buffered, len(w.held)-1)]
+		w.buffered++
+	}
+	return seen, nil
+}
+
+// waitOf is the wait of a drain with a counter and an LB that are made up.
+func waitOf(c counter, lb *watchedLB, change ...func(*Spec)) (*wait, *told) {
+	spec := DefaultSpec(Drain)
+	spec.Interval, spec.Timeout = time.Millisecond, time.Minute
+	for _, ch := range change {
+		ch(&spec)
+	}
+	l := &told{}
+	o := &Operation{options: Options{Emit: l.emit}, plan: &Plan{Spec: spec}}
+	if lb != nil {
+		o.lbs = fleet{{Balancer: lb, Name: ThisMachine}}
+	}
+	o.backends = []*backend{{Backend: Backend{Name: "app-1"}, counter: c, touched: true}}
+	return &wait{o}, l
+}
+
+// One low reading proves nothing: as many in a row are needed.
+func TestWaitNeedsSeveralLowReadings(t *testing.T) {
+	for _, test := range []struct {
+		counts    []int
+		threshold int
+		reads     int
+	}{
+		{[]int{0}, 0, 3},
+		{[]int{5, 3, 1, 0}, 0, 6},
+		{[]int{0, 0, 1, 0, 1, 0}, 0, 8},
+		{[]int{0, 0, -1, 0}, 0, 6},
+		{[]int{-1, -1, 0}, 0, 5},
+		{[]int{4, 3, 2}, 2, 5},
+		{[]int{2, 2, 3, 2, 1, 0}, 2, 6},
+	} {
+		s := &script{counts: test.counts}
+		w, l := waitOf(s, &watchedLB{}, func(s *Spec) { s.Threshold = test.threshold })
+		v := w.run(t.Context(), Forward, Managed)
+		told := eventsOf[*Waiting](l)
+		if v.Outcome != StepOK || v.Changed || s.reads != test.reads || len(told) != test.reads {
+			t.Errorf("%v: %d readings, %d told, %+v; want %d", test.counts, s.reads, len(told), v, test.reads)
+			continue
+		}
+		if last := told[len(told)-1]; last.Low != lowReadings || *v.Detail.Open != last.Open || last.Target != "app-1" {
+			t.Errorf("%v: the last reading is %+v, the detail %+v", test.counts, last, v.Detail)
+		}
+	}
+}
+
+func TestWaitTimesOut(t *testing.T) {
+	short := func(s *Spec) { s.Timeout = 30 * time.Millisecond }
+	w, _ := waitOf(&script{counts: []int{2}}, &watchedLB{}, short)
+	v := w.run(t.Context(), Forward, Managed)
+	var late *TimedOutError
+	if v.Outcome != StepTimedOut || !errors.As(v.Err, &late) || late.Count.Open != 2 || v.Err.Error() != "not drained after 30ms: 2 connections open, more than 0" {
+		t.Errorf("got %+v", v)
+	}
+	// What cannot be counted has not been drained, and was not seen to hold.
+	w, l := waitOf(&script{counts: []int{-1}}, &watchedLB{}, short)
+	v = w.run(t.Context(), Forward, Managed)
+	if v.Outcome != StepError || !strings.Contains(v.Err.Error(), "could not be counted when the time was up: the line is cut") {
+		t.Errorf("got %+v", v)
+	}
+	if told := eventsOf[*Waiting](l); told[0].Error != "the line is cut" {
+		t.Errorf("told %+v", told[0])
+	}
+	// When the time is up during the last low readings, they are finished.
+	s := &script{counts: []int{1, 0}}
+	s.onRead = func(n int) {
+		if n == 2 {
+			time.Sleep(150 * time.Millisecond)
+		}
+	}
+	w, _ = waitOf(s, &watchedLB{}, func(s *Spec) { s.Timeout = 100 * time.Millisecond })
+	if v = w.run(t.Context(), Forward, Managed); v.Err != nil {
+		t.Errorf("got %+v", v)
+	}
+}
+
+func TestWaitIsInterrupted(t *testing.T) {
+	ctx, cancel := context.WithCancelCause(t.Context())
+	s := &script{counts: []int{1}, onRead: func(n int) {
+		if n == 3 {
+			cancel(ErrInterrupted)
+		}
+	}}
+	w, _ := waitOf(s, &watchedLB{}, func(s *Spec) { s.Timeout = 0 })
+	if v := w.run(ctx, Forward, Managed); v.Outcome != StepError || !errors.Is(v.Err, ErrInterrupted) {
+		t.Errorf("got %+v", v)
+	}
+}
+
+// Several backends are waited for side by side, and the first that fails ends
+// the wait for all.
+func TestWaitForSeveralBackends(t *testing.T) {
+	s, other := &script{counts: []int{3, 2, 0}}, &script{counts: []int{9, 8, 7, 0}}
+	w, _ := waitOf(s, &watchedLB{})
+	w.o.backends = append(w.o.backends, &backend{Backend: Backend{Name: "app-2"}, counter: other})
+	if v := w.run(t.Context(), Forward, Managed); v.Err != nil || s.reads != 5 || other.reads != 6 {
+		t.Errorf("%+v after %d and %d readings", v, s.reads, other.reads)
+	}
+	for _, counts := range [][2]int{{0, 4}, {4, 0}} {
+		w, _ = waitOf(&script{counts: counts[:1]}, &watchedLB{}, func(s *Spec) { s.Timeout = 50 * time.Millisecond })
+		w.o.backends = append(w.o.backends, &backend{Backend: Backend{Name: "app-2"}, counter: &script{counts: counts[1:]}})
+		if v := w.run(t.Context(), Forward, Managed); v.Outcome != StepTimedOut {
+			t.Errorf("%v: %+v", counts, v)
+		}
+	}
+}
+
+// The wait of a rollback is for what the rollback stops again, and for nothing
+// else.
+func TestWaitOfARollback(t *testing.T) {
+	s, lb := &script{counts: []int{0}}, &watchedLB{}
+	w, _ := waitOf(s, lb)
+	w.o.backends[0].touched = false
+	if v := w.run(t.Context(), Forward, ThisOperation); v.Err != nil || s.reads != 0 {
+		t.Errorf("%+v after %d readings", v, s.reads)
+	}
+	w.o.backends[0].touched = true
+	if v := w.run(t.Context(), Forward, ThisOperation); v.Err != nil || s.reads != lowReadings || lb.looks != 0 {
+		t.Errorf("%+v after %d readings and %d looks", v, s.reads, lb.looks)
+	}
+}
+
+// Far from the end the operator's interval counts; near it, and for the low
+// readings, it is sampled faster, but never so fast that counting is most of
+// what the backend does.
+func TestPause(t *testing.T) {
+	const interval, slow = 500 * time.Millisecond, 100 * time.Millisecond
+	for _, test := range []struct {
+		name    string
+		r       waiting
+		limit   time.Duration
+		elapsed time.Duration
+		want    time.Duration
+	}{
+		{"far", waiting{count: remote.Count{Open: 1000}}, 0, 0, interval},
+		{"near", waiting{count: remote.Count{Open: 10}}, 0, 0, nearInterval},
+		{"near, and counting is slow", waiting{count: remote.Count{Open: 10}, took: slow}, 0, 0, dutyFactor * slow},
+		{"near, and counting is very slow", waiting{count: remote.Count{Open: 10}, took: 10 * time.Second}, 0, 0, interval},
+		{"near, and others arrive", waiting{arriving: true}, 0, 0, interval},
+		{"low", waiting{low: 1}, 0, 0, lowInterval},
+		{"low, and requests are buffered", waiting{low: 1, hold: true}, 0, 0, nearInterval},
+		{"low, requests are buffered, and counting is slow", waiting{low: 1, hold: true, took: slow}, 0, 0, dutyFactor * slow},
+		{"not counted", waiting{err: errors.New("cut")}, 0, 0, interval},
+		{"the time is nearly up", waiting{count: remote.Count{Open: 1000}}, time.Minute, time.Minute - 100*time.Millisecond, 100 * time.Millisecond},
+		{"the time is up", waiting{count: remote.Count{Open: 1000}}, time.Minute, time.Minute, nearInterval},
+		{"no limit", waiting{count: remote.Count{Open: 1000}}, 0, time.Hour, interval},
+	} {
+		w, _ := waitOf(nil, nil, func(s *Spec) { s.Interval, s.Timeout = interval, test.limit })
+		test.r.o = w.o
+		if got := test.r.pause(test.elapsed); got != test.want {
+			t.Errorf("%s: %s, want %s", test.name, got, test.want)
+		}
+	}
+	w, _ := waitOf(nil, nil)
+	if got := (&waiting{o: w.o, count: remote.Count{Open: 1000}}).pause(0); got != time.Millisecond {
+		t.Errorf("the operator's own interval became %s", got)
+	}
+}
+
+// As long as earlier workers hold what they may yet send, a backend is not
+// drained, and the readings that count come after the look that finds none.
+func TestWaitForBufferedRequests(t *testing.T) {
+	lb, s := &watchedLB{held: []int{3, 3, 1, 0}}, &script{counts: []int{0}}
+	w, l := waitOf(s, lb)
+	if v := w.run(t.Context(), Forward, Managed); v.Err != nil || lb.buffered != 4 || s.reads != lowReadings+3 {
+		t.Errorf("%+v after %d looks and %d readings, want 4 and %d", v, lb.buffered, s.reads, lowReadings+3)
+	}
+	if told := eventsOf[*Buffered](l); len(told) != 1 || told[0].Requests != 3 || told[0].GaveUp {
+		t.Errorf("told %+v, want it once", told)
+	}
+	// Where they cannot be counted, the connections alone have to do.
+	lb, s = &watchedLB{held: []int{-1}}, &script{counts: []int{0}}
+	w, l = waitOf(s, lb)
+	if v := w.run(t.Context(), Forward, Managed); v.Err != nil || s.reads != lowReadings || len(eventsOf[*Buffered](l)) != 0 {
+		t.Errorf("%+v after %d readings", v, s.reads)
+	}
+}
+
+// What never goes away, such as a long download from nginx itself, does not hold
+// up the drain for ever.
+func TestWaitForBufferedRequestsEnds(t *testing.T) {
+	w, l := waitOf(nil, &watchedLB{held: []int{1}})
+	look := newLookout(w.o, Managed)
+	if held, err := look.look(t.Context(), false, true); !held || err != nil {
+		t.Errorf("the first look: %t, %v", held, err)
+	}
+	look.since = look.since.Add(-bufferedGrace)
+	for range 3 {
+		if held, err := look.look(t.Context(), false, true); held || err != nil {
+			t.Errorf("it goes on for ever: %t, %v", held, err)
+		}
+	}
+	if told := eventsOf[*Buffered](l); len(told) != 2 || told[0].GaveUp || !told[1].GaveUp {
+		t.Errorf("told %+v", told)
+	}
+}
+
+// The wait looks now and then whether the LB still keeps requests away, and
+// always right before the end.
+func TestWaitWatches(t *testing.T) {
+	lb := &watchedLB{}
+	w, _ := waitOf(&script{counts: []int{0}}, lb, func(s *Spec) { s.Interval = time.Hour })
+	if v := w.run(t.Context(), Forward, Managed); v.Err != nil || lb.looks != 2 {
+		t.Errorf("%+v after %d looks", v, lb.looks)
+	}
+	for _, d := range []struct {
+		drift balancer.Drift
+		want  string
+	}{
+		{balancer.Drift{Reason: balancer.DriftDownRemoved, Places: []string{"a", "b"}}, "down was removed from the configuration by another process: a, b"},
+		{balancer.Drift{Reason: balancer.DriftDownRemoved, Places: []string{"a"}, Reloaded: true}, "down was removed from the configuration by another process, and nginx was reloaded: a"},
+		{balancer.Drift{Reason: balancer.DriftServerRemoved, Places: []string{"a"}}, "the server was removed from the configuration by another process: a"},
+		{balancer.Drift{Reason: balancer.DriftUnknown, Places: []string{"/x"}, Reloaded: true}, "another process reloaded nginx and then changed /x: what nginx has loaded is not known"},
+	} {
+		w, _ := waitOf(&script{counts: []int{1}}, &watchedLB{drift: &d.drift})
+		if v := w.run(t.Context(), Forward, Managed); v.Outcome != StepError || v.Err.Error() != d.want {
+			t.Errorf("got %+v, want %q", v, d.want)
+		}
+	}
+}
+
+// Somebody who writes a file not atomically leaves it half written for a moment.
+// That is looked at again, but never taken for seen.
+func TestLookThatFails(t *testing.T) {
+	const says = "whether nginx still keeps requests away could not be seen: "
+	broken := errors.New("half written")
+	lb := &watchedLB{errs: []error{broken, broken, nil, broken, broken, broken}}
+	w, _ := waitOf(nil, lb)
+	look := newLookout(w.o, Managed)
+	for n, wantHold := range []bool{true, true, false, true, true} {
+		hold, err := look.look(t.Context(), true, false)
+		if err != nil || hold != wantHold {
+			t.Errorf("look %d: hold %t, %v; want %t and no error", n+1, hold, err, wantHold)
+		}
+	}
+	// For too long.
+	look.failing = time.Now().Add(-failingIntervals * w.o.plan.Spec.Interval)
+	if _, err := look.look(t.Context(), true, false); err == nil || !errors.Is(err, broken) || !strings.Contains(err.Error(), says) {
+		t.Errorf("got %v, want %q", err, says)
+	}
+	// The last look before the stop must have seen: a reading beside one that failed
+	// does not count.
+	lb = &watchedLB{errs: []error{nil, broken, broken, nil}}
+	w, _ = waitOf(&script{counts: []int{0}}, lb, func(s *Spec) { s.Interval = time.Hour })
+	if v := w.run(t.Context(), Forward, Managed); v.Err != nil || lb.looks != 4 {
+		t.Errorf("%+v after %d looks, want 4", v, lb.looks)
+	}
+	// Before its time, nothing is looked at; and a rollback looks at nothing.
+	lb = &watchedLB{}
+	w, _ = waitOf(nil, lb, func(s *Spec) { s.Interval = time.Hour })
+	_, _ = newLookout(w.o, Managed).look(t.Context(), false, false)
+	_, _ = newLookout(w.o, ThisOperation).look(t.Context(), true, true)
+	if lb.looks != 0 {
+		t.Errorf("%d looks", lb.looks)
+	}
+}
+
+// A sickLB is one whose servers answer one check after the other as told.
+type sickLB struct {
+	balancer.Balancer
+	checks []error // and then the last one
+	n      int
+}
+
+func (s *sickLB) Health(context.Context, balancer.HealthCheck) error {
+	s.n++
+	return s.checks[min(s.n, len(s.checks))-1]
+}
+
+func TestHealthMustPassSeveralTimes(t *testing.T) {
+	sick := errors.New("connection refused")
+	check := func(limit time.Duration, checks ...error) (Verdict, *sickLB, *told) {
+		lb := &sickLB{checks: checks}
+		w, l := waitOf(nil, nil, func(s *Spec) { s.Kind, s.HealthTimeout = Undrain, limit })
+		w.o.lbs, w.o.options.bounds = fleet{{Balancer: lb, Name: ThisMachine}}, shortBounds
+		return w.run(t.Context(), Reverse, Managed), lb, l
+	}
+	v, lb, _ := check(time.Minute, nil)
+	if v.Err != nil || lb.n != healthChecks || v.Detail.Checks != healthChecks {
+		t.Errorf("%+v after %d checks", v, lb.n)
+	}
+	v, lb, l := check(time.Minute, sick, nil, nil, sick, nil)
+	if told := eventsOf[*HealthChecked](l); v.Err != nil || lb.n != 4+healthChecks || told[2].Passed != 2 || told[3].Passed != 0 || told[3].Error != sick.Error() {
+		t.Errorf("%+v after %d checks", v, lb.n)
+	}
+	v, _, _ = check(50*time.Millisecond, sick)
+	if want := fmt.Sprintf("not healthy after 50ms (%s): connection refused", HealthText(HealthTCP)); v.Outcome != StepError || !strings.HasPrefix(v.Err.Error(), want) {
+		t.Errorf("got %v, want %q", v.Err, want)
+	}
+}

@@ -1,0 +1,96 @@
+package nginx
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Process is one of nginx's. Its start tells it from a later one of the same
+// PID.
+type Process struct {
+	PID     int
+	Started uint64 // ticks since boot, /proc/PID/stat field 22
+	Title   string // its command line, which nginx sets
+	parent  int
+}
+
+func (p Process) same(q Process) bool { return p.PID == q.PID && p.Started == q.Started }
+func (p Process) exiting() bool       { return strings.Contains(p.Title, exiting) }
+func (p Process) isMaster() bool      { return strings.HasPrefix(p.Title, "nginx: master process") }
+
+// tick is the unit of start times: USER_HZ, which Linux has fixed at 100 for all
+// it tells user space.
+const tick = time.Second / 100
+
+// clocks is the time since boot, as start times are, and the
+// machine's clock not later than that; took is how far the two may be apart.
+func clocks() (boot time.Duration, now time.Time, took time.Duration) {
+	since := func() time.Duration {
+		var t unix.Timespec
+		_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &t) // Linux has had it since 2.6.39
+		return time.Duration(t.Nano())
+	}
+	first := since()
+	now = time.Now()
+	boot = since()
+	return boot, now, boot - first
+}
+
+// processes are the processes in proc that nginx has titled, by PID. All are
+// looked at, as /proc/PID/task/TID/children may omit some while
+// others exit (proc(5)). One that ends meanwhile is left out.
+func processes(proc string) ([]Process, error) {
+	if proc == "" {
+		proc = "/proc"
+	}
+	entries, err := list(proc)
+	if err != nil {
+		return nil, fmt.Errorf("look at the processes of nginx: %w", err)
+	}
+	var found []Process
+	for _, name := range entries {
+		pid, err := strconv.Atoi(name)
+		if err != nil {
+			continue
+		}
+		dir := filepath.Join(proc, name)
+		title, err := os.ReadFile(filepath.Join(dir, "cmdline"))
+		if err != nil || !strings.HasPrefix(string(title), "nginx: ") {
+			continue
+		}
+		stat, err := os.ReadFile(filepath.Join(dir, "stat"))
+		if err != nil {
+			continue
+		}
+		p := Process{PID: pid, Title: strings.TrimSpace(strings.ReplaceAll(string(title), "\x00", " "))}
+		if p.parent, p.Started, err = parseStat(string(stat)); err != nil {
+			return nil, fmt.Errorf("process %d: %w", pid, err)
+		}
+		found = append(found, p)
+	}
+	slices.SortFunc(found, func(p, q Process) int { return p.PID - q.PID })
+	return found, nil
+}
+
+// parseStat reads the parent and the start time out of /proc/PID/stat. The name
+// before the last ')' may hold anything.
+func parseStat(stat string) (parent int, started uint64, err error) {
+	fields := strings.Fields(stat[strings.LastIndexByte(stat, ')')+1:])
+	if len(fields) < 20 {
+		return 0, 0, fmt.Errorf("unexpected stat %q", cut(stat))
+	}
+	if parent, err = strconv.Atoi(fields[1]); err != nil {
+		return 0, 0, fmt.Errorf("unexpected parent in stat: %w", err)
+	}
+	if started, err = strconv.ParseUint(fields[19], 10, 64); err != nil {
+		return 0, 0, fmt.Errorf("unexpected start time in stat: %w", err)
+	}
+	return parent, started, nil
+}

@@ -1,0 +1,317 @@
+package remote
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"crypto/rand"
+	_ "embed"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+)
+
+var (
+	// ErrNoSS says that a host has no ss.
+	ErrNoSS = errors.New("ss is not there; install iproute2")
+	// ErrManyClients says that there are more clients than the 2,000 that
+	// are listed.
+	ErrManyClients = errors.New("more clients than can be listed")
+)
+
+// Count is how many connections are established, and with whom.
+type Count struct {
+	Open      int
+	Peers     []Peer // those with the most of them, at most eight, the most first
+	MorePeers int    // how many others there are
+}
+
+// Peer is who is at the other end of connections.
+type Peer struct {
+	Addr  netip.Addr
+	Count int
+}
+
+// counterScript counts connections when it is told to: see there.
+//
+//go:embed counter.sh
+var counterScript string
+
+// Counter counts the connections to ports of a host. It is one command there,
+// which is told when to count, so that a reading costs one round trip. Where
+// another command needs the one session of the host, it is ended, and started
+// again by the next reading. It needs no root. A count that cannot be had is an
+// error, never 0. It is safe for concurrent use.
+type Counter struct {
+	host  Host
+	ports []uint16
+
+	mutex  sync.Mutex
+	stream *Stream // nil while there is none
+	lines  *bufio.Reader
+	id     int // of the last request
+}
+
+// NewCounter returns a Counter of the connections to ports of h. Nothing is
+// started before the first reading.
+func NewCounter(h Host, ports []uint16) *Counter { return &Counter{host: h, ports: ports} }
+
+// Count counts the established connections. After an error, ErrConnection or
+// another, the next reading starts anew.
+func (c *Counter) Count(ctx context.Context) (Count, error) {
+	lines, err := c.ask(ctx, "count")
+	if err != nil {
+		return Count{}, err
+	}
+	count, err := parseCount(lines)
+	if err != nil {
+		return Count{}, c.failed(err)
+	}
+	return count, nil
+}
+
+// Clients lists the far ends, sorted, of all connections that there are or were
+// until a minute ago: one that the host's side closed stays in TIME-WAIT for
+// that long (tcp(7)). Left out is who is at except, and the host itself. With
+// ErrManyClients comes the part that is listed.
+func (c *Counter) Clients(ctx context.Context, except []netip.Addr) ([]netip.AddrPort, error) {
+	request := "clients"
+	for _, a := range except {
+		request += " " + a.Unmap().WithZone("").String()
+	}
+	lines, err := c.ask(ctx, request)
+	if err != nil {
+		return nil, err
+	}
+	clients, err := parseClients(lines)
+	if err != nil {
+		return clients, c.failed(err)
+	}
+	return clients, nil
+}
+
+// Close ends the command on the host.
+func (c *Counter) Close() error {
+	c.mutex.Lock()
+	defer c.mutex.Unlock()
+	c.drop()
+	return nil
+}
+
+func (c *Counter) failed(err error) error {
+	return fmt.Errorf("count connections on %s: %w", c.host.Name(), err)
+}
+
+// drop ends the command, if there is one.
+func (c *Counter) drop() {
+	if c.stream != nil {
+		c.stream.Close()
+		c.stream = nil
+	}
+}
+
+// ask sends a request and returns the lines of the answer.
+func (c *Counter) ask(ctx context.Context, request string) ([]string, error) {
+	c.mutex.Lock()
+	defer c.mutex.Unlock()
+	if err := c.begin(ctx); err != nil {
+		return nil, c.failed(err)
+	}
+	lines, err := c.exchange(ctx, request)
+	if err != nil {
+		c.drop()
+		return nil, c.failed(err)
+	}
+	c.stream.park()
+	return lines, nil
+}
+
+// begin has the command run and holds the host's session.
+func (c *Counter) begin(ctx context.Context) error {
+	if c.stream != nil {
+		alive, err := c.stream.resume(ctx)
+		if alive || err != nil {
+			return err
+		}
+		c.drop()
+	}
+	filter, err := portFilter(c.ports)
+	if err != nil {
+		return err
+	}
+	if c.stream, err = c.host.Start(ctx, Command{Args: []string{"sh"}}); err != nil {
+		return err
+	}
+	c.lines = bufio.NewReader(c.stream)
+	if err := c.greet(ctx, filter); err != nil {
+		c.drop()
+		return err
+	}
+	return nil
+}
+
+// greet sends the script and waits until it runs: the shell may read ahead, and
+// would take a request for more of the script. What a login script prints comes
+// before that.
+func (c *Counter) greet(ctx context.Context, filter string) error {
+	ready := rand.Text()
+	defer c.closeOn(ctx)()
+	if _, err := io.WriteString(c.stream, fmt.Sprintf("ready=%s filter='%s'\n", ready, filter)+counterScript); err != nil {
+		return c.broken(ctx, err)
+	}
+	for {
+		line, err := c.lines.ReadString('\n')
+		if err != nil {
+			return c.broken(ctx, err)
+		}
+		switch missing, found := strings.CutPrefix(strings.TrimSpace(line), ready); {
+		case found && missing == "":
+			return nil
+		case found && missing == " no ss":
+			return ErrNoSS
+		case found:
+			return fmt.Errorf("the host has%s", missing)
+		}
+	}
+}
+
+// exchange sends a request and reads the answer to its end.
+func (c *Counter) exchange(ctx context.Context, request string) ([]string, error) {
+	defer c.closeOn(ctx)()
+	c.id++
+	verb, args, _ := strings.Cut(request, " ")
+	if _, err := fmt.Fprintf(c.stream, "%s %d %s\n", verb, c.id, args); err != nil {
+		return nil, c.broken(ctx, err)
+	}
+	last := fmt.Sprintf("end %d ", c.id)
+	var lines []string
+	for {
+		line, err := c.lines.ReadString('\n')
+		if err != nil {
+			return nil, c.broken(ctx, err)
+		}
+		line = strings.TrimSuffix(line, "\n")
+		if status, ended := strings.CutPrefix(line, last); ended {
+			return append(lines, "end "+status), nil
+		}
+		lines = append(lines, line)
+	}
+}
+
+// closeOn has the end of ctx end a reading, until stop is called.
+func (c *Counter) closeOn(ctx context.Context) (stop func()) {
+	s, closed := c.stream, make(chan struct{})
+	cancel := context.AfterFunc(ctx, func() {
+		s.process.hangup()
+		close(closed)
+	})
+	return func() {
+		if !cancel() {
+			<-closed
+		}
+	}
+}
+
+// broken is the error for a command that ended in the middle of an answer.
+func (c *Counter) broken(ctx context.Context, err error) error {
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case errors.Is(err, ErrConnection):
+		return err
+	}
+	if text := lastLines([]byte(c.stream.Stderr()), outputLines); text != "" {
+		return fmt.Errorf("the shell there ended: %s", text)
+	}
+	return fmt.Errorf("the shell there ended: %w", err)
+}
+
+// parseCount reads the answer to "count".
+func parseCount(lines []string) (Count, error) {
+	lines, err := answer(lines)
+	if err != nil {
+		return Count{}, err
+	}
+	var c Count
+	var peers int
+	bad := fmt.Errorf("unexpected output: %q", clip(strings.Join(lines, "\n")))
+	if len(lines) == 0 {
+		return Count{}, bad
+	}
+	if _, err := fmt.Sscanf(lines[0], "open %d %d", &c.Open, &peers); err != nil || c.Open < 0 || peers > c.Open {
+		return Count{}, bad
+	}
+	sum := 0
+	for _, line := range lines[1:] {
+		words := strings.Fields(line)
+		if len(words) != 3 || words[0] != "peer" {
+			return Count{}, bad
+		}
+		n, err := strconv.Atoi(words[1])
+		addr, aerr := netip.ParseAddr(words[2])
+		if err != nil || aerr != nil || n <= 0 || n > c.Open-sum {
+			return Count{}, bad
+		}
+		sum += n
+		c.Peers = append(c.Peers, Peer{Addr: addr.Unmap(), Count: n})
+	}
+	if c.MorePeers = peers - len(c.Peers); c.MorePeers < 0 || c.MorePeers == 0 && sum != c.Open {
+		return Count{}, bad
+	}
+	slices.SortFunc(c.Peers, func(a, b Peer) int {
+		return cmp.Or(cmp.Compare(b.Count, a.Count), a.Addr.Compare(b.Addr))
+	})
+	return c, nil
+}
+
+// parseClients reads the answer to "clients".
+func parseClients(lines []string) ([]netip.AddrPort, error) {
+	lines, err := answer(lines)
+	if err != nil {
+		return nil, err
+	}
+	var clients []netip.AddrPort
+	var more error
+	for _, line := range lines {
+		verb, value, _ := strings.Cut(line, " ")
+		switch verb {
+		case "client":
+			end, err := parseEnd(value)
+			if err != nil {
+				return nil, fmt.Errorf("unexpected output: %q: %w", clip(line), err)
+			}
+			clients = append(clients, end)
+		case "more":
+			more = fmt.Errorf("%w (%s more)", ErrManyClients, value)
+		default:
+			return nil, fmt.Errorf("unexpected output: %q", clip(line))
+		}
+	}
+	slices.SortFunc(clients, netip.AddrPort.Compare)
+	return clients, more
+}
+
+// answer returns the lines of an answer without its end, if that is a good one.
+func answer(lines []string) ([]string, error) {
+	last := len(lines) - 1
+	var said []string
+	for _, line := range lines {
+		if text, found := strings.CutPrefix(line, "error "); found {
+			said = append(said, clip(text))
+		}
+	}
+	switch {
+	case len(said) > 0:
+		return nil, fmt.Errorf("ss: %s", strings.Join(said, "\n"))
+	case last >= 0 && lines[last] != "end 0" && strings.HasPrefix(lines[last], "end "):
+		return nil, fmt.Errorf("ss ended with exit status %s", strings.TrimPrefix(lines[last], "end "))
+	case last < 0 || lines[last] != "end 0":
+		return nil, fmt.Errorf("unexpected output of ss: %q", clip(strings.Join(lines, "\n")))
+	}
+	return lines[:last], nil
+}

@@ -1,0 +1,81 @@
+# Counts the connections to this host's ports when it is told to, a line each:
+#   count ID            the established ones, grouped by the address of the peer
+#   clients ID ADDR...  the far ends of all that there are or were until a minute
+#                       ago (TIME-WAIT), but at ADDR and at this host itself
+# An answer ends with "end ID STATUS", the exit status of ss. Before this text come
+# lines that set ready, what to print first, and filter, the sockets for ss.
+LC_ALL=C; export LC_ALL
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+
+# One awk sums up what one ss prints: only the sum travels, however many the sockets
+# are. ss is followed by its exit status in the same stream, and says what is wrong
+# there too. A line that is neither a socket nor the status makes the answer an error.
+common='
+  /^exit [0-9]+$/ { status = $2; next }
+  function address(end) {
+    sub(/:[0-9*]+$/, "", end)
+    gsub(/[][]/, "", end)
+    if (end !~ /:/) sub(/%.*/, "", end)
+    if (end ~ /^::ffff:[0-9.]+$/) end = substr(end, 8)
+    return end
+  }
+  function done() { print "end " id " " (status == "" ? "unknown" : status) }'
+
+count='
+  /^[0-9]+ +[0-9]+ +[^ ]+:[0-9]+ +[^ ]+:[0-9]+ *$/ {
+    open++
+    peer = $4
+    sub(/:[0-9]+$/, "", peer)
+    seen[peer]++
+    next
+  }
+  { if (errors++ < 3) print "error " $0 }
+  END {
+    for (peer in seen) {
+      name = address(peer ":0")
+      if (!(name in sum)) peers++
+      sum[name] += seen[peer]
+    }
+    print "open " open + 0 " " peers + 0
+    for (i = 0; i < 8 && i < peers; i++) {
+      most = 0
+      for (name in sum) if (sum[name] > most) { most = sum[name]; best = name }
+      print "peer " most " " best
+      delete sum[best]
+    }
+    done()
+  }'
+
+clients='
+  /^[A-Z0-9-]+ +[0-9]+ +[0-9]+ +[^ ]+:[0-9]+ +[^ ]+:[0-9]+ *$/ {
+    own[address($4)] = 1
+    peer = address($5)
+    if (index(except, " " peer " ") == 0) { far[++n] = $5; at[n] = peer }
+    next
+  }
+  { if (errors++ < 3) print "error " $0 }
+  END {
+    for (i = 1; i <= n; i++) {
+      if (at[i] in own) continue
+      if (++shown > 2000) continue
+      print "client " far[i]
+    }
+    if (shown > 2000) print "more " shown - 2000
+    done()
+  }'
+
+# The braces have the shell read all of this before it runs any of it, and what
+# follows it is for read.
+{
+  for tool in ss awk; do
+    command -v $tool >/dev/null || { printf '%s\n' "$ready no $tool"; exit; }
+  done
+  printf '%s\n' "$ready"
+  while read -r what id except; do
+    case $what in
+      count) { ss -Htn state established "$filter" 2>&1; echo "exit $?"; } | awk -v id="$id" "$common$count" ;;
+      clients) { ss -Htan state connected "$filter" 2>&1; echo "exit $?"; } | awk -v id="$id" -v except=" $except " "$common$clients" ;;
+    esac </dev/null || printf 'end %s unknown\n' "$id"
+  done
+  exit
+}

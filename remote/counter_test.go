@@ -1,0 +1,497 @@
+package remote
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// established opens n connections to a listener at addr and keeps both ends.
+func established(t *testing.T, network, addr string, n int, accept bool) net.Addr {
+	t.Helper()
+	l, err := net.Listen(network, addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	to := l.Addr().String()
+	if tcp, ok := l.Addr().(*net.TCPAddr); ok && tcp.IP.IsUnspecified() {
+		to = joinPort("127.0.0.1", tcp.Port)
+	}
+	connectTo(t, network, to, n)
+	if accept {
+		for range n {
+			conn, err := l.Accept()
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { conn.Close() })
+		}
+	}
+	return l.Addr()
+}
+
+func connectTo(t *testing.T, network, addr string, n int) {
+	t.Helper()
+	for range n {
+		conn, err := net.Dial(network, addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+	}
+}
+
+func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
+
+func ports(numbers ...int) []uint16 {
+	var ports []uint16
+	for _, n := range numbers {
+		ports = append(ports, uint16(n))
+	}
+	return ports
+}
+
+func TestCounter(t *testing.T) {
+	t.Parallel()
+	makeUsers(t)
+	needTool(t, "ss", "awk")
+	s := startServer(t, serverOptions{})
+	for _, h := range []Host{newLocal(nil, quick()), s.connect(t, opUser)} {
+		t.Run(h.User(), func(t *testing.T) {
+			ctx := limit(t, time.Minute)
+			// Dual stack: IPv4 connections in IPv6 sockets, and one by IPv6.
+			both := established(t, "tcp", "[::]:0", 3, false).(*net.TCPAddr).Port
+			connectTo(t, "tcp", joinPort("::1", both), 1)
+			connectTo(t, "tcp", joinPort("127.0.0.2", both), 2)
+			v4 := established(t, "tcp4", "127.0.0.1:0", 5, true).(*net.TCPAddr).Port
+			idle := established(t, "tcp4", "127.0.0.1:0", 0, false).(*net.TCPAddr).Port
+			for _, c := range []struct {
+				ports []uint16
+				want  Count
+			}{
+				{ports(both), Count{Open: 6, Peers: []Peer{{addr("127.0.0.1"), 5}, {addr("::1"), 1}}}},
+				{ports(v4), Count{Open: 5, Peers: []Peer{{addr("127.0.0.1"), 5}}}},
+				{ports(both, v4, idle), Count{Open: 11, Peers: []Peer{{addr("127.0.0.1"), 10}, {addr("::1"), 1}}}},
+				{ports(idle), Count{}},
+				{ports(1), Count{}},
+			} {
+				counter := NewCounter(h, c.ports)
+				for range 3 {
+					if got, err := counter.Count(ctx); err != nil || !reflect.DeepEqual(got, c.want) {
+						t.Errorf("%v: %+v, %v, not %+v", c.ports, got, err, c.want)
+					}
+				}
+				if err := counter.Close(); err != nil {
+					t.Error(err)
+				}
+			}
+			listening, err := Listening(ctx, h, ports(both, 1, v4, idle))
+			if err != nil || !slices.Equal(listening, []bool{true, false, true, true}) {
+				t.Errorf("listening: %v, %v", listening, err)
+			}
+		})
+	}
+	for _, bad := range [][]uint16{nil, {0}, make([]uint16, 1000)} {
+		if _, err := NewCounter(Local(nil), bad).Count(limit(t, time.Minute)); err == nil {
+			t.Errorf("%d ports: no error", len(bad))
+		}
+	}
+	var many []uint16
+	for i := range maxPorts {
+		many = append(many, uint16(i+1))
+	}
+	counter := NewCounter(Local(nil), many)
+	defer counter.Close()
+	if _, err := counter.Count(limit(t, time.Minute)); err != nil {
+		t.Errorf("%d ports: %v", len(many), err)
+	}
+}
+
+// TestClients has a client in a network of its own: what comes from the host itself
+// is no other client.
+func TestClients(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	needTool(t, "ip", "bash")
+	const ns, near, far = "drainctl-remote-ns2", "drremote4", "drremote5"
+	down := func() {
+		_ = exec.Command("ip", "netns", "del", ns).Run()
+		_ = exec.Command("ip", "link", "del", near).Run()
+	}
+	down()
+	t.Cleanup(down)
+	run(t, "ip", "netns", "add", ns)
+	run(t, "ip", "link", "add", near, "type", "veth", "peer", "name", far, "netns", ns)
+	run(t, "ip", "addr", "add", "198.18.81.1/30", "dev", near)
+	run(t, "ip", "link", "set", near, "up")
+	run(t, "ip", "netns", "exec", ns, "ip", "addr", "add", "198.18.81.2/30", "dev", far)
+	run(t, "ip", "netns", "exec", ns, "ip", "link", "set", far, "up")
+	l, err := net.Listen("tcp", "0.0.0.0:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	port := l.Addr().(*net.TCPAddr).Port
+	connectTo(t, "tcp", joinPort("198.18.81.1", port), 2) // from the host to its own address
+	visit := func() net.Conn {
+		client := exec.Command("ip", "netns", "exec", ns, "bash", "-c", fmt.Sprintf("exec 3<>/dev/tcp/198.18.81.1/%d; read -r", port))
+		input, err := client.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := client.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = input.Close(); _ = client.Wait() })
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { conn.Close() })
+			if strings.HasPrefix(conn.RemoteAddr().String(), "198.18.81.2:") {
+				return conn
+			}
+		}
+	}
+	first, second := visit(), visit()
+	counter := NewCounter(newLocal(nil, quick()), ports(port))
+	defer counter.Close()
+	first.Close() // closed by the host: TIME-WAIT, once the client has closed too
+	want := []netip.AddrPort{netip.MustParseAddrPort(first.RemoteAddr().String()), netip.MustParseAddrPort(second.RemoteAddr().String())}
+	slices.SortFunc(want, netip.AddrPort.Compare)
+	if got, err := counter.Clients(limit(t, time.Minute), nil); err != nil || !slices.Equal(got, want) {
+		t.Errorf("%v, %v, not %v", got, err, want)
+	}
+	if got, err := counter.Clients(limit(t, time.Minute), []netip.Addr{addr("192.0.2.1"), addr("::ffff:198.18.81.2")}); err != nil || len(got) != 0 {
+		t.Errorf("but those: %v, %v", got, err)
+	}
+	if got, err := counter.Count(limit(t, time.Minute)); err != nil || got.Open != 3 {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+// fakeSS makes a directory with a program that stands in for ss, and what the
+// script needs besides.
+func fakeSS(t *testing.T, ss string, without ...string) Host {
+	t.Helper()
+	bin := filepath.Join(place(t), "bin")
+	run(t, "sh", "-c", `mkdir "$1"; for t in sh awk; do ln -s "$(command -v $t)" "$1/$t"; done`, "sh", bin)
+	if ss != "" {
+		if err := os.WriteFile(bin+"/ss", []byte("#!/bin/sh\n"+ss+"\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range without {
+		os.Remove(filepath.Join(bin, name))
+	}
+	return binHost{Host: newLocal(nil, quick()), bin: bin}
+}
+
+// binHost has the counter run with nothing but the programs in one directory.
+type binHost struct {
+	Host
+	bin string
+}
+
+func (h binHost) Start(ctx context.Context, c Command) (*Stream, error) {
+	c.Args = append([]string{"/usr/bin/env", "PATH=" + h.bin}, c.Args...)
+	s, err := h.Host.Start(ctx, c)
+	if err == nil {
+		s.process = withoutPath{s.process, h.bin}
+	}
+	return s, err
+}
+
+// withoutPath has the script set another PATH.
+type withoutPath struct {
+	process
+	bin string
+}
+
+func (p withoutPath) Write(b []byte) (int, error) {
+	_, err := p.process.Write([]byte(strings.Replace(string(b), "PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin", "PATH="+p.bin, 1)))
+	return len(b), err
+}
+
+// TestCounterFails stands in other programs for ss: a count that cannot be had
+// must be an error, and the next one anew.
+func TestCounterFails(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	const (
+		line = "0 0 10.0.0.1:80 10.0.0.2:5000"
+		both = `case "$*" in *connected*) echo "ESTAB ` + line + `";; *) echo "` + line + `";; esac; `
+	)
+	for _, c := range []struct {
+		name, ss, want string
+		without        []string
+	}{
+		{name: "it works", ss: both},
+		{name: "it fails", ss: "exit 255", want: "ss ended with exit status"},
+		{name: "it fails after some output", ss: both + "exit 1", want: "ss ended with exit status"},
+		{name: "it complains and succeeds", ss: "echo 'Cannot open netlink socket: Permission denied' >&2", want: "Cannot open netlink socket"},
+		{name: "it complains in the middle of a line", ss: "printf '0 0 10.0.0.1:80 10.'; echo oh >&2; echo 0.0.2:5000", want: "oh"},
+		{name: "it complains at length", ss: "echo \"ss: invalid option -- 'H'\" >&2; for i in 1 2 3 4 5 6 7 8 9 10 11 12; do echo usage $i >&2; done; exit 255", want: "invalid option"},
+		{name: "it prints a header", ss: "echo 'State Recv-Q Send-Q Local Address:Port Peer Address:Port'; " + both, want: "State"},
+		{name: "it is killed", ss: both + "kill -9 $$", want: "ss"},
+		{name: "its output ends in the middle", ss: "printf '0 0 10.0.0.1:80 10.0'", want: "10.0.0.1:80"},
+		{name: "it is not there", want: ErrNoSS.Error()},
+		{name: "no awk", ss: both, without: []string{"awk"}, want: "no awk"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			counter := NewCounter(fakeSS(t, c.ss, c.without...), ports(80))
+			defer counter.Close()
+			for range 2 {
+				count, err := counter.Count(limit(t, time.Minute))
+				if (c.want == "") != (err == nil) || err != nil && !strings.Contains(err.Error(), c.want) || err == nil && count.Open != 1 {
+					t.Errorf("count: %+v, %v", count, err)
+				}
+				clients, err := counter.Clients(limit(t, time.Minute), nil)
+				if (c.want == "") != (err == nil) || err == nil && len(clients) != 1 {
+					t.Errorf("clients: %v, %v", clients, err)
+				}
+				if errors.Is(err, ErrNoSS) != (c.ss == "") {
+					t.Errorf("got %v", err)
+				}
+			}
+		})
+	}
+	t.Run("odd addresses", func(t *testing.T) {
+		counter := NewCounter(fakeSS(t, `echo "0 0 [fe80::1]%eth0:80 [fe80::2]%eth0:5
+0 0 192.168.1.2%eth0:80 10.0.0.1%eth0:5
+0 0 [::ffff:192.168.1.2]:80 [::ffff:10.0.0.1]:6"`), ports(80))
+		defer counter.Close()
+		want := Count{Open: 3, Peers: []Peer{{addr("10.0.0.1"), 2}, {addr("fe80::2%eth0"), 1}}}
+		if got, err := counter.Count(limit(t, time.Minute)); err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%+v, %v", got, err)
+		}
+	})
+	t.Run("it takes longer than anybody waits", func(t *testing.T) {
+		counter := NewCounter(fakeSS(t, "/usr/bin/sleep 3"), ports(80))
+		defer counter.Close()
+		begin := time.Now()
+		if _, err := counter.Count(limit(t, 300*time.Millisecond)); !errors.Is(err, context.DeadlineExceeded) || time.Since(begin) > 2*time.Second {
+			t.Errorf("after %v: %v", time.Since(begin), err)
+		}
+	})
+}
+
+// manySockets prints as ss does: 100,000 of more than 1,000 peers.
+const manySockets = `exec /usr/bin/awk -v connected="$*" 'BEGIN { if (connected ~ /connected/) state = "ESTAB "
+for (i = 0; i < 100000; i++) printf "%s0 0 10.0.0.1:80 10.%d.%d.%d:%d\n", state, i % 3, i / 7 % 250, i % 250, 1024 + i % 60000 }'`
+
+func TestCounterMany(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	counter := NewCounter(fakeSS(t, manySockets), ports(80))
+	defer counter.Close()
+	got, err := counter.Count(limit(t, time.Minute))
+	if err != nil || got.Open != 100_000 || len(got.Peers) != 8 || got.MorePeers < 1000 {
+		t.Errorf("%+v, %v", got, err)
+	}
+	clients, err := counter.Clients(limit(t, time.Minute), nil)
+	if !errors.Is(err, ErrManyClients) || len(clients) != 2000 {
+		t.Errorf("%d clients, %v", len(clients), err)
+	}
+	if got, err := counter.Count(limit(t, time.Minute)); err != nil || got.Open != 100_000 {
+		t.Errorf("after too many: %+v, %v", got, err)
+	}
+}
+
+// clientsEnv has a copy of this test open connections: "NUMBER ADDRESS".
+const clientsEnv = "DRAINCTL_TEST_CLIENTS"
+
+// TestClientProcess opens connections until its input ends.
+func TestClientProcess(t *testing.T) {
+	var n int
+	var to string
+	if _, err := fmt.Sscan(os.Getenv(clientsEnv), &n, &to); err != nil {
+		return
+	}
+	for i := range n {
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 1, byte(i/250%20), byte(1+i%250))}}
+		conn, err := d.Dial("tcp", to)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+	}
+	_, _ = io.Copy(io.Discard, os.Stdin)
+}
+
+// TestCounterWire measures what a reading with 15,000 open sockets costs.
+func TestCounterWire(t *testing.T) {
+	makeUsers(t)
+	s := startServer(t, serverOptions{})
+	const sockets = 15_000
+	// A port that no client may get for its own end.
+	var l net.Listener
+	var err error
+	for port := 20_000; l == nil; port++ {
+		if l, err = net.Listen("tcp", joinPort("127.0.0.1", port)); err != nil && port > 20_100 {
+			t.Fatal(err)
+		}
+	}
+	defer l.Close()
+	// Another process has the far ends: one may open only so many files.
+	clients := exec.Command(os.Args[0], "-test.run=^TestClientProcess$")
+	clients.Env = append(os.Environ(), fmt.Sprintf("%s=%d %s", clientsEnv, sockets, l.Addr()))
+	input, err := clients.StdinPipe()
+	if err == nil {
+		err = clients.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = input.Close(); _ = clients.Wait() }()
+	for range sockets {
+		conn, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+	}
+	r := startRelay(t, s.port)
+	s.setKnown(t, fmt.Sprintf("[127.0.0.1]:%d %s\n", r.port, s.hostKey(t, "ed25519")))
+	how := s.ssh(opUser)
+	how.Port = r.port
+	h := connect(t, how)
+	counter := NewCounter(h, ports(l.Addr().(*net.TCPAddr).Port))
+	defer counter.Close()
+	read := func() {
+		t.Helper()
+		if got, err := counter.Count(limit(t, time.Minute)); err != nil || got.Open != sockets || got.MorePeers < 4000 {
+			t.Fatalf("%+v, %v", got, err)
+		}
+	}
+	read()
+	const n = 20
+	before, begin := r.bytes.Load(), time.Now()
+	for range n {
+		read()
+	}
+	each := (r.bytes.Load() - before) / n
+	t.Logf("a reading of %d sockets: %d bytes on the connection, %v", sockets, each, time.Since(begin)/n)
+	if each > 1024 {
+		t.Errorf("%d bytes for a reading", each)
+	}
+}
+
+// TestCounterCut breaks the connection under the counter.
+func TestCounterCut(t *testing.T) {
+	t.Parallel()
+	makeUsers(t)
+	s := startServer(t, serverOptions{})
+	h := s.connect(t, opUser)
+	port := established(t, "tcp4", "127.0.0.1:0", 3, true).(*net.TCPAddr).Port
+	counter := NewCounter(h, ports(port))
+	defer counter.Close()
+	for range 5 {
+		if got, err := counter.Count(limit(t, time.Minute)); err != nil || got.Open != 3 {
+			t.Errorf("%+v, %v", got, err)
+		}
+		s.cut(t)
+		if got, err := counter.Count(limit(t, time.Minute)); err == nil && got.Open != 3 || err != nil && !errors.Is(err, ErrConnection) {
+			t.Errorf("after a cut: %+v, %v", got, err)
+		}
+	}
+	// Nothing of it stays behind.
+	s.cut(t)
+	counter.Close()
+	eventually(t, "the shells are gone", func() bool {
+		u, err := user.Lookup(opUser)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return !shellOf(u.Uid)
+	})
+	h.Close()
+	if _, err := counter.Count(limit(t, time.Minute)); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("after Close: %v", err)
+	}
+}
+
+// BenchmarkCount is what a reading costs, with and without SSH.
+func BenchmarkCount(b *testing.B) {
+	makeUsers(b)
+	ssh := startServer(b, serverOptions{}).connect(b, opUser)
+	for _, h := range []Host{Local(nil), ssh} {
+		b.Run(h.Name(), func(b *testing.B) {
+			counter := NewCounter(h, ports(80))
+			defer counter.Close()
+			for b.Loop() {
+				if _, err := counter.Count(limit(b, time.Minute)); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+func TestParseEnd(t *testing.T) {
+	for in, want := range map[string]string{
+		"[::ffff:127.0.0.1]:18080": "127.0.0.1:18080", "192.168.1.2%eth0:80": "192.168.1.2:80", "[fe80::1]%eth0:80": "[fe80::1%eth0]:80",
+		"[2001:db8::2]:5": "[2001:db8::2]:5", "*:18080": "[::]:18080", "*:*": "[::]:0", "0.0.0.0:*": "0.0.0.0:0",
+		"10.0.0.2:http": "", "10.0.0.1": "", "10.0.0:80": "", "10.0.0.1:99999": "", "": "",
+	} {
+		got, err := parseEnd(in)
+		if (want == "") != (err != nil) || err == nil && got.String() != want {
+			t.Errorf("%q: %v, %v", in, got, err)
+		}
+	}
+}
+
+func TestParseCount(t *testing.T) {
+	for _, bad := range []string{
+		"", "end 0", "open 1 1\npeer 1 10.0.0.1", "open 1 1\npeer 1 10.0.0.1\nend unknown", "open 1 1\npeer x 10.0.0.1\nend 0",
+		"open 1 1\npeer 1 host\nend 0", "open -1 1\nend 0", "open 0 0\nend 1", "open 0 0\nend 0\nmore", "open\nend 0", "open 1 0\nend 0",
+		"open 2 1\npeer 1 10.0.0.1\nend 0", "open 1 2\npeer 1 10.0.0.1\nend 0", "open 0 0\nerror oh\nend 0",
+	} {
+		if got, err := parseCount(strings.Split(bad, "\n")); err == nil {
+			t.Errorf("%q: %+v, no error", bad, got)
+		}
+	}
+	got, err := parseCount([]string{"open 5 3", "peer 1 fe80::1%eth0", "peer 2 ::ffff:10.0.0.1", "end 0"})
+	want := Count{Open: 5, Peers: []Peer{{addr("10.0.0.1"), 2}, {addr("fe80::1%eth0"), 1}}, MorePeers: 1}
+	if err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+func FuzzAnswer(f *testing.F) {
+	f.Add("open 3 2\npeer 2 ::ffff:10.0.0.1\npeer 1 fe80::1%eth0\nend 0")
+	f.Add("open 0 0\nend 255")
+	f.Add("client [::ffff:127.0.0.1]:18080\nclient *:80\nmore 3\nend 0")
+	f.Fuzz(func(t *testing.T, out string) {
+		lines := strings.Split(out, "\n")
+		if c, err := parseCount(lines); err == nil {
+			sum := 0
+			for _, p := range c.Peers {
+				sum += p.Count
+			}
+			if c.Open < sum || c.MorePeers < 0 || c.MorePeers == 0 && c.Open != sum {
+				t.Errorf("%+v", c)
+			}
+		}
+		clients, _ := parseClients(lines)
+		for _, a := range clients {
+			if !a.IsValid() || a.Addr().Is4In6() {
+				t.Errorf("not an address: %v", a)
+			}
+		}
+	})
+}

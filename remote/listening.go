@@ -1,0 +1,112 @@
+package remote
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// maxPorts is how many ports one filter of ss takes.
+const maxPorts = 256
+
+// Listening says of each of ports whether something listens on it on h, on any
+// of its addresses.
+func Listening(ctx context.Context, h Host, ports []uint16) ([]bool, error) {
+	found, err := listening(ctx, h, ports)
+	if err != nil {
+		return nil, fmt.Errorf("look for listeners on %s: %w", h.Name(), err)
+	}
+	return found, nil
+}
+
+func listening(ctx context.Context, h Host, ports []uint16) ([]bool, error) {
+	filter, err := portFilter(ports)
+	if err != nil {
+		return nil, err
+	}
+	args := []string{"ss", "-Htn", "state", "listening", filter}
+	// Not every user's PATH has where some systems have ss.
+	r, err := h.Run(ctx, Command{Args: append([]string{"env", "PATH=" + searchPath}, args...)})
+	switch {
+	case err != nil:
+		return nil, err
+	case r.Code == 127:
+		return nil, ErrNoSS
+	case r.Code != 0:
+		return nil, r.Err(args...)
+	}
+	open := make(map[uint16]bool)
+	for line := range strings.Lines(string(r.Stdout)) {
+		// "RECV-Q SEND-Q NEAR:PORT FAR:*"; a login script may print something before.
+		if words := strings.Fields(line); len(words) >= 4 {
+			if near, err := parseEnd(words[2]); err == nil {
+				open[near.Port()] = true
+			}
+		}
+	}
+	found := make([]bool, len(ports))
+	for i, port := range ports {
+		found[i] = open[port]
+	}
+	if slices.Contains(found, false) && strings.Contains(string(r.Stderr), "netlink") {
+		return nil, errors.New(lastLines(r.Stderr, outputLines))
+	}
+	return found, nil
+}
+
+// portFilter is the filter of ss for sockets with one of ports at the near end.
+func portFilter(ports []uint16) (string, error) {
+	if len(ports) == 0 || len(ports) > maxPorts {
+		return "", fmt.Errorf("%d ports, not 1 to %d", len(ports), maxPorts)
+	}
+	var terms []string
+	for _, p := range ports {
+		if p == 0 {
+			return "", errors.New("0 is not a port")
+		}
+		terms = append(terms, fmt.Sprintf("sport = :%d", p))
+	}
+	return "( " + strings.Join(terms, " or ") + " )", nil
+}
+
+// parseEnd reads one end as ss prints it: "1.2.3.4:80", "1.2.3.4%eth0:80",
+// "[::ffff:1.2.3.4]:80", "[fe80::1]%eth0:80", "*:80", "*:*". An IPv4 address in
+// an IPv6 socket comes out as IPv4, and "*" as the unspecified IPv6 address.
+func parseEnd(s string) (netip.AddrPort, error) {
+	i := strings.LastIndexByte(s, ':')
+	if i < 0 {
+		return netip.AddrPort{}, fmt.Errorf("%q has no port", s)
+	}
+	host, number := s[:i], s[i+1:]
+	var port uint64
+	if number != "*" {
+		var err error
+		if port, err = strconv.ParseUint(number, 10, 16); err != nil {
+			return netip.AddrPort{}, fmt.Errorf("%q has no port", s)
+		}
+	}
+	addr := netip.IPv6Unspecified()
+	if host != "*" {
+		host, zone, _ := strings.Cut(strings.NewReplacer("[", "", "]", "").Replace(host), "%")
+		var err error
+		if addr, err = netip.ParseAddr(host); err != nil {
+			return netip.AddrPort{}, err
+		}
+		if addr = addr.Unmap(); addr.IsLinkLocalUnicast() && addr.Is6() {
+			addr = addr.WithZone(zone)
+		}
+	}
+	return netip.AddrPortFrom(addr, uint16(port)), nil
+}
+
+// clip shortens s for an error.
+func clip(s string) string {
+	if len(s) > 200 {
+		return s[:200] + "..."
+	}
+	return s
+}

@@ -1,0 +1,165 @@
+package remote
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// dialer makes connections to one host.
+type dialer struct {
+	route  []endpoint // the hosts on the way, and the host itself
+	keys   *keyring
+	timing timing
+}
+
+// dial connects to each host of the route through the one before it.
+func (d *dialer) dial(ctx context.Context) (*connection, error) {
+	last := len(d.route) - 1
+	var hops []*ssh.Client
+	for i, e := range d.route {
+		client, conn, err := d.step(ctx, hops, e)
+		if err != nil {
+			closeAll(hops)
+			if i < last {
+				err = fmt.Errorf("on the way to %s: %w", d.route[last].name(), err)
+			}
+			return nil, err
+		}
+		if i < last {
+			hops = append(hops, client)
+			continue
+		}
+		c := &connection{name: e.name(), client: client, conn: conn, hops: hops, dead: make(chan struct{})}
+		go func() { c.end(client.Wait()) }()
+		go c.keepalive(d.timing.keepalive)
+		return c, nil
+	}
+	return nil, errors.New("ssh: no host")
+}
+
+// closeAll closes clients, the last first.
+func closeAll(clients []*ssh.Client) {
+	for _, c := range slices.Backward(clients) {
+		c.Close()
+	}
+}
+
+// step connects and logs in to e through the last of hops, or directly if there
+// are none.
+func (d *dialer) step(ctx context.Context, hops []*ssh.Client, e endpoint) (*ssh.Client, *countingConn, error) {
+	known, err := loadHostKeys(e.knownHosts, e.revoked)
+	if err != nil {
+		return nil, nil, fmt.Errorf("ssh to %s: %w", e.name(), err)
+	}
+	limited, cancel := context.WithTimeoutCause(ctx, e.timeout, fmt.Errorf("no answer within %v", e.timeout))
+	defer cancel()
+	dial := new(net.Dialer).DialContext
+	if len(hops) > 0 {
+		dial = hops[len(hops)-1].DialContext
+	}
+	conn, err := dial(limited, "tcp", e.addr())
+	if err != nil {
+		if limited.Err() != nil {
+			err = context.Cause(limited)
+		}
+		return nil, nil, fmt.Errorf("ssh to %s: %w: %w", e.name(), ErrConnection, err)
+	}
+	counting := &countingConn{Conn: conn}
+	client, err := d.login(ctx, counting, e, known)
+	if err != nil {
+		conn.Close()
+		return nil, nil, err
+	}
+	return client, counting, nil
+}
+
+// login does the handshake with e on conn. It returns at once when ctx ends,
+// whatever a person is being asked at that time.
+func (d *dialer) login(ctx context.Context, conn net.Conn, e endpoint, known *hostKeys) (*ssh.Client, error) {
+	keys, err := d.keys.attempt(ctx, e)
+	if err != nil {
+		return nil, err
+	}
+	late := time.AfterFunc(e.timeout, func() { conn.Close() })
+	keys.pause = func() func() {
+		late.Stop()
+		return func() { late.Reset(e.timeout) }
+	}
+	check := &keyCheck{known: known}
+	done := make(chan struct{})
+	var client *ssh.Client
+	go func() {
+		defer close(done)
+		defer keys.close()
+		var sshConn ssh.Conn
+		var chans <-chan ssh.NewChannel
+		var reqs <-chan *ssh.Request
+		sshConn, chans, reqs, err = ssh.NewClientConn(conn, e.keyAddr(), &ssh.ClientConfig{
+			User:          e.user,
+			ClientVersion: "SSH-2.0-drainctl",
+			Auth: []ssh.AuthMethod{ssh.PublicKeysCallback(func() ([]ssh.Signer, error) {
+				return keys.signers, nil
+			})},
+			HostKeyAlgorithms: known.algorithms(e.keyAddr()),
+			HostKeyCallback:   check.check,
+		})
+		if err == nil {
+			client = ssh.NewClient(sshConn, chans, reqs)
+		}
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+		late.Stop()
+		return nil, fmt.Errorf("ssh to %s: %w", e.name(), context.Cause(ctx)) // the caller closes conn
+	}
+	switch {
+	case !late.Stop(): // it may have closed the connection at the last moment
+		err = fmt.Errorf("%w: no answer within %v", ErrConnection, e.timeout)
+	case err == nil:
+		return client, nil
+	}
+	return nil, loginError(e, keys, check, err)
+}
+
+// keyCheck keeps what became of the check of a host key: the library may wrap
+// or reword the error.
+type keyCheck struct {
+	known   *hostKeys
+	refused error
+	trusted bool
+}
+
+func (c *keyCheck) check(addr string, remote net.Addr, key ssh.PublicKey) error {
+	c.refused = c.known.check(addr, remote, key)
+	c.trusted = c.refused == nil
+	return c.refused
+}
+
+// loginError is the error for a handshake with e that failed with err.
+func loginError(e endpoint, keys *authAttempt, check *keyCheck, err error) error {
+	// The library has no type for the refusal of all keys.
+	refused := strings.Contains(err.Error(), "unable to authenticate") || strings.Contains(err.Error(), "Too many authentication failures")
+	switch {
+	case check.refused != nil:
+		err = check.refused
+	case keys.needed != nil, check.trusted && refused:
+		if keys.needed != nil {
+			keys.notes = append(keys.notes, keys.needed.Error())
+		}
+		return &AuthError{Host: e.name(), Tried: keys.tried, Notes: keys.notes, Cause: keys.needed}
+	case errors.Is(err, ErrConnection):
+	case strings.Contains(err.Error(), "no common algorithm"):
+		// They do not understand each other; trying again will not help.
+	default:
+		err = fmt.Errorf("%w: %w", ErrConnection, err)
+	}
+	return fmt.Errorf("ssh to %s: %w", e.name(), err)
+}

@@ -14,8 +14,8 @@ import (
 
 // The goals of planning, as parts of what nginx -t takes on the same files.
 const (
-	planTime    = 0.5
-	planMemory  = 0.5
+	planTime    = 0.2
+	planMemory  = 0.3
 	dryRunTime  = 1.2
 	versionTime = 20 * time.Millisecond
 )

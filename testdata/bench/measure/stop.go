@@ -14,19 +14,18 @@ import (
 )
 
 // stopGoal is for the time between the end of the last request and the stop.
-const stopGoal = 150 * time.Millisecond
+const stopGoal = 50 * time.Millisecond
 
 // flowLimit bounds the wait for requests to flow.
 const flowLimit = 2 * time.Minute
 
-// stopDelay drains busy apps in the lab, and has their own records tell how long after
-// the end of its last request each was told to stop.
-func (m measurements) stopDelay(ctx context.Context) (err error) {
-	if m.drains == 0 {
+// inLab measures what needs hosts.
+func (m measurements) inLab(ctx context.Context) (err error) {
+	if m.drains == 0 && m.overLB == 0 {
 		return nil
 	}
 	if os.Geteuid() != 0 {
-		return errors.New("the stop delay is measured in the lab, which needs root: run it as root or with sudo, or leave it out with -drains 0")
+		return errors.New("drains are measured in the lab, which needs root: run it as root or with sudo, or leave them out with -drains 0 -over-lb 0")
 	}
 	l, err := lab.Up(ctx, lab.Options{Log: os.Stderr})
 	if err != nil {
@@ -35,6 +34,18 @@ func (m measurements) stopDelay(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, l.Down()) }()
 	if err := l.Install(ctx); err != nil {
 		return err
+	}
+	if err := m.overSSH(ctx, l); err != nil {
+		return err
+	}
+	return m.stopDelay(ctx, l)
+}
+
+// stopDelay drains busy apps, and has their own records tell how long after the end of
+// its last request each was told to stop.
+func (m measurements) stopDelay(ctx context.Context, l *lab.Lab) error {
+	if m.drains == 0 {
+		return nil
 	}
 	load, err := l.StartLoad(ctx, lab.LoadOptions{Limit: time.Hour})
 	if err != nil {

@@ -79,7 +79,9 @@ func (u unit) stop(ctx context.Context) Verdict {
 	state, err := u.stopWithin(ctx)
 	switch {
 	case err != nil:
-		return failed(true, err)
+		v := failed(true, err)
+		v.Log = u.log(ctx)
+		return v
 	case state.Active == "deactivating":
 		// What has been told to stop cannot be told otherwise.
 		return Verdict{Outcome: Irreversible, Changed: true, Err: u.stopTimedOut(state), Next: []Command{u.kill()}}

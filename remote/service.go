@@ -12,10 +12,6 @@ import (
 // ErrNoUnit says that systemd knows no such unit.
 var ErrNoUnit = errors.New("no such unit")
 
-// failureLines is how many lines of a unit's log go into the error of a failed
-// start or stop.
-const failureLines = 10
-
 // Service is a systemd unit on a host.
 type Service struct {
 	Host Host
@@ -122,13 +118,10 @@ func (s Service) failed(what string, err error) error {
 	return fmt.Errorf("%s %s on %s: %w", what, s.Unit, s.Host.Name(), err)
 }
 
-// withStatus adds to err what systemd says of the unit, and the end of its log.
+// withStatus adds to err what systemd says of the unit.
 func (s Service) withStatus(ctx context.Context, err error) error {
 	if state, serr := s.State(ctx); serr == nil {
 		err = fmt.Errorf("%w\n%s is %s (%s), result: %s", err, s.Unit, state.Active, state.Sub, state.Result)
-	}
-	if log, lerr := s.Logs(ctx, failureLines); lerr == nil && log != "" {
-		err = fmt.Errorf("%w\n%s", err, log)
 	}
 	return err
 }

@@ -70,10 +70,14 @@ func TestService(t *testing.T) {
 		if err == nil {
 			t.Fatal("no error")
 		}
-		for _, words := range []string{"start broken on root@", "control process exited with error code", "broken is failed (failed), result: exit-code", "it went wrong"} {
+		for _, words := range []string{"start broken on root@", "control process exited with error code", "broken is failed (failed), result: exit-code"} {
 			if !strings.Contains(err.Error(), words) {
 				t.Errorf("no %q in: %v", words, err)
 			}
+		}
+		log, err := Service{Host: root, Unit: "broken"}.Logs(limit(t, time.Minute), 10)
+		if err != nil || !strings.Contains(log, "it went wrong") {
+			t.Errorf("%q, %v", log, err)
 		}
 		state(t, root, "broken", "loaded failed failed exit-code")
 	})

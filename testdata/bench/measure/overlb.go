@@ -34,6 +34,10 @@ func (m measurements) overSSH(ctx context.Context, l *lab.Lab) error {
 			flags   []string
 			took    *[]time.Duration
 		}{{l.LB, nil, &here}, {desk, []string{lab.LBFlag}, &there}} {
+			// systemd would refuse to start the app so often.
+			if out, err := app.Run(ctx, "systemctl", "reset-failed", lab.AppUnit); err != nil {
+				return fmt.Errorf("%w\n%s", err, out)
+			}
 			began := time.Now()
 			if err := drainctl(ctx, from.machine, append([]string{"drain", app.Addr, "--service", lab.AppUnit}, from.flags...)...); err != nil {
 				return err

@@ -33,7 +33,7 @@ import (
 // takes its time, and with units/broken it does not start.
 type live struct {
 	proxy    *proxy
-	backends map[string]*backend
+	backends map[string]*app
 	held     map[string]<-chan error
 }
 
@@ -64,7 +64,7 @@ func liveOf(ts *testscript.TestScript) *live {
 func startLive(ts *testscript.TestScript, _ bool, names []string) {
 	needsRoot(ts, false, nil)
 	l, t := liveOf(ts), scriptTester{ts}
-	l.backends, l.held = map[string]*backend{}, map[string]<-chan error{}
+	l.backends, l.held = map[string]*app{}, map[string]<-chan error{}
 	for i, name := range names {
 		// Each on a host of its own: a claim is on a host.
 		listener, err := net.Listen("tcp", fmt.Sprintf("127.%d.%d.%d:0", 1+rand.N(254), rand.N(256), 10+i))

@@ -20,7 +20,7 @@ import (
 // it. A backend on loopback is the load balancer itself, so no SSH is needed.
 
 func TestDrainAndUndrain(t *testing.T) {
-	a, b := newBackend(t, "a"), newBackend(t, "b")
+	a, b := startApp(t, "a"), startApp(t, "b")
 	p := startProxy(t, pool(a, b))
 	before, workers := p.read(), p.workers()
 	p.answers("a", "b")
@@ -71,7 +71,7 @@ func TestDrainAndUndrain(t *testing.T) {
 // What the file says already, nginx may not serve yet. That is somebody's
 // unfinished work, until the operator takes it on.
 func TestDrainOfWhatIsMarkedButNotLoaded(t *testing.T) {
-	a, b := newBackend(t, "a"), newBackend(t, "b")
+	a, b := startApp(t, "a"), startApp(t, "b")
 	p := startProxy(t, pool(a, b))
 	before := p.read()
 	p.write(p.conf, marked(before, a))
@@ -90,7 +90,7 @@ func TestDrainOfWhatIsMarkedButNotLoaded(t *testing.T) {
 // Who edits and reloads in one command line has loaded what they wrote, however quickly
 // the one follows the other.
 func TestEditedAndLoadedAtOnce(t *testing.T) {
-	a, b := newBackend(t, "a"), newBackend(t, "b")
+	a, b := startApp(t, "a"), startApp(t, "b")
 	p := startProxy(t, pool(a, b))
 	for range 20 {
 		before := p.workers()
@@ -106,7 +106,7 @@ func TestEditedAndLoadedAtOnce(t *testing.T) {
 }
 
 func TestTimeout(t *testing.T) {
-	a, b := newBackend(t, "a"), newBackend(t, "b")
+	a, b := startApp(t, "a"), startApp(t, "b")
 	p := startProxy(t, pool(a, b))
 	before := p.read()
 	held := p.hold(a)
@@ -137,7 +137,7 @@ func TestTimeout(t *testing.T) {
 }
 
 func TestInterrupt(t *testing.T) {
-	a, b := newBackend(t, "a"), newBackend(t, "b")
+	a, b := startApp(t, "a"), startApp(t, "b")
 	p := startProxy(t, pool(a, b))
 	before := p.read()
 	held := p.hold(a)
@@ -176,7 +176,7 @@ func TestInterrupt(t *testing.T) {
 
 // A terminal that closes is an interrupt, and says so to nobody.
 func TestTerminalCloses(t *testing.T) {
-	a, b := newBackend(t, "a"), newBackend(t, "b")
+	a, b := startApp(t, "a"), startApp(t, "b")
 	p := startProxy(t, pool(a, b))
 	before := p.read()
 	p.hold(a)
@@ -211,7 +211,7 @@ func TestTerminalCloses(t *testing.T) {
 
 // A second signal stops at once, and says what stands and how to go on.
 func TestInterruptTwice(t *testing.T) {
-	a, b := newBackend(t, "a"), newBackend(t, "b")
+	a, b := startApp(t, "a"), startApp(t, "b")
 	p := startProxy(t, pool(a, b))
 	before := p.read()
 	p.hold(a)
@@ -243,7 +243,7 @@ func TestInterruptTwice(t *testing.T) {
 // While nothing is touched yet, an interrupt just ends the run, whatever it is
 // waiting for.
 func TestInterruptBeforeAnythingIsTouched(t *testing.T) {
-	a, b := newBackend(t, "a"), newBackend(t, "b")
+	a, b := startApp(t, "a"), startApp(t, "b")
 	p := startProxy(t, pool(a, b))
 	before, workers := p.read(), p.workers()
 	for _, more := range [][]string{nil, {"--dry-run"}} {
@@ -264,7 +264,7 @@ func TestInterruptBeforeAnythingIsTouched(t *testing.T) {
 
 // The file is edited, and nginx's test of it takes long.
 func TestInterruptInTheTest(t *testing.T) {
-	a, b := newBackend(t, "a"), newBackend(t, "b")
+	a, b := startApp(t, "a"), startApp(t, "b")
 	p := startProxy(t, pool(a, b))
 	before, workers := p.read(), p.workers()
 	run := p.begin("drain", a.addr, "--test-command", "sh -c 'if grep -q \" down;\" "+p.conf+"; then sleep 300; fi'")
@@ -279,7 +279,7 @@ func TestInterruptInTheTest(t *testing.T) {
 
 // An exit code is not seeing: a reload that does nothing is no reload.
 func TestReloadThatDoesNothing(t *testing.T) {
-	a, b := newBackend(t, "a"), newBackend(t, "b")
+	a, b := startApp(t, "a"), startApp(t, "b")
 	p := startProxy(t, pool(a, b))
 	before, workers := p.read(), p.workers()
 	p.begin("drain", a.addr, "--reload-command", "true", "--reload-timeout", "500ms").
@@ -295,7 +295,7 @@ func TestReloadThatDoesNothing(t *testing.T) {
 
 // Every reason not to begin is told at once, and nothing is touched.
 func TestRefusedBeforeAnythingIsTouched(t *testing.T) {
-	a, b := newBackend(t, "a"), newBackend(t, "b")
+	a, b := startApp(t, "a"), startApp(t, "b")
 
 	t.Run("nginx does not run", func(t *testing.T) {
 		p := newProxy(t, pool(a, b))
@@ -356,7 +356,7 @@ func letAllIn(t *testing.T, dir string) {
 
 // A file that cannot be replaced is seen before anything is touched.
 func TestFileCannotBeReplaced(t *testing.T) {
-	a, b := newBackend(t, "a"), newBackend(t, "b")
+	a, b := startApp(t, "a"), startApp(t, "b")
 	p := startProxy(t, pool(a, b))
 	before, workers := p.read(), p.workers()
 	if err := os.Link(p.conf, p.dir+"/second-name"); err != nil {
@@ -372,7 +372,7 @@ func TestFileCannotBeReplaced(t *testing.T) {
 // So is a read-only file system under one of two files. Only drainctl sees it
 // read-only, in a mount namespace of its own.
 func TestFileSystemIsReadOnly(t *testing.T) {
-	a, b := newBackend(t, "a"), newBackend(t, "b")
+	a, b := startApp(t, "a"), startApp(t, "b")
 	dir := t.TempDir()
 	p := newProxy(t, pool(a, b)+"\n    include "+dir+"/*.conf;")
 	p.write(dir+"/other.conf", "upstream other { server "+a.addr+"; server "+b.addr+"; }")
@@ -391,7 +391,7 @@ func TestFileSystemIsReadOnly(t *testing.T) {
 // run with everything as before; so does one that may not be written at all. Only
 // drainctl sees that disk, in a mount namespace of its own.
 func TestJournalDiskIsFull(t *testing.T) {
-	a, b := newBackend(t, "a"), newBackend(t, "b")
+	a, b := startApp(t, "a"), startApp(t, "b")
 	p := startProxy(t, pool(a, b))
 	before := p.read()
 	if err := os.Mkdir(p.stateDir(), 0o755); err != nil {
@@ -430,7 +430,7 @@ func TestJournalDiskIsFull(t *testing.T) {
 // nginx -t passes, the reload is taken, and the master keeps the old workers
 // and says so in its error log alone.
 func TestReloadFailsSilently(t *testing.T) {
-	a, b := newBackend(t, "a"), newBackend(t, "b")
+	a, b := startApp(t, "a"), startApp(t, "b")
 	zone := "    limit_req_zone $binary_remote_addr zone=one:1m rate=100r/s;\n"
 	p := startProxy(t, zone+pool(a, b))
 	workers := p.workers()
@@ -447,8 +447,8 @@ func TestReloadFailsSilently(t *testing.T) {
 
 // A backend that is not healthy stays down.
 func TestUndrainOfTheUnhealthy(t *testing.T) {
-	a, b := newBackend(t, "a"), newBackend(t, "b")
-	dead := &backend{addr: fmt.Sprintf("127.0.0.1:%d", freePort(t))}
+	a, b := startApp(t, "a"), startApp(t, "b")
+	dead := &app{addr: fmt.Sprintf("127.0.0.1:%d", freePort(t))}
 	p := startProxy(t, strings.Replace(pool(a, b, dead), dead.addr, dead.addr+" down", 1))
 	before, workers := p.read(), p.workers()
 	p.begin("undrain", dead.addr, "--health-timeout", "500ms", "--force").ends(1, "not healthy after 500ms", "connection refused", "everything is as it was before")
@@ -464,7 +464,7 @@ func TestUndrainOfTheUnhealthy(t *testing.T) {
 
 // Connections can be counted from the other side, too.
 func TestPollOnTheLoadBalancer(t *testing.T) {
-	a, b := newBackend(t, "a"), newBackend(t, "b")
+	a, b := startApp(t, "a"), startApp(t, "b")
 	p := startProxy(t, pool(a, b))
 	held := p.hold(a)
 	run := p.begin("drain", a.addr, "--poll", "lb")
@@ -478,7 +478,7 @@ func TestPollOnTheLoadBalancer(t *testing.T) {
 }
 
 func TestUnixSocket(t *testing.T) {
-	b := newBackend(t, "b")
+	b := startApp(t, "b")
 	path := filepath.Join(t.TempDir(), "app.sock")
 	l, err := net.Listen("unix", path)
 	if err != nil {
@@ -505,7 +505,7 @@ func TestUnixSocket(t *testing.T) {
 
 // A target in several upstreams, of which one is in a symlinked file.
 func TestSeveralFiles(t *testing.T) {
-	a, b := newBackend(t, "a"), newBackend(t, "b")
+	a, b := startApp(t, "a"), startApp(t, "b")
 	real := filepath.Join(t.TempDir(), "other.conf")
 	p := newProxy(t, pool(a, b)+"\n    include other*.conf;")
 	p.write(real, "upstream other { server "+a.addr+"; server "+b.addr+" weight=3; }")
@@ -537,7 +537,7 @@ func TestSeveralFiles(t *testing.T) {
 
 // Who stops reading does not stop a drain.
 func TestOutputClosed(t *testing.T) {
-	a, b := newBackend(t, "a"), newBackend(t, "b")
+	a, b := startApp(t, "a"), startApp(t, "b")
 	p := startProxy(t, pool(a, b))
 	before := p.read()
 	r, w, err := os.Pipe()
@@ -561,7 +561,7 @@ func TestOutputClosed(t *testing.T) {
 
 // So it is when there is no standard output from the start, nor anything else.
 func TestWithoutDescriptors(t *testing.T) {
-	a, b := newBackend(t, "a"), newBackend(t, "b")
+	a, b := startApp(t, "a"), startApp(t, "b")
 	p := startProxy(t, pool(a, b))
 	before := p.read()
 	p.command("sh", "-c", `exec drainctl drain "$0" -c "$1" <&- >&- 2>&-`, a.addr, p.conf).ends(0)
@@ -585,13 +585,13 @@ func TestWithoutDescriptors(t *testing.T) {
 // While one drainctl edits a load balancer, another one that is to edit it waits,
 // even for another backend; the wait ends with the holder.
 func TestOneEditsAtATime(t *testing.T) {
-	a := newBackend(t, "a")
+	a := startApp(t, "a")
 	l, err := net.Listen("tcp", "127.0.0.2:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	b := serveOn(t, "b", l, l.Addr().String())
-	c := newBackend(t, "c")
+	c := startApp(t, "c")
 	p := startProxy(t, pool(a, b, c))
 	before := p.read()
 	mark := p.dir + "/reloading"
@@ -633,7 +633,7 @@ func TestOneEditsAtATime(t *testing.T) {
 
 // The story as JSON.
 func TestEventsAsJSON(t *testing.T) {
-	a, b := newBackend(t, "a"), newBackend(t, "b")
+	a, b := startApp(t, "a"), startApp(t, "b")
 	p := startProxy(t, pool(a, b))
 	p.hold(a)
 	run := p.begin("drain", a.addr, "--output", "json", "--verbose")
@@ -695,7 +695,7 @@ func TestOnATerminal(t *testing.T) {
 	if _, err := exec.LookPath("script"); err != nil {
 		t.Fatalf("this test needs script(1): install bsdutils (%v)", err)
 	}
-	a, b := newBackend(t, "a"), newBackend(t, "b")
+	a, b := startApp(t, "a"), startApp(t, "b")
 	p := startProxy(t, pool(a, b))
 	p.hold(a)
 	r := p.command("script", "-qefc", "drainctl drain "+a.addr+" -c "+p.conf, os.DevNull)

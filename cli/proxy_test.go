@@ -42,9 +42,9 @@ func eventually(t tester, what string, so func() bool) {
 	}
 }
 
-// A backend answers /name with its name at once, and /hold/ and its name when
+// An app answers /name with its name at once, and /hold/ and its name when
 // it is let go.
-type backend struct {
+type app struct {
 	name string
 	addr string // of TCP, or unix:PATH
 	mu   sync.Mutex
@@ -52,7 +52,7 @@ type backend struct {
 	held int
 }
 
-func newBackend(t tester, name string) *backend {
+func startApp(t tester, name string) *app {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -61,9 +61,9 @@ func newBackend(t tester, name string) *backend {
 	return serveOn(t, name, l, l.Addr().String())
 }
 
-func serveOn(t tester, name string, l net.Listener, addr string) *backend {
+func serveOn(t tester, name string, l net.Listener, addr string) *app {
 	t.Helper()
-	b := &backend{name: name, addr: addr, free: make(chan struct{})}
+	b := &app{name: name, addr: addr, free: make(chan struct{})}
 	mux := http.NewServeMux()
 	mux.HandleFunc("/name", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, name) })
 	mux.HandleFunc("/hold/", func(w http.ResponseWriter, r *http.Request) {
@@ -85,21 +85,21 @@ func serveOn(t tester, name string, l net.Listener, addr string) *backend {
 	return b
 }
 
-func (b *backend) count(n int) (free <-chan struct{}) {
+func (b *app) count(n int) (free <-chan struct{}) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.held += n
 	return b.free
 }
 
-func (b *backend) holds() int {
+func (b *app) holds() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.held
 }
 
 // release lets the requests that are held end.
-func (b *backend) release() {
+func (b *app) release() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	close(b.free)
@@ -166,7 +166,7 @@ http {
 }
 
 // pool is an upstream of backends.
-func pool(backends ...*backend) string {
+func pool(backends ...*app) string {
 	text := "    upstream pool {\n"
 	for _, b := range backends {
 		text += "        server " + b.addr + ";\n"
@@ -278,7 +278,7 @@ func (p *proxy) answers(want ...string) {
 
 // hold has b hold a request. The channel gets how it ended, nil if its whole
 // answer came.
-func (p *proxy) hold(b *backend) <-chan error {
+func (p *proxy) hold(b *app) <-chan error {
 	p.t.Helper()
 	end := make(chan error, 1)
 	go func() {
@@ -417,7 +417,7 @@ func (r *typed) send(s os.Signal) {
 }
 
 // marked is text with b's servers down.
-func marked(text string, b *backend) string {
+func marked(text string, b *app) string {
 	return strings.ReplaceAll(text, "server "+b.addr+";", "server "+b.addr+" down;")
 }
 

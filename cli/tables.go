@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/drainctl/drainctl/drain"
+	"github.com/drainctl/drainctl/drain/backend"
 	"github.com/drainctl/drainctl/drain/journal"
 )
 
@@ -108,7 +109,7 @@ func (v *textView) history(entries []drain.HistoryEntry, unreadable []string) {
 	for _, e := range entries {
 		took, reason := "-", "-"
 		if e.Ended != nil {
-			took = drain.Span(e.Ended.Time.Sub(e.Began.Time).Round(100 * time.Millisecond))
+			took = backend.Span(e.Ended.Time.Sub(e.Began.Time).Round(100 * time.Millisecond))
 		}
 		if e.Began.Reason != "" {
 			reason = e.Began.Reason

@@ -11,6 +11,7 @@ import (
 	"github.com/fatih/color"
 
 	"github.com/drainctl/drainctl/drain"
+	"github.com/drainctl/drainctl/drain/backend"
 	"github.com/drainctl/drainctl/drain/journal"
 )
 
@@ -137,12 +138,12 @@ func words(e drain.Event) string {
 		if e.New {
 			return fmt.Sprintf("%s still opens connections: another load balancer? (--ignore-peer %s if it may)", e.Address, e.Address)
 		}
-		return fmt.Sprintf("%s was connected within the last minute, besides the load balancer: waiting %s for new connections from it", e.Address, drain.Span(e.Quiet.Duration()))
+		return fmt.Sprintf("%s was connected within the last minute, besides the load balancer: waiting %s for new connections from it", e.Address, backend.Span(e.Quiet.Duration()))
 	case *drain.Buffered:
 		if e.GaveUp {
-			return fmt.Sprintf("earlier workers of nginx still hold %s without a server after %s; if it is sent to one now, that may be this backend", count(e.Requests, "request"), drain.Span(e.Limit.Duration()))
+			return fmt.Sprintf("earlier workers of nginx still hold %s without a server after %s; if it is sent to one now, that may be this backend", count(e.Requests, "request"), backend.Span(e.Limit.Duration()))
 		}
-		return fmt.Sprintf("earlier workers of nginx hold %s that may yet be sent to the backend; waiting for that, at most %s", count(e.Requests, "request"), drain.Span(e.Limit.Duration()))
+		return fmt.Sprintf("earlier workers of nginx hold %s that may yet be sent to the backend; waiting for that, at most %s", count(e.Requests, "request"), backend.Span(e.Limit.Duration()))
 	case *drain.RollingBack:
 		return "rolling back"
 	case *drain.StoppingAnyway:
@@ -190,7 +191,7 @@ func limit(s drain.Seconds, then string) string {
 	if s == 0 {
 		return "no limit"
 	}
-	return fmt.Sprintf("at most %s, then %s", drain.Span(s.Duration()), then)
+	return fmt.Sprintf("at most %s, then %s", backend.Span(s.Duration()), then)
 }
 
 // atTimeout is what --on-timeout asks for, in words.
@@ -235,7 +236,7 @@ func done(e *drain.StepDone) []string {
 func waiting(e *drain.Waiting) string {
 	limit := ""
 	if e.Limit > 0 {
-		limit = " of " + drain.Span(e.Limit.Duration())
+		limit = " of " + backend.Span(e.Limit.Duration())
 	}
 	elapsed := e.Elapsed.Duration().Round(100 * time.Millisecond)
 	if e.Error != "" {

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/drainctl/drainctl/drain/backend"
 	"github.com/drainctl/drainctl/drain/balancer"
 	"github.com/drainctl/drainctl/drain/journal"
 	"github.com/drainctl/drainctl/nginx"
@@ -311,12 +312,12 @@ func shutdownTimeout(p *Plan) []Finding {
 		if p.Spec.Kind != Drain || !edits(lb) || cut == 0 || (wait != 0 && cut >= wait) {
 			return
 		}
-		limit := Span(wait)
+		limit := backend.Span(wait)
 		if wait == 0 {
 			limit = "0 (no limit)"
 		}
-		f := Finding{Code: "shutdown-timeout", Override: fmt.Sprintf("--timeout %s, or --allow-shutdown-timeout", Span(cut)), Text: fmt.Sprintf(
-			"worker_shutdown_timeout %s in %s is shorter than --timeout %s: nginx itself cuts the requests that are still open then", Span(cut), lb.Report.ConfPath, limit)}
+		f := Finding{Code: "shutdown-timeout", Override: fmt.Sprintf("--timeout %s, or --allow-shutdown-timeout", backend.Span(cut)), Text: fmt.Sprintf(
+			"worker_shutdown_timeout %s in %s is shorter than --timeout %s: nginx itself cuts the requests that are still open then", backend.Span(cut), lb.Report.ConfPath, limit)}
 		if p.Spec.Allow.ShutdownTimeout {
 			f.Warning, f.Override = true, ""
 		}

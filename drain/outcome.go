@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/drainctl/drainctl/drain/balancer"
 	"github.com/drainctl/drainctl/remote"
@@ -149,39 +148,4 @@ func beforeTouching(ctx context.Context, err error) error {
 // usage is the failure of a request that makes no sense.
 func usage(format string, args ...any) error {
 	return &Failure{Exit: Usage, Err: fmt.Errorf(format, args...), Stands: Stands{Standing: Untouched}}
-}
-
-// A TimedOutError is the end of a wait whose time was up.
-type TimedOutError struct {
-	Backend      string
-	Count        remote.Count
-	Threshold    int
-	Limit        time.Duration
-	OtherClients bool // connections kept arriving from others than the LBs
-}
-
-func (e *TimedOutError) Error() string {
-	if e.OtherClients && e.Count.Open <= e.Threshold {
-		return fmt.Sprintf("not drained after %s: connections kept arriving from elsewhere than the load balancer", Span(e.Limit))
-	}
-	from := ""
-	for i, p := range e.Count.Peers {
-		if i == 0 {
-			from = ", from "
-		} else {
-			from += ", "
-		}
-		from += fmt.Sprintf("%s (%d)", p.Addr, p.Count)
-	}
-	if e.Count.MorePeers > 0 {
-		from += fmt.Sprintf(", and %d more", e.Count.MorePeers)
-	}
-	return fmt.Sprintf("not drained after %s: %s open, more than %d%s", Span(e.Limit), connections(e.Count.Open), e.Threshold, from)
-}
-
-func connections(n int) string {
-	if n == 1 {
-		return "1 connection"
-	}
-	return fmt.Sprintf("%d connections", n)
 }

@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/netip"
 	"testing"
-	"time"
 
 	"github.com/drainctl/drainctl/drain/balancer"
 	"github.com/drainctl/drainctl/remote"
@@ -45,33 +43,6 @@ func TestExits(t *testing.T) {
 	} {
 		if got := ExitOf(test.err); got != test.want {
 			t.Errorf("%v: exit %d, want %d", test.err, got, test.want)
-		}
-	}
-}
-
-func TestTimedOutSaysWhoHolds(t *testing.T) {
-	peer := func(addr string, n int) remote.Peer { return remote.Peer{Addr: netip.MustParseAddr(addr), Count: n} }
-	for _, test := range []struct {
-		count remote.Count
-		want  string
-	}{
-		{remote.Count{Open: 1}, "not drained after 5m: 1 connection open, more than 0"},
-		{remote.Count{Open: 3, Peers: []remote.Peer{peer("192.168.1.2", 2), peer("fe80::1", 1)}}, "not drained after 5m: 3 connections open, more than 0, from 192.168.1.2 (2), fe80::1 (1)"},
-		{remote.Count{Open: 9, Peers: []remote.Peer{peer("192.168.1.2", 2)}, MorePeers: 4}, "not drained after 5m: 9 connections open, more than 0, from 192.168.1.2 (2), and 4 more"},
-	} {
-		if got := (&TimedOutError{Count: test.count, Limit: 5 * time.Minute}).Error(); got != test.want {
-			t.Errorf("%s, want %s", got, test.want)
-		}
-	}
-}
-
-func TestSpan(t *testing.T) {
-	for d, want := range map[time.Duration]string{
-		0: "0s", 500 * time.Millisecond: "500ms", 30 * time.Second: "30s", 10 * time.Second: "10s", time.Minute: "1m", 90 * time.Second: "1m30s",
-		5 * time.Minute: "5m", 10 * time.Minute: "10m", time.Hour: "1h", 10 * time.Hour: "10h", time.Hour + time.Second: "1h0m1s", 90 * time.Minute: "1h30m",
-	} {
-		if got := Span(d); got != want {
-			t.Errorf("%d: %s, want %s", d, got, want)
 		}
 	}
 }

@@ -45,15 +45,15 @@ type bounds struct {
 
 // An Operation is a run that was prepared: planned, locked and checked.
 type Operation struct {
-	options  Options
-	asked    Spec // as it was given
-	plan     *Plan
-	id       string
-	began    time.Time
-	lbs      fleet
-	backends []*backend
-	steps    []step
-	changed  bool
+	options Options
+	asked   Spec // as it was given
+	plan    *Plan
+	id      string
+	began   time.Time
+	lbs     fleet
+	members []*member
+	steps   []step
+	changed bool
 
 	mu       sync.Mutex // guards what follows
 	readings int        // of the wait, in the history
@@ -307,8 +307,8 @@ func HolderText(h *journal.Holder) string {
 
 // Close ends the connections of the operation, and frees its locks.
 func (o *Operation) Close() {
-	for _, b := range o.backends {
-		b.close()
+	for _, m := range o.members {
+		m.Close()
 	}
 	o.lbs.close()
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/drainctl/drainctl/drain/backend"
 	"github.com/drainctl/drainctl/drain/balancer"
 	"github.com/drainctl/drainctl/drain/journal"
 )
@@ -70,7 +71,7 @@ func (o *Operation) takeSteps(hard, soft context.Context) error {
 }
 
 func openOf(err error) *int {
-	var late *TimedOutError
+	var late *backend.TimedOutError
 	if errors.As(err, &late) {
 		return &late.Count.Open
 	}
@@ -152,7 +153,7 @@ func (o *Operation) rollBack(ctx context.Context, taken []step, d Direction, why
 			o.emit(&StepDone{Header: head, Changed: true, Detail: v.Detail})
 		}
 	}
-	var late *TimedOutError
+	var late *backend.TimedOutError
 	var refused *Failure
 	f := &Failure{Exit: Failed, Err: why.Err, Log: why.Log, Stands: Stands{Standing: AsBefore}}
 	switch {
@@ -191,8 +192,8 @@ func (o *Operation) stands() Stands {
 		s.LBs = append(s.LBs, LBStands{LB: lb.Name, Servers: names(o.plan.LBs[i].Report.Servers), Down: o.plan.Spec.Kind == Drain, Edited: lb.edited, Loaded: lb.loaded, Unknown: lb.lost})
 	}
 	if unit := o.plan.Spec.Service; unit != "" {
-		for _, b := range o.backends {
-			s.Services = append(s.Services, ServiceStand{Unit: unit, Backend: b.Name, Touched: b.touched})
+		for _, m := range o.members {
+			s.Services = append(s.Services, ServiceStand{Unit: unit, Backend: m.Name, Touched: m.Touched})
 		}
 	}
 	return s

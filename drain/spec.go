@@ -300,15 +300,3 @@ func DefaultSpec(k Kind) Spec {
 		StopTimeout: DefaultStopTimeout, MinUp: DefaultMinUp,
 	}
 }
-
-// Span is a duration without the zeros that say nothing: 5m for 5m0s.
-func Span(d time.Duration) string {
-	text := d.String()
-	if strings.HasSuffix(text, "m0s") {
-		text = strings.TrimSuffix(text, "0s")
-	}
-	if strings.HasSuffix(text, "h0m") {
-		text = strings.TrimSuffix(text, "0m")
-	}
-	return text
-}

@@ -5,29 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
+	"github.com/drainctl/drainctl/drain/backend"
 	"github.com/drainctl/drainctl/drain/balancer"
-	"github.com/drainctl/drainctl/remote"
-)
-
-// How the wait samples. A stop must follow the last request closely, and a
-// single low reading proves nothing: a worker of the earlier generation may open
-// one more connection for a request it already holds.
-const (
-	lowReadings  = 3                     // in a row before the backend counts as drained
-	lowInterval  = 2 * time.Millisecond  // between two low readings
-	nearInterval = 10 * time.Millisecond // when the end is near
-	nearCount    = 16                    // connections above the threshold that count as near the end
-	// dutyFactor keeps the readings to half of the backend's time: it rests at
-	// least this many times what a reading took.
-	dutyFactor = 1
-	// countGrace is for how long the connections may not be countable before the
-	// wait gives up: an SSH connection may break and come back.
-	countGrace = 60 * time.Second
 )
 
 // wait waits until nobody is connected to the backends any more; in reverse
@@ -37,7 +21,7 @@ type wait struct{ o *Operation }
 func (*wait) name() StepName { return StepWait }
 
 func (w *wait) run(ctx context.Context, d Direction, s Scope) Verdict {
-	touched := slices.ContainsFunc(w.o.backends, func(b *backend) bool { return b.touched })
+	touched := slices.ContainsFunc(w.o.members, func(m *member) bool { return m.Touched })
 	switch {
 	case s == ThisOperation && !touched:
 		return Verdict{}
@@ -52,11 +36,11 @@ func (w *wait) drained(ctx context.Context, s Scope) Verdict {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	look := newLookout(w.o, s)
-	verdicts := make([]Verdict, len(w.o.backends))
+	verdicts := make([]Verdict, len(w.o.members))
 	var all sync.WaitGroup
-	for i, b := range w.o.backends {
+	for i, m := range w.o.members {
 		all.Go(func() {
-			verdicts[i] = w.backend(ctx, b, look, s)
+			verdicts[i] = w.backend(ctx, m, look, s)
 			if v := verdicts[i]; v.Outcome != StepOK {
 				cancel(v.Err)
 			}
@@ -72,134 +56,44 @@ func (w *wait) drained(ctx context.Context, s Scope) Verdict {
 	return first
 }
 
-// A waiting is the wait for one backend under way.
-type waiting struct {
-	o        *Operation
-	backend  *backend
-	clients  *otherClients
-	lookout  *lookout
-	began    time.Time
-	good     time.Time // the last time that the connections could be counted
-	took     time.Duration
-	count    remote.Count
-	err      error // why they could not be counted
-	low      int   // low readings in a row
-	arriving bool  // other clients have connected lately
-	hold     bool  // the reading does not count: see lookout.look
-}
-
-func (w *wait) backend(ctx context.Context, b *backend, look *lookout, s Scope) Verdict {
-	now := time.Now()
-	r := &waiting{o: w.o, backend: b, lookout: look, began: now, good: now}
-	if s != ThisOperation {
-		var err error
-		if r.clients, err = newOtherClients(ctx, w.o, b); err != nil {
-			return failed(false, err)
-		}
-	}
-	spec := w.o.plan.Spec
-	for {
-		if err := r.sample(ctx); err != nil {
-			return failed(false, err)
-		}
-		elapsed := time.Since(r.began)
-		r.tell(elapsed)
-		switch {
-		case r.low >= lowReadings:
-			open := r.count.Open
-			return Verdict{Detail: Detail{Open: &open, Waited: InSeconds(elapsed)}}
-		case r.err != nil && time.Since(r.good) > countGrace:
-			return failed(false, fmt.Errorf("the open connections could not be counted for %s: %w", countGrace, r.err))
-		case spec.Timeout > 0 && r.low == 0 && elapsed >= spec.Timeout:
-			if r.err != nil {
-				return failed(false, fmt.Errorf("the open connections could not be counted when the time was up: %w", r.err))
-			}
-			return Verdict{Outcome: StepTimedOut, Err: &TimedOutError{
-				Backend: b.Name, Count: r.count, Threshold: spec.Threshold, Limit: spec.Timeout, OtherClients: r.arriving && r.clients.seen(),
-			}}
-		}
-		if err := sleep(ctx, r.pause(elapsed)); err != nil {
-			return failed(false, err)
-		}
-	}
-}
-
-// sample counts the connections, and looks around: now and then, and always
-// beside the reading that may be the last. All are asked at once, so that the
-// looks delay nothing.
-func (r *waiting) sample(ctx context.Context) error {
-	last, before := r.low == lowReadings-1, r.low == lowReadings-2
-	looked := make(chan error, 1)
-	hold := false
-	go func() {
-		var err error
-		hold, err = r.lookout.look(ctx, last, before)
-		looked <- err
-	}()
-	started := time.Now()
-	count, err := r.backend.counter.count(ctx)
-	r.took = time.Since(started)
-	lookErr := <-looked
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	if lookErr != nil {
-		return lookErr
-	}
-	arriving, clientsErr := r.clients.look(ctx, last)
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	if clientsErr == nil {
-		r.arriving = arriving
-	} else if last {
-		r.arriving = true // not known is not none
-	}
-	r.hold = hold
-	r.err = err
-	if err == nil {
-		r.count, r.good = count, time.Now()
-	}
-	switch low := err == nil && count.Open <= r.o.plan.Spec.Threshold && !r.arriving; {
-	case !low:
-		r.low = 0
-	case !r.hold:
-		r.low++
-	}
-	return nil
-}
-
-func (r *waiting) tell(elapsed time.Duration) {
-	spec := r.o.plan.Spec
-	e := &Waiting{
-		Header: Header{Target: r.backend.Name, Step: StepWait, Direction: Forward},
-		Open:   r.count.Open, Threshold: spec.Threshold, Peers: r.count.Peers, MorePeers: r.count.MorePeers,
-		Elapsed: InSeconds(elapsed), Limit: InSeconds(spec.Timeout), Low: r.low,
-	}
-	if r.err != nil {
-		e.Error = r.err.Error()
-	}
-	r.o.emit(e)
-}
-
-// pause is how long to wait before the next reading.
-func (r *waiting) pause(elapsed time.Duration) time.Duration {
-	spec := r.o.plan.Spec
-	interval := spec.Interval
+// backend waits for one backend.
+func (w *wait) backend(ctx context.Context, m *member, look *lookout, s Scope) Verdict {
+	last, err := m.Drained(ctx, w.wait(m, look, s))
+	var late *backend.TimedOutError
 	switch {
-	case r.err != nil:
-	case r.low > 0:
-		interval = min(interval, lowInterval)
-	case r.count.Open <= spec.Threshold+nearCount && !r.arriving:
-		interval = min(interval, max(nearInterval, dutyFactor*r.took))
+	case errors.As(err, &late):
+		return Verdict{Outcome: StepTimedOut, Err: err}
+	case err != nil:
+		return failed(false, err)
 	}
-	if spec.Timeout > 0 && r.low == 0 {
-		interval = min(interval, max(spec.Timeout-elapsed, nearInterval))
+	return Verdict{Detail: Detail{Open: &last.Count.Open, Waited: InSeconds(last.Elapsed)}}
+}
+
+// wait is what to wait for on one backend. A rollback looks for nobody else.
+func (w *wait) wait(m *member, look *lookout, s Scope) backend.Wait {
+	spec := w.o.plan.Spec
+	head := Header{Target: m.Name, Step: StepWait, Direction: Forward}
+	wait := backend.Wait{
+		Threshold: spec.Threshold, Interval: spec.Interval, Timeout: spec.Timeout, Ignored: spec.IgnorePeers,
+		Others: s != ThisOperation, Look: look.look,
+		Reading: func(r backend.Reading) {
+			e := &Waiting{
+				Header: head, Open: r.Count.Open, Threshold: spec.Threshold, Peers: r.Count.Peers, MorePeers: r.Count.MorePeers,
+				Elapsed: InSeconds(r.Elapsed), Limit: InSeconds(spec.Timeout), Low: r.Low,
+			}
+			if r.Err != nil {
+				e.Error = r.Err.Error()
+			}
+			w.o.emit(e)
+		},
+		Client: func(a netip.Addr, isNew bool, quiet time.Duration) {
+			w.o.emit(&OtherClient{Header: head, Address: a.String(), New: isNew, Quiet: InSeconds(quiet)})
+		},
 	}
-	if r.hold {
-		interval = max(interval, nearInterval, dutyFactor*r.took)
+	for _, lb := range w.o.plan.LBs {
+		wait.Known = append(wait.Known, lb.Report.Addresses...)
 	}
-	return interval
+	return wait
 }
 
 // How health is judged.
@@ -250,7 +144,7 @@ func (w *wait) healthy(ctx context.Context) Verdict {
 			if err == nil {
 				err = errors.New("it did not stay healthy")
 			}
-			return w.unhealthy(ctx, fmt.Errorf("not healthy after %s (%s): %w", Span(spec.HealthTimeout), HealthText(spec.Health), err))
+			return w.unhealthy(ctx, fmt.Errorf("not healthy after %s (%s): %w", backend.Span(spec.HealthTimeout), HealthText(spec.Health), err))
 		}
 		if err != nil {
 			if v := w.ended(ctx); v.Err != nil {
@@ -270,8 +164,8 @@ func (w *wait) unhealthy(ctx context.Context, err error) Verdict {
 		return failed(false, fmt.Errorf("%w; nothing was started: no service is known (--service)", err))
 	}
 	v := failed(false, err)
-	for _, b := range w.o.backends {
-		v.Log = append(v.Log, b.log(ctx)...)
+	for _, m := range w.o.members {
+		v.Log = append(v.Log, m.Log(ctx)...)
 	}
 	return v
 }
@@ -282,27 +176,15 @@ func (w *wait) ended(ctx context.Context) Verdict {
 	if w.o.plan.Spec.Service == "" {
 		return Verdict{}
 	}
-	for _, b := range w.o.backends {
-		state, err := b.service.State(ctx)
-		if err == nil && stopped(state) {
-			v := failed(false, fmt.Errorf("%s is %s, result: %s", b.service.Unit, state.Active, state.Result))
-			v.Log = b.log(ctx)
+	for _, m := range w.o.members {
+		state, err := m.Service.State(ctx)
+		if err == nil && backend.Stopped(state) {
+			v := failed(false, fmt.Errorf("%s is %s, result: %s", m.Service.Unit, state.Active, state.Result))
+			v.Log = m.Log(ctx)
 			return v
 		}
 	}
 	return Verdict{}
-}
-
-// logLines is how many lines of a unit's log a failure shows.
-const logLines = 10
-
-// log is the last lines of the service's log, where they can be had.
-func (b *backend) log(ctx context.Context) []string {
-	text, err := b.service.Logs(ctx, logLines)
-	if err != nil || text == "" {
-		return nil
-	}
-	return strings.Split(strings.TrimRight(text, "\n"), "\n")
 }
 
 // sleep waits for d or until ctx ends.

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/drainctl/drainctl/drain/backend"
 	"github.com/drainctl/drainctl/drain/balancer"
 	"github.com/drainctl/drainctl/remote"
 )
@@ -21,7 +22,7 @@ type script struct {
 	onRead func(n int)
 }
 
-func (s *script) count(context.Context) (remote.Count, error) {
+func (s *script) Count(context.Context) (remote.Count, error) {
 	i := min(s.reads, len(s.counts)-1)
 	s.reads++
 	if s.onRead != nil {
@@ -33,7 +34,7 @@ func (s *script) count(context.Context) (remote.Count, error) {
 	return remote.Count{Open: s.counts[i]}, nil
 }
 
-func (*script) close() {}
+func (*script) Close() error { return nil }
 
 // A watchedLB is watched during a wait.
 type watchedLB struct {
@@ -67,7 +68,7 @@ func (w *watchedLB) Watch(_ context.Context, r balancer.WatchRequest) (balancer.
 }
 
 // waitOf is the wait of a drain with a counter and an LB that are made up.
-func waitOf(c counter, lb *watchedLB, change ...func(*Spec)) (*wait, *told) {
+func waitOf(c backend.Counter, lb *watchedLB, change ...func(*Spec)) (*wait, *told) {
 	spec := DefaultSpec(Drain)
 	spec.Interval, spec.Timeout = time.Millisecond, time.Minute
 	for _, ch := range change {
@@ -78,80 +79,8 @@ func waitOf(c counter, lb *watchedLB, change ...func(*Spec)) (*wait, *told) {
 	if lb != nil {
 		o.lbs = fleet{{Balancer: lb, Name: ThisMachine}}
 	}
-	o.backends = []*backend{{Backend: Backend{Name: "app-1"}, counter: c, touched: true}}
+	o.members = []*member{{Backend: &backend.Backend{Name: "app-1", Counter: c, Touched: true}}}
 	return &wait{o}, l
-}
-
-// One low reading proves nothing: as many in a row are needed.
-func TestWaitNeedsSeveralLowReadings(t *testing.T) {
-	for _, test := range []struct {
-		counts    []int
-		threshold int
-		reads     int
-	}{
-		{[]int{0}, 0, 3},
-		{[]int{5, 3, 1, 0}, 0, 6},
-		{[]int{0, 0, 1, 0, 1, 0}, 0, 8},
-		{[]int{0, 0, -1, 0}, 0, 6},
-		{[]int{-1, -1, 0}, 0, 5},
-		{[]int{4, 3, 2}, 2, 5},
-		{[]int{2, 2, 3, 2, 1, 0}, 2, 6},
-	} {
-		s := &script{counts: test.counts}
-		w, l := waitOf(s, &watchedLB{}, func(s *Spec) { s.Threshold = test.threshold })
-		v := w.run(t.Context(), Forward, Managed)
-		told := eventsOf[*Waiting](l)
-		if v.Outcome != StepOK || v.Changed || s.reads != test.reads || len(told) != test.reads {
-			t.Errorf("%v: %d readings, %d told, %+v; want %d", test.counts, s.reads, len(told), v, test.reads)
-			continue
-		}
-		if last := told[len(told)-1]; last.Low != lowReadings || *v.Detail.Open != last.Open || last.Target != "app-1" {
-			t.Errorf("%v: the last reading is %+v, the detail %+v", test.counts, last, v.Detail)
-		}
-	}
-}
-
-func TestWaitTimesOut(t *testing.T) {
-	short := func(s *Spec) { s.Timeout = 30 * time.Millisecond }
-	w, _ := waitOf(&script{counts: []int{2}}, &watchedLB{}, short)
-	v := w.run(t.Context(), Forward, Managed)
-	var late *TimedOutError
-	if v.Outcome != StepTimedOut || !errors.As(v.Err, &late) || late.Count.Open != 2 || v.Err.Error() != "not drained after 30ms: 2 connections open, more than 0" {
-		t.Errorf("got %+v", v)
-	}
-	// What cannot be counted has not been drained, and was not seen to hold.
-	w, l := waitOf(&script{counts: []int{-1}}, &watchedLB{}, short)
-	v = w.run(t.Context(), Forward, Managed)
-	if v.Outcome != StepError || !strings.Contains(v.Err.Error(), "could not be counted when the time was up: the line is cut") {
-		t.Errorf("got %+v", v)
-	}
-	if told := eventsOf[*Waiting](l); told[0].Error != "the line is cut" {
-		t.Errorf("told %+v", told[0])
-	}
-	// When the time is up during the last low readings, they are finished.
-	s := &script{counts: []int{1, 0}}
-	s.onRead = func(n int) {
-		if n == 2 {
-			time.Sleep(150 * time.Millisecond)
-		}
-	}
-	w, _ = waitOf(s, &watchedLB{}, func(s *Spec) { s.Timeout = 100 * time.Millisecond })
-	if v = w.run(t.Context(), Forward, Managed); v.Err != nil {
-		t.Errorf("got %+v", v)
-	}
-}
-
-func TestWaitIsInterrupted(t *testing.T) {
-	ctx, cancel := context.WithCancelCause(t.Context())
-	s := &script{counts: []int{1}, onRead: func(n int) {
-		if n == 3 {
-			cancel(ErrInterrupted)
-		}
-	}}
-	w, _ := waitOf(s, &watchedLB{}, func(s *Spec) { s.Timeout = 0 })
-	if v := w.run(ctx, Forward, Managed); v.Outcome != StepError || !errors.Is(v.Err, ErrInterrupted) {
-		t.Errorf("got %+v", v)
-	}
 }
 
 // Several backends are waited for side by side, and the first that fails ends
@@ -159,13 +88,13 @@ func TestWaitIsInterrupted(t *testing.T) {
 func TestWaitForSeveralBackends(t *testing.T) {
 	s, other := &script{counts: []int{3, 2, 0}}, &script{counts: []int{9, 8, 7, 0}}
 	w, _ := waitOf(s, &watchedLB{})
-	w.o.backends = append(w.o.backends, &backend{Backend: Backend{Name: "app-2"}, counter: other})
+	w.o.members = append(w.o.members, &member{Backend: &backend.Backend{Name: "app-2", Counter: other}})
 	if v := w.run(t.Context(), Forward, Managed); v.Err != nil || s.reads != 5 || other.reads != 6 {
 		t.Errorf("%+v after %d and %d readings", v, s.reads, other.reads)
 	}
 	for _, counts := range [][2]int{{0, 4}, {4, 0}} {
 		w, _ = waitOf(&script{counts: counts[:1]}, &watchedLB{}, func(s *Spec) { s.Timeout = 50 * time.Millisecond })
-		w.o.backends = append(w.o.backends, &backend{Backend: Backend{Name: "app-2"}, counter: &script{counts: counts[1:]}})
+		w.o.members = append(w.o.members, &member{Backend: &backend.Backend{Name: "app-2", Counter: &script{counts: counts[1:]}}})
 		if v := w.run(t.Context(), Forward, Managed); v.Outcome != StepTimedOut {
 			t.Errorf("%v: %+v", counts, v)
 		}
@@ -177,50 +106,13 @@ func TestWaitForSeveralBackends(t *testing.T) {
 func TestWaitOfARollback(t *testing.T) {
 	s, lb := &script{counts: []int{0}}, &watchedLB{}
 	w, _ := waitOf(s, lb)
-	w.o.backends[0].touched = false
+	w.o.members[0].Touched = false
 	if v := w.run(t.Context(), Forward, ThisOperation); v.Err != nil || s.reads != 0 {
 		t.Errorf("%+v after %d readings", v, s.reads)
 	}
-	w.o.backends[0].touched = true
-	if v := w.run(t.Context(), Forward, ThisOperation); v.Err != nil || s.reads != lowReadings || lb.looks != 0 {
+	w.o.members[0].Touched = true
+	if v := w.run(t.Context(), Forward, ThisOperation); v.Err != nil || s.reads != backend.LowReadings || lb.looks != 0 {
 		t.Errorf("%+v after %d readings and %d looks", v, s.reads, lb.looks)
-	}
-}
-
-// Far from the end the operator's interval counts; near it, and for the low
-// readings, it is sampled faster, but never so fast that counting is most of
-// what the backend does.
-func TestPause(t *testing.T) {
-	const interval, slow = 500 * time.Millisecond, 100 * time.Millisecond
-	for _, test := range []struct {
-		name    string
-		r       waiting
-		limit   time.Duration
-		elapsed time.Duration
-		want    time.Duration
-	}{
-		{"far", waiting{count: remote.Count{Open: 1000}}, 0, 0, interval},
-		{"near", waiting{count: remote.Count{Open: 10}}, 0, 0, nearInterval},
-		{"near, and counting is slow", waiting{count: remote.Count{Open: 10}, took: slow}, 0, 0, dutyFactor * slow},
-		{"near, and counting is very slow", waiting{count: remote.Count{Open: 10}, took: 10 * time.Second}, 0, 0, interval},
-		{"near, and others arrive", waiting{arriving: true}, 0, 0, interval},
-		{"low", waiting{low: 1}, 0, 0, lowInterval},
-		{"low, and requests are buffered", waiting{low: 1, hold: true}, 0, 0, nearInterval},
-		{"low, requests are buffered, and counting is slow", waiting{low: 1, hold: true, took: slow}, 0, 0, dutyFactor * slow},
-		{"not counted", waiting{err: errors.New("cut")}, 0, 0, interval},
-		{"the time is nearly up", waiting{count: remote.Count{Open: 1000}}, time.Minute, time.Minute - 100*time.Millisecond, 100 * time.Millisecond},
-		{"the time is up", waiting{count: remote.Count{Open: 1000}}, time.Minute, time.Minute, nearInterval},
-		{"no limit", waiting{count: remote.Count{Open: 1000}}, 0, time.Hour, interval},
-	} {
-		w, _ := waitOf(nil, nil, func(s *Spec) { s.Interval, s.Timeout = interval, test.limit })
-		test.r.o = w.o
-		if got := test.r.pause(test.elapsed); got != test.want {
-			t.Errorf("%s: %s, want %s", test.name, got, test.want)
-		}
-	}
-	w, _ := waitOf(nil, nil)
-	if got := (&waiting{o: w.o, count: remote.Count{Open: 1000}}).pause(0); got != time.Millisecond {
-		t.Errorf("the operator's own interval became %s", got)
 	}
 }
 
@@ -229,8 +121,8 @@ func TestPause(t *testing.T) {
 func TestWaitForBufferedRequests(t *testing.T) {
 	lb, s := &watchedLB{held: []int{3, 3, 1, 0}}, &script{counts: []int{0}}
 	w, l := waitOf(s, lb)
-	if v := w.run(t.Context(), Forward, Managed); v.Err != nil || lb.buffered != 4 || s.reads != lowReadings+3 {
-		t.Errorf("%+v after %d looks and %d readings, want 4 and %d", v, lb.buffered, s.reads, lowReadings+3)
+	if v := w.run(t.Context(), Forward, Managed); v.Err != nil || lb.buffered != 4 || s.reads != backend.LowReadings+3 {
+		t.Errorf("%+v after %d looks and %d readings, want 4 and %d", v, lb.buffered, s.reads, backend.LowReadings+3)
 	}
 	if told := eventsOf[*Buffered](l); len(told) != 1 || told[0].Requests != 3 || told[0].GaveUp {
 		t.Errorf("told %+v, want it once", told)
@@ -238,7 +130,7 @@ func TestWaitForBufferedRequests(t *testing.T) {
 	// Where they cannot be counted, the connections alone have to do.
 	lb, s = &watchedLB{held: []int{-1}}, &script{counts: []int{0}}
 	w, l = waitOf(s, lb)
-	if v := w.run(t.Context(), Forward, Managed); v.Err != nil || s.reads != lowReadings || len(eventsOf[*Buffered](l)) != 0 {
+	if v := w.run(t.Context(), Forward, Managed); v.Err != nil || s.reads != backend.LowReadings || len(eventsOf[*Buffered](l)) != 0 {
 		t.Errorf("%+v after %d readings", v, s.reads)
 	}
 }
@@ -353,5 +245,28 @@ func TestHealthMustPassSeveralTimes(t *testing.T) {
 	v, _, _ = check(50*time.Millisecond, sick)
 	if want := fmt.Sprintf("not healthy after 50ms (%s): connection refused", HealthText(HealthTCP)); v.Outcome != StepError || !strings.HasPrefix(v.Err.Error(), want) {
 		t.Errorf("got %v, want %q", v.Err, want)
+	}
+}
+
+// Only ss on another host can tell of other clients.
+func TestOtherClientsNotLookedFor(t *testing.T) {
+	host := remote.Local(nil)
+	for _, test := range []struct {
+		spec    func(*Spec)
+		backend Backend
+		want    bool
+	}{
+		{func(*Spec) {}, Backend{Name: "a", Address: "10.0.0.1", Ports: []uint16{80}}, true},
+		{func(*Spec) {}, Backend{Name: "this machine", Ports: []uint16{80}}, false},
+		{func(*Spec) {}, Backend{Name: "this machine", Sockets: []string{"/a.sock"}}, false},
+		{func(s *Spec) { s.Counter = CounterLB }, Backend{Name: "a", Address: "10.0.0.1", Ports: []uint16{80}}, false},
+		{func(s *Spec) { s.Counter, s.StatusURL = CounterStubStatus, "http://localhost/" }, Backend{Name: "a", Address: "10.0.0.1", Ports: []uint16{80}}, false},
+	} {
+		w, _ := waitOf(nil, nil, test.spec)
+		m := &member{Backend: &backend.Backend{Host: host}, plan: test.backend}
+		m.Counter = w.o.newCounter(m)
+		if (m.Clients != nil) != test.want {
+			t.Errorf("%+v: looked for %t, want %t", test.backend, m.Clients != nil, test.want)
+		}
 	}
 }

@@ -1,4 +1,4 @@
-package drain
+package backend
 
 import (
 	"context"
@@ -14,9 +14,8 @@ import (
 // were marked down, from an address that is none of the LBs': somebody else still
 // sends requests there. A nil one finds nothing.
 type otherClients struct {
-	o       *Operation
-	backend *backend
-	known   []netip.Addr // the LBs' own, and the backend's
+	Wait
+	counter *remote.Counter
 	before  map[netip.AddrPort]bool
 	named   map[netip.Addr]bool
 	last    time.Time
@@ -29,14 +28,11 @@ const quietIntervals = 6
 
 // newOtherClients notes who is connected now. Only ss on the backend can tell;
 // with any other counter it is nil.
-func newOtherClients(ctx context.Context, o *Operation, b *backend) (*otherClients, error) {
-	if b.clients == nil {
+func newOtherClients(ctx context.Context, b *Backend, w Wait) (*otherClients, error) {
+	if b.Clients == nil {
 		return nil, nil
 	}
-	c := &otherClients{o: o, backend: b, named: map[netip.Addr]bool{}, before: map[netip.AddrPort]bool{}, last: time.Now()}
-	for _, lb := range o.plan.LBs {
-		c.known = append(c.known, lb.Report.Addresses...)
-	}
+	c := &otherClients{Wait: w, counter: b.Clients, named: map[netip.Addr]bool{}, before: map[netip.AddrPort]bool{}, last: time.Now()}
 	far, err := c.list(ctx)
 	if err != nil {
 		return nil, err
@@ -48,26 +44,22 @@ func newOtherClients(ctx context.Context, o *Operation, b *backend) (*otherClien
 		// Who was there within the last minute may come again, even if the wait
 		// for everybody else takes no time.
 		c.arrived = time.Now()
-		c.tell(far[0].Addr(), false)
+		c.Client(far[0].Addr(), false, c.quiet())
 	}
 	return c, nil
 }
 
 // quiet is how long no other client must have connected.
-func (c *otherClients) quiet() time.Duration { return quietIntervals * c.o.plan.Spec.Interval }
-
-func (c *otherClients) tell(a netip.Addr, isNew bool) {
-	c.o.emit(&OtherClient{Header: Header{Target: c.backend.Name, Step: StepWait, Direction: Forward}, Address: a.String(), New: isNew, Quiet: InSeconds(c.quiet())})
-}
+func (c *otherClients) quiet() time.Duration { return quietIntervals * c.Interval }
 
 func (c *otherClients) list(ctx context.Context) ([]netip.AddrPort, error) {
-	far, err := c.backend.clients.Clients(ctx, c.known)
+	far, err := c.counter.Clients(ctx, c.Known)
 	if errors.Is(err, remote.ErrManyClients) {
 		// Too many to tell the new ones: it is not left alone.
 		c.arrived, err = time.Now(), nil
 	}
 	return slices.DeleteFunc(far, func(f netip.AddrPort) bool {
-		return f.Addr().IsLoopback() || slices.ContainsFunc(c.o.plan.Spec.IgnorePeers, func(p netip.Prefix) bool { return p.Contains(f.Addr()) })
+		return f.Addr().IsLoopback() || slices.ContainsFunc(c.Ignored, func(p netip.Prefix) bool { return p.Contains(f.Addr()) })
 	}), err
 }
 
@@ -80,7 +72,7 @@ func (c *otherClients) look(ctx context.Context, must bool) (arriving bool, err 
 	if c == nil {
 		return false, nil
 	}
-	if must || time.Since(c.last) >= c.o.plan.Spec.Interval {
+	if must || time.Since(c.last) >= c.Interval {
 		c.last = time.Now()
 		far, err := c.list(ctx)
 		if err != nil {
@@ -94,7 +86,7 @@ func (c *otherClients) look(ctx context.Context, must bool) (arriving bool, err 
 			c.arrived = time.Now()
 			if a := f.Addr(); !c.named[a] {
 				c.named[a] = true
-				c.tell(a, true)
+				c.Client(a, true, c.quiet())
 			}
 		}
 	}

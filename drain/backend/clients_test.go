@@ -1,4 +1,4 @@
-package drain
+package backend
 
 import (
 	"errors"
@@ -10,17 +10,17 @@ import (
 	"testing"
 	"time"
 
-	"github.com/drainctl/drainctl/drain/balancer"
 	"github.com/drainctl/drainctl/remote"
 )
 
 // A crowd is the clients of a backend, made up: those on loopback would be this
 // machine's own. An ss of its own tells of them.
 type crowd struct {
-	t    *testing.T
-	file string
-	wait *wait
-	told *told
+	t       *testing.T
+	file    string
+	backend *Backend
+	wait    Wait
+	told    *told
 }
 
 // fakeSS answers like ss: all connections, for the other clients, or none that
@@ -30,7 +30,7 @@ test -e "$CROWD.broken" && { echo "ss: made to fail" >&2; exit 1; }
 case "$*" in *connected*) cat "$CROWD" ;; esac
 `
 
-func newCrowd(t *testing.T, change ...func(*Spec)) *crowd {
+func newCrowd(t *testing.T, change ...func(*Wait)) *crowd {
 	t.Helper()
 	bin := t.TempDir()
 	c := &crowd{t: t, file: filepath.Join(bin, "connections")}
@@ -42,9 +42,11 @@ func newCrowd(t *testing.T, change ...func(*Spec)) *crowd {
 	c.are()
 	counter := remote.NewCounter(remote.Local(nil), []uint16{8080})
 	t.Cleanup(func() { counter.Close() })
-	c.wait, c.told = waitOf(ssCounter{counter}, &watchedLB{}, append([]func(*Spec){func(s *Spec) { s.Interval = 20 * time.Millisecond }}, change...)...)
-	c.wait.o.backends[0].clients = counter
-	c.wait.o.plan.LBs = []LBPlan{{LB: ThisMachine, Report: &balancer.Report{Addresses: addrs("192.168.1.2", "::1")}}}
+	c.backend, c.wait, c.told = waitOf(counter, append([]func(*Wait){func(w *Wait) {
+		w.Interval, w.Others = 20*time.Millisecond, true
+		w.Known = []netip.Addr{netip.MustParseAddr("192.168.1.2"), netip.MustParseAddr("::1")}
+	}}, change...)...)
+	c.backend.Clients = counter
 	return c
 }
 
@@ -64,9 +66,9 @@ func (c *crowd) are(peers ...string) {
 }
 
 func TestOtherClients(t *testing.T) {
-	c := newCrowd(t, func(s *Spec) { s.IgnorePeers = []netip.Prefix{netip.MustParsePrefix("10.9.0.0/16")} })
+	c := newCrowd(t, func(w *Wait) { w.Ignored = []netip.Prefix{netip.MustParsePrefix("10.9.0.0/16")} })
 	c.are("192.168.1.3:4000", "10.9.1.1:1")
-	others, err := newOtherClients(t.Context(), c.wait.o, c.wait.o.backends[0])
+	others, err := newOtherClients(t.Context(), c.backend, c.wait)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,7 +87,7 @@ func TestOtherClients(t *testing.T) {
 	look("known from the start", false)
 	c.are("10.9.1.1:2", "127.0.0.1:99", "[::1]:7", "192.168.1.2:555", "[::ffff:192.168.1.2]:556", "192.168.1.10:557")
 	look("ignored, loopback, the load balancer's own, the backend's own", false)
-	if told := eventsOf[*OtherClient](c.told); len(told) != 1 || told[0].Address != "192.168.1.3" || told[0].New || told[0].Quiet.Duration() != 120*time.Millisecond || told[0].Target != "app-1" {
+	if told := c.told.clients; len(told) != 1 || told[0].address.String() != "192.168.1.3" || told[0].isNew || told[0].quiet != 120*time.Millisecond {
 		t.Errorf("told %+v", told)
 	}
 
@@ -94,9 +96,9 @@ func TestOtherClients(t *testing.T) {
 	c.are("192.168.1.3:4002")
 	look("one more", true)
 	seen := map[string]int{}
-	for _, e := range eventsOf[*OtherClient](c.told) {
-		if e.New {
-			seen[e.Address]++
+	for _, e := range c.told.clients {
+		if e.isNew {
+			seen[e.address.String()]++
 		}
 	}
 	if len(seen) != 2 || seen["192.168.1.3"] != 1 || seen["192.168.1.4"] != 1 {
@@ -113,39 +115,6 @@ func TestOtherClients(t *testing.T) {
 	}
 	if _, err := others.look(t.Context(), true); err == nil || !strings.Contains(err.Error(), "made to fail") {
 		t.Errorf("got %v", err)
-	}
-}
-
-// Only ss on another host can tell of other clients.
-func TestOtherClientsNotLookedFor(t *testing.T) {
-	host := remote.Local(nil)
-	for _, test := range []struct {
-		spec    func(*Spec)
-		backend Backend
-		want    bool
-	}{
-		{func(*Spec) {}, Backend{Name: "a", Address: "10.0.0.1", Ports: []uint16{80}}, true},
-		{func(*Spec) {}, Backend{Name: "this machine", Ports: []uint16{80}}, false},
-		{func(*Spec) {}, Backend{Name: "this machine", Sockets: []string{"/a.sock"}}, false},
-		{func(s *Spec) { s.Counter = CounterLB }, Backend{Name: "a", Address: "10.0.0.1", Ports: []uint16{80}}, false},
-		{func(s *Spec) { s.Counter, s.StatusURL = CounterStubStatus, "http://localhost/" }, Backend{Name: "a", Address: "10.0.0.1", Ports: []uint16{80}}, false},
-	} {
-		w, _ := waitOf(nil, nil, test.spec)
-		b := &backend{Backend: test.backend, host: host}
-		b.counter = w.o.newCounter(b)
-		if (b.clients != nil) != test.want {
-			t.Errorf("%+v: looked for %t, want %t", test.backend, b.clients != nil, test.want)
-		}
-		if test.want {
-			continue
-		}
-		others, err := newOtherClients(t.Context(), w.o, b)
-		if others != nil || err != nil {
-			t.Errorf("%v, %v", others, err)
-		}
-		if arriving, err := others.look(t.Context(), true); arriving || err != nil || others.seen() {
-			t.Errorf("arriving %t, %v", arriving, err)
-		}
 	}
 }
 
@@ -176,24 +145,24 @@ func TestWaitForOtherClients(t *testing.T) {
 	stop := make(chan struct{})
 	time.AfterFunc(400*time.Millisecond, func() { close(stop) })
 	done, last := c.arrive(stop)
-	v := c.wait.run(t.Context(), Forward, Managed)
+	_, err := c.backend.Drained(t.Context(), c.wait)
 	ended := time.Now()
 	<-done
-	if v.Err != nil || ended.Before(*last) {
-		t.Errorf("%+v, %s before the last one came", v, last.Sub(ended))
+	if err != nil || ended.Before(*last) {
+		t.Errorf("%v, %s before the last one came", err, last.Sub(ended))
 	}
 }
 
 // If they go on, the time is up, and what is said names them.
 func TestWaitForOtherClientsTimesOut(t *testing.T) {
-	c := newCrowd(t, func(s *Spec) { s.Timeout = 300 * time.Millisecond })
+	c := newCrowd(t, func(w *Wait) { w.Timeout = 300 * time.Millisecond })
 	stop := make(chan struct{})
 	done, _ := c.arrive(stop)
-	v := c.wait.run(t.Context(), Forward, Managed)
+	_, err := c.backend.Drained(t.Context(), c.wait)
 	close(stop)
 	<-done
 	var late *TimedOutError
-	if !errors.As(v.Err, &late) || !late.OtherClients || late.Error() != "not drained after 300ms: connections kept arriving from elsewhere than the load balancer" {
-		t.Errorf("got %v", v.Err)
+	if !errors.As(err, &late) || !late.OtherClients || late.Error() != "not drained after 300ms: connections kept arriving from elsewhere than the load balancer" {
+		t.Errorf("got %v", err)
 	}
 }

@@ -1,0 +1,106 @@
+// Package backend is one backend in a run: the host behind a target, where the
+// app runs. It counts its connections, waits until they are gone, and stops and
+// starts its service.
+package backend
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/drainctl/drainctl/nginx"
+	"github.com/drainctl/drainctl/remote"
+)
+
+// A Backend is one host.
+type Backend struct {
+	Name    string
+	Host    remote.Host // nil when nothing is run there
+	Service remote.Service
+	Counter Counter
+	Clients *remote.Counter // who is connected; nil where that cannot be known
+	// Active tells that the service was active when everything was checked. It
+	// is then stopped without asking again, so that the stop follows the last
+	// request closely; to stop what has ended since does no harm.
+	Active  bool
+	Touched bool // this run has stopped or started the service, or tried to
+}
+
+// Close ends what runs on the host, and the connection to it.
+func (b *Backend) Close() {
+	if b.Counter != nil {
+		b.Counter.Close()
+	}
+	if b.Host != nil {
+		_ = b.Host.Close()
+	}
+}
+
+// A Counter counts the open connections of a backend.
+type Counter interface {
+	Count(context.Context) (remote.Count, error)
+	Close() error
+}
+
+// StatusCounter is the stub_status of the backend's own nginx, asked on the
+// backend.
+type StatusCounter struct {
+	Host remote.Host
+	URL  string
+}
+
+// Count implements [Counter].
+func (c StatusCounter) Count(ctx context.Context) (remote.Count, error) {
+	code, body, err := remote.Get(ctx, c.Host, c.URL)
+	if err != nil {
+		return remote.Count{}, err
+	}
+	if code != 200 {
+		return remote.Count{}, fmt.Errorf("%s answered with status %d", c.URL, code)
+	}
+	s, err := nginx.ParseStubStatus(body)
+	if err != nil {
+		return remote.Count{}, fmt.Errorf("%s: %w", c.URL, err)
+	}
+	return remote.Count{Open: s.Open()}, nil
+}
+
+// Close implements [Counter].
+func (StatusCounter) Close() error { return nil }
+
+// logLines is how many lines of a unit's log a failure shows.
+const logLines = 10
+
+// Log is the last lines of the service's log, where they can be had.
+func (b *Backend) Log(ctx context.Context) []string {
+	text, err := b.Service.Logs(ctx, logLines)
+	if err != nil || text == "" {
+		return nil
+	}
+	return strings.Split(strings.TrimRight(text, "\n"), "\n")
+}
+
+// sleep waits for d or until ctx ends.
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// Span is a duration without the zeros that say nothing: 5m for 5m0s.
+func Span(d time.Duration) string {
+	text := d.String()
+	if strings.HasSuffix(text, "m0s") {
+		text = strings.TrimSuffix(text, "0s")
+	}
+	if strings.HasSuffix(text, "h0m") {
+		text = strings.TrimSuffix(text, "0m")
+	}
+	return text
+}

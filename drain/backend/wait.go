@@ -1,0 +1,206 @@
+package backend
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/drainctl/drainctl/remote"
+)
+
+// How the wait samples. A stop must follow the last request closely, and a
+// single low reading proves nothing: a worker of the earlier generation may open
+// one more connection for a request it already holds.
+const (
+	LowReadings  = 3                     // in a row before the backend counts as drained
+	lowInterval  = 2 * time.Millisecond  // between two low readings
+	nearInterval = 10 * time.Millisecond // when the end is near
+	nearCount    = 16                    // connections above the threshold that count as near the end
+	// dutyFactor keeps the readings to half of the backend's time: it rests at
+	// least this many times what a reading took.
+	dutyFactor = 1
+	// countGrace is for how long the connections may not be countable before the
+	// wait gives up: an SSH connection may break and come back.
+	countGrace = 60 * time.Second
+)
+
+// A Wait says what to wait for, and who is told of it.
+type Wait struct {
+	Threshold int           // connections that may be open
+	Interval  time.Duration // between two readings, far from the end
+	Timeout   time.Duration // 0: no limit
+	// Others looks for other clients too: Known are the addresses of the LBs, and
+	// Ignored the networks whose connections do not matter.
+	Others  bool
+	Known   []netip.Addr
+	Ignored []netip.Prefix
+
+	// Look looks, beside a reading, whether the LBs still keep requests away; it
+	// knows whether it is time to, unless it must. buffered asks for requests that
+	// they hold. hold tells that the reading does not count.
+	Look func(ctx context.Context, must, buffered bool) (hold bool, err error)
+	// Reading is told each reading, and Client another client: quiet is how long
+	// nobody else must connect.
+	Reading func(Reading)
+	Client  func(a netip.Addr, isNew bool, quiet time.Duration)
+}
+
+// A Reading is one look at the connections.
+type Reading struct {
+	Count   remote.Count
+	Err     error // why they could not be counted now
+	Low     int   // low readings in a row
+	Elapsed time.Duration
+}
+
+// A TimedOutError is the end of a wait whose time was up.
+type TimedOutError struct {
+	Backend      string
+	Count        remote.Count
+	Threshold    int
+	Limit        time.Duration
+	OtherClients bool // connections kept arriving from others than the LBs
+}
+
+func (e *TimedOutError) Error() string {
+	if e.OtherClients && e.Count.Open <= e.Threshold {
+		return fmt.Sprintf("not drained after %s: connections kept arriving from elsewhere than the load balancer", Span(e.Limit))
+	}
+	from := ""
+	for i, p := range e.Count.Peers {
+		if i == 0 {
+			from = ", from "
+		} else {
+			from += ", "
+		}
+		from += fmt.Sprintf("%s (%d)", p.Addr, p.Count)
+	}
+	if e.Count.MorePeers > 0 {
+		from += fmt.Sprintf(", and %d more", e.Count.MorePeers)
+	}
+	return fmt.Sprintf("not drained after %s: %s open, more than %d%s", Span(e.Limit), connections(e.Count.Open), e.Threshold, from)
+}
+
+func connections(n int) string {
+	if n == 1 {
+		return "1 connection"
+	}
+	return fmt.Sprintf("%d connections", n)
+}
+
+// waiting is a wait under way.
+type waiting struct {
+	Wait
+	backend  *Backend
+	clients  *otherClients
+	began    time.Time
+	good     time.Time // the last time that the connections could be counted
+	took     time.Duration
+	count    remote.Count
+	err      error // why they could not be counted
+	low      int   // low readings in a row
+	arriving bool  // other clients have connected lately
+	hold     bool  // the reading does not count: see Wait.Look
+}
+
+// Drained waits until the open connections are at or below the threshold,
+// several readings in a row, and gives the last one. The error is a
+// *[TimedOutError] when the time is up.
+func (b *Backend) Drained(ctx context.Context, w Wait) (Reading, error) {
+	now := time.Now()
+	r := &waiting{Wait: w, backend: b, began: now, good: now}
+	if w.Others {
+		var err error
+		if r.clients, err = newOtherClients(ctx, b, w); err != nil {
+			return Reading{}, err
+		}
+	}
+	for {
+		if err := r.sample(ctx); err != nil {
+			return Reading{}, err
+		}
+		reading := Reading{Count: r.count, Err: r.err, Low: r.low, Elapsed: time.Since(r.began)}
+		w.Reading(reading)
+		switch {
+		case r.low >= LowReadings:
+			return reading, nil
+		case r.err != nil && time.Since(r.good) > countGrace:
+			return reading, fmt.Errorf("the open connections could not be counted for %s: %w", countGrace, r.err)
+		case w.Timeout > 0 && r.low == 0 && reading.Elapsed >= w.Timeout:
+			if r.err != nil {
+				return reading, fmt.Errorf("the open connections could not be counted when the time was up: %w", r.err)
+			}
+			return reading, &TimedOutError{
+				Backend: b.Name, Count: r.count, Threshold: w.Threshold, Limit: w.Timeout, OtherClients: r.arriving && r.clients.seen(),
+			}
+		}
+		if err := sleep(ctx, r.pause(reading.Elapsed)); err != nil {
+			return reading, err
+		}
+	}
+}
+
+// sample counts the connections, and looks around: now and then, and always
+// beside the reading that may be the last. All are asked at once, so that the
+// looks delay nothing.
+func (r *waiting) sample(ctx context.Context) error {
+	last, before := r.low == LowReadings-1, r.low == LowReadings-2
+	looked := make(chan error, 1)
+	hold := false
+	go func() {
+		var err error
+		hold, err = r.Look(ctx, last, before)
+		looked <- err
+	}()
+	started := time.Now()
+	count, err := r.backend.Counter.Count(ctx)
+	r.took = time.Since(started)
+	lookErr := <-looked
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if lookErr != nil {
+		return lookErr
+	}
+	arriving, clientsErr := r.clients.look(ctx, last)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if clientsErr == nil {
+		r.arriving = arriving
+	} else if last {
+		r.arriving = true // not known is not none
+	}
+	r.hold = hold
+	r.err = err
+	if err == nil {
+		r.count, r.good = count, time.Now()
+	}
+	switch low := err == nil && count.Open <= r.Threshold && !r.arriving; {
+	case !low:
+		r.low = 0
+	case !r.hold:
+		r.low++
+	}
+	return nil
+}
+
+// pause is how long to wait before the next reading.
+func (r *waiting) pause(elapsed time.Duration) time.Duration {
+	interval := r.Interval
+	switch {
+	case r.err != nil:
+	case r.low > 0:
+		interval = min(interval, lowInterval)
+	case r.count.Open <= r.Threshold+nearCount && !r.arriving:
+		interval = min(interval, max(nearInterval, dutyFactor*r.took))
+	}
+	if r.Timeout > 0 && r.low == 0 {
+		interval = min(interval, max(r.Timeout-elapsed, nearInterval))
+	}
+	if r.hold {
+		interval = max(interval, nearInterval, dutyFactor*r.took)
+	}
+	return interval
+}

@@ -1,0 +1,197 @@
+package backend
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/drainctl/drainctl/remote"
+)
+
+// A script is a counter that reads what it is told to, and then its last value
+// for ever. A negative number is a reading that fails.
+type script struct {
+	counts []int
+	reads  int
+	onRead func(n int)
+}
+
+func (s *script) Count(context.Context) (remote.Count, error) {
+	i := min(s.reads, len(s.counts)-1)
+	s.reads++
+	if s.onRead != nil {
+		s.onRead(s.reads)
+	}
+	if s.counts[i] < 0 {
+		return remote.Count{}, errors.New("the line is cut")
+	}
+	return remote.Count{Open: s.counts[i]}, nil
+}
+
+func (*script) Close() error { return nil }
+
+// told keeps what a wait tells.
+type told struct {
+	readings []Reading
+	clients  []client
+}
+
+type client struct {
+	address netip.Addr
+	isNew   bool
+	quiet   time.Duration
+}
+
+// waitOf is a backend whose counter is made up, and a wait for it.
+func waitOf(c Counter, change ...func(*Wait)) (*Backend, Wait, *told) {
+	l := &told{}
+	w := Wait{
+		Interval: time.Millisecond, Timeout: time.Minute,
+		Look:    func(context.Context, bool, bool) (bool, error) { return false, nil },
+		Reading: func(r Reading) { l.readings = append(l.readings, r) },
+		Client: func(a netip.Addr, isNew bool, quiet time.Duration) {
+			l.clients = append(l.clients, client{a, isNew, quiet})
+		},
+	}
+	for _, ch := range change {
+		ch(&w)
+	}
+	return &Backend{Name: "app-1", Counter: c}, w, l
+}
+
+// One low reading proves nothing: as many in a row are needed.
+func TestWaitNeedsSeveralLowReadings(t *testing.T) {
+	for _, test := range []struct {
+		counts    []int
+		threshold int
+		reads     int
+	}{
+		{[]int{0}, 0, 3},
+		{[]int{5, 3, 1, 0}, 0, 6},
+		{[]int{0, 0, 1, 0, 1, 0}, 0, 8},
+		{[]int{0, 0, -1, 0}, 0, 6},
+		{[]int{-1, -1, 0}, 0, 5},
+		{[]int{4, 3, 2}, 2, 5},
+		{[]int{2, 2, 3, 2, 1, 0}, 2, 6},
+	} {
+		s := &script{counts: test.counts}
+		b, w, l := waitOf(s, func(w *Wait) { w.Threshold = test.threshold })
+		last, err := b.Drained(t.Context(), w)
+		if err != nil || s.reads != test.reads || len(l.readings) != test.reads {
+			t.Errorf("%v: %d readings, %d told, %v; want %d", test.counts, s.reads, len(l.readings), err, test.reads)
+			continue
+		}
+		if told := l.readings[len(l.readings)-1]; told.Low != LowReadings || told.Count.Open != last.Count.Open {
+			t.Errorf("%v: the last reading is %+v, told %+v", test.counts, last, told)
+		}
+	}
+}
+
+func TestWaitTimesOut(t *testing.T) {
+	short := func(w *Wait) { w.Timeout = 30 * time.Millisecond }
+	b, w, _ := waitOf(&script{counts: []int{2}}, short)
+	_, err := b.Drained(t.Context(), w)
+	var late *TimedOutError
+	if !errors.As(err, &late) || late.Count.Open != 2 || err.Error() != "not drained after 30ms: 2 connections open, more than 0" {
+		t.Errorf("got %v", err)
+	}
+	// What cannot be counted has not been drained, and was not seen to hold.
+	b, w, l := waitOf(&script{counts: []int{-1}}, short)
+	_, err = b.Drained(t.Context(), w)
+	if err == nil || errors.As(err, &late) || !strings.Contains(err.Error(), "could not be counted when the time was up: the line is cut") {
+		t.Errorf("got %v", err)
+	}
+	if told := l.readings[0].Err; told == nil || told.Error() != "the line is cut" {
+		t.Errorf("told %v", told)
+	}
+	// When the time is up during the last low readings, they are finished.
+	s := &script{counts: []int{1, 0}}
+	s.onRead = func(n int) {
+		if n == 2 {
+			time.Sleep(150 * time.Millisecond)
+		}
+	}
+	b, w, _ = waitOf(s, func(w *Wait) { w.Timeout = 100 * time.Millisecond })
+	if _, err = b.Drained(t.Context(), w); err != nil {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestWaitIsInterrupted(t *testing.T) {
+	interrupted := errors.New("interrupted")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	s := &script{counts: []int{1}, onRead: func(n int) {
+		if n == 3 {
+			cancel(interrupted)
+		}
+	}}
+	b, w, _ := waitOf(s, func(w *Wait) { w.Timeout = 0 })
+	if _, err := b.Drained(ctx, w); !errors.Is(err, interrupted) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// Far from the end the operator's interval counts; near it, and for the low
+// readings, it is sampled faster, but never so fast that counting is most of
+// what the backend does.
+func TestPause(t *testing.T) {
+	const interval, slow = 500 * time.Millisecond, 100 * time.Millisecond
+	for _, test := range []struct {
+		name    string
+		r       waiting
+		limit   time.Duration
+		elapsed time.Duration
+		want    time.Duration
+	}{
+		{"far", waiting{count: remote.Count{Open: 1000}}, 0, 0, interval},
+		{"near", waiting{count: remote.Count{Open: 10}}, 0, 0, nearInterval},
+		{"near, and counting is slow", waiting{count: remote.Count{Open: 10}, took: slow}, 0, 0, dutyFactor * slow},
+		{"near, and counting is very slow", waiting{count: remote.Count{Open: 10}, took: 10 * time.Second}, 0, 0, interval},
+		{"near, and others arrive", waiting{arriving: true}, 0, 0, interval},
+		{"low", waiting{low: 1}, 0, 0, lowInterval},
+		{"low, and requests are buffered", waiting{low: 1, hold: true}, 0, 0, nearInterval},
+		{"low, requests are buffered, and counting is slow", waiting{low: 1, hold: true, took: slow}, 0, 0, dutyFactor * slow},
+		{"not counted", waiting{err: errors.New("cut")}, 0, 0, interval},
+		{"the time is nearly up", waiting{count: remote.Count{Open: 1000}}, time.Minute, time.Minute - 100*time.Millisecond, 100 * time.Millisecond},
+		{"the time is up", waiting{count: remote.Count{Open: 1000}}, time.Minute, time.Minute, nearInterval},
+		{"no limit", waiting{count: remote.Count{Open: 1000}}, 0, time.Hour, interval},
+	} {
+		test.r.Wait = Wait{Interval: interval, Timeout: test.limit}
+		if got := test.r.pause(test.elapsed); got != test.want {
+			t.Errorf("%s: %s, want %s", test.name, got, test.want)
+		}
+	}
+	if got := (&waiting{Wait: Wait{Interval: time.Millisecond}, count: remote.Count{Open: 1000}}).pause(0); got != time.Millisecond {
+		t.Errorf("the operator's own interval became %s", got)
+	}
+}
+
+func TestTimedOutSaysWhoHolds(t *testing.T) {
+	peer := func(addr string, n int) remote.Peer { return remote.Peer{Addr: netip.MustParseAddr(addr), Count: n} }
+	for _, test := range []struct {
+		count remote.Count
+		want  string
+	}{
+		{remote.Count{Open: 1}, "not drained after 5m: 1 connection open, more than 0"},
+		{remote.Count{Open: 3, Peers: []remote.Peer{peer("192.168.1.2", 2), peer("fe80::1", 1)}}, "not drained after 5m: 3 connections open, more than 0, from 192.168.1.2 (2), fe80::1 (1)"},
+		{remote.Count{Open: 9, Peers: []remote.Peer{peer("192.168.1.2", 2)}, MorePeers: 4}, "not drained after 5m: 9 connections open, more than 0, from 192.168.1.2 (2), and 4 more"},
+	} {
+		if got := (&TimedOutError{Count: test.count, Limit: 5 * time.Minute}).Error(); got != test.want {
+			t.Errorf("%s, want %s", got, test.want)
+		}
+	}
+}
+
+func TestSpan(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		0: "0s", 500 * time.Millisecond: "500ms", 30 * time.Second: "30s", 10 * time.Second: "10s", time.Minute: "1m", 90 * time.Second: "1m30s",
+		5 * time.Minute: "5m", 10 * time.Minute: "10m", time.Hour: "1h", 10 * time.Hour: "10h", time.Hour + time.Second: "1h0m1s", 90 * time.Minute: "1h30m",
+	} {
+		if got := Span(d); got != want {
+			t.Errorf("%d: %s, want %s", d, got, want)
+		}
+	}
+}

@@ -124,6 +124,10 @@ func split(cmd *cli.Command, args []string) (flags, positional []string, err err
 			flags = append(flags, dashes(name)+"="+value)
 			continue
 		}
+		if i+1 < len(args) && (args[i+1] == "true" || args[i+1] == "false") {
+			// It would be taken for a target.
+			return nil, nil, usage("%s takes no value after a blank; write %s=%s", dashes(name), dashes(name), args[i+1])
+		}
 		flags = append(flags, dashes(name))
 	}
 	return flags, positional, nil

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bufio"
 	"fmt"
 	"net/netip"
 	"net/url"
@@ -22,6 +23,7 @@ import (
 
 // Categories the help groups flags by.
 const (
+	catLBs    = "Load balancers:"
 	catNginx  = "nginx:"
 	catSSH    = "SSH:"
 	catGuards = "Guards:"
@@ -66,25 +68,79 @@ func (f *specFlags) list(name string, to *[]string, category, usage string) {
 	})
 }
 
-// where says which load balancer is meant, and where its journal is.
+// where says which load balancers are meant, and where their journals are.
 func (f *specFlags) where() {
-	lb := ""
-	f.text("lb", &lb, catNginx, "load balancer `HOST`, or USER@HOST, reached over SSH (default: this machine)")
+	from := ""
+	f.list("lb", &f.spec.LBs, catLBs, "load balancer `HOST`, USER@HOST or HOST:PORT, reached over SSH (repeatable; default: this machine)")
+	f.text("lb-from", &from, catLBs, "read load balancers from `FILE`, one a line; - is standard input")
 	f.after = append(f.after, func(c *cli.Context) error {
-		if lb = c.String("lb"); lb == "" {
-			return nil
+		more, err := f.readLBs(from)
+		if err != nil {
+			return err
 		}
-		f.spec.LBs = []string{lb}
-		_, host, found := strings.Cut(lb, "@")
-		if !found {
-			host = lb
+		f.spec.LBs = append(f.spec.LBs, more...)
+		for i, lb := range f.spec.LBs {
+			if err := checkLB(lb); err != nil {
+				return err
+			}
+			if slices.Contains(f.spec.LBs[:i], lb) {
+				return usage("the load balancer %s is named twice", lb)
+			}
 		}
-		if host == "" || strings.HasPrefix(lb, "@") || strings.HasPrefix(host, "-") || strings.ContainsAny(host, " \t\n/") {
-			return usage("--lb %q: say HOST or USER@HOST", lb)
+		return nil
+	})
+	f.number("parallel", &f.spec.Parallel, catLBs, "ask `N` load balancers at once")
+	f.after = append(f.after, func(*cli.Context) error {
+		if f.spec.Parallel < 1 {
+			return usage("--parallel %d: must be 1 or more", f.spec.Parallel)
 		}
 		return nil
 	})
 	f.journal()
+}
+
+// readLBs reads load balancers from a file, one a line. What follows # is a
+// comment.
+func (f *specFlags) readLBs(from string) ([]string, error) {
+	if from == "" {
+		return nil, nil
+	}
+	in := os.Stdin
+	if from != "-" {
+		file, err := os.Open(from)
+		if err != nil {
+			return nil, usage("--lb-from: %v", err)
+		}
+		defer file.Close()
+		in = file
+	}
+	var lbs []string
+	lines := bufio.NewScanner(in)
+	for lines.Scan() {
+		text, _, _ := strings.Cut(lines.Text(), "#")
+		if text = strings.TrimSpace(text); text != "" {
+			lbs = append(lbs, text)
+		}
+	}
+	if err := lines.Err(); err != nil {
+		return nil, usage("--lb-from %s: %v", from, err)
+	}
+	if len(lbs) == 0 {
+		return nil, usage("--lb-from %s: no load balancer in it", from)
+	}
+	return lbs, nil
+}
+
+// checkLB refuses what cannot be a host to log in to.
+func checkLB(lb string) error {
+	_, host, found := strings.Cut(lb, "@")
+	if !found {
+		host = lb
+	}
+	if host == "" || strings.HasPrefix(lb, "@") || strings.HasPrefix(host, "-") || strings.ContainsAny(host, " \t\n/") {
+		return usage("--lb %q: say HOST, USER@HOST or HOST:PORT", lb)
+	}
+	return nil
 }
 
 func (f *specFlags) journal() {
@@ -154,7 +210,9 @@ func (f *specFlags) run() {
 	f.control()
 	f.keep()
 	f.text("reason", &s.Reason, "", "why, for the journal and for others who look: `TEXT`")
-	f.yes("wait", &s.Wait, "", "wait while another operator holds the lock on the target")
+	f.yes("wait", &s.Wait, "", "wait while another operator holds the lock on a target")
+	f.yes("together", &s.Together, "", "several targets: if one fails, roll all of them back, not that one alone")
+	f.number("skip-unreachable-lb", &s.SkipUnreachable, catLBs, "leave out up to `N` load balancers that cannot be reached; they may still send requests to the target")
 	f.yes("accept-pending", &s.Allow.Pending, catGuards, "files were changed since nginx was last loaded: put them live with this reload")
 	f.span("reload-timeout", &s.ReloadTimeout, catNginx, "how long a new generation of workers may take to serve")
 	f.text("ssh-user", &s.SSH.User, catSSH, "login `USER` on the backend (default: ~/.ssh/config, else the current user)")
@@ -163,6 +221,8 @@ func (f *specFlags) run() {
 	f.text("ssh-host", &s.SSH.Host, catSSH, "`HOST` to log in to, when it is not the address in nginx.conf")
 	f.after = append(f.after, func(c *cli.Context) error {
 		switch {
+		case s.SkipUnreachable < 0:
+			return usage("--skip-unreachable-lb %d: must not be negative", s.SkipUnreachable)
 		case s.ReloadTimeout <= 0:
 			return usage("--reload-timeout %s: must be longer than 0", s.ReloadTimeout)
 		case c.IsSet("ssh-port") && (s.SSH.Port < 1 || s.SSH.Port > 65535):
@@ -234,15 +294,18 @@ func (f *specFlags) targets(c *cli.Context, atLeast int) error {
 	switch {
 	case len(args) < atLeast:
 		return usage("%s needs a TARGET, such as 192.168.1.10, 192.168.1.10:8080 or unix:/run/app.sock", c.Command.Name)
-	case len(args) > 1:
-		return usage("%s takes one TARGET; %q is one argument too many", c.Command.Name, args[1])
 	}
 	for _, text := range args {
 		t, err := nginx.ParseTarget(text)
+		if err == nil && strings.HasPrefix(text, "-") {
+			err = fmt.Errorf("target %q: it looks like a flag, and flags stand before --", text)
+		}
 		if err != nil {
 			return usage("%v", err)
 		}
-		f.spec.Targets = append(f.spec.Targets, t.String())
+		if !slices.Contains(f.spec.Targets, t.String()) {
+			f.spec.Targets = append(f.spec.Targets, t.String())
+		}
 	}
 	return nil
 }
@@ -303,8 +366,10 @@ func (s *session) checkSSH(spec drain.Spec) error {
 		return nil
 	}
 	why := "nothing in this run is done over SSH"
-	if t, err := nginx.ParseTarget(spec.Targets[0]); err == nil && drain.OnLB(t) {
-		why = fmt.Sprintf("%s is the load balancer itself, which is not reached over SSH", t)
+	for _, text := range spec.Targets {
+		if t, err := nginx.ParseTarget(text); err == nil && drain.OnLB(t) {
+			why = fmt.Sprintf("%s is the load balancer itself, which is not reached over SSH", t)
+		}
 	}
 	return s.unused(why, "ssh-user", "ssh-port", "identity", "ssh-host")
 }

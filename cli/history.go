@@ -9,7 +9,7 @@ import (
 )
 
 func historyCommand(s *session) *cli.Command {
-	f := &specFlags{}
+	f := &specFlags{spec: drain.DefaultSpec("")}
 	f.where()
 	f.shown()
 	return &cli.Command{

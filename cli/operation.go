@@ -16,14 +16,14 @@ import (
 // operationCommand is drain or undrain.
 func operationCommand(s *session, kind drain.Kind) *cli.Command {
 	f := &specFlags{spec: drain.DefaultSpec(kind)}
-	cmd := &cli.Command{Name: string(kind), ArgsUsage: "TARGET"}
+	cmd := &cli.Command{Name: string(kind), ArgsUsage: "TARGET..."}
 	if kind == drain.Drain {
-		cmd.Usage = "mark a backend down in nginx, wait until nobody uses it, stop its service"
-		cmd.Description = describeTarget("the backend to drain")
+		cmd.Usage = "mark backends down in nginx, wait until nobody uses them, stop their service"
+		cmd.Description = describeTarget("a backend to drain")
 		f.drain()
 	} else {
-		cmd.Usage = "start a backend's service, wait until it is healthy, clear its down mark"
-		cmd.Description = describeTarget("the backend to put back")
+		cmd.Usage = "start the service of backends, wait until they are healthy, clear their down mark"
+		cmd.Description = describeTarget("a backend to put back")
 		f.undrain()
 	}
 	f.yes("dry-run", &f.dryRun, "", "show the plan, the diff, and every warning and refusal; touch nothing")

@@ -9,7 +9,7 @@ import (
 )
 
 func statusCommand(s *session) *cli.Command {
-	f := &specFlags{}
+	f := &specFlags{spec: drain.DefaultSpec("")}
 	f.which()
 	f.where()
 	f.nginx()
@@ -17,7 +17,7 @@ func statusCommand(s *session) *cli.Command {
 	return &cli.Command{
 		Name:      "status",
 		Usage:     "show upstreams and their servers: up or down, connections now",
-		ArgsUsage: "[TARGET]",
+		ArgsUsage: "[TARGET...]",
 		Description: "Connections are those from the load balancer that are established now. A server that is\n" +
 			"down may still have some: requests that are being finished.",
 		Flags: f.flags,
@@ -37,7 +37,7 @@ func (s *session) showStatus(ctx context.Context, spec drain.Spec) error {
 	_, soft, stop := withSignals(ctx, s.view.signal)
 	defer stop()
 	st, err := drain.ReadStatus(soft, spec, s.machines(true))
-	if err == nil {
+	if st != nil {
 		s.view.status(st)
 	}
 	return err

@@ -6,60 +6,117 @@ import (
 	"slices"
 
 	"github.com/drainctl/drainctl/drain/balancer"
+	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/nginx"
 )
 
-// configure brings the servers of the plan to a wanted state on every LB: down
+// configure brings the servers of a batch to a wanted state on every LB: down
 // forward, not down in reverse. All files are written and tested before any LB
 // is reloaded.
-type configure struct{ o *Operation }
+type configure struct{}
 
-func (*configure) name() StepName { return StepMarkDown }
+func (configure) name() StepName { return StepMarkDown }
 
-func (c *configure) run(ctx context.Context, d Direction, s Scope) Verdict {
-	if s == ThisOperation {
-		return c.restore(ctx)
+func (configure) run(ctx context.Context, b *batch, d Direction, s Scope) Verdict {
+	switch {
+	case s != ThisOperation:
+		return b.configure(ctx, d)
+	case b == b.o.whole:
+		return b.o.restore(ctx)
 	}
-	plans := make(map[*LB]LBPlan, len(c.o.lbs))
-	for i, lb := range c.o.lbs {
-		plans[lb] = c.o.plan.LBs[i]
+	return b.revert(ctx, d)
+}
+
+// configure edits, tests and reloads.
+func (b *batch) configure(ctx context.Context, d Direction) Verdict {
+	v := b.applyAll(ctx, b.plan.LBs, nginx.Want{Down: d == Forward})
+	if v.Err == nil {
+		v.Detail = b.detail(d)
 	}
-	reload := make([]bool, len(c.o.lbs))
-	err := c.o.lbs.each(ctx, func(ctx context.Context, lb *LB) error {
-		a, err := c.apply(ctx, lb, plans[lb])
-		reload[slices.Index(c.o.lbs, lb)] = a.NeedsReload
+	return v
+}
+
+// revert undoes what this operation has configured on the servers of a batch that
+// is not all of it, in the direction that leads back.
+func (b *batch) revert(ctx context.Context, d Direction) Verdict {
+	want := nginx.Want{Down: d == Forward}
+	parts, err := gather(ctx, b.o.lbs, func(ctx context.Context, lb *LB) (LBPlan, error) {
+		q := b.query()
+		q.Preflight, q.Want, q.Unmanaged = false, &want, true
+		now, err := lb.ask(ctx, q)
+		if err != nil {
+			return now, err
+		}
+		// Of what it finds, only what was configured here.
+		did := b.part(lb).Report.Servers
+		now.Report.Servers = slices.DeleteFunc(now.Report.Servers, func(s balancer.Server) bool {
+			return !slices.ContainsFunc(did, func(was balancer.Server) bool {
+				return was.Configure && was.Server == s.Server && was.File == s.File
+			})
+		})
+		return now, nil
+	})
+	if err != nil {
+		return failed(true, err)
+	}
+	return b.applyAll(ctx, parts, want)
+}
+
+// applyAll edits and tests every LB, and reloads those that need it.
+func (b *batch) applyAll(ctx context.Context, parts []LBPlan, want nginx.Want) Verdict {
+	lbs := b.o.lbs
+	reload := make([]bool, len(lbs))
+	err := lbs.each(ctx, func(ctx context.Context, lb *LB) error {
+		i := slices.Index(lbs, lb)
+		a, err := b.apply(ctx, lb, parts[i], want)
+		reload[i] = a.NeedsReload
 		return err
 	})
-	changed := slices.ContainsFunc(c.o.lbs, func(lb *LB) bool { return lb.edited }) || slices.Contains(reload, true)
+	changed := slices.ContainsFunc(lbs, func(lb *LB) bool { return lb.edited }) || slices.Contains(reload, true)
 	if err != nil {
 		return failed(changed, err)
 	}
-	err = c.o.lbs.each(ctx, func(ctx context.Context, lb *LB) error {
-		if !reload[slices.Index(c.o.lbs, lb)] {
+	err = lbs.each(ctx, func(ctx context.Context, lb *LB) error {
+		if !reload[slices.Index(lbs, lb)] {
 			return nil
 		}
-		return c.reload(ctx, lb)
+		return b.o.reload(ctx, lb)
 	})
 	if err != nil {
 		return failed(changed, err)
 	}
-	return Verdict{Changed: changed, Detail: c.detail(d)}
+	return Verdict{Changed: changed}
 }
 
 // detail says what the servers are now; the ones that an undrain leaves down are
 // not its doing.
-func (c *configure) detail(d Direction) Detail {
+func (b *batch) detail(d Direction) Detail {
 	var detail Detail
-	for _, lb := range c.o.plan.LBs {
-		wanted, stay := sides(lb.Report.Servers, c.o.plan.Spec.Kind)
+	for _, lb := range b.plan.LBs {
+		wanted, stay := sides(lb.Report.Servers, b.plan.Spec.Kind)
 		detail.StayDown = append(detail.StayDown, names(stay)...)
 		if d == Forward {
 			detail.Down = append(detail.Down, names(wanted)...)
 		} else {
 			detail.Up = append(detail.Up, names(wanted)...)
 		}
+		detail.Up = append(detail.Up, names(lb.Report.Returning)...)
+	}
+	for _, list := range []*[]string{&detail.Down, &detail.Up, &detail.StayDown} {
+		*list = once(*list)
 	}
 	return detail
 }
+
+// query is what the LBs are asked for the batch.
+func (b *batch) query() balancer.Query {
+	q := query(b.plan.Spec)
+	q.Returning = b.returning
+	return q
+}
+
+// part is the part of one LB.
+func (b *batch) part(lb *LB) LBPlan { return b.plan.LBs[slices.Index(b.o.lbs, lb)] }
 
 // attempts bounds how often an LB is planned again because somebody else edits
 // its files at the same time.
@@ -67,61 +124,60 @@ const attempts = 5
 
 // apply edits and tests one LB. Files that have changed since they were planned
 // are planned again, and the guards asked again.
-func (c *configure) apply(ctx context.Context, lb *LB, part LBPlan) (a balancer.Applied, err error) {
-	spec := c.o.plan.Spec
+func (b *batch) apply(ctx context.Context, lb *LB, part LBPlan, want nginx.Want) (a balancer.Applied, err error) {
 	for try := 0; ; try++ {
 		lb.loaded = false
-		a, err = lb.Apply(ctx, part.change(spec))
+		a, err = lb.Apply(ctx, part.change(want, b.plan.Spec.Allow.Pending))
 		if balancer.CodeOf(err) != balancer.CodeChanged || try == attempts {
 			break
 		}
-		c.o.emit(&Warning{Header: Header{LB: lb.Name, Step: StepMarkDown}, Text: fmt.Sprintf("%v: planning again", err)})
-		if part, err = report(ctx, lb, spec); err != nil {
+		b.o.emit(&Warning{Header: Header{LB: lb.Name, Step: StepMarkDown}, Text: fmt.Sprintf("%v: planning again", err)})
+		if part, err = lb.ask(ctx, b.query()); err != nil {
 			return a, err
 		}
-		if err := newPlan(spec, []LBPlan{part}, false).Verdict(); err != nil {
+		if err := newPlan(b.plan.Spec, []LBPlan{part}, false).Verdict(); err != nil {
 			return a, err
 		}
 	}
 	head := Header{LB: lb.Name, Step: StepMarkDown}
 	for _, text := range a.Notices {
-		c.o.emit(&Warning{Header: head, Text: text})
+		b.o.emit(&Warning{Header: head, Text: text})
 	}
 	if err != nil {
 		return a, err
 	}
-	lb.edited, lb.loaded = len(a.Edited) > 0, !a.NeedsReload
+	lb.edited, lb.loaded = lb.edited || len(a.Edited) > 0, !a.NeedsReload
 	if len(a.Stale) > 0 {
-		c.o.emit(&NotLoaded{Header: head, Files: a.Stale})
+		b.o.emit(&NotLoaded{Header: head, Files: a.Stale})
 	}
-	if lb.edited {
-		c.o.emit(&Edited{Header: head, Edits: a.Edited})
+	if len(a.Edited) > 0 {
+		b.o.emit(&Edited{Header: head, Edits: a.Edited})
 	}
 	return a, nil
 }
 
-func (c *configure) reload(ctx context.Context, lb *LB) error {
-	g, err := lb.Reload(ctx, balancer.ReloadRequest{Timeout: c.o.plan.Spec.ReloadTimeout})
+func (o *Operation) reload(ctx context.Context, lb *LB) error {
+	g, err := lb.Reload(ctx, balancer.ReloadRequest{Timeout: o.plan.Spec.ReloadTimeout})
 	if err != nil {
 		return err
 	}
 	lb.loaded = true
-	c.o.emit(&Reloaded{Header: Header{LB: lb.Name, Step: StepMarkDown}, Generation: g})
+	o.emit(&Reloaded{Header: Header{LB: lb.Name, Step: StepMarkDown}, Generation: g})
 	return nil
 }
 
 // restore undoes what this operation did, on every LB, whatever one of them says.
-func (c *configure) restore(ctx context.Context) Verdict {
-	changed := make([]bool, len(c.o.lbs))
-	err := c.o.lbs.each(ctx, func(ctx context.Context, lb *LB) error {
-		if err := c.o.usable(ctx, lb); err != nil {
+func (o *Operation) restore(ctx context.Context) Verdict {
+	changed := make([]bool, len(o.lbs))
+	err := o.lbs.each(ctx, func(ctx context.Context, lb *LB) error {
+		if err := o.usable(ctx, lb); err != nil {
 			return err
 		}
-		done, err := lb.Restore(ctx, balancer.ReloadRequest{Timeout: c.o.plan.Spec.ReloadTimeout})
+		done, err := lb.Restore(ctx, balancer.ReloadRequest{Timeout: o.plan.Spec.ReloadTimeout})
 		for _, text := range done.Notices {
-			c.o.emit(&Warning{Header: Header{LB: lb.Name, Step: StepMarkDown}, Text: text})
+			o.emit(&Warning{Header: Header{LB: lb.Name, Step: StepMarkDown}, Text: text})
 		}
-		changed[slices.Index(c.o.lbs, lb)] = done.Changed
+		changed[slices.Index(o.lbs, lb)] = done.Changed
 		if err == nil {
 			lb.edited, lb.loaded = false, true
 		}
@@ -131,4 +187,33 @@ func (c *configure) restore(ctx context.Context) Verdict {
 		return failed(true, err)
 	}
 	return Verdict{Changed: slices.Contains(changed, true), Detail: Detail{Restored: true}}
+}
+
+// release tells the journals that the operation is done with the servers of a
+// batch, which it has put back.
+func (b *batch) release(ctx context.Context, progress []byte) error {
+	return b.o.lbs.each(ctx, func(ctx context.Context, lb *LB) error {
+		return lb.Record(ctx, balancer.Recorded{Lines: lb.takeHistory(), Released: b.keysOf(lb), Progress: progress})
+	})
+}
+
+// keysOf is the servers of a batch, for the journal of one LB.
+func (b *batch) keysOf(lb *LB) (keys []journal.Server) {
+	for _, s := range b.part(lb).Report.Servers {
+		if !slices.Contains(keys, s.Server) {
+			keys = append(keys, s.Server)
+		}
+	}
+	return keys
+}
+
+// once is a list without what is in it before.
+func once(list []string) []string {
+	var kept []string
+	for _, s := range list {
+		if !slices.Contains(kept, s) {
+			kept = append(kept, s)
+		}
+	}
+	return kept
 }

@@ -116,12 +116,12 @@ func (m Machines) sshTo(name string) remote.SSH {
 }
 
 // Backend implements [Connector].
-func (m Machines) Backend(ctx context.Context, b Backend, lb string, s SSH) (remote.Host, error) {
-	switch {
+func (m Machines) Backend(ctx context.Context, b Backend) (remote.Host, error) {
+	switch s := b.Settings.SSH; {
 	case b.Address != "":
 		return remote.SSH{Address: b.Address, User: s.User, Port: s.Port, Identity: s.Identity, Passphrase: m.Passphrase, Trace: m.Trace}.Connect(ctx)
-	case lb != "":
-		return m.sshTo(lb).Connect(ctx)
+	case b.LB != ThisMachine:
+		return m.sshTo(b.LB).Connect(ctx)
 	}
 	return remote.Local(m.Trace), nil
 }

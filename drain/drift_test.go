@@ -11,6 +11,7 @@ import (
 
 	"github.com/drainctl/drainctl/drain/balancer"
 	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/nginx"
 )
 
 // A meddled connector reaches the rig while somebody else is at work.
@@ -60,7 +61,7 @@ func (r *rig) applied() balancer.Balancer {
 		err = lb.Begin(ctx, balancer.Beginning{Operation: op})
 	}
 	if err == nil {
-		_, err = lb.Apply(ctx, part.change(spec))
+		_, err = lb.Apply(ctx, part.change(nginx.Want{Down: true}, false))
 	}
 	if err != nil {
 		r.t.Fatal(err)

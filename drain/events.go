@@ -182,6 +182,13 @@ type StoppingAnyway struct {
 	Error string `json:"error"`
 }
 
+// An LBSkipped says that an LB cannot be reached and is left out: it may still
+// send requests.
+type LBSkipped struct {
+	Header
+	Error string `json:"error"`
+}
+
 // A Warning is something the operator should know, though it stops nothing.
 type Warning struct {
 	Header
@@ -205,11 +212,20 @@ type Result struct {
 	Services []ServiceStand `json:"services,omitempty"`
 	StayDown []string       `json:"stay_down,omitempty"` // servers that an undrain left down
 	AllDown  bool           `json:"all_down,omitempty"`  // that is all of them
-	Error    string         `json:"error,omitempty"`
-	Findings []Finding      `json:"findings"`
-	Stands   *Stands        `json:"state,omitempty"`
-	Log      []string       `json:"log,omitempty"` // of the app
-	Next     []Command      `json:"next"`
+	// Backends are those that ended in another way than the rest.
+	Backends []BackendResult `json:"backends,omitempty"`
+	Error    string          `json:"error,omitempty"`
+	Findings []Finding       `json:"findings"`
+	Stands   *Stands         `json:"state,omitempty"`
+	Log      []string        `json:"log,omitempty"` // of the app
+	Next     []Command       `json:"next"`
+}
+
+// A BackendResult is how one backend ended where others went on.
+type BackendResult struct {
+	Backend string         `json:"backend"`
+	Result  journal.Result `json:"result"`
+	Error   string         `json:"error"`
 }
 
 func (*OperationStarted) name() string { return "operation_started" }
@@ -229,6 +245,7 @@ func (*RollingBack) name() string      { return "rolling_back" }
 func (*StoppingAnyway) name() string   { return "stopping_anyway" }
 func (*Warning) name() string          { return "warning" }
 func (*AgentCopied) name() string      { return "agent_copied" }
+func (*LBSkipped) name() string        { return "lb_skipped" }
 func (*Result) name() string           { return "result" }
 
 // stamp completes an event's header.
@@ -262,7 +279,7 @@ var kinds = func() map[string]func() Event {
 		func() Event { return &Edited{} }, func() Event { return &NotLoaded{} }, func() Event { return &Reloaded{} },
 		func() Event { return &Waiting{} }, func() Event { return &HealthChecked{} }, func() Event { return &OtherClient{} },
 		func() Event { return &Buffered{} }, func() Event { return &RollingBack{} }, func() Event { return &StoppingAnyway{} },
-		func() Event { return &Warning{} }, func() Event { return &AgentCopied{} }, func() Event { return &Result{} },
+		func() Event { return &Warning{} }, func() Event { return &AgentCopied{} }, func() Event { return &LBSkipped{} }, func() Event { return &Result{} },
 	} {
 		all[make().name()] = make
 	}

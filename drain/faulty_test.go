@@ -238,7 +238,7 @@ func (f *faulty) end() {
 }
 
 // Backend implements [Connector].
-func (f *faulty) Backend(ctx context.Context, b Backend, _ string, _ SSH) (h remote.Host, err error) {
+func (f *faulty) Backend(ctx context.Context, b Backend) (h remote.Host, err error) {
 	if b.Address != "" {
 		f.t.Errorf("SSH to %q for a target on loopback", b.Address)
 	}
@@ -333,8 +333,8 @@ func (b *faultyLB) Health(ctx context.Context, h balancer.HealthCheck) error {
 	return b.call(ctx, "call health", func() error { return b.Balancer.Health(ctx, h) })
 }
 
-func (b *faultyLB) Record(ctx context.Context, lines balancer.Lines) error {
-	return b.call(ctx, "call record", func() error { return b.Balancer.Record(ctx, lines) })
+func (b *faultyLB) Record(ctx context.Context, r balancer.Recorded) error {
+	return b.call(ctx, "call record", func() error { return b.Balancer.Record(ctx, r) })
 }
 
 func (b *faultyLB) End(ctx context.Context, e balancer.Ending) error {

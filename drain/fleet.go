@@ -18,6 +18,8 @@ type LB struct {
 	Name string
 	// connect makes the connection anew, for a rollback after it broke.
 	connect func(context.Context) (balancer.Balancer, error)
+	// slots bounds how many LBs of the fleet are asked at once; nil: no bound.
+	slots chan struct{}
 
 	mu      sync.Mutex
 	history balancer.Lines // not yet recorded
@@ -29,20 +31,18 @@ type LB struct {
 // A fleet is the LBs of a run.
 type fleet []*LB
 
-// parallel is how many LBs are asked at once.
-const parallel = 32
-
 // each does something on every LB, a bounded number at a time, and waits for all
 // of them. The errors are joined, each with its LB's name where there are
 // several; a single one keeps its type.
 func (f fleet) each(ctx context.Context, do func(context.Context, *LB) error) error {
 	errs := make([]error, len(f))
-	slots := make(chan struct{}, parallel)
 	var all sync.WaitGroup
 	for i, lb := range f {
 		all.Go(func() {
-			slots <- struct{}{}
-			defer func() { <-slots }()
+			if lb.slots != nil {
+				lb.slots <- struct{}{}
+				defer func() { <-lb.slots }()
+			}
 			if err := do(ctx, lb); err != nil {
 				errs[i] = f.on(lb, err)
 			}

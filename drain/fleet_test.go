@@ -73,7 +73,7 @@ func (f *fakeLB) Apply(_ context.Context, c balancer.Change) (balancer.Applied, 
 	if err := f.call("apply"); err != nil {
 		return balancer.Applied{}, err
 	}
-	f.down = c.Want.Down
+	f.down = c.Files[0].Servers[0].Want.Down
 	return balancer.Applied{Edited: []journal.Edit{{Path: "/nginx.conf"}}, NeedsReload: true}, nil
 }
 
@@ -104,7 +104,7 @@ func (f *fakeLB) Connections(context.Context, balancer.ConnectionsQuery) (balanc
 
 func (f *fakeLB) Health(context.Context, balancer.HealthCheck) error { return f.call("health") }
 
-func (f *fakeLB) Record(context.Context, balancer.Lines) error { return f.call("record") }
+func (f *fakeLB) Record(context.Context, balancer.Recorded) error { return f.call("record") }
 
 func (f *fakeLB) End(_ context.Context, e balancer.Ending) error {
 	f.ended = e.Result
@@ -130,7 +130,7 @@ func (f fakes) LB(_ context.Context, name string, _ Nginx) (balancer.Balancer, e
 	return f[i], err
 }
 
-func (fakes) Backend(context.Context, Backend, string, SSH) (remote.Host, error) {
+func (fakes) Backend(context.Context, Backend) (remote.Host, error) {
 	return nil, errors.New("no backend is needed")
 }
 

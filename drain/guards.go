@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/drainctl/drainctl/drain/backend"
 	"github.com/drainctl/drainctl/drain/balancer"
@@ -18,7 +19,7 @@ type guard func(*Plan) []Finding
 
 // guards is all of them. Those of a drain find nothing in an undrain.
 var guards = []guard{
-	skippedFiles, journalReadable, unmanaged, ambiguousServers, orphanedMarks,
+	skippedFiles, missingTargets, journalReadable, unmanaged, ambiguousServers, orphanedMarks,
 	sharedLines, remainingUpstreams, liveServers, directReferences, otherNames,
 	shutdownTimeout, allAddresses, pendingFiles, problems,
 }
@@ -54,6 +55,15 @@ func skippedFiles(p *Plan) []Finding {
 			default:
 				add(found, Finding{Code: "unreadable-file", Warning: true, Text: fmt.Sprintf("%s; the file was skipped: it does not mention %s", sk.Error, strings.Join(p.Spec.Targets, ", "))})
 			}
+		}
+	})
+}
+
+// missingTargets names what one LB has not and another has.
+func missingTargets(p *Plan) []Finding {
+	return p.onEach(func(lb LBPlan, found *[]Finding) {
+		for _, m := range lb.Report.Missing {
+			add(found, Finding{Code: "missing", Warning: true, Text: fmt.Sprintf("%s is no server of %s there", m.Target, lb.Report.ConfPath)})
 		}
 	})
 }
@@ -215,11 +225,12 @@ func remainingUpstreams(p *Plan) []Finding {
 				continue
 			}
 			text := fmt.Sprintf("%s:%d: %s in %s stays up, and continues to send requests to the backend", s.File, s.Line, s.Address, s.Name)
-			if p.Spec.Service == "" {
+			service := p.serviceOf(s.Address)
+			if service == "" {
 				add(found, Finding{Code: "remaining-upstream", Warning: true, Text: text})
 				continue
 			}
-			add(found, Finding{Code: "remaining-upstream", Text: text + fmt.Sprintf("; stopping %s would cut them", p.Spec.Service),
+			add(found, Finding{Code: "remaining-upstream", Text: text + fmt.Sprintf("; stopping %s would cut them", service),
 				Override: "--upstream " + s.Name + " as well, or without --service"})
 		}
 	})
@@ -235,8 +246,8 @@ func liveServers(p *Plan) []Finding {
 		for _, u := range lb.Report.Upstreams {
 			switch {
 			case u.Live == u.Remain:
-			case u.Remain < p.Spec.MinUp:
-				text := fmt.Sprintf("upstream %s (%s:%d) would keep %s, fewer than %d", u.Name, u.File, u.Line, live(u.Remain), p.Spec.MinUp)
+			case u.Remain < p.minUp(u.Name):
+				text := fmt.Sprintf("upstream %s (%s:%d) would keep %s, fewer than %d", u.Name, u.File, u.Line, live(u.Remain), p.minUp(u.Name))
 				switch {
 				case u.Remain == 0 && u.Backup:
 					text = fmt.Sprintf("upstream %s (%s:%d) would have no live server left but a backup, which is no live primary", u.Name, u.File, u.Line)
@@ -254,6 +265,33 @@ func liveServers(p *Plan) []Finding {
 			}
 		}
 	})
+}
+
+// minUp is how many live primaries an upstream must keep.
+func (p *Plan) minUp(upstream string) int {
+	set, _ := p.Spec.settings([]string{upstream}, nil)
+	return set.MinUp
+}
+
+// serviceOf is the service of the backend behind an address.
+func (p *Plan) serviceOf(address string) string {
+	for _, b := range p.Backends {
+		if matches(b.targets(), address) {
+			return b.Settings.Service
+		}
+	}
+	return ""
+}
+
+// longestWait is the longest timeout of the backends; 0: one has no limit.
+func (p *Plan) longestWait() (longest time.Duration) {
+	for _, b := range p.Backends {
+		if b.Settings.Timeout == 0 {
+			return 0
+		}
+		longest = max(longest, b.Settings.Timeout)
+	}
+	return longest
 }
 
 func live(n int) string {
@@ -308,7 +346,7 @@ func otherNames(p *Plan) []Finding {
 // shutdownTimeout compares worker_shutdown_timeout with the wait.
 func shutdownTimeout(p *Plan) []Finding {
 	return p.onEach(func(lb LBPlan, found *[]Finding) {
-		cut, wait := lb.Report.ShutdownTimeout, p.Spec.Timeout
+		cut, wait := lb.Report.ShutdownTimeout, p.longestWait()
 		if p.Spec.Kind != Drain || !edits(lb) || cut == 0 || (wait != 0 && cut >= wait) {
 			return
 		}
@@ -345,7 +383,7 @@ func allAddresses(p *Plan) []Finding {
 			switch {
 			case !p.Spec.Allow.AllAddresses:
 				f.Override = "--allow-all-addresses"
-			case p.Spec.needsBackend():
+			case slices.ContainsFunc(p.Backends, func(b Backend) bool { return b.Settings.needsBackend(p.Spec.Kind) }):
 				f.Text += "; over SSH only one of them would be watched and stopped"
 				f.Override = "--poll lb, and no --service"
 			default:
@@ -419,22 +457,26 @@ func unchecked(p *Plan) []string {
 
 // untried says what a dry run does not try.
 func untried(p *Plan) []string {
-	if !p.Spec.needsBackend() {
-		return nil
-	}
 	var what []string
 	how := " (the real run looks)"
-	if p.Spec.OverSSH() {
-		for _, b := range p.Backends {
-			what = append(what, "SSH to "+b.Name)
+	for _, b := range p.Backends {
+		set := b.Settings
+		if !set.needsBackend(p.Spec.Kind) {
+			continue
 		}
-		how = " (a dry run does not log in)"
+		if b.Address != "" {
+			what = append(what, "SSH to "+b.Name)
+			how = " (a dry run does not log in)"
+		}
+		if set.Service != "" {
+			what = append(what, "the unit "+set.Service, "the right to stop and start it")
+		}
+		if p.Spec.Kind != Undrain && set.Counter == CounterSS {
+			what = append(what, "ss")
+		}
 	}
-	if p.Spec.Service != "" {
-		what = append(what, "the unit "+p.Spec.Service, "the right to stop and start it")
+	if len(what) == 0 {
+		return nil
 	}
-	if p.Spec.Kind == Drain && p.Spec.Counter == CounterSS {
-		what = append(what, "ss")
-	}
-	return []string{strings.Join(what, ", ") + how}
+	return []string{strings.Join(once(what), ", ") + how}
 }

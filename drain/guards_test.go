@@ -87,10 +87,14 @@ func (c *confDir) tryPlan(k Kind, target string, change ...func(*Spec)) (*Plan, 
 	q := query(spec)
 	q.Preflight = false
 	report, err := lb.Plan(c.t.Context(), q)
+	reports := []LBPlan{{LB: "lb1", Report: report}}
+	if err == nil {
+		err = missingEverywhere(spec, reports)
+	}
 	if err != nil {
 		return nil, beforeTouching(c.t.Context(), err)
 	}
-	return newPlan(spec, []LBPlan{{LB: "lb1", Report: report}}, false), nil
+	return newPlan(spec, reports, false), nil
 }
 
 // refusals and warnings are what the guards found, with the override.

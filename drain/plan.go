@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/drainctl/drainctl/drain/balancer"
@@ -41,10 +43,14 @@ type LBPlan struct {
 
 // A Backend is the host behind a target.
 type Backend struct {
-	Name    string   `json:"name"`
-	Address string   `json:"address,omitempty"` // of its sshd; empty: it is the load balancer itself
-	Ports   []uint16 `json:"ports,omitempty"`
-	Sockets []string `json:"sockets,omitempty"` // unix sockets, which are on the load balancer
+	Name      string   `json:"name"`
+	Targets   []string `json:"targets"`           // that name it
+	Address   string   `json:"address,omitempty"` // of its sshd; empty: it is the load balancer itself
+	LB        string   `json:"lb,omitempty"`      // which one, then
+	Ports     []uint16 `json:"ports,omitempty"`
+	Sockets   []string `json:"sockets,omitempty"` // unix sockets, which are on the load balancer
+	Upstreams []string `json:"upstreams,omitempty"`
+	Settings  Settings `json:"settings"`
 
 	up []uint16 // of Ports, those of servers that are not down
 }
@@ -53,8 +59,9 @@ type Backend struct {
 func newPlan(spec Spec, lbs []LBPlan, dry bool) *Plan {
 	p := &Plan{Spec: spec, LBs: lbs, DryRun: dry, Findings: []Finding{}, Unchecked: []string{}}
 	p.Backends = backendsOf(spec, lbs)
-	for _, st := range stepNames(spec) {
-		p.Steps = append(p.Steps, PlannedStep{st, directionOf(spec.Kind), describeStep(p, st, directionOf(spec.Kind))})
+	d := directionOf(spec.Kind)
+	for _, st := range p.stepsOf(d) {
+		p.Steps = append(p.Steps, PlannedStep{st.name(), d, p.describeStep(st.name(), d)})
 	}
 	for _, guard := range guards {
 		p.Findings = append(p.Findings, guard(p)...)
@@ -88,11 +95,47 @@ func (p *Plan) Unchanged() bool {
 func query(spec Spec) balancer.Query {
 	return balancer.Query{
 		Targets: spec.Targets, Upstreams: spec.Upstreams, Preflight: true,
-		Want: &nginx.Want{Down: spec.Kind == Drain}, Unmanaged: spec.Kind == Undrain && spec.Force,
+		Want: &nginx.Want{Down: spec.Kind != Undrain}, Unmanaged: spec.Kind == Undrain && spec.Force,
 	}
 }
 
-// backendsOf is the hosts behind the targets, each with its ports.
+// only is the plan of some of its backends.
+func (p *Plan) only(members []*member) *Plan {
+	part := *p
+	part.Backends, part.LBs = nil, nil
+	var targets []nginx.Target
+	part.Spec.Targets = nil
+	for _, m := range members {
+		part.Backends = append(part.Backends, m.plan)
+		part.Spec.Targets = append(part.Spec.Targets, m.plan.Targets...)
+		targets = append(targets, m.plan.targets()...)
+	}
+	for _, lb := range p.LBs {
+		r := *lb.Report
+		r.Servers = slices.DeleteFunc(slices.Clone(r.Servers), func(s balancer.Server) bool { return !matches(targets, s.Address) })
+		part.LBs = append(part.LBs, LBPlan{lb.LB, &r})
+	}
+	return &part
+}
+
+// targets is what names a backend.
+func (b Backend) targets() (all []nginx.Target) {
+	for _, text := range b.Targets {
+		if t, err := nginx.ParseTarget(text); err == nil {
+			all = append(all, t)
+		}
+	}
+	return all
+}
+
+// matches tells whether one of the targets names an address.
+func matches(targets []nginx.Target, address string) bool {
+	a, err := nginx.ParseAddress(address)
+	return err == nil && slices.ContainsFunc(targets, func(t nginx.Target) bool { return t.Matches(a) })
+}
+
+// backendsOf is the hosts behind the targets, each with its ports and settings. A
+// target on the loopback interface, or a unix socket, is a backend on each LB.
 func backendsOf(spec Spec, lbs []LBPlan) []Backend {
 	var all []Backend
 	for _, text := range spec.Targets {
@@ -100,26 +143,61 @@ func backendsOf(spec Spec, lbs []LBPlan) []Backend {
 		if err != nil {
 			continue
 		}
-		b := Backend{Name: t.Host, Address: t.Host}
+		where := []Backend{{Name: t.Host, Address: t.Host}}
 		switch {
 		case spec.SSH.Host != "":
-			b.Name, b.Address = spec.SSH.Host, spec.SSH.Host
-		case OnLB(t) && len(lbs) > 0:
-			b.Name, b.Address = lbs[0].LB, ""
+			where[0] = Backend{Name: spec.SSH.Host, Address: spec.SSH.Host}
+		case OnLB(t):
+			where = nil
+			for _, lb := range lbs {
+				where = append(where, Backend{Name: lb.LB, LB: lb.LB})
+			}
 		}
-		i := slices.IndexFunc(all, func(had Backend) bool { return had.Name == b.Name })
-		if i < 0 {
-			i = len(all)
-			all = append(all, b)
+		for _, b := range where {
+			i := slices.IndexFunc(all, func(had Backend) bool { return had.Name == b.Name || sameHost(had, t, lbs) })
+			if i < 0 {
+				i = len(all)
+				all = append(all, b)
+			}
+			all[i].add(text, t, lbs)
 		}
-		all[i].add(t, lbs)
+	}
+	for i, b := range all {
+		// What is wrong with them was said when they were read.
+		all[i].Settings, _ = spec.settings(b.Upstreams, append([]string{b.Name}, b.Targets...))
+		if host := all[i].Settings.SSH.Host; host != "" && b.Address != "" {
+			all[i].Address = host
+		}
 	}
 	return all
 }
 
-// add notes the ports and sockets of the target's servers.
-func (b *Backend) add(t nginx.Target, lbs []LBPlan) {
+// sameHost tells whether a target is another name of a backend: a host name that
+// has its address, or an address that its name has.
+func sameHost(b Backend, t nginx.Target, lbs []LBPlan) bool {
 	for _, lb := range lbs {
+		for _, n := range lb.Report.Names {
+			one := func(name, ip string) bool {
+				a, err := netip.ParseAddr(ip)
+				return err == nil && n.Host == name && slices.Contains(n.Addresses, a)
+			}
+			if b.LB == "" && (one(t.Host, b.Name) || one(b.Name, t.Host)) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// add notes the ports, sockets and upstreams of a target's servers.
+func (b *Backend) add(text string, t nginx.Target, lbs []LBPlan) {
+	if !slices.Contains(b.Targets, text) {
+		b.Targets = append(b.Targets, text)
+	}
+	for _, lb := range lbs {
+		if b.LB != "" && b.LB != lb.LB {
+			continue
+		}
 		for _, s := range lb.Report.Servers {
 			a, err := nginx.ParseAddress(s.Address)
 			switch {
@@ -133,20 +211,60 @@ func (b *Backend) add(t nginx.Target, lbs []LBPlan) {
 			if a.Unix == "" && !s.Down && !slices.Contains(b.up, a.Port) {
 				b.up = append(b.up, a.Port)
 			}
+			if !slices.Contains(b.Upstreams, s.Name) {
+				b.Upstreams = append(b.Upstreams, s.Name)
+			}
 		}
 	}
 }
 
-// change is what one LB is to edit.
-func (lb LBPlan) change(spec Spec) balancer.Change {
-	c := balancer.Change{Want: nginx.Want{Down: spec.Kind == Drain}, AcceptPending: spec.Allow.Pending}
+// counterText says where the connections of a backend are counted.
+func (b Backend) counterText() string {
+	switch {
+	case b.Settings.Counter == CounterStubStatus:
+		return "stub_status at " + b.fill(b.Settings.StatusURL)
+	case b.Settings.Counter == CounterLB, len(b.Sockets) > 0:
+		return "ss on the load balancer"
+	}
+	return "ss on " + b.Name
+}
+
+// health is the check of a backend's health, a URL or HealthTCP.
+func (b Backend) health() string { return b.fill(b.Settings.Health) }
+
+// fill puts a backend in the place of {host}, {address}, {port} and {upstream}.
+func (b Backend) fill(text string) string {
+	address, port, upstream := b.Address, "", ""
+	if len(b.Ports) > 0 {
+		port = strconv.Itoa(int(b.Ports[0]))
+	}
+	if len(b.Upstreams) > 0 {
+		upstream = b.Upstreams[0]
+	}
+	if ts := b.targets(); len(ts) > 0 && ts[0].Host != "" {
+		address = ts[0].Host
+	}
+	return strings.NewReplacer("{host}", b.Name, "{address}", address, "{port}", port, "{upstream}", upstream).Replace(text)
+}
+
+// change is what one LB is to edit: its servers to the wanted state, and what
+// comes back.
+func (lb LBPlan) change(want nginx.Want, acceptPending bool) balancer.Change {
+	c := balancer.Change{AcceptPending: acceptPending}
 	for _, path := range sortedKeys(lb.Report.Files) {
 		e := balancer.FileEdit{Path: path, SHA256: lb.Report.Files[path]}
-		for _, s := range lb.Report.Servers {
+		add := func(s balancer.Server, want nginx.Want) {
 			// What is as wanted is named too: whether nginx serves it is looked at.
-			if s.File == path && (s.Configure || s.Down == c.Want.Down) && !slices.Contains(e.Servers, s.At) {
-				e.Servers = append(e.Servers, s.At)
+			edit := balancer.ServerEdit{At: s.At, Want: want}
+			if s.File == path && (s.Configure || s.Down == want.Down) && !slices.Contains(e.Servers, edit) {
+				e.Servers = append(e.Servers, edit)
 			}
+		}
+		for _, s := range lb.Report.Servers {
+			add(s, want)
+		}
+		for _, s := range lb.Report.Returning {
+			add(s, nginx.Want{})
 		}
 		if len(e.Servers) > 0 {
 			c.Files = append(c.Files, e)
@@ -230,8 +348,8 @@ func (p *Plan) allServers() []string {
 	return all
 }
 
-// report asks one LB for its part of a plan.
-func report(ctx context.Context, lb *LB, spec Spec) (LBPlan, error) {
-	r, err := lb.Plan(ctx, query(spec))
+// ask asks one LB for its part of a plan.
+func (lb *LB) ask(ctx context.Context, q balancer.Query) (LBPlan, error) {
+	r, err := lb.Plan(ctx, q)
 	return LBPlan{LB: lb.Name, Report: r}, err
 }

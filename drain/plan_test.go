@@ -111,10 +111,11 @@ func (r *rig) configure(k Kind) *balancer.Report {
 		r.t.Fatal(err)
 	}
 	o.plan, o.id = newPlan(spec, reports, false), newID(reports)
+	o.whole = o.newWhole()
 	if err := o.begin(ctx); err != nil {
 		r.t.Fatal(err)
 	}
-	v := (&configure{o}).run(ctx, directionOf(k), Managed)
+	v := (configure{}).run(ctx, o.whole, directionOf(k), Managed)
 	if v.Err != nil {
 		r.t.Fatal(v.Err)
 	}
@@ -202,7 +203,7 @@ func TestPlanEditsASharedLineOnce(t *testing.T) {
 	if n := len(p.LBs[0].Report.Servers); n != 2 {
 		t.Errorf("%d servers", n)
 	}
-	if edits := p.LBs[0].change(p.Spec).Files; len(edits) != 1 || len(edits[0].Servers) != 1 {
+	if edits := p.LBs[0].change(nginx.Want{Down: true}, false).Files; len(edits) != 1 || len(edits[0].Servers) != 1 {
 		t.Errorf("the change is %+v", edits)
 	}
 	narrowed := c.plan(Drain, "10.0.0.1", func(s *Spec) { s.Upstreams = []string{"a"} })

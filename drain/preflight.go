@@ -2,10 +2,10 @@ package drain
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/drainctl/drainctl/drain/backend"
 	"github.com/drainctl/drainctl/drain/balancer"
@@ -22,6 +22,7 @@ type member struct {
 // the page of a stub_status that they ask for.
 type lbCounter struct {
 	lbs       fleet
+	targets   []string
 	statusURL string
 }
 
@@ -32,7 +33,7 @@ func (c lbCounter) Count(ctx context.Context) (remote.Count, error) {
 		lbs = lbs[:1] // the page is the same from everywhere
 	}
 	all, err := gather(ctx, lbs, func(ctx context.Context, lb *LB) (balancer.Connections, error) {
-		return lb.Connections(ctx, balancer.ConnectionsQuery{StatusURL: c.statusURL})
+		return lb.Connections(ctx, balancer.ConnectionsQuery{Targets: c.targets, StatusURL: c.statusURL})
 	})
 	sum := remote.Count{}
 	for _, n := range all {
@@ -44,26 +45,16 @@ func (c lbCounter) Count(ctx context.Context) (remote.Count, error) {
 // Close implements [backend.Counter].
 func (lbCounter) Close() error { return nil }
 
-// counterText says where the connections of a backend are counted.
-func counterText(spec Spec, b Backend) string {
-	switch {
-	case spec.Counter == CounterStubStatus:
-		return "stub_status at " + spec.StatusURL
-	case spec.Counter == CounterLB, len(b.Sockets) > 0:
-		return "ss on the load balancer"
-	}
-	return "ss on " + b.Name
-}
-
 func (o *Operation) newCounter(m *member) backend.Counter {
-	spec := o.plan.Spec
+	set := m.plan.Settings
+	url := m.plan.fill(set.StatusURL)
 	switch {
-	case spec.Counter == CounterStubStatus && spec.statusOnBackend():
-		return backend.StatusCounter{Host: m.Host, URL: spec.StatusURL}
-	case spec.Counter == CounterStubStatus:
-		return lbCounter{o.lbs, spec.StatusURL}
-	case spec.Counter == CounterLB, len(m.plan.Sockets) > 0:
-		return lbCounter{lbs: o.lbs}
+	case set.Counter == CounterStubStatus && set.statusOnBackend():
+		return backend.StatusCounter{Host: m.Host, URL: url}
+	case set.Counter == CounterStubStatus:
+		return lbCounter{lbs: o.lbs.of(m.plan), statusURL: url}
+	case set.Counter == CounterLB, len(m.plan.Sockets) > 0:
+		return lbCounter{lbs: o.lbs.of(m.plan), targets: m.plan.Targets}
 	}
 	c := remote.NewCounter(m.Host, m.plan.Ports)
 	if m.plan.Address != "" {
@@ -72,20 +63,29 @@ func (o *Operation) newCounter(m *member) backend.Counter {
 	return c
 }
 
+// newWhole is the batch of all backends of the operation.
+func (o *Operation) newWhole() *batch {
+	b := &batch{o: o, plan: o.plan}
+	for _, p := range o.plan.Backends {
+		b.members = append(b.members, &member{Backend: &backend.Backend{Name: p.Name}, plan: p})
+	}
+	return b
+}
+
 // check tries everything that the run will need and that the plan has not tried.
 // What is missing is one refusal that lists it all.
 func (o *Operation) check(ctx context.Context) error {
 	findings := slices.DeleteFunc(slices.Clone(o.plan.Findings), func(f Finding) bool { return f.Warning })
-	for _, b := range o.plan.Backends {
-		o.members = append(o.members, &member{Backend: &backend.Backend{Name: b.Name}, plan: b})
+	found := make([][]Finding, len(o.whole.members))
+	var all sync.WaitGroup
+	for i, m := range o.whole.members {
+		all.Go(func() { found[i] = o.checkBackend(ctx, m) })
 	}
-	for _, m := range o.members {
-		findings = append(findings, o.checkBackend(ctx, m)...)
-	}
+	all.Wait()
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	if len(findings) > 0 {
+	if findings = append(findings, slices.Concat(found...)...); len(findings) > 0 {
 		return refuse(findings...)
 	}
 	return nil
@@ -96,20 +96,20 @@ func missing(code string, err error) Finding { return Finding{Code: code, Text: 
 // checkBackend logs in, looks whether the service and the right to stop and
 // start it are there, and reads the counter once.
 func (o *Operation) checkBackend(ctx context.Context, m *member) (found []Finding) {
-	spec := o.plan.Spec
-	if spec.needsBackend() {
+	set := m.plan.Settings
+	if set.needsBackend(o.plan.Spec.Kind) {
 		var err error
-		if m.Host, err = o.options.Connect.Backend(ctx, m.plan, o.lbName(), spec.SSH); err != nil {
+		if m.Host, err = o.options.Connect.Backend(ctx, m.plan); err != nil {
 			f := missing("ssh", err)
-			if spec.Service == "" {
+			if set.Service == "" {
 				f.Override = "--poll lb, which needs no SSH"
 			}
 			m.Host = nil
 			return []Finding{f}
 		}
 	}
-	if spec.Service != "" {
-		m.Service = remote.Service{Host: m.Host, Unit: spec.Service}
+	if set.Service != "" {
+		m.Service = remote.Service{Host: m.Host, Unit: set.Service}
 		state, err := m.Service.State(ctx)
 		if err != nil {
 			found = append(found, missing("service", err))
@@ -120,27 +120,19 @@ func (o *Operation) checkBackend(ctx context.Context, m *member) (found []Findin
 			found = append(found, missing("sudo", err))
 		}
 	}
-	if m.Host == nil && spec.Counter == CounterSS && len(m.plan.Sockets) == 0 {
+	if m.Host == nil && set.Counter == CounterSS && len(m.plan.Sockets) == 0 {
 		return found
 	}
 	m.Counter = o.newCounter(m)
-	if spec.Kind != Drain {
+	if o.plan.Spec.Kind == Undrain {
 		// The counter is for a rollback alone.
 		return found
 	}
 	first, err := m.Counter.Count(ctx)
 	if err != nil {
-		return append(found, missing("counter", fmt.Errorf("count the open connections with %s: %w", counterText(spec, m.plan), err)))
+		return append(found, missing("counter", fmt.Errorf("count the open connections with %s: %w", m.plan.counterText(), err)))
 	}
 	return append(found, o.checkReach(ctx, m, first)...)
-}
-
-// lbName is the one LB of the run, for a backend that is on it.
-func (o *Operation) lbName() string {
-	if o.lbs[0].Name == ThisMachine {
-		return ""
-	}
-	return o.lbs[0].Name
 }
 
 // checkReach finds a counter that looks at the wrong place: nothing listens on
@@ -155,10 +147,12 @@ func (o *Operation) checkReach(ctx context.Context, m *member, first remote.Coun
 		return []Finding{missing("counter", fmt.Errorf("on %s: %w", m.Host.Name(), err))}
 	}
 	i := slices.Index(listening, false)
-	if i < 0 || errors.Join(o.lbs.each(ctx, func(ctx context.Context, lb *LB) error { return lb.Health(ctx, balancer.HealthCheck{}) })) != nil {
+	if i < 0 || o.lbs.of(m.plan).each(ctx, func(ctx context.Context, lb *LB) error {
+		return lb.Health(ctx, balancer.HealthCheck{Targets: m.plan.Targets})
+	}) != nil {
 		return nil
 	}
 	return []Finding{{Code: "forwarded", Override: "--poll lb, or --ssh-host", Text: fmt.Sprintf(
 		"%s answers, but on %s nothing listens on port %d: its connections cannot be counted there (a forwarded port, or another host?)",
-		strings.Join(o.plan.Spec.Targets, ", "), m.Host.Name(), m.plan.up[i])}}
+		strings.Join(m.plan.Targets, ", "), m.Host.Name(), m.plan.up[i])}}
 }

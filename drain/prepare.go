@@ -1,6 +1,7 @@
 package drain
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,7 +24,7 @@ type Connector interface {
 	// LB is a load balancer; name is "" for this machine.
 	LB(ctx context.Context, name string, n Nginx) (balancer.Balancer, error)
 	// Backend is the host behind a target; an empty address is the load balancer.
-	Backend(ctx context.Context, b Backend, lb string, s SSH) (remote.Host, error)
+	Backend(ctx context.Context, b Backend) (remote.Host, error)
 }
 
 // Options are what a run needs besides its spec.
@@ -51,19 +52,22 @@ type Operation struct {
 	id      string
 	began   time.Time
 	lbs     fleet
-	members []*member
-	steps   []step
+	whole   *batch
 	changed bool
+	ends    []backendEnd // of backends that ended in another way than the rest
 
-	mu       sync.Mutex // guards what follows
-	readings int        // of the wait, in the history
-	lastOpen int        // the connections of the last of them
+	mu       sync.Mutex     // guards what follows
+	readings int            // of the wait, in the history
+	lastOpen map[string]int // the connections in the last of them, by backend
 }
 
 // Prepare plans a run, locks its backends and tries everything it will need.
 // Nothing is touched. The caller closes the operation.
 func Prepare(ctx context.Context, spec Spec, options Options) (o *Operation, err error) {
-	o = &Operation{options: options, asked: spec}
+	o = newOperation(spec, options)
+	if err := spec.check(); err != nil {
+		return nil, err
+	}
 	defer func() {
 		if err != nil {
 			o.Close()
@@ -90,14 +94,17 @@ func Prepare(ctx context.Context, spec Spec, options Options) (o *Operation, err
 	if err := o.accept(); err != nil {
 		return o, err
 	}
-	o.steps = o.newSteps()
+	o.whole = o.newWhole()
 	return o, o.check(ctx)
 }
 
 // DryRun plans a run and no more. The plan's verdict is what a run would end
 // with, as far as can be known without root and without logging in to a backend.
 func DryRun(ctx context.Context, spec Spec, options Options) (*Plan, error) {
-	o := &Operation{options: options, asked: spec}
+	o := newOperation(spec, options)
+	if err := spec.check(); err != nil {
+		return nil, err
+	}
 	defer o.Close()
 	spec, err := o.connect(ctx, spec)
 	if err != nil {
@@ -121,25 +128,31 @@ func (o *Operation) accept() error {
 	return o.options.Accept(o.plan)
 }
 
-// connect reaches the LBs. What an undrain takes over of the drain may say how
-// nginx is run on them.
-func (o *Operation) connect(ctx context.Context, spec Spec) (Spec, error) {
+// newOperation is an operation that has reached nothing yet.
+func newOperation(spec Spec, options Options) *Operation {
+	if options.Emit == nil {
+		options.Emit = func(Event) {}
+	}
+	o := &Operation{options: options, asked: spec, plan: &Plan{Spec: spec}}
 	names := spec.LBs
 	if len(names) == 0 {
 		names = []string{""}
 	}
+	slots := make(chan struct{}, max(1, spec.Parallel))
 	for _, name := range names {
-		lb := &LB{Name: name, loaded: true}
-		if name == "" {
-			lb.Name = ThisMachine
-		}
-		o.lbs = append(o.lbs, lb)
+		lb := &LB{Name: cmp.Or(name, ThisMachine), loaded: true, slots: slots}
 		lb.connect = func(ctx context.Context) (balancer.Balancer, error) {
 			return o.options.Connect.LB(ctx, name, o.nginx())
 		}
+		o.lbs = append(o.lbs, lb)
 	}
-	o.plan = &Plan{Spec: spec}
-	if err := o.lbs.each(ctx, open); err != nil || spec.Kind != Undrain {
+	return o
+}
+
+// connect reaches the LBs. What an undrain takes over of the drain may say how
+// nginx is run on them.
+func (o *Operation) connect(ctx context.Context, spec Spec) (Spec, error) {
+	if err := o.openAll(ctx, spec); err != nil || spec.Kind != Undrain {
 		return spec, err
 	}
 	states, err := gather(ctx, o.lbs, func(ctx context.Context, lb *LB) (journal.State, error) {
@@ -165,6 +178,38 @@ func (o *Operation) connect(ctx context.Context, spec Spec) (Spec, error) {
 // nginx is how nginx is run on the LBs.
 func (o *Operation) nginx() Nginx { return o.plan.Spec.Nginx }
 
+// openAll reaches the LBs. As many as the operator allows may be left out because
+// they cannot be reached.
+func (o *Operation) openAll(ctx context.Context, spec Spec) error {
+	unreachable := make([]error, len(o.lbs))
+	err := o.lbs.each(ctx, func(ctx context.Context, lb *LB) error {
+		err := open(ctx, lb)
+		if spec.SkipUnreachable > 0 && errors.Is(err, remote.ErrConnection) && ctx.Err() == nil {
+			unreachable[slices.Index(o.lbs, lb)], err = err, nil
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	var skipped, reached fleet
+	for i, lb := range o.lbs {
+		if unreachable[i] == nil {
+			reached = append(reached, lb)
+		} else {
+			skipped = append(skipped, lb)
+		}
+	}
+	if len(skipped) > spec.SkipUnreachable || len(reached) == 0 {
+		return errors.Join(unreachable...)
+	}
+	for _, lb := range skipped {
+		o.emit(&LBSkipped{Header: Header{LB: lb.Name}, Error: unreachable[slices.Index(o.lbs, lb)].Error()})
+	}
+	o.lbs = reached
+	return nil
+}
+
 func open(ctx context.Context, lb *LB) (err error) {
 	lb.Balancer, err = lb.connect(ctx)
 	return err
@@ -188,12 +233,40 @@ func standingOn(spec Spec, states []journal.State) []journal.Operation {
 
 // report asks every LB.
 func (o *Operation) report(ctx context.Context, spec Spec, preflight bool) ([]LBPlan, error) {
-	return gather(ctx, o.lbs, func(ctx context.Context, lb *LB) (LBPlan, error) {
+	reports, err := gather(ctx, o.lbs, func(ctx context.Context, lb *LB) (LBPlan, error) {
 		q := query(spec)
 		q.Preflight = preflight
-		r, err := lb.Plan(ctx, q)
-		return LBPlan{LB: lb.Name, Report: r}, err
+		return lb.ask(ctx, q)
 	})
+	if err != nil {
+		return nil, err
+	}
+	return reports, missingEverywhere(spec, reports)
+}
+
+// missingEverywhere is the error of the targets that no LB has.
+func missingEverywhere(spec Spec, reports []LBPlan) error {
+	var errs []error
+	for _, target := range spec.Targets {
+		var err error
+		for _, lb := range reports {
+			i := slices.IndexFunc(lb.Report.Missing, func(m balancer.Missing) bool { return m.Target == target })
+			if i < 0 {
+				err = nil
+				break
+			}
+			if err == nil {
+				err = lb.Report.Missing[i].Error
+			}
+		}
+		if err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if len(errs) == 1 {
+		return errs[0]
+	}
+	return errors.Join(errs...)
 }
 
 // planAgain plans with the locks held. What an undrain takes over is read again.
@@ -263,7 +336,8 @@ func lockName(target string) string {
 // lock takes the locks on one LB after the other, so that two operators never
 // wait for each other.
 func (o *Operation) lock(ctx context.Context) error {
-	for _, lb := range o.lbs {
+	inOrder := slices.SortedFunc(slices.Values(o.lbs), func(a, b *LB) int { return strings.Compare(a.Name, b.Name) })
+	for _, lb := range inOrder {
 		err := lb.Lock(ctx, o.lockRequest(0))
 		if balancer.CodeOf(err) == balancer.CodeLocked {
 			var e *balancer.Error
@@ -307,8 +381,10 @@ func HolderText(h *journal.Holder) string {
 
 // Close ends the connections of the operation, and frees its locks.
 func (o *Operation) Close() {
-	for _, m := range o.members {
-		m.Close()
+	if o.whole != nil {
+		for _, m := range o.whole.members {
+			m.Close()
+		}
 	}
 	o.lbs.close()
 }

@@ -3,6 +3,7 @@ package drain
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/drainctl/drainctl/drain/balancer"
@@ -51,29 +52,36 @@ func describeAll(ops []journal.Operation) string {
 // ID or its target, or empty for the only one there is. spec has what is given
 // now.
 func Resumed(ctx context.Context, spec Spec, name string, c Connector) (Spec, error) {
-	lb, err := openOne(ctx, spec, c)
+	states, err := askAll(ctx, spec, c, func(ctx context.Context, lb *LB) (journal.State, error) { return lb.State(ctx) })
 	if err != nil {
 		return spec, beforeTouching(ctx, err)
 	}
-	defer lb.Close()
-	s, err := lb.State(ctx)
-	if err != nil {
-		return spec, beforeTouching(ctx, err)
+	// An operation on several LBs is one.
+	var all journal.State
+	for _, s := range states {
+		for _, op := range s.Operations {
+			if _, known := all.Find(op.ID); !known {
+				all.Operations = append(all.Operations, op)
+			}
+		}
 	}
-	op, err := FindUnfinished(s, name)
+	op, err := FindUnfinished(all, name)
 	if err != nil {
 		return spec, err
 	}
 	return spec.Resume(op)
 }
 
-// openOne reaches the first LB of a spec.
-func openOne(ctx context.Context, spec Spec, c Connector) (balancer.Balancer, error) {
-	name := ""
-	if len(spec.LBs) > 0 {
-		name = spec.LBs[0]
-	}
-	return c.LB(ctx, name, spec.Nginx)
+// askAll asks every LB of a spec something that touches nothing.
+func askAll[T any](ctx context.Context, spec Spec, c Connector, ask func(context.Context, *LB) (T, error)) ([]T, error) {
+	o := newOperation(spec, Options{Connect: c})
+	defer o.lbs.close()
+	return gather(ctx, o.lbs, func(ctx context.Context, lb *LB) (none T, err error) {
+		if err := open(ctx, lb); err != nil {
+			return none, err
+		}
+		return ask(ctx, lb)
+	})
 }
 
 // A HistoryEntry is one operation in the list of them.
@@ -84,54 +92,77 @@ type HistoryEntry struct {
 	Truncated int     // lines that could not be read
 }
 
-// ReadHistory lists the operations of an LB, the oldest first, and the files in
-// its journal that hold none.
+// ReadHistory lists the operations of the LBs, the oldest first, and the files in
+// their journals that hold none.
 func ReadHistory(ctx context.Context, spec Spec, c Connector) (entries []HistoryEntry, unreadable []string, err error) {
-	lb, err := openOne(ctx, spec, c)
+	all, err := askAll(ctx, spec, c, func(ctx context.Context, lb *LB) (balancer.History, error) {
+		return lb.History(ctx, balancer.HistoryQuery{})
+	})
 	if err != nil {
 		return nil, nil, beforeTouching(ctx, err)
 	}
-	defer lb.Close()
-	h, err := lb.History(ctx, balancer.HistoryQuery{})
-	if err != nil {
-		return nil, nil, beforeTouching(ctx, err)
+	known := map[string]bool{}
+	for _, h := range all {
+		unreadable = append(unreadable, h.Unreadable...)
+		for _, op := range h.Operations {
+			if known[op.ID] { // it was on several LBs
+				continue
+			}
+			known[op.ID] = true
+			e := HistoryEntry{ID: op.ID, Truncated: op.Truncated}
+			if first, err := ParseEvent(op.First); err == nil {
+				e.Began, _ = first.(*OperationStarted)
+			}
+			if last, err := ParseEvent(op.Last); err == nil {
+				e.Ended, _ = last.(*Result)
+			}
+			if e.Began == nil {
+				unreadable = append(unreadable, op.ID)
+				continue
+			}
+			entries = append(entries, e)
+		}
 	}
-	for _, op := range h.Operations {
-		e := HistoryEntry{ID: op.ID, Truncated: op.Truncated}
-		if first, err := ParseEvent(op.First); err == nil {
-			e.Began, _ = first.(*OperationStarted)
-		}
-		if last, err := ParseEvent(op.Last); err == nil {
-			e.Ended, _ = last.(*Result)
-		}
-		if e.Began == nil {
-			h.Unreadable = append(h.Unreadable, op.ID)
-			continue
-		}
-		entries = append(entries, e)
-	}
-	return entries, h.Unreadable, nil
+	slices.SortStableFunc(entries, func(a, b HistoryEntry) int { return strings.Compare(a.ID, b.ID) })
+	return entries, unreadable, nil
 }
 
-// ReadOperation is the events of one operation, and how many lines of its
-// history could not be read.
+// ReadOperation is the events of one operation, in the order of their times, and
+// how many lines of its history could not be read. What is not of one LB stands in
+// the history of each, and is told once.
 func ReadOperation(ctx context.Context, spec Spec, id string, c Connector) (events []Event, unread int, err error) {
-	lb, err := openOne(ctx, spec, c)
-	if err != nil {
-		return nil, 0, beforeTouching(ctx, err)
-	}
-	defer lb.Close()
-	h, err := lb.History(ctx, balancer.HistoryQuery{ID: id})
-	if err != nil {
-		return nil, 0, beforeTouching(ctx, err)
-	}
-	for _, line := range h.Lines {
-		e, err := ParseEvent(line)
-		if err != nil {
-			h.Truncated++
-			continue
+	var unknown error
+	all, err := askAll(ctx, spec, c, func(ctx context.Context, lb *LB) (balancer.History, error) {
+		h, err := lb.History(ctx, balancer.HistoryQuery{ID: id})
+		if balancer.CodeOf(err) == balancer.CodeUnknown {
+			unknown, err = err, nil
 		}
-		events = append(events, e)
+		return h, err
+	})
+	if err != nil {
+		return nil, 0, beforeTouching(ctx, err)
 	}
-	return events, h.Truncated, nil
+	told := map[string]bool{}
+	for _, h := range all {
+		unread += h.Truncated
+		for _, line := range h.Lines {
+			e, err := ParseEvent(line)
+			if err != nil {
+				unread++
+				continue
+			}
+			if _, first := e.(*OperationStarted); told[string(line)] || first && len(events) > 0 {
+				continue
+			}
+			told[string(line)] = true
+			events = append(events, e)
+		}
+	}
+	if len(events) == 0 && unknown != nil {
+		return nil, 0, beforeTouching(ctx, unknown)
+	}
+	if len(all) > 1 {
+		slices.SortStableFunc(events, func(a, b Event) int { return a.Head().Time.Compare(b.Head().Time) })
+	}
+	return events, unread, nil
 }

@@ -349,7 +349,7 @@ func (c connector) LB(_ context.Context, _ string, n Nginx) (balancer.Balancer, 
 	return balancer.NewLocal(o), err
 }
 
-func (c connector) Backend(context.Context, Backend, string, SSH) (remote.Host, error) {
+func (c connector) Backend(context.Context, Backend) (remote.Host, error) {
 	return systemdHost{remote.Local(nil), c.r.unit}, nil
 }
 

@@ -45,46 +45,129 @@ func either(a, b context.Context) (context.Context, context.CancelFunc) {
 
 // takeSteps takes the steps of the operation, and rolls back if one fails.
 func (o *Operation) takeSteps(hard, soft context.Context) error {
-	d, steps := o.ordered()
-	var late error
-	for i, st := range steps {
-		v := o.take(soft, st, d, i)
-		switch {
-		case v.Outcome == StepOK:
-		case v.Outcome == Irreversible:
-			return &Failure{Exit: Partial, Err: v.Err, Stands: o.stands(), Log: v.Log, Next: append([]Command{o.resume("waits again")}, v.Next...)}
-		case v.Outcome == StepTimedOut && o.plan.Spec.OnTimeout == TimeoutLeave:
-			f := &Failure{Exit: TimedOut, Err: v.Err, Stands: o.stands(), Next: []Command{o.resume("waits again"), o.undrain("puts it back")}}
-			f.Stands.Open = openOf(v.Err)
-			return f
-		case v.Outcome == StepTimedOut && o.plan.Spec.OnTimeout == TimeoutStop:
-			late = v.Err
-			o.emit(&StoppingAnyway{Header: Header{Step: st.name(), Direction: d}, Error: v.Err.Error()})
-		default:
-			return o.rollBack(hard, steps[:i+1], d, v)
+	d := directionOf(o.plan.Spec.Kind)
+	list, b := o.plan.stepsOf(d), o.whole
+	for i, st := range list {
+		v := o.take(soft, st, b, d, i)
+		if v.Outcome == StepOK {
+			continue
+		}
+		var err error
+		if b, err = o.settle(hard, soft, b, v, list[:i+1], d); err != nil || len(b.members) == 0 {
+			return cmp.Or(err, o.ended())
 		}
 	}
-	if late != nil {
-		return &Failure{Exit: TimedOut, Err: late, Stands: o.stands(), Next: []Command{o.undrain("puts it back")}}
+	return o.ended()
+}
+
+// settle decides what becomes of a batch after a step that failed, or timed out,
+// for some of its backends or all: rest goes on.
+func (o *Operation) settle(hard, soft context.Context, b *batch, v Verdict, taken []step, d Direction) (rest *batch, err error) {
+	spec := o.plan.Spec
+	switch {
+	case v.Outcome == Irreversible:
+		return b, &Failure{Exit: Partial, Err: v.Err, Stands: o.stands(), Log: v.Log, Next: append([]Command{o.resume("waits again")}, v.Next...)}
+	case len(v.Failed) == 0, soft.Err() != nil:
+		return b, o.rollBack(hard, taken, d, v)
+	}
+	var back, stay []*member
+	for _, m := range v.Failed {
+		late := v.Each[m].Outcome == StepTimedOut
+		switch {
+		case late && spec.OnTimeout == TimeoutStop:
+			o.ends = append(o.ends, backendEnd{m, journal.ResultDone, v.Each[m]})
+			o.emit(&StoppingAnyway{Header: Header{Target: m.Name, Step: taken[len(taken)-1].name(), Direction: d}, Error: v.Each[m].Err.Error()})
+		case late && spec.OnTimeout == TimeoutLeave:
+			stay = append(stay, m)
+		default:
+			back = append(back, m)
+		}
+	}
+	if len(back) > 0 && (spec.Together || len(back) == len(b.members)) {
+		return b, o.rollBack(hard, taken, d, v)
+	}
+	for _, m := range stay {
+		o.ends = append(o.ends, backendEnd{m, journal.ResultNotDrained, v.Each[m]})
+	}
+	rest = b.without(slices.Concat(back, stay))
+	if len(back) > 0 {
+		err = o.rollBackAlone(hard, b.only(back), rest, taken, d, v)
+	}
+	return rest, err
+}
+
+// A backendEnd is how a backend ended where others went on.
+type backendEnd struct {
+	*member
+	result journal.Result
+	why    Verdict
+}
+
+// rollBackAlone rolls some backends back while the rest goes on.
+func (o *Operation) rollBackAlone(ctx context.Context, b, rest *batch, taken []step, d Direction, why Verdict) error {
+	for _, m := range b.members {
+		o.emit(&RollingBack{Header: Header{Target: m.Name}, Error: why.Each[m].Err.Error()})
+	}
+	if v := o.back(ctx, b, taken, d); v.Err != nil {
+		return o.partial(why, v)
+	}
+	for _, m := range b.members {
+		o.ends = append(o.ends, backendEnd{m, journal.ResultRolledBack, why.Each[m]})
+	}
+	err := b.release(ctx, nil)
+	if err == nil {
+		// From here on the LBs are asked about the rest.
+		err = rest.look(ctx)
+	}
+	if err != nil {
+		return o.rollBack(ctx, taken, d, failed(true, err))
 	}
 	return nil
 }
 
-func openOf(err error) *int {
-	var late *backend.TimedOutError
-	if errors.As(err, &late) {
-		return &late.Count.Open
-	}
-	return nil
+// look has later calls speak of the servers of a batch.
+func (b *batch) look(ctx context.Context) error {
+	q := b.query()
+	q.Preflight = false
+	return b.o.lbs.each(ctx, func(ctx context.Context, lb *LB) error {
+		_, err := lb.Plan(ctx, q)
+		return err
+	})
 }
 
-// ordered is the steps in the order of the operation's direction.
-func (o *Operation) ordered() (Direction, []step) {
-	steps, d := slices.Clone(o.steps), directionOf(o.plan.Spec.Kind)
-	if d == Reverse {
-		slices.Reverse(steps)
+// ended is the failure of an operation in which some backends ended in another
+// way than they were to; nil if none did.
+func (o *Operation) ended() error {
+	if len(o.ends) == 0 {
+		return nil
 	}
-	return d, steps
+	f := &Failure{Exit: TimedOut, Stands: o.stands()}
+	var errs []error
+	open := 0
+	for _, e := range o.ends {
+		err := e.why.Err
+		if len(o.whole.members) > 1 {
+			err = fmt.Errorf("%s: %w", e.Name, err)
+		}
+		errs = append(errs, err)
+		f.Log = append(f.Log, e.why.Log...)
+		if e.why.Outcome != StepTimedOut {
+			f.Exit = Partial
+		}
+		var late *backend.TimedOutError
+		if e.result == journal.ResultNotDrained && errors.As(err, &late) {
+			open += late.Count.Open
+			f.Stands.Open = &open
+		}
+	}
+	if f.Stands.Open != nil {
+		f.Next = append(f.Next, o.resume("waits again"))
+	}
+	f.Next = append(f.Next, o.undrain("puts it back"))
+	if f.Err = errs[0]; len(errs) > 1 {
+		f.Err = errors.Join(errs...)
+	}
+	return f
 }
 
 // scope is how much the operation acts on.
@@ -97,7 +180,7 @@ func (o *Operation) scope() Scope {
 
 // take runs one step and says how it went. That it starts is in the journal of
 // every LB before it does.
-func (o *Operation) take(ctx context.Context, st step, d Direction, i int) Verdict {
+func (o *Operation) take(ctx context.Context, st step, b *batch, d Direction, i int) Verdict {
 	head := Header{Step: st.name(), Direction: d}
 	if i > 0 { // the first was begun with the operation
 		o.emit(o.stepStarted(i))
@@ -108,8 +191,13 @@ func (o *Operation) take(ctx context.Context, st step, d Direction, i int) Verdi
 	if ctx.Err() != nil {
 		return failed(false, context.Cause(ctx))
 	}
+	return o.runStep(ctx, st, b, head, o.scope())
+}
+
+// runStep runs one step in one direction.
+func (o *Operation) runStep(ctx context.Context, st step, b *batch, head Header, s Scope) Verdict {
 	began := time.Now()
-	v := st.run(ctx, d, o.scope())
+	v := st.run(ctx, b, head.Direction, s)
 	o.changed = o.changed || v.Changed
 	if v.Err != nil {
 		if ctx.Err() != nil {
@@ -117,7 +205,9 @@ func (o *Operation) take(ctx context.Context, st step, d Direction, i int) Verdi
 		}
 		return o.failedStep(head, v)
 	}
-	o.emit(&StepDone{Header: head, Changed: v.Changed, Elapsed: InSeconds(time.Since(began)), Detail: v.Detail})
+	if v.Changed || s != ThisOperation {
+		o.emit(&StepDone{Header: head, Changed: v.Changed, Elapsed: InSeconds(time.Since(began)), Detail: v.Detail})
+	}
 	return v
 }
 
@@ -127,43 +217,52 @@ func (o *Operation) stepStarted(i int) *StepStarted {
 }
 
 func (o *Operation) failedStep(head Header, v Verdict) Verdict {
-	o.emit(&StepFailed{Header: head, Error: v.Err.Error()})
+	if len(v.Failed) == 0 || len(o.whole.members) == 1 {
+		o.emit(&StepFailed{Header: head, Error: v.Err.Error()})
+		return v
+	}
+	for _, m := range v.Failed {
+		head.Target = m.Name
+		o.emit(&StepFailed{Header: head, Error: v.Each[m].Err.Error()})
+	}
 	return v
 }
 
-// rollBack runs the steps taken the other way, the failed one first, on what
-// this operation did, and says how it ended.
-func (o *Operation) rollBack(ctx context.Context, taken []step, d Direction, why Verdict) error {
-	if o.changed {
-		o.emit(&RollingBack{Error: why.Err.Error()})
-	}
+// back runs the steps taken the other way, the failed one first, on what this
+// operation did with a batch.
+func (o *Operation) back(ctx context.Context, b *batch, taken []step, d Direction) Verdict {
 	for _, st := range slices.Backward(taken) {
 		if ctx.Err() != nil {
-			return o.partial(why, Verdict{Err: context.Cause(ctx)})
+			return Verdict{Err: context.Cause(ctx)}
 		}
-		head := Header{Step: st.name(), Direction: d.opposite()}
-		v := st.run(ctx, d.opposite(), ThisOperation)
-		if v.Err != nil {
-			if ctx.Err() != nil {
-				v.Err = context.Cause(ctx)
-			}
-			return o.partial(why, o.failedStep(head, v))
-		}
-		if v.Changed {
-			o.emit(&StepDone{Header: head, Changed: true, Detail: v.Detail})
+		if v := o.runStep(ctx, st, b, Header{Step: st.name(), Direction: d.opposite()}, ThisOperation); v.Err != nil {
+			return v
 		}
 	}
+	return Verdict{}
+}
+
+// rollBack rolls the whole operation back, and says how it ended.
+func (o *Operation) rollBack(ctx context.Context, taken []step, d Direction, why Verdict) error {
+	changed := o.changed
+	if changed {
+		o.emit(&RollingBack{Error: why.Err.Error()})
+	}
+	if v := o.back(ctx, o.whole, taken, d); v.Err != nil {
+		return o.partial(why, v)
+	}
+	o.ends = nil
 	var late *backend.TimedOutError
 	var refused *Failure
 	f := &Failure{Exit: Failed, Err: why.Err, Log: why.Log, Stands: Stands{Standing: AsBefore}}
 	switch {
-	case errors.As(why.Err, &refused) && !o.changed:
+	case errors.As(why.Err, &refused) && !changed:
 		return refused
 	case errors.Is(why.Err, ErrInterrupted):
 		f.Exit = Interrupted
 	case errors.As(why.Err, &late):
 		f.Exit = TimedOut
-	case !o.changed && balancer.CodeOf(why.Err) == balancer.CodeRefused:
+	case !changed && balancer.CodeOf(why.Err) == balancer.CodeRefused:
 		return beforeTouching(ctx, why.Err)
 	}
 	return f
@@ -173,7 +272,7 @@ func (o *Operation) rollBack(ctx context.Context, taken []step, d Direction, why
 // is named first: that was what it was at.
 func (o *Operation) partial(why, rollback Verdict) error {
 	f := &Failure{Exit: Partial, Stands: o.stands(), Log: append(why.Log, rollback.Log...), Next: []Command{o.resume("continues")}}
-	if o.plan.Spec.Kind == Drain {
+	if o.plan.Spec.Kind != Undrain {
 		f.Next = []Command{o.undrain("puts it back"), o.resume("continues")}
 	}
 	f.Next = append(f.Next, rollback.Next...)
@@ -189,14 +288,26 @@ func (o *Operation) partial(why, rollback Verdict) error {
 func (o *Operation) stands() Stands {
 	s := Stands{Standing: Changed}
 	for i, lb := range o.lbs {
-		s.LBs = append(s.LBs, LBStands{LB: lb.Name, Servers: names(o.plan.LBs[i].Report.Servers), Down: o.plan.Spec.Kind == Drain, Edited: lb.edited, Loaded: lb.loaded, Unknown: lb.lost})
+		s.LBs = append(s.LBs, LBStands{
+			LB: lb.Name, Servers: names(o.standing(o.plan.LBs[i].Report.Servers)), Down: o.plan.Spec.Kind != Undrain,
+			Edited: lb.edited, Loaded: lb.loaded, Unknown: lb.lost,
+		})
 	}
-	if unit := o.plan.Spec.Service; unit != "" {
-		for _, m := range o.members {
-			s.Services = append(s.Services, ServiceStand{Unit: unit, Backend: m.Name, Touched: m.Touched})
+	for _, m := range o.whole.members {
+		if m.Service.Unit != "" {
+			s.Services = append(s.Services, ServiceStand{Unit: m.Service.Unit, Backend: m.Name, Touched: m.Touched})
 		}
 	}
 	return s
+}
+
+// standing is the servers without those of backends that were rolled back alone.
+func (o *Operation) standing(servers []balancer.Server) []balancer.Server {
+	return slices.DeleteFunc(slices.Clone(servers), func(s balancer.Server) bool {
+		return slices.ContainsFunc(o.ends, func(e backendEnd) bool {
+			return e.result == journal.ResultRolledBack && matches(e.plan.targets(), s.Address)
+		})
+	})
 }
 
 // undrain is the command line that puts the targets back. What else it needs, the
@@ -247,11 +358,15 @@ const maxReadings = 500
 func (o *Operation) worthKeeping(e *Waiting) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.readings >= maxReadings || (o.readings > 0 && o.lastOpen == e.Open) {
+	last, known := o.lastOpen[e.Target]
+	if o.readings >= maxReadings || (known && last == e.Open) {
 		return false
 	}
+	if o.lastOpen == nil {
+		o.lastOpen = map[string]int{}
+	}
 	o.readings++
-	o.lastOpen = e.Open
+	o.lastOpen[e.Target] = e.Open
 	return true
 }
 
@@ -267,7 +382,9 @@ func (lb *LB) takeHistory() balancer.Lines {
 // record writes down what has happened, on every LB, and returns when it is on
 // their disks.
 func (o *Operation) record(ctx context.Context) error {
-	return o.lbs.each(ctx, func(ctx context.Context, lb *LB) error { return lb.Record(ctx, lb.takeHistory()) })
+	return o.lbs.each(ctx, func(ctx context.Context, lb *LB) error {
+		return lb.Record(ctx, balancer.Recorded{Lines: lb.takeHistory()})
+	})
 }
 
 // begin writes down who wants what.
@@ -317,11 +434,11 @@ func (o *Operation) end(ctx context.Context, err error) {
 		if marshalErr == nil {
 			lines = append(lines, line)
 		}
-		open := 0
+		e := balancer.Ending{Result: r.Result, Supersede: o.supersedes(lb), Lines: lines}
 		if r.Stands != nil && r.Stands.Open != nil {
-			open = *r.Stands.Open
+			e.Open, e.NotDrained = *r.Stands.Open, o.notDrained(lb)
 		}
-		return lb.End(ctx, balancer.Ending{Result: r.Result, Open: open, Supersede: o.supersedes(lb), Lines: lines})
+		return lb.End(ctx, e)
 	})
 	if endErr = errors.Join(marshalErr, endErr); endErr != nil && r.Stands != nil && r.Stands.Standing == Untouched {
 		return // it may not have begun at all
@@ -331,6 +448,20 @@ func (o *Operation) end(ctx context.Context, err error) {
 		stamp(w)
 		o.options.Emit(w)
 	}
+}
+
+// notDrained is the servers of backends that were left, where others were drained.
+func (o *Operation) notDrained(lb *LB) (keys []journal.Server) {
+	left := slices.DeleteFunc(slices.Clone(o.ends), func(e backendEnd) bool { return e.result != journal.ResultNotDrained })
+	if len(left) == len(o.whole.members) {
+		return nil
+	}
+	for _, s := range o.whole.part(lb).Report.Servers {
+		if slices.ContainsFunc(left, func(e backendEnd) bool { return matches(e.plan.targets(), s.Address) }) {
+			keys = append(keys, s.Server)
+		}
+	}
+	return keys
 }
 
 // supersedes is the drains on an LB that this one stands in for when it is done:
@@ -359,19 +490,25 @@ func (o *Operation) Result(err error) *Result {
 	spec := o.plan.Spec
 	r := ResultOf(err)
 	r.Operation, r.Kind, r.Targets, r.Changed = o.id, spec.Kind, spec.Targets, o.changed
-	switch {
-	case r.ExitCode == Partial:
-		r.Result = journal.ResultPartial
-	case r.ExitCode == TimedOut && spec.OnTimeout == TimeoutLeave:
-		r.Result = journal.ResultNotDrained
-	case r.ExitCode == TimedOut && spec.OnTimeout == TimeoutStop, err == nil:
+	if r.ExitCode == Done || len(o.ends) > 0 {
 		r.Result = journal.ResultDone
 	}
-	r.Services = o.stands().Services
+	for _, e := range o.ends {
+		r.Backends = append(r.Backends, BackendResult{Backend: e.Name, Result: e.result, Error: e.why.Err.Error()})
+		if e.result == journal.ResultNotDrained {
+			r.Result = journal.ResultNotDrained
+		}
+	}
+	if r.ExitCode == Partial && len(o.ends) == 0 {
+		r.Result = journal.ResultPartial
+	}
+	if o.whole != nil {
+		r.Services = o.stands().Services
+	}
 	r.AllDown = spec.Kind == Undrain
 	for _, lb := range o.plan.LBs {
 		up, down := sides(lb.Report.Servers, spec.Kind)
-		r.StayDown = append(r.StayDown, names(down)...)
+		r.StayDown = once(append(r.StayDown, names(down)...))
 		r.AllDown = r.AllDown && len(up) == 0
 	}
 	return r

@@ -8,31 +8,32 @@ import (
 	"github.com/drainctl/drainctl/drain/backend"
 )
 
-// service stops the service on every backend; in reverse it starts it.
-type service struct{ o *Operation }
+// service stops the service on every backend that has one; in reverse it starts
+// it.
+type service struct{}
 
-func (*service) name() StepName { return StepService }
+func (service) name() StepName { return StepService }
 
-func (s *service) run(ctx context.Context, d Direction, scope Scope) Verdict {
-	verdicts := make([]Verdict, len(s.o.members))
+func (service) run(ctx context.Context, b *batch, d Direction, s Scope) Verdict {
+	verdicts := make([]Verdict, len(b.members))
 	var all sync.WaitGroup
-	for i, m := range s.o.members {
-		if scope == ThisOperation && !m.Touched {
+	for i, m := range b.members {
+		if m.Service.Unit == "" || s == ThisOperation && !m.Touched {
 			continue
 		}
-		all.Go(func() { verdicts[i] = s.unit(ctx, m, d) })
+		all.Go(func() { verdicts[i] = m.control(ctx, d) })
 	}
 	all.Wait()
-	return joined(verdicts)
+	return joined(b.members, verdicts)
 }
 
-// unit stops or starts the service of one backend.
-func (s *service) unit(ctx context.Context, m *member, d Direction) Verdict {
+// control stops or starts the service of one backend.
+func (m *member) control(ctx context.Context, d Direction) Verdict {
 	act := m.Stop
 	if d == Reverse {
 		act = m.Start
 	}
-	state, changed, err := act(ctx, s.o.plan.Spec.StopTimeout)
+	state, changed, err := act(ctx, m.plan.Settings.StopTimeout)
 	if err == nil {
 		return Verdict{Changed: changed, Detail: Detail{Services: []ServiceState{{m.Service.Unit, m.Name, state.Active}}}}
 	}
@@ -48,17 +49,4 @@ func (s *service) unit(ctx context.Context, m *member, d Direction) Verdict {
 		v.Log = m.Log(ctx)
 	}
 	return v
-}
-
-// joined is the worst of verdicts, with the details of all.
-func joined(verdicts []Verdict) Verdict {
-	var all Verdict
-	for _, v := range verdicts {
-		if v.Outcome > all.Outcome {
-			all.Outcome, all.Err, all.Log, all.Next = v.Outcome, v.Err, v.Log, v.Next
-		}
-		all.Changed = all.Changed || v.Changed
-		all.Detail.Services = append(all.Detail.Services, v.Detail.Services...)
-	}
-	return all
 }

@@ -69,9 +69,9 @@ func TestService(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			w, _ := waitOf(nil, nil, func(s *Spec) { s.Service, s.StopTimeout = "app", 150*time.Millisecond })
-			m := w.o.members[0]
+			m := w.members[0]
 			m.Touched, m.Service = false, remote.Service{Host: test.host, Unit: "app"}
-			v := (&service{w.o}).run(t.Context(), test.d, Managed)
+			v := (service{}).run(t.Context(), w, test.d, Managed)
 			if v.Outcome != test.outcome || v.Changed != test.changed || m.Touched != (test.command != "") {
 				t.Errorf("%+v, touched %t", v, m.Touched)
 			}
@@ -95,9 +95,9 @@ func TestService(t *testing.T) {
 func TestServiceOfARollback(t *testing.T) {
 	host := &scriptedHost{states: []string{"inactive"}}
 	w, _ := waitOf(nil, nil, func(s *Spec) { s.Service = "app" })
-	m := w.o.members[0]
+	m := w.members[0]
 	m.Touched, m.Service = false, remote.Service{Host: host, Unit: "app"}
-	if v := (&service{w.o}).run(t.Context(), Reverse, ThisOperation); v.Err != nil || v.Changed || host.looks > 0 || len(host.commands) > 0 {
+	if v := (service{}).run(t.Context(), w, Reverse, ThisOperation); v.Err != nil || v.Changed || host.looks > 0 || len(host.commands) > 0 {
 		t.Errorf("%+v, %q", v, host.commands)
 	}
 }
@@ -107,9 +107,9 @@ func TestServiceOfARollback(t *testing.T) {
 func TestStopAsksNothingBefore(t *testing.T) {
 	host := &scriptedHost{states: []string{"inactive"}}
 	w, _ := waitOf(nil, nil, func(s *Spec) { s.Service = "app" })
-	m := w.o.members[0]
+	m := w.members[0]
 	m.Active, m.Service = true, remote.Service{Host: host, Unit: "app"}
-	if v := (&service{w.o}).run(t.Context(), Forward, Managed); v.Err != nil || !v.Changed || host.looks != 1 {
+	if v := (service{}).run(t.Context(), w, Forward, Managed); v.Err != nil || !v.Changed || host.looks != 1 {
 		t.Errorf("%+v after %d looks", v, host.looks)
 	}
 }

@@ -8,6 +8,7 @@
 package drain
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"net/url"
@@ -27,6 +28,7 @@ type Kind string
 const (
 	Drain   Kind = journal.KindDrain
 	Undrain Kind = journal.KindUndrain
+	Run     Kind = journal.KindRun
 )
 
 // Counter names where open connections are counted.
@@ -62,6 +64,7 @@ const (
 	DefaultReloadTimeout = 60 * time.Second
 	DefaultStopTimeout   = 2 * time.Minute
 	DefaultMinUp         = 1
+	DefaultParallel      = 32
 )
 
 // A Spec is everything an operator asks for. Flags write into it, the journal
@@ -72,27 +75,23 @@ type Spec struct {
 	Kind      Kind     `json:"kind" keep:"resume"`
 	Targets   []string `json:"targets" keep:"resume"`
 	Upstreams []string `json:"upstreams,omitempty" flag:"upstream" keep:"resume"`
-	LBs       []string `json:"lbs,omitempty" flag:"lb"`
+	LBs       []string `json:"lbs,omitempty" flag:"lb"` // none: this machine
 
-	Service     string         `json:"service,omitempty" flag:"service" keep:"resume,undrain"`
-	Counter     Counter        `json:"counter,omitempty" flag:"poll" keep:"resume,undrain"`
-	StatusURL   string         `json:"status_url,omitempty" flag:"status-url" keep:"resume,undrain"`
-	Threshold   int            `json:"threshold,omitempty" flag:"threshold" keep:"resume,undrain"` // connections
-	IgnorePeers []netip.Prefix `json:"ignore_peers,omitempty" flag:"ignore-peer" keep:"resume,undrain"`
-	Interval    time.Duration  `json:"interval_ns,omitempty" flag:"interval" keep:"resume,undrain"`
-	Timeout     time.Duration  `json:"timeout_ns" flag:"timeout" keep:"resume,undrain"` // of the wait; 0: no limit
-	OnTimeout   OnTimeout      `json:"on_timeout,omitempty" flag:"on-timeout" keep:"resume"`
+	Settings
+	// PerUpstream and PerBackend are settings of single upstreams and backends, by
+	// their names: the fields of Settings that differ there.
+	PerUpstream map[string]json.RawMessage `json:"per_upstream,omitempty" keep:"resume,undrain"`
+	PerBackend  map[string]json.RawMessage `json:"per_backend,omitempty" keep:"resume,undrain"`
 
-	Health        string        `json:"health,omitempty" flag:"health" keep:"resume"` // a URL, or HealthTCP
-	HealthTimeout time.Duration `json:"health_timeout_ns" flag:"health-timeout" keep:"resume"`
-	ReloadTimeout time.Duration `json:"reload_timeout_ns,omitempty" flag:"reload-timeout" keep:"resume,undrain"`
-	StopTimeout   time.Duration `json:"stop_timeout_ns,omitempty" flag:"stop-timeout" keep:"resume,undrain"`
+	OnTimeout       OnTimeout     `json:"on_timeout,omitempty" flag:"on-timeout" keep:"resume"`
+	ReloadTimeout   time.Duration `json:"reload_timeout_ns,omitempty" flag:"reload-timeout" keep:"resume,undrain"`
+	Together        bool          `json:"together,omitempty" flag:"together" keep:"resume"` // one that fails takes all back
+	Parallel        int           `json:"parallel,omitempty" flag:"parallel"`               // LBs at once
+	SkipUnreachable int           `json:"skip_unreachable_lb,omitempty" flag:"skip-unreachable-lb"`
 
-	MinUp int   `json:"min_up" flag:"min-up" keep:"resume"` // live primaries an upstream must keep
 	Allow Allow `json:"allow" keep:"resume"`
 	Force bool  `json:"force,omitempty" flag:"force" keep:"resume"` // undrain: clear a down that drainctl did not put there, too
 
-	SSH   SSH   `json:"ssh" keep:"resume,undrain"`
 	Nginx Nginx `json:"nginx" keep:"resume,undrain"`
 
 	User      string `json:"user"`
@@ -104,6 +103,25 @@ type Spec struct {
 	// Given are the flags that the operator set, on the line or in the
 	// environment.
 	Given []string `json:"given,omitempty"`
+}
+
+// Settings are what may differ from backend to backend, and from upstream to
+// upstream.
+type Settings struct {
+	Service     string         `json:"service,omitempty" flag:"service" keep:"resume,undrain"`
+	Counter     Counter        `json:"counter,omitempty" flag:"poll" keep:"resume,undrain"`
+	StatusURL   string         `json:"status_url,omitempty" flag:"status-url" keep:"resume,undrain"`
+	Threshold   int            `json:"threshold,omitempty" flag:"threshold" keep:"resume,undrain"` // connections
+	IgnorePeers []netip.Prefix `json:"ignore_peers,omitempty" flag:"ignore-peer" keep:"resume,undrain"`
+	Interval    time.Duration  `json:"interval_ns,omitempty" flag:"interval" keep:"resume,undrain"`
+	Timeout     time.Duration  `json:"timeout_ns" flag:"timeout" keep:"resume,undrain"` // of the wait; 0: no limit
+
+	Health        string        `json:"health,omitempty" flag:"health" keep:"resume"` // a URL, or HealthTCP
+	HealthTimeout time.Duration `json:"health_timeout_ns" flag:"health-timeout" keep:"resume"`
+	StopTimeout   time.Duration `json:"stop_timeout_ns,omitempty" flag:"stop-timeout" keep:"resume,undrain"`
+
+	MinUp int `json:"min_up" flag:"min-up" keep:"resume"` // live primaries an upstream must keep
+	SSH   SSH `json:"ssh" keep:"resume,undrain"`
 }
 
 // Allow is the guards an operator has overridden.
@@ -157,6 +175,8 @@ func takeOver(to, from reflect.Value, kept func(reflect.StructField) bool, given
 	for i := range to.NumField() {
 		f := to.Type().Field(i)
 		switch {
+		case f.Anonymous:
+			takeOver(to.Field(i), from.Field(i), kept, given)
 		case !kept(f), slices.Contains(given, f.Tag.Get("flag")):
 		case f.Type.Kind() == reflect.Struct:
 			takeOver(to.Field(i), from.Field(i), func(reflect.StructField) bool { return true }, given)
@@ -166,16 +186,59 @@ func takeOver(to, from reflect.Value, kept func(reflect.StructField) bool, given
 	}
 }
 
+// settings is the settings of one backend in the named upstreams: its own, else its
+// upstreams', else the spec's; and before all of them what the operator gave.
+func (s Spec) settings(upstreams, backends []string) (Settings, error) {
+	set := s.Settings
+	set.IgnorePeers = slices.Clone(set.IgnorePeers) // json would write into it
+	for _, from := range []struct {
+		names []string
+		per   map[string]json.RawMessage
+	}{{upstreams, s.PerUpstream}, {backends, s.PerBackend}} {
+		for _, name := range from.names {
+			if raw := from.per[name]; raw != nil {
+				if err := json.Unmarshal(raw, &set); err != nil {
+					return set, fmt.Errorf("settings of %s: %w", name, err)
+				}
+			}
+		}
+	}
+	asked := map[string]reflect.Value{}
+	eachFlag(reflect.ValueOf(s.Settings), func(name string, v reflect.Value) { asked[name] = v })
+	eachFlag(reflect.ValueOf(&set).Elem(), func(name string, v reflect.Value) {
+		if s.given(name) {
+			v.Set(asked[name])
+		}
+	})
+	return set, nil
+}
+
+// check refuses settings of single upstreams and backends that cannot be read.
+func (s Spec) check() error {
+	for name := range s.PerUpstream {
+		if _, err := s.settings([]string{name}, nil); err != nil {
+			return usage("%w", err)
+		}
+	}
+	for name := range s.PerBackend {
+		if _, err := s.settings(nil, []string{name}); err != nil {
+			return usage("%w", err)
+		}
+	}
+	return nil
+}
+
 // given tells whether one of the flags was set.
 func (s Spec) given(flags ...string) bool {
 	return slices.ContainsFunc(flags, func(f string) bool { return slices.Contains(s.Given, f) })
 }
 
-// words is the command line of those of the flags that were given.
+// words is the command line of those of the flags that were given. The LBs may
+// have come from a file.
 func (s Spec) words(flags ...string) []string {
 	var all []string
 	eachFlag(reflect.ValueOf(s), func(name string, v reflect.Value) {
-		if !slices.Contains(flags, name) || !s.given(name) {
+		if !slices.Contains(flags, name) || !s.given(name) && name != "lb" {
 			return
 		}
 		if v.Kind() != reflect.Slice {
@@ -254,12 +317,12 @@ func isLoopback(host string) bool {
 	return err == nil && ip.IsLoopback()
 }
 
-// needsBackend tells whether the run must run commands on the backend.
-func (s Spec) needsBackend() bool {
+// needsBackend tells whether a run of a kind must run commands on the backend.
+func (s Settings) needsBackend(k Kind) bool {
 	switch {
 	case s.Service != "":
 		return true
-	case s.Kind != Drain:
+	case k == Undrain:
 		return false
 	case s.Counter == CounterStubStatus:
 		return s.statusOnBackend()
@@ -269,7 +332,7 @@ func (s Spec) needsBackend() bool {
 
 // statusOnBackend tells whether stub_status answers on the loopback interface
 // alone, which then means the backend's.
-func (s Spec) statusOnBackend() bool {
+func (s Settings) statusOnBackend() bool {
 	u, err := url.Parse(s.StatusURL)
 	return err == nil && isLoopback(u.Hostname())
 }
@@ -290,13 +353,15 @@ func (s Spec) local() bool {
 
 // OverSSH tells whether the run logs in to a backend, and that is not the load
 // balancer itself.
-func (s Spec) OverSSH() bool { return s.needsBackend() && !s.local() }
+func (s Spec) OverSSH() bool { return s.needsBackend(s.Kind) && !s.local() }
 
 // DefaultSpec is a spec as it is without any flag.
 func DefaultSpec(k Kind) Spec {
 	return Spec{
-		Kind: k, Counter: CounterSS, Interval: DefaultInterval, Timeout: DefaultTimeout, OnTimeout: TimeoutRollback,
-		Health: HealthTCP, HealthTimeout: DefaultHealthTimeout, ReloadTimeout: DefaultReloadTimeout,
-		StopTimeout: DefaultStopTimeout, MinUp: DefaultMinUp,
+		Kind: k, OnTimeout: TimeoutRollback, ReloadTimeout: DefaultReloadTimeout, Parallel: DefaultParallel,
+		Settings: Settings{
+			Counter: CounterSS, Interval: DefaultInterval, Timeout: DefaultTimeout, Health: HealthTCP,
+			HealthTimeout: DefaultHealthTimeout, StopTimeout: DefaultStopTimeout, MinUp: DefaultMinUp,
+		},
 	}
 }

@@ -21,6 +21,8 @@ func filled(t *testing.T, typ reflect.Type) reflect.Value {
 		return reflect.ValueOf(netip.MustParsePrefix("10.1.0.0/16"))
 	case reflect.TypeFor[time.Duration]():
 		return reflect.ValueOf(7 * time.Second)
+	case reflect.TypeFor[json.RawMessage]():
+		return reflect.ValueOf(json.RawMessage(`{"threshold":3}`))
 	}
 	switch typ.Kind() {
 	case reflect.String:
@@ -29,6 +31,9 @@ func filled(t *testing.T, typ reflect.Type) reflect.Value {
 		v.SetInt(7)
 	case reflect.Bool:
 		v.SetBool(true)
+	case reflect.Map:
+		v.Set(reflect.MakeMap(typ))
+		v.SetMapIndex(filled(t, typ.Key()), filled(t, typ.Elem()))
 	case reflect.Slice:
 		v.Set(reflect.Append(v, filled(t, typ.Elem())))
 	case reflect.Struct:
@@ -42,7 +47,7 @@ func filled(t *testing.T, typ reflect.Type) reflect.Value {
 }
 
 // What is said now, and what is not taken over because each run has its own.
-var ownToEachRun = []string{"LBs", "User", "Host", "Wait", "Continues", "Given"}
+var ownToEachRun = []string{"LBs", "Parallel", "SkipUnreachable", "User", "Host", "Wait", "Continues", "Given"}
 
 // TestSpecSurvives: each field of a spec survives the journal, and what an
 // operation was asked for is what its resume does.

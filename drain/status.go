@@ -52,26 +52,29 @@ type ServerStatus struct {
 	Next   []Command       `json:"next,omitempty"`
 }
 
-// ReadStatus asks the LBs of a spec for the servers that it names, or for all.
+// ReadStatus asks the LBs of a spec for the servers that it names, or for all. An
+// LB that cannot be asked is an error, and the others' status comes with it.
 func ReadStatus(ctx context.Context, spec Spec, c Connector) (*Status, error) {
-	o := &Operation{options: Options{Connect: c}}
+	o := newOperation(spec, Options{Connect: c})
 	defer o.lbs.close()
-	spec.Kind = ""
-	if _, err := o.connect(ctx, spec); err != nil {
-		return nil, beforeTouching(ctx, err)
-	}
 	reports, err := gather(ctx, o.lbs, func(ctx context.Context, lb *LB) (LBPlan, error) {
-		r, err := lb.Plan(ctx, balancer.Query{Targets: spec.Targets, Upstreams: spec.Upstreams, Connections: true})
-		return LBPlan{LB: lb.Name, Report: r}, err
+		if err := open(ctx, lb); err != nil {
+			return LBPlan{}, err
+		}
+		return lb.ask(ctx, balancer.Query{Targets: spec.Targets, Upstreams: spec.Upstreams, Connections: true})
 	})
-	if err != nil {
+	reports = slices.DeleteFunc(reports, func(lb LBPlan) bool { return lb.Report == nil })
+	if err == nil {
+		err = missingEverywhere(spec, reports)
+	}
+	if err != nil && len(o.lbs) == 1 {
 		return nil, beforeTouching(ctx, err)
 	}
 	st := &Status{}
 	for _, r := range reports {
 		st.LBs = append(st.LBs, statusOf(spec, r))
 	}
-	return st, nil
+	return st, beforeTouching(ctx, err)
 }
 
 func statusOf(spec Spec, lb LBPlan) LBStatus {
@@ -107,10 +110,10 @@ func serverStatus(spec Spec, r *balancer.Report, s balancer.Server) ServerStatus
 		if latest != nil && latest.ID == holder.ID {
 			st.Operation = latest
 		}
-	case latest != nil && latest.Result == journal.ResultNotDrained && s.Down:
+	case latest != nil && latest.Result == journal.ResultNotDrained && s.Down && (len(latest.NotDrained) == 0 || slices.Contains(latest.NotDrained, s.Server)):
 		st.Operation, st.State = latest, StateNotDrained
 		st.Next = next(spec, latest, "waits again")
-	case latest != nil && latest.Result != journal.ResultDone:
+	case latest != nil && latest.Result != journal.ResultDone && latest.Result != journal.ResultNotDrained:
 		st.Operation, st.State = latest, StateInterrupted
 		st.Next = next(spec, latest, "continues")
 	case s.Down && s.Managed:

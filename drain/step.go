@@ -2,6 +2,7 @@ package drain
 
 import (
 	"context"
+	"slices"
 	"strings"
 )
 
@@ -13,6 +14,7 @@ const (
 	StepMarkDown StepName = "mark down"    // reverse: clear down
 	StepWait     StepName = "wait"         // until nobody is connected; reverse: until healthy
 	StepService  StepName = "stop service" // reverse: start it
+	StepWork     StepName = "work"         // of a rolling run, between there and back
 )
 
 // A Direction is how a step is run: a drain runs forward, an undrain in reverse.
@@ -67,69 +69,109 @@ type Verdict struct {
 	Err     error
 	Log     []string  // the app's last log lines
 	Next    []Command // for an irreversible failure
+	// Failed are the backends that it failed for, where it did not for others;
+	// Each has why.
+	Failed []*member
+	Each   map[*member]Verdict
 }
 
 func failed(changed bool, err error) Verdict {
 	return Verdict{Outcome: StepError, Changed: changed, Err: err}
 }
 
+// joined is the verdict over several backends: the worst one, with the details of
+// all.
+func joined(members []*member, verdicts []Verdict) Verdict {
+	all := Verdict{Each: map[*member]Verdict{}}
+	for i, v := range verdicts {
+		if v.Outcome > all.Outcome {
+			all.Outcome, all.Err, all.Log, all.Next = v.Outcome, v.Err, v.Log, v.Next
+		}
+		if v.Outcome != StepOK {
+			all.Failed = append(all.Failed, members[i])
+			all.Each[members[i]] = v
+		}
+		all.Changed = all.Changed || v.Changed
+		all.Detail.Services = append(all.Detail.Services, v.Detail.Services...)
+		if v.Detail.Open != nil {
+			all.Detail.Open, all.Detail.Waited = v.Detail.Open, max(all.Detail.Waited, v.Detail.Waited)
+		}
+		all.Detail.Checks = max(all.Detail.Checks, v.Detail.Checks)
+	}
+	return all
+}
+
 // A step knows two ways. Each may be taken again after it was taken, or half
 // taken: it then does what is left.
 type step interface {
 	name() StepName
-	run(ctx context.Context, d Direction, s Scope) Verdict
+	run(ctx context.Context, b *batch, d Direction, s Scope) Verdict
 }
 
-// newSteps is the one list.
-func (o *Operation) newSteps() []step {
-	list := []step{&configure{o}, &wait{o}}
-	if o.plan.Spec.Service != "" {
-		list = append(list, &service{o})
-	}
-	return list
+// steps is the one list.
+var steps = []step{configure{}, wait{}, service{}}
+
+// A batch is the backends of an operation that are taken together: one edit and
+// one reload on each LB.
+type batch struct {
+	o       *Operation
+	plan    *Plan // of their targets
+	members []*member
+	// returning are the targets that come back in the same edit.
+	returning []string
 }
 
-// stepNames is the steps of a spec, in the order that they are taken.
-func stepNames(s Spec) []StepName {
-	list := []StepName{StepMarkDown, StepWait}
-	if s.Service != "" {
-		list = append(list, StepService)
-	}
-	if s.Kind == Undrain {
-		for i, j := 0, len(list)-1; i < j; i, j = i+1, j-1 {
-			list[i], list[j] = list[j], list[i]
-		}
+// only is the part of a batch that some of its backends are.
+func (b *batch) only(members []*member) *batch {
+	return &batch{o: b.o, plan: b.plan.only(members), members: members}
+}
+
+// without is the rest of it.
+func (b *batch) without(members []*member) *batch {
+	return b.only(slices.DeleteFunc(slices.Clone(b.members), func(m *member) bool { return slices.Contains(members, m) }))
+}
+
+// needs tells whether the batch needs a step: without a service there is none to
+// stop.
+func (p *Plan) needs(name StepName) bool {
+	return name != StepService || slices.ContainsFunc(p.Backends, func(b Backend) bool { return b.Settings.Service != "" })
+}
+
+// stepsOf is the steps that a plan needs, in the order of a direction.
+func (p *Plan) stepsOf(d Direction) []step {
+	list := slices.DeleteFunc(slices.Clone(steps), func(st step) bool { return !p.needs(st.name()) })
+	if d == Reverse {
+		slices.Reverse(list)
 	}
 	return list
 }
 
 // describeStep says what a step will do.
-func describeStep(p *Plan, name StepName, d Direction) Description {
-	spec := p.Spec
-	switch name {
-	case StepMarkDown:
+func (p *Plan) describeStep(name StepName, d Direction) Description {
+	what := Description{}
+	if name == StepMarkDown {
 		return Description{Servers: p.allServers()}
-	case StepService:
-		return Description{Service: spec.Service, Backend: p.backendNames()}
 	}
-	if d == Reverse {
-		return Description{Health: spec.Health, Limit: InSeconds(spec.HealthTimeout)}
+	add := func(to *string, text string) {
+		if text != "" && !slices.Contains(strings.Split(*to, ", "), text) {
+			*to = strings.TrimPrefix(*to+", "+text, ", ")
+		}
 	}
-	var counters []string
 	for _, b := range p.Backends {
-		counters = append(counters, counterText(spec, b))
+		set := b.Settings
+		switch {
+		case name == StepService && set.Service != "":
+			add(&what.Service, set.Service)
+			add(&what.Backend, b.Name)
+		case name == StepService:
+		case d == Reverse:
+			add(&what.Health, b.health())
+			what.Limit = InSeconds(set.HealthTimeout)
+		default:
+			add(&what.Counter, b.counterText())
+			add(&what.Service, set.Service)
+			what.Limit, what.Threshold, what.OnTimeout = InSeconds(set.Timeout), set.Threshold, p.Spec.OnTimeout
+		}
 	}
-	return Description{
-		Counter: strings.Join(counters, ", "), Limit: InSeconds(spec.Timeout), Threshold: spec.Threshold,
-		OnTimeout: spec.OnTimeout, Service: spec.Service,
-	}
-}
-
-// backendNames names the backends of the plan.
-func (p *Plan) backendNames() string {
-	var all []string
-	for _, b := range p.Backends {
-		all = append(all, b.Name)
-	}
-	return strings.Join(all, ", ")
+	return what
 }

@@ -67,8 +67,13 @@ func (w *watchedLB) Watch(_ context.Context, r balancer.WatchRequest) (balancer.
 	return seen, nil
 }
 
-// waitOf is the wait of a drain with a counter and an LB that are made up.
-func waitOf(c backend.Counter, lb *watchedLB, change ...func(*Spec)) (*wait, *told) {
+// add adds a backend whose counter is made up.
+func (b *batch) add(name string, c backend.Counter) {
+	b.members = append(b.members, &member{&backend.Backend{Name: name, Counter: c}, Backend{Name: name, Settings: b.plan.Spec.Settings}})
+}
+
+// waitOf is the batch of a drain with a counter and an LB that are made up.
+func waitOf(c backend.Counter, lb *watchedLB, change ...func(*Spec)) (*batch, *told) {
 	spec := DefaultSpec(Drain)
 	spec.Interval, spec.Timeout = time.Millisecond, time.Minute
 	for _, ch := range change {
@@ -79,8 +84,10 @@ func waitOf(c backend.Counter, lb *watchedLB, change ...func(*Spec)) (*wait, *to
 	if lb != nil {
 		o.lbs = fleet{{Balancer: lb, Name: ThisMachine}}
 	}
-	o.members = []*member{{Backend: &backend.Backend{Name: "app-1", Counter: c, Touched: true}}}
-	return &wait{o}, l
+	o.whole = &batch{o: o, plan: o.plan}
+	o.whole.add("app-1", c)
+	o.whole.members[0].Touched = true
+	return o.whole, l
 }
 
 // Several backends are waited for side by side, and the first that fails ends
@@ -88,14 +95,14 @@ func waitOf(c backend.Counter, lb *watchedLB, change ...func(*Spec)) (*wait, *to
 func TestWaitForSeveralBackends(t *testing.T) {
 	s, other := &script{counts: []int{3, 2, 0}}, &script{counts: []int{9, 8, 7, 0}}
 	w, _ := waitOf(s, &watchedLB{})
-	w.o.members = append(w.o.members, &member{Backend: &backend.Backend{Name: "app-2", Counter: other}})
-	if v := w.run(t.Context(), Forward, Managed); v.Err != nil || s.reads != 5 || other.reads != 6 {
+	w.add("app-2", other)
+	if v := (wait{}).run(t.Context(), w, Forward, Managed); v.Err != nil || s.reads != 5 || other.reads != 6 {
 		t.Errorf("%+v after %d and %d readings", v, s.reads, other.reads)
 	}
 	for _, counts := range [][2]int{{0, 4}, {4, 0}} {
 		w, _ = waitOf(&script{counts: counts[:1]}, &watchedLB{}, func(s *Spec) { s.Timeout = 50 * time.Millisecond })
-		w.o.members = append(w.o.members, &member{Backend: &backend.Backend{Name: "app-2", Counter: &script{counts: counts[1:]}}})
-		if v := w.run(t.Context(), Forward, Managed); v.Outcome != StepTimedOut {
+		w.add("app-2", &script{counts: counts[1:]})
+		if v := (wait{}).run(t.Context(), w, Forward, Managed); v.Outcome != StepTimedOut {
 			t.Errorf("%v: %+v", counts, v)
 		}
 	}
@@ -106,12 +113,12 @@ func TestWaitForSeveralBackends(t *testing.T) {
 func TestWaitOfARollback(t *testing.T) {
 	s, lb := &script{counts: []int{0}}, &watchedLB{}
 	w, _ := waitOf(s, lb)
-	w.o.members[0].Touched = false
-	if v := w.run(t.Context(), Forward, ThisOperation); v.Err != nil || s.reads != 0 {
+	w.members[0].Touched = false
+	if v := (wait{}).run(t.Context(), w, Forward, ThisOperation); v.Err != nil || s.reads != 0 {
 		t.Errorf("%+v after %d readings", v, s.reads)
 	}
-	w.o.members[0].Touched = true
-	if v := w.run(t.Context(), Forward, ThisOperation); v.Err != nil || s.reads != backend.LowReadings || lb.looks != 0 {
+	w.members[0].Touched = true
+	if v := (wait{}).run(t.Context(), w, Forward, ThisOperation); v.Err != nil || s.reads != backend.LowReadings || lb.looks != 0 {
 		t.Errorf("%+v after %d readings and %d looks", v, s.reads, lb.looks)
 	}
 }
@@ -121,7 +128,7 @@ func TestWaitOfARollback(t *testing.T) {
 func TestWaitForBufferedRequests(t *testing.T) {
 	lb, s := &watchedLB{held: []int{3, 3, 1, 0}}, &script{counts: []int{0}}
 	w, l := waitOf(s, lb)
-	if v := w.run(t.Context(), Forward, Managed); v.Err != nil || lb.buffered != 4 || s.reads != backend.LowReadings+3 {
+	if v := (wait{}).run(t.Context(), w, Forward, Managed); v.Err != nil || lb.buffered != 4 || s.reads != backend.LowReadings+3 {
 		t.Errorf("%+v after %d looks and %d readings, want 4 and %d", v, lb.buffered, s.reads, backend.LowReadings+3)
 	}
 	if told := eventsOf[*Buffered](l); len(told) != 1 || told[0].Requests != 3 || told[0].GaveUp {
@@ -130,7 +137,7 @@ func TestWaitForBufferedRequests(t *testing.T) {
 	// Where they cannot be counted, the connections alone have to do.
 	lb, s = &watchedLB{held: []int{-1}}, &script{counts: []int{0}}
 	w, l = waitOf(s, lb)
-	if v := w.run(t.Context(), Forward, Managed); v.Err != nil || s.reads != backend.LowReadings || len(eventsOf[*Buffered](l)) != 0 {
+	if v := (wait{}).run(t.Context(), w, Forward, Managed); v.Err != nil || s.reads != backend.LowReadings || len(eventsOf[*Buffered](l)) != 0 {
 		t.Errorf("%+v after %d readings", v, s.reads)
 	}
 }
@@ -159,7 +166,7 @@ func TestWaitForBufferedRequestsEnds(t *testing.T) {
 func TestWaitWatches(t *testing.T) {
 	lb := &watchedLB{}
 	w, _ := waitOf(&script{counts: []int{0}}, lb, func(s *Spec) { s.Interval = time.Hour })
-	if v := w.run(t.Context(), Forward, Managed); v.Err != nil || lb.looks != 2 {
+	if v := (wait{}).run(t.Context(), w, Forward, Managed); v.Err != nil || lb.looks != 2 {
 		t.Errorf("%+v after %d looks", v, lb.looks)
 	}
 	for _, d := range []struct {
@@ -172,7 +179,7 @@ func TestWaitWatches(t *testing.T) {
 		{balancer.Drift{Reason: balancer.DriftUnknown, Places: []string{"/x"}, Reloaded: true}, "another process reloaded nginx and then changed /x: what nginx has loaded is not known"},
 	} {
 		w, _ := waitOf(&script{counts: []int{1}}, &watchedLB{drift: &d.drift})
-		if v := w.run(t.Context(), Forward, Managed); v.Outcome != StepError || v.Err.Error() != d.want {
+		if v := (wait{}).run(t.Context(), w, Forward, Managed); v.Outcome != StepError || v.Err.Error() != d.want {
 			t.Errorf("got %+v, want %q", v, d.want)
 		}
 	}
@@ -201,7 +208,7 @@ func TestLookThatFails(t *testing.T) {
 	// does not count.
 	lb = &watchedLB{errs: []error{nil, broken, broken, nil}}
 	w, _ = waitOf(&script{counts: []int{0}}, lb, func(s *Spec) { s.Interval = time.Hour })
-	if v := w.run(t.Context(), Forward, Managed); v.Err != nil || lb.looks != 4 {
+	if v := (wait{}).run(t.Context(), w, Forward, Managed); v.Err != nil || lb.looks != 4 {
 		t.Errorf("%+v after %d looks, want 4", v, lb.looks)
 	}
 	// Before its time, nothing is looked at; and a rollback looks at nothing.
@@ -232,7 +239,7 @@ func TestHealthMustPassSeveralTimes(t *testing.T) {
 		lb := &sickLB{checks: checks}
 		w, l := waitOf(nil, nil, func(s *Spec) { s.Kind, s.HealthTimeout = Undrain, limit })
 		w.o.lbs, w.o.options.bounds = fleet{{Balancer: lb, Name: ThisMachine}}, shortBounds
-		return w.run(t.Context(), Reverse, Managed), lb, l
+		return (wait{}).run(t.Context(), w, Reverse, Managed), lb, l
 	}
 	v, lb, _ := check(time.Minute, nil)
 	if v.Err != nil || lb.n != healthChecks || v.Detail.Checks != healthChecks {
@@ -263,6 +270,7 @@ func TestOtherClientsNotLookedFor(t *testing.T) {
 		{func(s *Spec) { s.Counter, s.StatusURL = CounterStubStatus, "http://localhost/" }, Backend{Name: "a", Address: "10.0.0.1", Ports: []uint16{80}}, false},
 	} {
 		w, _ := waitOf(nil, nil, test.spec)
+		test.backend.Settings = w.plan.Spec.Settings
 		m := &member{Backend: &backend.Backend{Host: host}, plan: test.backend}
 		m.Counter = w.o.newCounter(m)
 		if (m.Clients != nil) != test.want {

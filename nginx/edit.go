@@ -11,12 +11,14 @@ type Want struct {
 	Down bool `json:"down"`
 }
 
-// An Edit replaces the bytes Start..End of a file by New.
+// An Edit replaces the bytes Start..End of a file by New, for a server that is to
+// have the state Want.
 type Edit struct {
 	File       *File
 	Start, End int
 	New        string
 	Server     *Server
+	Want       Want
 }
 
 // downWord is what marks a server: one blank and the flag.
@@ -32,7 +34,7 @@ func (s *Server) Edits(want Want) []Edit {
 			return nil
 		}
 		end := int(words[len(words)-1].End)
-		return []Edit{{File: s.File, Start: end, End: end, New: downWord, Server: s}}
+		return []Edit{{File: s.File, Start: end, End: end, New: downWord, Server: s, Want: want}}
 	}
 	var edits []Edit
 	for i, w := range words {
@@ -40,7 +42,7 @@ func (s *Server) Edits(want Want) []Edit {
 			continue
 		}
 		from := blanksBefore(s.File.Src, int(words[i-1].End), int(w.Start))
-		edits = append(edits, Edit{File: s.File, Start: from, End: int(w.End), Server: s})
+		edits = append(edits, Edit{File: s.File, Start: from, End: int(w.End), Server: s, Want: want})
 	}
 	return edits
 }
@@ -85,25 +87,4 @@ func Apply(src string, edits []Edit) (string, error) {
 	}
 	b.WriteString(src[at:])
 	return b.String(), nil
-}
-
-// Inverse is the edits that turn Apply(src, edits) back into src. The edits are
-// ones that Apply takes.
-func Inverse(src string, edits []Edit) []Edit {
-	var inverse []Edit
-	shift := 0
-	for _, e := range inOrder(edits) {
-		back := e
-		back.Start += shift
-		back.End, back.New = back.Start+len(e.New), src[e.Start:e.End]
-		shift += len(e.New) - len(back.New)
-		if n := len(inverse); n > 0 && inverse[n-1].End == back.Start {
-			// Apply would make two equal edits in one place only once.
-			inverse[n-1].End = back.End
-			inverse[n-1].New += back.New
-			continue
-		}
-		inverse = append(inverse, back)
-	}
-	return inverse
 }

@@ -7,24 +7,6 @@ import (
 	"github.com/xrash/smetrics"
 )
 
-// Match is the servers the target names, in the order of the configuration,
-// narrowed to the named upstreams when there are any. A name is an upstream's
-// name, or http/NAME or stream/NAME where both have it.
-func (c *Config) Match(t Target, upstreams []string) []*Server {
-	var found []*Server
-	for _, u := range c.Upstreams {
-		if len(upstreams) > 0 && !slices.ContainsFunc(upstreams, u.Named) {
-			continue
-		}
-		for _, s := range u.Servers {
-			if s.Err == nil && t.Matches(s.Address) {
-				found = append(found, s)
-			}
-		}
-	}
-	return found
-}
-
 // Named tells whether name means this upstream: NAME, http/NAME or
 // stream/NAME. An upstream's own name may hold a slash too.
 func (u *Upstream) Named(name string) bool {

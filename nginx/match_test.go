@@ -27,6 +27,24 @@ func addresses(servers []*Server) string {
 	return strings.Join(all, ", ")
 }
 
+// Match is, as a plan finds them, the servers the target names, in the order of the configuration,
+// narrowed to the named upstreams when there are any. A name is an upstream's
+// name, or http/NAME or stream/NAME where both have it.
+func (c *Config) Match(t Target, upstreams []string) []*Server {
+	var found []*Server
+	for _, u := range c.Upstreams {
+		if len(upstreams) > 0 && !slices.ContainsFunc(upstreams, u.Named) {
+			continue
+		}
+		for _, s := range u.Servers {
+			if s.Err == nil && t.Matches(s.Address) {
+				found = append(found, s)
+			}
+		}
+	}
+	return found
+}
+
 func TestMatch(t *testing.T) {
 	c := parse(t, twoModules)
 	cases := []struct {

@@ -8,8 +8,8 @@ import (
 
 // Verify reads every piece of the upstream that the edits touch as it will be,
 // with the cross-check, and makes sure that its servers are the same in the same
-// order, and that exactly the edited ones have the wanted state.
-func (u *Upstream) Verify(edits []Edit, want Want) error {
+// order, and that exactly the edited ones have their wanted state.
+func (u *Upstream) Verify(edits []Edit) error {
 	for _, p := range u.pieces {
 		var inside []Edit
 		for _, e := range edits {
@@ -20,19 +20,19 @@ func (u *Upstream) Verify(edits []Edit, want Want) error {
 		if len(inside) == 0 {
 			continue
 		}
-		if err := u.verifyPiece(p, inside, want); err != nil {
+		if err := u.verifyPiece(p, inside); err != nil {
 			return fmt.Errorf("%s: the edit of upstream %s was not verified, so nothing was written: %w", p.file.Path, u.Name, err)
 		}
 	}
 	return nil
 }
 
-func (u *Upstream) verifyPiece(p piece, edits []Edit, want Want) error {
+func (u *Upstream) verifyPiece(p piece, edits []Edit) error {
 	// By place, not by pointer: a fragment may be in another upstream too.
-	touched := map[int32]bool{}
+	wants := map[int32]Want{}
 	shifted := make([]Edit, len(edits))
 	for i, e := range edits {
-		touched[e.Server.At] = true
+		wants[e.Server.At] = e.Want
 		shifted[i] = Edit{Start: e.Start - p.start, End: e.End - p.start, New: e.New}
 	}
 	text, err := Apply(p.file.Src[p.start:p.end], shifted)
@@ -48,9 +48,9 @@ func (u *Upstream) verifyPiece(p piece, edits []Edit, want Want) error {
 		return fmt.Errorf("%d servers became %d", len(before), len(after))
 	}
 	for i, s := range after {
-		state := Want{Down: before[i].IsDown()}
-		if touched[before[i].At] {
-			state = want
+		state, touched := wants[before[i].At]
+		if !touched {
+			state = Want{Down: before[i].IsDown()}
 		}
 		if err := sameButState(before[i], s, state); err != nil {
 			return err

@@ -311,9 +311,6 @@ func testDial(t *testing.T, h Host) {
 			t.Errorf("%s: nobody listens, and the error is %v", network, err)
 		}
 	}
-	if err := Connect(limit(t, time.Minute), h, "127.0.0.1:1"); err == nil {
-		t.Error("connected to a port where nobody listens")
-	}
 	// The host still works.
 	if r := sh(t, h, "echo ok"); string(r.Stdout) != "ok\n" {
 		t.Errorf("after all: %q", r.Stdout)

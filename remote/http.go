@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"strings"
 )
 
 // maxBody is how many bytes of an answer Get returns at most.
@@ -42,17 +41,4 @@ func Get(ctx context.Context, d Dialer, url string) (status int, body []byte, er
 		return response.StatusCode, body, fmt.Errorf("get %q: %w", url, err)
 	}
 	return response.StatusCode, body, nil
-}
-
-// Connect says whether d can connect to addr, "host:port" or "unix:/path".
-func Connect(ctx context.Context, d Dialer, addr string) error {
-	network := "tcp"
-	if path, found := strings.CutPrefix(addr, "unix:"); found {
-		network, addr = "unix", path
-	}
-	conn, err := d.DialContext(ctx, network, addr)
-	if err != nil {
-		return err
-	}
-	return conn.Close()
 }

@@ -70,12 +70,6 @@ func TestGet(t *testing.T) {
 				t.Errorf("%s: %s: no error", h.Name(), bad)
 			}
 		}
-		if err := Connect(limit(t, time.Minute), h, strings.TrimPrefix(plain.URL, "http://")); err != nil {
-			t.Error(err)
-		}
-		if err := Connect(limit(t, time.Minute), h, "unix:/nowhere/at/all"); err == nil {
-			t.Errorf("%s: connected to nothing", h.Name())
-		}
 	}
 	var uerr *url.Error
 	if _, _, err := Get(limit(t, time.Minute), Local(nil), "http://127.0.0.1:1/"); !errors.As(err, &uerr) {

@@ -13,7 +13,7 @@ import (
 
 // Protocol is the version of what a client and an agent say to each other. It
 // changes with every change of the calls or their types.
-const Protocol = 1
+const Protocol = 2
 
 // A greeting is the agent's first line.
 type greeting struct {
@@ -82,16 +82,11 @@ func methods(b Balancer) map[string]method {
 		"watch":       call(b.Watch),
 		"connections": call(b.Connections),
 		"health":      act(b.Health),
-		"record":      act(func(ctx context.Context, r recordRequest) error { return b.Record(ctx, r.Lines) }),
+		"record":      act(b.Record),
 		"end":         act(b.End),
 		"state":       call(func(ctx context.Context, _ struct{}) (journal.State, error) { return b.State(ctx) }),
 		"history":     call(b.History),
 	}
-}
-
-// A recordRequest wraps lines: the parameters of a call are an object.
-type recordRequest struct {
-	Lines Lines `json:"lines"`
 }
 
 // call is a method that takes and gives a value.

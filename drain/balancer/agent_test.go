@@ -32,7 +32,7 @@ func TestHostileCaller(t *testing.T) {
 	asks := map[string]struct{ method, params string }{}
 	edit := func(name, path, sha string, at int, want string) {
 		text, _ := json.Marshal(path)
-		asks["edit: "+name] = struct{ method, params string }{"apply", fmt.Sprintf(`{"want":%s,"files":[{"path":%s,"sha256":%q,"servers":[%d]}]}`, want, text, sha, at)}
+		asks["edit: "+name] = struct{ method, params string }{"apply", fmt.Sprintf(`{"files":[{"path":%s,"sha256":%q,"servers":[{"at":%d,"want":%s}]}]}`, text, sha, at, want)}
 	}
 	const wantDown = `{"down":true}`
 	main := hash(r.read(r.conf))
@@ -52,7 +52,7 @@ func TestHostileCaller(t *testing.T) {
 	edit("another parameter", r.pool, sha, at, `{"down":true,"weight":5}`)
 	edit("text in the place of a parameter", r.pool, sha, at, `"down; } server { listen 1;"`)
 	for _, field := range []string{"command", "test_command", "reload_command", "nginx", "state_dir", "configuration", "content"} {
-		asks["apply with "+field] = struct{ method, params string }{"apply", fmt.Sprintf(`{"want":%s,"files":[],%q:"touch /tmp/mine"}`, wantDown, field)}
+		asks["apply with "+field] = struct{ method, params string }{"apply", fmt.Sprintf(`{"files":[],%q:"touch /tmp/mine"}`, field)}
 		asks["plan with "+field] = struct{ method, params string }{"plan", fmt.Sprintf(`{"targets":["127.0.0.2"],%q:"touch /tmp/mine"}`, field)}
 	}
 	for _, method := range []string{"run", "exec", "write", "read", "rpc.serverInfo2", "Plan", ""} {
@@ -100,7 +100,7 @@ func TestNothingBegun(t *testing.T) {
 	for name, ask := range map[string]func() error{
 		"apply":  func() error { _, err := c.Apply(t.Context(), change(report, nginx.Want{Down: true})); return err },
 		"reload": func() error { _, err := c.Reload(t.Context(), ReloadRequest{Timeout: patience}); return err },
-		"record": func() error { return c.Record(t.Context(), Lines{[]byte("{}")}) },
+		"record": func() error { return c.Record(t.Context(), Recorded{Lines: Lines{[]byte("{}")}}) },
 		"end":    func() error { return c.End(t.Context(), Ending{Result: journal.ResultDone}) },
 	} {
 		if err := ask(); err == nil {

@@ -54,7 +54,7 @@ func (l *Local) apply(ctx context.Context, c Change) (a Applied, err error) {
 	if a.Notices, err = l.acceptPending(ctx, conf, c.AcceptPending); err != nil {
 		return a, err
 	}
-	changes, err := fileChanges(servers, c.Want)
+	changes, err := fileChanges(servers)
 	if err != nil {
 		return a, &Error{Code: CodeRefused, Message: err.Error(), cause: err}
 	}
@@ -64,31 +64,39 @@ func (l *Local) apply(ctx context.Context, c Change) (a Applied, err error) {
 	if err := l.test(ctx); err != nil {
 		return a, fmt.Errorf("the configuration was refused before any edit: %w", err)
 	}
+	had := len(l.edits)
 	for _, ch := range changes {
 		if err := l.replace(ctx, ch); err != nil {
-			return a, l.giveUp(ctx, err)
+			return a, l.giveUp(ctx, had, err)
 		}
 		a.Edited = append(a.Edited, l.edits[len(l.edits)-1])
 	}
 	if err := l.test(ctx); err != nil {
-		return a, l.giveUp(ctx, fmt.Errorf("the edited configuration was refused: %w", err))
+		return a, l.giveUp(ctx, had, fmt.Errorf("the edited configuration was refused: %w", err))
 	}
 	a.NeedsReload = true
 	return a, nil
 }
 
-// giveUp restores the files after err, which is before any reload.
-func (l *Local) giveUp(ctx context.Context, err error) error {
-	if _, restoreErr := l.restoreFiles(context.WithoutCancel(ctx)); restoreErr != nil {
+// giveUp undoes the edits after the first keep of them, which nothing has loaded
+// yet, after err.
+func (l *Local) giveUp(ctx context.Context, keep int, err error) error {
+	if _, restoreErr := l.restoreFiles(context.WithoutCancel(ctx), keep); restoreErr != nil {
 		return fmt.Errorf("%w; restoring the files failed too: %w", err, restoreErr)
 	}
 	return err
 }
 
+// A wanted is a server line and the state that it is to have.
+type wanted struct {
+	*nginx.Server
+	nginx.Want
+}
+
 // locate finds the server lines that edits name. Whatever is not a server line
 // of a file that the configuration includes, with the content that the caller
 // knows, is an error.
-func locate(conf *nginx.Config, edits []FileEdit) ([]*nginx.Server, error) {
+func locate(conf *nginx.Config, edits []FileEdit) ([]wanted, error) {
 	byLine := map[string]map[int][]*nginx.Server{}
 	for _, u := range conf.Upstreams {
 		for _, s := range u.Servers {
@@ -98,7 +106,7 @@ func locate(conf *nginx.Config, edits []FileEdit) ([]*nginx.Server, error) {
 			byLine[s.File.Path][int(s.At)] = append(byLine[s.File.Path][int(s.At)], s)
 		}
 	}
-	var servers []*nginx.Server
+	var servers []wanted
 	for _, e := range edits {
 		i := slices.IndexFunc(conf.Files, func(f *nginx.File) bool { return f.Path == e.Path })
 		if i < 0 {
@@ -107,11 +115,13 @@ func locate(conf *nginx.Config, edits []FileEdit) ([]*nginx.Server, error) {
 		if hash(conf.Files[i].Src) != e.SHA256 {
 			return nil, &Error{Code: CodeChanged, Message: fmt.Sprintf("%s was changed in between", e.Path)}
 		}
-		for _, at := range e.Servers {
-			if len(byLine[e.Path][at]) == 0 {
-				return nil, &Error{Code: CodeRefused, Message: fmt.Sprintf("no server line of an upstream begins at byte %d of %s", at, e.Path)}
+		for _, s := range e.Servers {
+			if len(byLine[e.Path][s.At]) == 0 {
+				return nil, &Error{Code: CodeRefused, Message: fmt.Sprintf("no server line of an upstream begins at byte %d of %s", s.At, e.Path)}
 			}
-			servers = append(servers, byLine[e.Path][at]...)
+			for _, server := range byLine[e.Path][s.At] {
+				servers = append(servers, wanted{server, s.Want})
+			}
 		}
 	}
 	return servers, nil
@@ -159,12 +169,12 @@ func PendingText(files []PendingFile) (pending, future string) {
 }
 
 // fileChanges works out and verifies the new text of each file.
-func fileChanges(servers []*nginx.Server, want nginx.Want) ([]*fileChange, error) {
+func fileChanges(servers []wanted) ([]*fileChange, error) {
 	var edits []nginx.Edit
 	for _, s := range servers {
-		edits = append(edits, s.Edits(want)...)
+		edits = append(edits, s.Edits(s.Want)...)
 	}
-	if err := verify(servers, edits, want); err != nil {
+	if err := verify(edits); err != nil {
 		return nil, err
 	}
 	var changes []*fileChange
@@ -199,7 +209,7 @@ func (l *Local) replace(ctx context.Context, ch *fileChange) error {
 		return fmt.Errorf("write the journal: %w", err)
 	}
 	// Noted first: a replacement whose end is not known may have happened.
-	l.edits, l.sent = append(l.edits, edit), false
+	l.edits = append(l.edits, edit)
 	err := l.replaceFile(ch.file.Path, []byte(ch.file.Src), []byte(ch.now))
 	l.wrote = time.Now()
 	if errors.Is(err, nginx.ErrChanged) {

@@ -41,9 +41,9 @@ type Balancer interface {
 	Connections(context.Context, ConnectionsQuery) (Connections, error)
 	// Health asks the servers that come back, or a URL, once.
 	Health(context.Context, HealthCheck) error
-	// Record appends lines to the history of the operation. It fails if the
-	// operation is no longer in the journal.
-	Record(context.Context, Lines) error
+	// Record writes down how the operation goes. It fails if the operation is no
+	// longer in the journal.
+	Record(context.Context, Recorded) error
 	// End records how the operation ended.
 	End(context.Context, Ending) error
 	// State is what stands.
@@ -64,6 +64,9 @@ type Query struct {
 	// Unmanaged includes servers whose down drainctl has not put there in what
 	// is cleared.
 	Unmanaged bool `json:"unmanaged,omitempty"`
+	// Returning are targets that come back in the same edit. Their servers that
+	// drainctl has marked count as up.
+	Returning []string `json:"returning,omitempty"`
 	// Preflight tries what a run needs: nginx's test, its processes, the files.
 	Preflight bool `json:"preflight,omitempty"`
 	// Connections counts the open connections to each server.
@@ -78,7 +81,11 @@ type Report struct {
 	Diff      string            `json:"diff,omitempty"`
 	Upstreams []Upstream        `json:"upstreams,omitempty"` // of Servers
 	// Excluded are the targets' servers in upstreams that the query leaves out.
-	Excluded   []Server    `json:"excluded,omitempty"`
+	Excluded []Server `json:"excluded,omitempty"`
+	// Returning are the servers that come back in the same edit.
+	Returning []Server `json:"returning,omitempty"`
+	// Missing are the targets that no upstream here has.
+	Missing    []Missing   `json:"missing,omitempty"`
 	References []Reference `json:"references,omitempty"`
 	Names      []Name      `json:"names,omitempty"`
 	OtherNames []OtherName `json:"other_names,omitempty"`
@@ -86,6 +93,8 @@ type Report struct {
 	// ShutdownTimeout is worker_shutdown_timeout; 0 where it is not set.
 	ShutdownTimeout time.Duration    `json:"shutdown_timeout_ns,omitempty"`
 	Addresses       []netip.Addr     `json:"addresses,omitempty"` // of this machine
+	Now             time.Time        `json:"now"`                 // this machine's clock
+	Free            uint64           `json:"free,omitempty"`      // bytes, for the journal
 	Generation      *Generation      `json:"generation,omitempty"`
 	Pending         []PendingFile    `json:"pending,omitempty"`
 	Problems        []Problem        `json:"problems,omitempty"`
@@ -123,6 +132,13 @@ type Upstream struct {
 	Survivor    string `json:"survivor,omitempty"`
 	MaxFails    string `json:"max_fails,omitempty"`
 	FailTimeout string `json:"fail_timeout,omitempty"`
+}
+
+// A Missing is a target that no upstream has, and why; the error may offer what
+// was meant.
+type Missing struct {
+	Target string `json:"target"`
+	Error  *Error `json:"error"`
 }
 
 // A Reference is a place outside of upstreams that names a target.
@@ -192,7 +208,6 @@ type LockRequest struct {
 // A Change is what to edit. Each server is named by the place of its line in a
 // file whose content is known by its hash, so that nothing else can be meant.
 type Change struct {
-	Want  nginx.Want `json:"want"`
 	Files []FileEdit `json:"files"`
 	// AcceptPending puts files live that were changed since nginx was loaded.
 	AcceptPending bool `json:"accept_pending,omitempty"`
@@ -200,9 +215,15 @@ type Change struct {
 
 // A FileEdit is the servers of one file.
 type FileEdit struct {
-	Path    string `json:"path"`
-	SHA256  string `json:"sha256"`
-	Servers []int  `json:"servers"` // byte offsets of the word "server"
+	Path    string       `json:"path"`
+	SHA256  string       `json:"sha256"`
+	Servers []ServerEdit `json:"servers"`
+}
+
+// A ServerEdit is the state that one server line is to have.
+type ServerEdit struct {
+	At   int        `json:"at"` // byte offset of the word "server"
+	Want nginx.Want `json:"want"`
 }
 
 // Applied is what Apply did.
@@ -264,6 +285,7 @@ type Beginning struct {
 
 // A ConnectionsQuery says what to count.
 type ConnectionsQuery struct {
+	Targets []string `json:"targets,omitempty"` // of the plan's; none: all
 	// StatusURL is a page of stub_status to ask in place of counting sockets.
 	StatusURL string `json:"status_url,omitempty"`
 }
@@ -276,18 +298,30 @@ type Connections struct {
 
 // A HealthCheck is one try.
 type HealthCheck struct {
-	URL string `json:"url,omitempty"` // empty: connect to each server that comes back
+	Targets []string `json:"targets,omitempty"` // of the plan's; none: all
+	URL     string   `json:"url,omitempty"`     // empty: connect to each server that comes back
 }
 
 // Lines are JSON objects for the history.
 type Lines []json.RawMessage
 
+// A Recorded is how an operation goes.
+type Recorded struct {
+	Lines Lines `json:"lines,omitempty"`
+	// Released are servers that the operation has put back, and is done with.
+	Released []journal.Server `json:"released,omitempty"`
+	// Progress is what a rolling run has done so far; not looked into here.
+	Progress json.RawMessage `json:"progress,omitempty"`
+}
+
 // An Ending is how an operation ended.
 type Ending struct {
-	Result    journal.Result `json:"result"`
-	Open      int            `json:"open,omitempty"`      // connections left
-	Supersede []string       `json:"supersede,omitempty"` // operations that this one stands in for
-	Lines     Lines          `json:"lines,omitempty"`
+	Result journal.Result `json:"result"`
+	Open   int            `json:"open,omitempty"` // connections left
+	// NotDrained are the servers that have them, where others have none.
+	NotDrained []journal.Server `json:"not_drained,omitempty"`
+	Supersede  []string         `json:"supersede,omitempty"` // operations that this one stands in for
+	Lines      Lines            `json:"lines,omitempty"`
 }
 
 // A HistoryQuery asks for one operation, or with an empty ID for the list.

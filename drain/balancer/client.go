@@ -176,8 +176,8 @@ func (c *Client) Health(ctx context.Context, h HealthCheck) error {
 	return err
 }
 
-func (c *Client) Record(ctx context.Context, lines Lines) error {
-	_, err := ask[bool](ctx, c, "record", recordRequest{lines})
+func (c *Client) Record(ctx context.Context, r Recorded) error {
+	_, err := ask[bool](ctx, c, "record", r)
 	return err
 }
 

@@ -25,8 +25,11 @@ func (l *Local) Connections(ctx context.Context, q ConnectionsQuery) (Connection
 		return Connections{Open: n}, err
 	}
 	l.mu.Lock()
-	addresses := l.addresses
+	addresses, err := of(l.addresses, q.Targets)
 	l.mu.Unlock()
+	if err != nil {
+		return Connections{}, err
+	}
 	c, err := countTo(ctx, addresses)
 	if err != nil {
 		return c, asError(err)

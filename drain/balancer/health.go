@@ -27,8 +27,11 @@ func (l *Local) Health(ctx context.Context, h HealthCheck) error {
 		return nil
 	}
 	l.mu.Lock()
-	returning := l.returning
+	returning, err := of(l.returning, h.Targets)
 	l.mu.Unlock()
+	if err != nil {
+		return err
+	}
 	for _, a := range returning {
 		network, address := "tcp", a.String()
 		if a.Unix != "" {

@@ -34,17 +34,18 @@ type Local struct {
 	done    chan struct{}
 	close   sync.Once
 
-	serial sync.Mutex // held by the calls that read or change what follows
-	build  *nginx.Build
-	query  Query
-	id     string // of the operation that was begun
-	locks  []*journal.Lock
+	serial  sync.Mutex // held by the calls that read or change what follows
+	build   *nginx.Build
+	query   Query
+	missing []string // targets of it that the configuration did not have
+	id      string   // of the operation that was begun
+	locks   []*journal.Lock
 	// editLock keeps other operations from editing, from Apply until nginx has
 	// loaded the files.
 	editLock *journal.Lock
 	edits    []journal.Edit // announced by this operation and not restored
 	wrote    time.Time      // the last replacement of a file
-	sent     bool           // a reload was sent since edits last changed
+	sent     bool           // a reload was sent since nginx last had none of the edits
 	refused  bool           // the command of that reload failed
 	before   nginx.Running  // the generation before the last reload
 	after    nginx.Running  // the one that was verified after it
@@ -53,6 +54,26 @@ type Local struct {
 	mu        sync.Mutex // guards what follows
 	addresses []nginx.Address
 	returning []nginx.Address // of the servers that are up, or will be after an undrain
+}
+
+// of is those of the addresses that targets name; all without a target.
+func of(addresses []nginx.Address, targets []string) ([]nginx.Address, error) {
+	if len(targets) == 0 {
+		return addresses, nil
+	}
+	var named []nginx.Address
+	for _, text := range targets {
+		t, err := nginx.ParseTarget(text)
+		if err != nil {
+			return nil, &Error{Code: CodeUsage, Message: err.Error(), cause: err}
+		}
+		for _, a := range addresses {
+			if t.Matches(a) && !slices.Contains(named, a) {
+				named = append(named, a)
+			}
+		}
+	}
+	return named, nil
 }
 
 // NewLocal is the nginx of this machine. Without root it can plan, as far as
@@ -229,19 +250,18 @@ func (l *Local) Begin(ctx context.Context, b Beginning) error {
 }
 
 // Record implements [Balancer].
-func (l *Local) Record(_ context.Context, lines Lines) error {
+func (l *Local) Record(ctx context.Context, r Recorded) error {
 	l.serial.Lock()
 	defer l.serial.Unlock()
-	return l.record(lines)
-}
-
-func (l *Local) record(lines Lines) error {
 	s, err := l.journal.State()
 	if _, ok := s.Find(l.id); err == nil && !ok {
 		err = fmt.Errorf("%w: another process has removed %s", journal.ErrGone, l.journal.Dir)
 	}
+	if err == nil && (len(r.Released) > 0 || r.Progress != nil) {
+		err = l.update(ctx, "progress", func(s *journal.State) error { return s.Record(l.id, r.Released, r.Progress) })
+	}
 	if err == nil {
-		err = l.appendHistory(lines)
+		err = l.appendHistory(r.Lines)
 	}
 	if err != nil {
 		return asError(fmt.Errorf("write the journal: %w", err))
@@ -261,7 +281,9 @@ func bytesOf(lines Lines) [][]byte {
 func (l *Local) End(ctx context.Context, e Ending) error {
 	l.serial.Lock()
 	defer l.serial.Unlock()
-	err := l.update(ctx, "end", func(s *journal.State) error { return s.End(l.id, e.Result, e.Open, time.Now(), e.Supersede...) })
+	err := l.update(ctx, "end", func(s *journal.State) error {
+		return s.End(l.id, journal.Ending{Result: e.Result, Open: e.Open, NotDrained: e.NotDrained, At: time.Now(), Supersede: e.Supersede})
+	})
 	if err == nil {
 		err = l.appendHistory(e.Lines)
 	}

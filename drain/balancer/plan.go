@@ -11,6 +11,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/aymanbagabas/go-udiff"
 
@@ -21,11 +22,12 @@ import (
 // A reading is one look at the configuration, while a report is made of it.
 type reading struct {
 	*Report
-	conf    *nginx.Config
-	build   nginx.Build
-	targets []nginx.Target
-	servers []*nginx.Server
-	query   Query
+	conf      *nginx.Config
+	build     nginx.Build
+	targets   []nginx.Target
+	servers   []*nginx.Server
+	returning []*nginx.Server
+	query     Query
 }
 
 // Plan implements [Balancer].
@@ -34,6 +36,7 @@ func (l *Local) Plan(ctx context.Context, q Query) (*Report, error) {
 	defer l.serial.Unlock()
 	r := &reading{Report: &Report{Files: map[string]string{}}, query: q}
 	r.build, _ = l.find(ctx)
+	r.Now = time.Now()
 	tested := make(chan error, 1)
 	if q.Preflight {
 		// Beside the reading, so that the answer takes no longer than nginx's own test.
@@ -41,6 +44,10 @@ func (l *Local) Plan(ctx context.Context, q Query) (*Report, error) {
 	}
 	if err := l.read(ctx, r); err != nil {
 		return nil, err
+	}
+	if len(r.targets) > 0 && len(r.Missing) == len(r.targets) && len(r.returning) == 0 {
+		l.keep(r)
+		return r.Report, nil // nothing is to be done here
 	}
 	if err := r.edits(); err != nil {
 		return nil, &Error{Code: CodeRefused, Message: err.Error(), cause: err}
@@ -59,12 +66,12 @@ func (l *Local) Plan(ctx context.Context, q Query) (*Report, error) {
 
 // read loads the configuration and the journal, and finds the servers.
 func (l *Local) read(ctx context.Context, r *reading) (err error) {
-	for _, text := range r.query.Targets {
-		t, err := nginx.ParseTarget(text)
-		if err != nil {
-			return &Error{Code: CodeUsage, Message: err.Error(), cause: err}
-		}
-		r.targets = append(r.targets, t)
+	if r.targets, err = parseTargets(r.query.Targets); err != nil {
+		return err
+	}
+	returning, err := parseTargets(r.query.Returning)
+	if err != nil {
+		return err
 	}
 	if r.conf, _, err = l.load(ctx); err != nil {
 		return err
@@ -79,7 +86,20 @@ func (l *Local) read(ctx context.Context, r *reading) (err error) {
 		return err
 	}
 	r.match()
-	return r.found()
+	r.findReturning(returning)
+	r.findMissing()
+	return nil
+}
+
+func parseTargets(texts []string) (targets []nginx.Target, err error) {
+	for _, text := range texts {
+		t, err := nginx.ParseTarget(text)
+		if err != nil {
+			return nil, &Error{Code: CodeUsage, Message: err.Error(), cause: err}
+		}
+		targets = append(targets, t)
+	}
+	return targets, nil
 }
 
 // unreadable is the error of a configuration that cannot be read.
@@ -112,6 +132,26 @@ func (r *reading) match() {
 			if _, ok := r.Files[s.File.Path]; !ok {
 				r.Files[s.File.Path] = hash(s.File.Src)
 			}
+		}
+	}
+}
+
+// findReturning finds the servers that drainctl has marked and that come back.
+func (r *reading) findReturning(targets []nginx.Target) {
+	for _, u := range r.conf.Upstreams {
+		if len(r.query.Upstreams) > 0 && !slices.ContainsFunc(r.query.Upstreams, u.Named) {
+			continue
+		}
+		for _, s := range u.Servers {
+			if s.Err != nil || !slices.ContainsFunc(targets, func(t nginx.Target) bool { return t.Matches(s.Address) }) {
+				continue
+			}
+			d := r.describe(s)
+			if d.Configure = d.Down && d.Managed; !d.Configure {
+				continue
+			}
+			r.returning, r.Returning = append(r.returning, s), append(r.Returning, d)
+			r.Files[s.File.Path] = hash(s.File.Src)
 		}
 	}
 }
@@ -151,7 +191,12 @@ func (r *reading) edits() error {
 			edits = append(edits, s.Edits(*r.query.Want)...)
 		}
 	}
-	if err := verify(r.servers, edits, *r.query.Want); err != nil {
+	for i, s := range r.returning {
+		if r.Returning[i].Configure {
+			edits = append(edits, s.Edits(nginx.Want{})...)
+		}
+	}
+	if err := verify(edits, r.servers...); err != nil {
 		return err
 	}
 	byFile := map[*nginx.File][]udiff.Edit{}
@@ -176,19 +221,24 @@ func (r *reading) edits() error {
 	return nil
 }
 
-// verify cross-checks the upstreams of servers with gonginx, and reads the edits
-// back.
-func verify(servers []*nginx.Server, edits []nginx.Edit, want nginx.Want) error {
-	var checked []*nginx.Upstream
-	for _, s := range servers {
-		if slices.Contains(checked, s.Upstream) {
+// verify cross-checks the upstreams of edits, and of other servers, with gonginx,
+// and reads the edits back.
+func verify(edits []nginx.Edit, others ...*nginx.Server) error {
+	var upstreams []*nginx.Upstream
+	for _, e := range edits {
+		upstreams = append(upstreams, e.Server.Upstream)
+	}
+	for _, s := range others {
+		upstreams = append(upstreams, s.Upstream)
+	}
+	for i, u := range upstreams {
+		if slices.Contains(upstreams[:i], u) {
 			continue
 		}
-		checked = append(checked, s.Upstream)
-		if err := s.Upstream.CrossCheck(); err != nil {
+		if err := u.CrossCheck(); err != nil {
 			return err
 		}
-		if err := s.Upstream.Verify(edits, want); err != nil {
+		if err := u.Verify(edits); err != nil {
 			return err
 		}
 	}
@@ -214,7 +264,7 @@ func checkUpstreams(conf *nginx.Config, names []string) error {
 	return nil
 }
 
-func usage(format string, args ...any) error {
+func usage(format string, args ...any) *Error {
 	return &Error{Code: CodeUsage, Message: fmt.Sprintf(format, args...)}
 }
 
@@ -236,32 +286,36 @@ func upstreamNames(conf *nginx.Config) string {
 	return strings.Join(names, ", ")
 }
 
-// found makes sure that each target names a server.
-func (r *reading) found() error {
-	for _, t := range r.targets {
+// findMissing notes the targets that name no server.
+func (r *reading) findMissing() {
+	for i, t := range r.targets {
 		if slices.ContainsFunc(r.servers, func(s *nginx.Server) bool { return t.Matches(s.Address) }) {
 			continue
 		}
-		var orphaned []string
-		for _, m := range r.State.Marks {
-			if a, err := nginx.ParseAddress(m.Address); err == nil && t.Matches(a) {
-				by := ""
-				if op, ok := r.State.Find(m.Operation); ok {
-					by = ", drained by " + op.Who()
-				}
-				orphaned = append(orphaned, fmt.Sprintf("%s in %s (%s:%d%s)", m.Address, m.Upstream, m.File, m.Line, by))
-			}
-		}
-		if want := r.query.Want; want != nil && !want.Down && len(orphaned) > 0 {
-			return &Error{Code: CodeRefused, Message: fmt.Sprintf("%s is not in %s any more: there is nothing to put back", strings.Join(orphaned, ", "), r.ConfPath)}
-		}
-		return r.notFound(t)
+		r.Missing = append(r.Missing, Missing{r.query.Targets[i], r.missing(t)})
 	}
-	return nil
+}
+
+// missing is the error of one target.
+func (r *reading) missing(t nginx.Target) *Error {
+	var orphaned []string
+	for _, m := range r.State.Marks {
+		if a, err := nginx.ParseAddress(m.Address); err == nil && t.Matches(a) {
+			by := ""
+			if op, ok := r.State.Find(m.Operation); ok {
+				by = ", drained by " + op.Who()
+			}
+			orphaned = append(orphaned, fmt.Sprintf("%s in %s (%s:%d%s)", m.Address, m.Upstream, m.File, m.Line, by))
+		}
+	}
+	if want := r.query.Want; want != nil && !want.Down && len(orphaned) > 0 {
+		return &Error{Code: CodeRefused, Message: fmt.Sprintf("%s is not in %s any more: there is nothing to put back", strings.Join(orphaned, ", "), r.ConfPath)}
+	}
+	return r.notFound(t)
 }
 
 // notFound is the error of a target that no upstream has.
-func (r *reading) notFound(t nginx.Target) error {
+func (r *reading) notFound(t nginx.Target) *Error {
 	text := fmt.Sprintf("no server %s in any upstream of %s", t, r.ConfPath)
 	if names := r.query.Upstreams; len(names) > 0 {
 		text = fmt.Sprintf("no server %s in upstream %s of %s", t, strings.Join(names, ", "), r.ConfPath)
@@ -293,7 +347,10 @@ func (r *reading) notFound(t nginx.Target) error {
 
 // keep holds on to what later calls speak of.
 func (l *Local) keep(r *reading) {
-	l.query = r.query
+	l.query, l.missing = r.query, nil
+	for _, m := range r.Missing {
+		l.missing = append(l.missing, m.Target)
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.addresses, l.returning = nil, nil
@@ -321,7 +378,7 @@ func (r *reading) facts(ctx context.Context) {
 	if r.query.Want == nil {
 		return
 	}
-	for _, s := range r.servers {
+	for _, s := range append(slices.Clone(r.servers), r.returning...) {
 		r.addUpstream(s.Upstream)
 	}
 	r.directReferences()
@@ -344,7 +401,7 @@ func (r *reading) addUpstream(u *nginx.Upstream) {
 	for _, s := range u.Servers {
 		named := slices.Contains(r.servers, s)
 		switch {
-		case s.IsDown():
+		case s.IsDown() && !slices.Contains(r.returning, s):
 		case !s.IsPrimary():
 			up.Backup = up.Backup || !named
 		default:

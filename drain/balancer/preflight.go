@@ -29,6 +29,7 @@ func (l *Local) preflight(ctx context.Context, r *reading, tested <-chan error) 
 		l.checkConf(r, running)
 		l.addPending(ctx, r, running)
 	}
+	r.Free, _ = l.journal.Free() // 0: not known
 	if err := <-tested; err != nil {
 		r.Problems = append(r.Problems, testProblem(err))
 	}

@@ -77,7 +77,7 @@ func (l *Local) restore(ctx context.Context, limit time.Duration) (done Restored
 		return done, err
 	}
 	done.Changed = true
-	if done.Notices, err = l.restoreFiles(ctx); err != nil || !l.sent {
+	if done.Notices, err = l.restoreFiles(ctx, 0); err != nil || !l.sent {
 		return done, err
 	}
 	if err := l.test(ctx); err != nil {
@@ -136,13 +136,13 @@ func (l *Local) noticesOfPending(ctx context.Context) []string {
 	return notices
 }
 
-// restoreFiles undoes the operation's edits, the last first. That the journal
-// cannot be told is a notice: the files come first.
-func (l *Local) restoreFiles(ctx context.Context) (notices []string, err error) {
-	if len(l.edits) == 0 {
+// restoreFiles undoes the operation's edits but for the first keep of them, the
+// last first. That the journal cannot be told is a notice: the files come first.
+func (l *Local) restoreFiles(ctx context.Context, keep int) (notices []string, err error) {
+	if len(l.edits) == keep {
 		return nil, nil
 	}
-	for len(l.edits) > 0 {
+	for len(l.edits) > keep {
 		e := l.edits[len(l.edits)-1]
 		err := l.restoreFile(ctx, e)
 		l.wrote = time.Now()
@@ -151,7 +151,7 @@ func (l *Local) restoreFiles(ctx context.Context) (notices []string, err error) 
 		}
 		l.edits = l.edits[:len(l.edits)-1]
 	}
-	if err := l.update(ctx, "restored", func(s *journal.State) error { return s.Restored(l.id) }); err != nil {
+	if err := l.update(ctx, "restored", func(s *journal.State) error { return s.Restored(l.id, keep) }); err != nil {
 		notices = append(notices, fmt.Sprintf("write the journal: %v", err))
 	}
 	return notices, nil

@@ -69,21 +69,19 @@ func (l *Local) around(ctx context.Context, e journal.Edit, now string) (string,
 	if err != nil {
 		return "", err
 	}
-	var servers []*nginx.Server
 	var edits []nginx.Edit
-	want := nginx.Want{Down: len(e.Splices) > 0 && e.Splices[0].New == ""}
 	for _, u := range conf.Upstreams {
 		for _, s := range u.Servers {
-			ours := func(sp journal.Splice) bool { return sp.Server == keyOf(s) }
-			if s.File.Path == e.Path && s.File.Src == now && slices.ContainsFunc(e.Splices, ours) {
-				servers, edits = append(servers, s), append(edits, s.Edits(want)...)
+			i := slices.IndexFunc(e.Splices, func(sp journal.Splice) bool { return sp.Server == keyOf(s) })
+			if s.File.Path == e.Path && s.File.Src == now && i >= 0 {
+				edits = append(edits, s.Edits(nginx.Want{Down: e.Splices[i].New == ""})...)
 			}
 		}
 	}
 	if len(edits) == 0 {
 		return "", nil
 	}
-	if err := verify(servers, edits, want); err != nil {
+	if err := verify(edits); err != nil {
 		return "", err
 	}
 	return nginx.Apply(now, edits)

@@ -196,12 +196,12 @@ func (r *rig) began(b Balancer, id string, q Query) *Report {
 
 // change is what a report is to configure.
 func change(report *Report, want nginx.Want) Change {
-	c := Change{Want: want}
+	c := Change{}
 	for path, sha := range report.Files {
 		e := FileEdit{Path: path, SHA256: sha}
 		for _, s := range report.Servers {
 			if s.File == path && s.Configure {
-				e.Servers = append(e.Servers, s.At)
+				e.Servers = append(e.Servers, ServerEdit{s.At, want})
 			}
 		}
 		c.Files = append(c.Files, e)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/drainctl/drainctl/nginx"
@@ -89,11 +90,16 @@ func (l *Local) reread(ctx context.Context, now nginx.Running, reloaded bool) (*
 	r := &reading{Report: &Report{Files: map[string]string{}}, query: l.query}
 	r.build, _ = l.find(ctx)
 	err := l.read(ctx, r)
-	if CodeOf(err) == CodeUsage || CodeOf(err) == CodeRefused && r.conf != nil {
+	if CodeOf(err) == CodeUsage { // an upstream that is not there any more
 		return &Drift{Reason: DriftServerRemoved, Places: []string{err.Error()}}, nil
 	}
 	if err != nil {
 		return nil, err
+	}
+	for _, m := range r.Missing {
+		if !slices.Contains(l.missing, m.Target) {
+			return &Drift{Reason: DriftServerRemoved, Places: []string{m.Error.Message}}, nil
+		}
 	}
 	var up []string
 	for _, s := range r.Servers {

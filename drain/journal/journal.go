@@ -18,6 +18,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // The defaults of a journal.
@@ -124,6 +126,20 @@ func parseState(b []byte) (State, error) {
 		}
 	}
 	return st, nil
+}
+
+// Free is the bytes that the file system of the journal has left for it.
+func (j Journal) Free() (uint64, error) {
+	for dir := j.Dir; ; dir = filepath.Dir(dir) {
+		var s unix.Statfs_t
+		err := unix.Statfs(dir, &s)
+		if err == nil {
+			return s.Bavail * uint64(s.Bsize), nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) || dir == filepath.Dir(dir) {
+			return 0, fmt.Errorf("space for the journal in %s: %w", dir, err)
+		}
+	}
 }
 
 // stateWait is how long another update is waited for. One takes two syncs of the disk.

@@ -106,7 +106,7 @@ func TestStateSurvives(t *testing.T) {
 		ID: "1", Kind: KindDrain, Targets: []string{"10.0.0.1", "web"}, User: "ann", Host: "desk", Reason: "disk <3> é",
 		Began: at, Continues: "0", Spec: json.RawMessage(`{"timeout":1}`), Servers: []Located{{one, conf, 3, true}},
 		Edits:  []Edit{{conf, "a", "b", []Splice{{one, 40, " down", " x", 3}}}},
-		Result: ResultPartial, Ended: at, Open: 7,
+		Result: ResultPartial, Ended: at, Open: 7, NotDrained: []Server{one}, Progress: json.RawMessage(`{"done":1}`),
 	}
 	want := State{stateVersion, "1", []Operation{op}, []Mark{{one, "1", conf, 3, 40, "a"}}, map[string]FileHashes{conf: {"a", "b"}}}
 	for _, v := range []any{op, op.Servers[0], op.Edits[0], op.Edits[0].Splices[0], want, want.Marks[0], want.Edits[conf]} {
@@ -121,11 +121,14 @@ func TestStateSurvives(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var spec any
+	var spec, progress any
 	if json.Unmarshal(got.Operations[0].Spec, &spec) != nil || fmt.Sprint(spec) != "map[timeout:1]" {
 		t.Errorf("spec %s", got.Operations[0].Spec)
 	}
-	got.Operations[0].Spec = op.Spec
+	if json.Unmarshal(got.Operations[0].Progress, &progress) != nil || fmt.Sprint(progress) != "map[done:1]" {
+		t.Errorf("progress %s", got.Operations[0].Progress)
+	}
+	got.Operations[0].Spec, got.Operations[0].Progress = op.Spec, op.Progress
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v\nwant %+v", got, want)
 	}
@@ -368,7 +371,7 @@ func FuzzState(f *testing.F) {
 		st.Unfinished()
 		for _, o := range st.Operations {
 			_ = st.Announce(o.ID, Edit{Path: conf, Splices: []Splice{{Server: one, New: " down"}}})
-			_ = st.End(o.ID, ResultDone, 0, time.Time{}, "1")
+			_ = st.End(o.ID, Ending{Result: ResultDone, Supersede: []string{"1"}})
 		}
 	})
 }

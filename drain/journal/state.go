@@ -48,6 +48,7 @@ type Located struct {
 const (
 	KindDrain   = "drain"
 	KindUndrain = "undrain"
+	KindRun     = "run" // a rolling run: some servers at a time, there and back
 )
 
 // A Result is how an operation ended. Empty: it has not ended, or did not live to say so.
@@ -77,6 +78,9 @@ type Operation struct {
 	Result    Result          `json:"result,omitempty"`
 	Ended     time.Time       `json:"ended,omitzero"`
 	Open      int             `json:"open,omitempty"` // connections when it ended
+	// NotDrained are the servers that have them, where others have none; none: all.
+	NotDrained []Server        `json:"not_drained,omitempty"`
+	Progress   json.RawMessage `json:"progress,omitempty"` // of a rolling run; not looked into here
 }
 
 // Covers tells whether the operation is on this server.
@@ -185,42 +189,70 @@ func (s *State) Withdraw(id, path string) error {
 	return nil
 }
 
-// Restored drops the operation's edits: their bytes are as they were. Its marks stand until it
+// Restored drops the operation's edits but for the first keep of them: their bytes are as they were. Its marks stand until it
 // ends, for nginx may still serve them.
-func (s *State) Restored(id string) error {
+func (s *State) Restored(id string, keep int) error {
 	i := s.index(id)
 	if i < 0 {
 		return gone(id)
 	}
-	s.Operations[i].Edits = nil
+	if edits := s.Operations[i].Edits; keep < len(edits) {
+		s.Operations[i].Edits = append([]Edit(nil), edits[:keep]...)
+	}
 	return nil
 }
 
-// End ends an operation, with the connections that were open then. One that was rolled back
-// is dropped, with its marks. An undrain that is done is dropped, and its servers are taken out of
-// what began before it. A drain that is done stays. What a done one supersedes is
-// dropped, and its marks become those of the done one.
-func (s *State) End(id string, result Result, open int, at time.Time, supersede ...string) error {
+// Record notes the servers that an operation has put back, and is done with, and what a
+// rolling run has done so far.
+func (s *State) Record(id string, released []Server, progress json.RawMessage) error {
 	i := s.index(id)
 	if i < 0 {
 		return gone(id)
 	}
 	op := &s.Operations[i]
-	op.Result, op.Open, op.Ended = result, open, at
-	switch result {
+	s.dropMarks(func(m Mark) bool { return m.Operation == id && slices.Contains(released, m.Server) })
+	if op.Kind != KindRun {
+		op.Servers = slices.DeleteFunc(slices.Clone(op.Servers), func(l Located) bool { return slices.Contains(released, l.Server) })
+	}
+	if progress != nil {
+		op.Progress = progress
+	}
+	return nil
+}
+
+// An Ending is how an operation ended.
+type Ending struct {
+	Result     Result
+	Open       int // connections
+	NotDrained []Server
+	At         time.Time
+	Supersede  []string // IDs
+}
+
+// End ends an operation. One that was rolled back is dropped, with its marks. An undrain that is done is dropped, and its servers are taken out of
+// what began before it. A drain that is done stays. What a done one supersedes is
+// dropped, and its marks become those of the done one.
+func (s *State) End(id string, e Ending) error {
+	i := s.index(id)
+	if i < 0 {
+		return gone(id)
+	}
+	op := &s.Operations[i]
+	op.Result, op.Open, op.NotDrained, op.Ended = e.Result, e.Open, e.NotDrained, e.At
+	switch e.Result {
 	case ResultRolledBack:
 		s.dropMarks(func(m Mark) bool { return m.Operation == id })
 		s.Operations = slices.Delete(s.Operations, i, i+1)
 	case ResultDone:
 		for k, m := range s.Marks {
-			if slices.Contains(supersede, m.Operation) {
+			if slices.Contains(e.Supersede, m.Operation) {
 				s.Marks[k].Operation = id
 			}
 		}
 		s.Operations = slices.DeleteFunc(s.Operations, func(o Operation) bool {
-			return o.ID != id && slices.Contains(supersede, o.ID)
+			return o.ID != id && slices.Contains(e.Supersede, o.ID)
 		})
-		if i = s.index(id); s.Operations[i].Kind == KindUndrain || len(s.Operations[i].Servers) == 0 {
+		if i = s.index(id); s.Operations[i].Kind != KindDrain || len(s.Operations[i].Servers) == 0 {
 			s.undrained(i)
 		}
 	}

@@ -5,7 +5,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 )
 
 var (
@@ -46,11 +45,11 @@ func withdraw(id string) func(*State) error {
 }
 
 func restored(id string) func(*State) error {
-	return func(s *State) error { return s.Restored(id) }
+	return func(s *State) error { return s.Restored(id, 0) }
 }
 
 func end(id string, r Result, supersede ...string) func(*State) error {
-	return func(s *State) error { return s.End(id, r, 0, time.Time{}, supersede...) }
+	return func(s *State) error { return s.End(id, Ending{Result: r, Supersede: supersede}) }
 }
 
 func (c script) run(t *testing.T) *State {
@@ -163,7 +162,7 @@ func TestOperationWithoutServers(t *testing.T) {
 	if ids(s.Operations) != "1" || ids(s.Unfinished()) != "1" {
 		t.Fatalf("operations %v", s.Operations)
 	}
-	if err := s.End("1", ResultDone, 0, time.Time{}); err != nil || len(s.Operations) != 0 {
+	if err := s.End("1", Ending{Result: ResultDone}); err != nil || len(s.Operations) != 0 {
 		t.Errorf("error %v, operations %v", err, s.Operations)
 	}
 }

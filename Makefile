@@ -8,6 +8,8 @@ FUZZTIME ?= 30s
 KILLS ?= 100
 CUTS ?= 25
 SEED ?= 0
+# How many labs are up side by side for the lab's tests, which mostly wait.
+LABS ?= 3
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 # "..." does not reach into testdata.
@@ -60,12 +62,12 @@ unit:
 # The programs are built as whoever runs make; only the test itself runs as root.
 lab-test: programs
 	@echo "==> the lab: real hosts under load (needs root)"
-	@cd $(lab) && DRAINCTL_LAB_PROGRAMS=$(programs) go test $(TESTFLAGS) -timeout 60m -exec $(as_root)
+	@cd $(lab) && DRAINCTL_LAB_PROGRAMS=$(programs) go test -parallel $(LABS) $(TESTFLAGS) -timeout 60m -exec $(as_root)
 
 # What "make test" does a dozen times, many more times: drainctl, the SSH sessions it
 # has and the workers of nginx are killed at random moments, under load (needs root).
 torture: programs
-	@DRAINCTL_LAB_PROGRAMS=$(programs) go test $(TESTFLAGS) -v -count=1 -timeout 3h -run 'AtRandom$$' \
+	@DRAINCTL_LAB_PROGRAMS=$(programs) go test -parallel $(LABS) $(TESTFLAGS) -v -count=1 -timeout 3h -run 'AtRandom$$' \
 	  -exec $(as_root) $(lab) -args -kills $(KILLS) -cuts $(CUTS) -seed $(SEED)
 
 programs: setup

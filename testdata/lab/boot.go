@@ -117,8 +117,7 @@ func (l *Lab) start(m *Machine) error {
 	return l.record.add(m.supervisor)
 }
 
-// findLeader waits for the host's first process, a child of its systemd-nspawn, and
-// leaves its number where the script "enter" finds it.
+// findLeader waits for the host's first process, a child of its systemd-nspawn.
 func (l *Lab) findLeader(ctx context.Context, m *Machine) error {
 	err := poll(ctx, bootLimit, func() error {
 		select {
@@ -138,13 +137,10 @@ func (l *Lab) findLeader(ctx context.Context, m *Machine) error {
 	if m.leader.PID == 0 {
 		return errors.New("systemd-nspawn has ended")
 	}
-	if err := l.record.add(m.leader); err != nil {
-		return err
-	}
-	return os.WriteFile(filepath.Join(directory, m.Name+".leader"), fmt.Appendf(nil, "%d\n", m.leader.PID), 0o644)
+	return l.record.add(m.leader)
 }
 
-func (m *Machine) consolePath() string { return filepath.Join(directory, m.Name+".console") }
+func (m *Machine) consolePath() string { return filepath.Join(m.at.directory(), m.Name+".console") }
 
 // consoleTail is the end of what the host said on its console.
 func (m *Machine) consoleTail() string {
@@ -195,7 +191,7 @@ func makeGroups(name string) ([]string, error) {
 	return groups, nil
 }
 
-func removeGroups() error {
+func (p place) removeGroups() error {
 	if systemdRuns() {
 		return nil // the scopes go with their last process
 	}
@@ -205,7 +201,7 @@ func removeGroups() error {
 	}
 	var errs []error
 	for _, hierarchy := range hierarchies {
-		groups, err := filepath.Glob(filepath.Join(hierarchy, prefix+"*"))
+		groups, err := filepath.Glob(filepath.Join(hierarchy, p.prefix()+"*"))
 		errs = append(errs, err)
 		for _, group := range groups {
 			errs = append(errs, removeGroup(group))

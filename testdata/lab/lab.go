@@ -15,22 +15,13 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"sync"
 	"time"
 )
 
-// Where the lab lives. There is one lab on a machine at a time, so that the next
-// one knows where to look for what a killed one has left behind.
-const (
-	directory = "/run/drainctl-lab"      // state, layers and roots
-	lockPath  = "/run/drainctl-lab.lock" // held while a lab is up
-	prefix    = "drainctl-"              // of machine names and network namespaces
-)
-
 // Limits on how long things may take on a slow machine.
 const (
-	// DefaultWait is how long Up waits for another lab to come down.
+	// DefaultWait is how long Up waits for a place that another lab has.
 	DefaultWait = 5 * time.Minute
 	bootLimit   = 2 * time.Minute
 	endLimit    = 20 * time.Second
@@ -59,24 +50,27 @@ type Options struct {
 
 // Lab is a data centre that is up.
 type Lab struct {
+	Number int // tells it from the others that are up on this machine
 	LB     *Machine
 	Apps   []*Machine // 192.168.1.10, .11 and .12, in this order
 	Client *Machine   // operator and clients: a network namespace of the machine, not a booted host
 
+	at       place
 	log      io.Writer
 	lock     *os.File
 	programs programs
 	keys     keyring
 	record   *record
+	down     bool
 	downOnce sync.Once
 	downErr  error
 }
 
 // Up brings a lab up and returns when every host serves: about five seconds after
-// the programs are built. What an earlier lab has left behind is taken down first.
-// If another lab is up on this machine, Up waits for it as long as the options say
-// and then fails with the number of the process that holds it. When Up fails,
-// nothing is left of it.
+// the programs are built. What killed labs have left behind is taken down first; labs
+// that are up are left alone. If there are so many of them that this one has no place,
+// Up waits as long as the options say and then fails with the processes that hold them.
+// When Up fails, nothing is left of it.
 func Up(ctx context.Context, options Options) (*Lab, error) {
 	if err := checkMachine(); err != nil {
 		return nil, err
@@ -86,9 +80,10 @@ func Up(ctx context.Context, options Options) (*Lab, error) {
 		l.log = io.Discard
 	}
 	var err error
-	if l.lock, err = takeLock(ctx, options.Wait, l.log); err != nil {
+	if l.at, l.lock, err = takePlace(ctx, options.Wait, l.log); err != nil {
 		return nil, err
 	}
+	l.Number = int(l.at)
 	if err := l.bringUp(ctx); err != nil {
 		if ctx.Err() != nil { // what failed then failed because of that
 			err = fmt.Errorf("bring the lab up: %w", context.Cause(ctx))
@@ -100,23 +95,23 @@ func Up(ctx context.Context, options Options) (*Lab, error) {
 
 func (l *Lab) bringUp(ctx context.Context) error {
 	began := time.Now()
-	if err := removeRemains(l.log); err != nil {
+	if err := errors.Join(l.at.removeRemains(l.log), clearFree(l.log)); err != nil {
 		return fmt.Errorf("take down what an earlier lab has left: %w", err)
 	}
 	var err error
-	if l.record, err = newRecord(); err != nil {
+	if l.record, err = newRecord(l.at); err != nil {
 		return err
 	}
-	if err := mountLayers(); err != nil {
+	if err := l.at.mountLayers(); err != nil {
 		return err
 	}
-	if l.programs, err = buildPrograms(ctx, l.log); err != nil {
+	if l.programs, err = l.buildPrograms(ctx); err != nil {
 		return err
 	}
 	if l.keys, err = newKeyring(); err != nil {
 		return err
 	}
-	l.place()
+	l.nameHosts()
 	l.say("connecting %d hosts", len(l.hosts())+1)
 	if err := l.connect(ctx); err != nil {
 		return err
@@ -125,12 +120,12 @@ func (l *Lab) bringUp(ctx context.Context) error {
 	if err := l.boot(ctx); err != nil {
 		return err
 	}
-	l.say("the lab is up after %.1f s", time.Since(began).Seconds())
+	l.say("lab %d is up after %.1f s", l.Number, time.Since(began).Seconds())
 	return nil
 }
 
-// place names the hosts and gives them their addresses.
-func (l *Lab) place() {
+// nameHosts names the hosts and gives them their addresses.
+func (l *Lab) nameHosts() {
 	l.LB = l.newMachine("lb", LBAddr)
 	l.Apps = []*Machine{
 		l.newMachine("app1", App1Addr),
@@ -150,7 +145,8 @@ func (l *Lab) hosts() []*Machine {
 // called more than once; every call tells the first one's result.
 func (l *Lab) Down() error {
 	l.downOnce.Do(func() {
-		l.downErr = removeRemains(io.Discard)
+		l.down = true
+		l.downErr = l.at.removeRemains(io.Discard)
 		if err := l.lock.Close(); err != nil { // closing lets go of the lock
 			l.downErr = errors.Join(l.downErr, err)
 		}
@@ -158,23 +154,15 @@ func (l *Lab) Down() error {
 	return l.downErr
 }
 
-// Clear takes down what a killed lab has left behind, if anything. It fails when a
-// lab is up.
-func Clear(ctx context.Context, log io.Writer) error {
+// Clear takes down what killed labs have left behind, if anything. Labs that are up are
+// left alone.
+func Clear(log io.Writer) error {
 	if err := checkRoot(); err != nil {
 		return err
 	}
-	lock, err := takeLock(ctx, time.Nanosecond, log)
-	if err != nil {
-		return err
-	}
-	return errors.Join(removeRemains(log), lock.Close())
+	return clearFree(log)
 }
 
 func (l *Lab) say(format string, args ...any) {
 	_, _ = fmt.Fprintf(l.log, "lab: "+format+"\n", args...)
 }
-
-func layersDirectory() string { return filepath.Join(directory, "layers") }
-func rootsDirectory() string  { return filepath.Join(directory, "roots") }
-func binDirectory() string    { return filepath.Join(layersDirectory(), "bin") }

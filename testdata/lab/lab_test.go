@@ -250,7 +250,9 @@ func TestResetPutsEverythingBack(t *testing.T) {
 	if err := app.Cut(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	l = labFor(t)
+	if err := l.Reset(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	if conf, err := l.LB.ReadFile(t.Context(), lab.NginxConfPath); err != nil || string(conf) != lab.NginxConf {
 		t.Errorf("nginx.conf is not as it was: %q, %v", conf, err)
 	}
@@ -270,15 +272,29 @@ func TestCommandsEndWithTheirContext(t *testing.T) {
 	}
 }
 
-func TestSecondLabIsRefused(t *testing.T) {
-	labFor(t)
-	second, err := lab.Up(t.Context(), lab.Options{Wait: time.Millisecond})
-	if err == nil {
-		_ = second.Down()
-		t.Fatal("a second lab came up beside the first")
+// Two labs are up side by side, have the same addresses, and know nothing of each other.
+func TestLabsSideBySide(t *testing.T) {
+	l := labFor(t)
+	other, err := lab.Up(t.Context(), lab.Options{Log: os.Stderr})
+	if err != nil {
+		t.Fatal(err)
 	}
-	if !strings.Contains(err.Error(), "another lab is up") {
-		t.Errorf("got %q, want it to say that another lab is up", err)
+	t.Cleanup(func() { _ = other.Down() })
+	if other.Number == l.Number {
+		t.Fatalf("both labs are number %d", l.Number)
+	}
+	mustRun(t, l.Apps[0], "systemctl", "stop", lab.AppUnit)
+	wantState(t, other.Apps[0], "active")
+	if err := l.Apps[1].Cut(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	mustRun(t, other.LB, "ssh", "-o", "BatchMode=yes", lab.App2Addr, "true")
+	if err := takeDown(other); err != nil {
+		t.Error(err)
+	}
+	wantState(t, l.Apps[1], "active")
+	if err := l.Reset(t.Context()); err != nil {
+		t.Error(err)
 	}
 }
 

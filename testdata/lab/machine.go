@@ -25,16 +25,17 @@ type Machine struct {
 	// it leads to the machine's own files: ReadFile and WriteFile have neither fault.
 	Root string
 
+	at         place
 	leader     process // the host's first process
 	supervisor process // its systemd-nspawn
 	ended      chan struct{}
 }
 
 func (l *Lab) newMachine(name, addr string) *Machine {
-	return &Machine{Name: name, Addr: addr, Root: filepath.Join(rootsDirectory(), name)}
+	return &Machine{Name: name, Addr: addr, Root: filepath.Join(l.at.rootsDirectory(), name), at: l.at}
 }
 
-func (m *Machine) namespace() string { return prefix + m.Name }
+func (m *Machine) namespace() string { return m.at.prefix() + m.Name }
 
 // booted says whether the machine has a system of its own; the client has not.
 func (m *Machine) booted() bool { return m.Root != "/" }
@@ -156,12 +157,12 @@ func (m *Machine) WriteFile(ctx context.Context, name string, data []byte, mode 
 // Cut pulls the host's network cable: nothing gets through any more, and nobody is
 // told. Connections stay open on both sides.
 func (m *Machine) Cut(ctx context.Context) error {
-	return ipBatch(ctx, lan, "link set "+m.Name+" down")
+	return ipBatch(ctx, m.at.lan(), "link set "+m.Name+" down")
 }
 
 // Mend plugs the cable in again. It is no error if it was in.
 func (m *Machine) Mend(ctx context.Context) error {
-	return ipBatch(ctx, lan, "link set "+m.Name+" up")
+	return ipBatch(ctx, m.at.lan(), "link set "+m.Name+" up")
 }
 
 // waitActive waits until systemd on the host says that every unit is active.

@@ -5,20 +5,25 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 const (
 	namespaceDirectory = "/run/netns" // where ip-netns(8) keeps names
-	lan                = prefix + "lan"
 	bridge             = "lan0"
 	card               = "eth0" // of every host
 )
+
+// lan is the namespace of the bridge.
+func (p place) lan() string { return p.prefix() + "lan" }
 
 func namespacePath(name string) string { return filepath.Join(namespaceDirectory, name) }
 
@@ -26,7 +31,7 @@ func namespacePath(name string) string { return filepath.Join(namespaceDirectory
 // that lives in a namespace of its own. None of them has a way out.
 func (l *Lab) connect(ctx context.Context) error {
 	all := append(l.hosts(), l.Client)
-	names := []string{"netns add " + lan}
+	names := []string{"netns add " + l.at.lan()}
 	for _, m := range all {
 		names = append(names, "netns add "+m.namespace())
 	}
@@ -43,7 +48,7 @@ func (l *Lab) connect(ctx context.Context) error {
 			fmt.Sprintf("link add %s type veth peer name %s netns %s", m.Name, card, m.namespace()),
 			fmt.Sprintf("link set %s master %s up", m.Name, bridge))
 	}
-	if err := ipBatch(ctx, lan, cables...); err != nil {
+	if err := ipBatch(ctx, l.at.lan(), cables...); err != nil {
 		return err
 	}
 	for _, m := range all {
@@ -55,6 +60,31 @@ func (l *Lab) connect(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// Dial connects from the machine's network namespace. A socket belongs to the namespace
+// of the thread that makes it, for good; the thread is thrown away.
+func (m *Machine) Dial(target string, limit time.Duration) (net.Conn, error) {
+	type result struct {
+		conn net.Conn
+		err  error
+	}
+	got := make(chan result)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		fd, err := unix.Open(namespacePath(m.namespace()), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err == nil {
+			err = errors.Join(unix.Setns(fd, unix.CLONE_NEWNET), unix.Close(fd))
+		}
+		if err != nil {
+			got <- result{nil, fmt.Errorf("enter the network of %s: %w", m.Name, err)}
+			return
+		}
+		conn, err := net.DialTimeout("tcp", target, limit)
+		got <- result{conn, err}
+	}()
+	r := <-got
+	return r.conn, r.err
 }
 
 // ipBatch runs ip(8) commands, in a namespace if one is named.
@@ -72,13 +102,13 @@ func ipBatch(ctx context.Context, namespace string, commands ...string) error {
 }
 
 // ownNamespaces lists the network namespaces that a lab has made.
-func ownNamespaces() ([]string, error) {
-	return filepath.Glob(namespacePath(prefix + "*"))
+func (p place) ownNamespaces() ([]string, error) {
+	return filepath.Glob(namespacePath(p.prefix() + "*"))
 }
 
 // namespaceInodes tells the network namespaces of a lab by their inodes.
-func namespaceInodes() (map[uint64]bool, error) {
-	paths, err := ownNamespaces()
+func (p place) namespaceInodes() (map[uint64]bool, error) {
+	paths, err := p.ownNamespaces()
 	if err != nil {
 		return nil, err
 	}
@@ -109,8 +139,8 @@ func inodeOf(path string) uint64 {
 	return stat.Ino
 }
 
-func removeNamespaces() error {
-	paths, err := ownNamespaces()
+func (p place) removeNamespaces() error {
+	paths, err := p.ownNamespaces()
 	if err != nil {
 		return err
 	}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -26,19 +25,19 @@ type programs struct {
 	load string
 }
 
-func buildPrograms(ctx context.Context, log io.Writer) (programs, error) {
-	app, err := Build(ctx, log, AppUnit, "./testdata/lab/app")
+func (l *Lab) buildPrograms(ctx context.Context) (programs, error) {
+	app, err := l.build(ctx, AppUnit, "./testdata/lab/app")
 	if err != nil {
 		return programs{}, err
 	}
-	load, err := Build(ctx, log, "load", "./testdata/lab/load")
+	load, err := l.build(ctx, "load", "./testdata/lab/load")
 	return programs{app: app, load: load}, err
 }
 
-// Build makes a program of this module and returns its path: one that was built
+// build makes a program of this module and returns its path: one that was built
 // beforehand if ProgramsVariable is set, else a fresh build of the package, a path
 // below the module's directory. It lasts as long as the lab.
-func Build(ctx context.Context, log io.Writer, name, pkg string) (string, error) {
+func (l *Lab) build(ctx context.Context, name, pkg string) (string, error) {
 	if dir := os.Getenv(ProgramsVariable); dir != "" {
 		ready := filepath.Join(dir, name)
 		if _, err := os.Stat(ready); err != nil {
@@ -50,8 +49,8 @@ func Build(ctx context.Context, log io.Writer, name, pkg string) (string, error)
 	if err != nil {
 		return "", err
 	}
-	_, _ = fmt.Fprintf(log, "lab: building %s\n", name)
-	path := filepath.Join(binDirectory(), name)
+	l.say("building %s", name)
+	path := filepath.Join(l.at.binDirectory(), name)
 	cmd := exec.CommandContext(ctx, "go", "build", "-o", path, pkg)
 	cmd.Dir = root
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux")
@@ -63,7 +62,7 @@ func Build(ctx context.Context, log io.Writer, name, pkg string) (string, error)
 
 // Install builds drainctl and puts it on the load balancer's path.
 func (l *Lab) Install(ctx context.Context) error {
-	path, err := Build(ctx, l.log, "drainctl", ".")
+	path, err := l.build(ctx, "drainctl", ".")
 	if err != nil {
 		return err
 	}

@@ -15,21 +15,22 @@ import (
 // should this one be killed before it can take itself down.
 type record struct {
 	mu        sync.Mutex
+	path      string
 	BootID    string    `json:"boot_id"` // process numbers and start times mean nothing after a reboot
 	Processes []process `json:"processes"`
 }
 
-func recordPath() string { return filepath.Join(directory, "processes.json") }
+func (p place) recordPath() string { return filepath.Join(p.directory(), "processes.json") }
 
-func newRecord() (*record, error) {
+func newRecord(at place) (*record, error) {
 	id, err := bootID()
 	if err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(directory, 0o755); err != nil {
+	if err := os.MkdirAll(at.directory(), 0o755); err != nil {
 		return nil, fmt.Errorf("directory of the lab: %w", err)
 	}
-	r := &record{BootID: id}
+	r := &record{path: at.recordPath(), BootID: id}
 	return r, r.write()
 }
 
@@ -47,16 +48,16 @@ func (r *record) write() error {
 		return err
 	}
 	// A rename, so that a kill in the middle leaves the old record or the new one.
-	temporary := recordPath() + ".new"
+	temporary := r.path + ".new"
 	if err := os.WriteFile(temporary, append(text, '\n'), 0o600); err != nil {
 		return fmt.Errorf("record of the lab's processes: %w", err)
 	}
-	return os.Rename(temporary, recordPath())
+	return os.Rename(temporary, r.path)
 }
 
-// recorded reads the processes that the last lab recorded and that can still run.
-func recorded() ([]process, error) {
-	text, err := os.ReadFile(recordPath())
+// recorded reads the processes that the last lab there recorded and that can still run.
+func (p place) recorded() ([]process, error) {
+	text, err := os.ReadFile(p.recordPath())
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -65,7 +66,7 @@ func recorded() ([]process, error) {
 	}
 	var r record
 	if err := json.Unmarshal(text, &r); err != nil {
-		return nil, fmt.Errorf("%s: %w", recordPath(), err)
+		return nil, fmt.Errorf("%s: %w", p.recordPath(), err)
 	}
 	if id, err := bootID(); err != nil || id != r.BootID {
 		return nil, err

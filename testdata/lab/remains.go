@@ -15,50 +15,63 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// removeRemains takes down all that a lab consists of, as far as it is there:
-// after it, a machine is as if no lab had been. It goes by what it finds and not by
-// what a lab remembers, so that it is the same after a lab that was killed.
-func removeRemains(log io.Writer) error {
-	processes, err := ownProcesses()
+// removeRemains takes down all that a lab in a place consists of, as far as it is there:
+// after it, a machine is as if none had been there. It is for the holder of the place's
+// lock. It goes by what it finds and not by what a lab remembers, so that it is the same
+// after a lab that was killed.
+func (p place) removeRemains(log io.Writer) error {
+	processes, err := p.ownProcesses()
 	if err != nil {
 		return err
 	}
 	if len(processes) > 0 {
-		_, _ = fmt.Fprintf(log, "lab: ending %d processes of the last lab\n", len(processes))
+		_, _ = fmt.Fprintf(log, "lab: ending %d processes that the last lab %d has left\n", len(processes), p)
 	}
-	errs := []error{endAll(processes)}
-	errs = append(errs, unmountAll(), removeNamespaces(), removeGroups())
+	errs := []error{p.endAll(processes)}
+	errs = append(errs, p.unmountAll(), p.removeNamespaces(), p.removeGroups())
 	// Only now: while something is mounted below the directory, removing it would
 	// reach through the mount.
 	if errors.Join(errs...) == nil {
-		errs = append(errs, os.RemoveAll(directory), removeTraces())
+		errs = append(errs, os.RemoveAll(p.directory()), p.removeTraces())
 	}
 	return errors.Join(errs...)
 }
 
-// Remains tells what there is on this machine of a lab, a line each: nothing when
-// none is up and the last one came down whole.
-func Remains() ([]string, error) {
+// Parts tells what there is on this machine of the lab, a line each: nothing once it
+// has come down whole.
+func (l *Lab) Parts() ([]string, error) {
+	if !l.down {
+		return l.at.parts()
+	}
+	lock, err := l.at.tryLock()
+	if err != nil || lock == nil { // another lab is there by now
+		return nil, err
+	}
+	parts, err := l.at.parts()
+	return parts, errors.Join(err, lock.Close())
+}
+
+func (p place) parts() ([]string, error) {
 	var found []string
-	processes, err := ownProcesses()
+	processes, err := p.ownProcesses()
 	if err != nil {
 		return nil, err
 	}
-	for _, p := range processes {
-		found = append(found, fmt.Sprintf("process %d: %s", p.PID, p.What))
+	for _, r := range processes {
+		found = append(found, fmt.Sprintf("process %d: %s", r.PID, r.What))
 	}
 	points, err := mountPoints()
 	if err != nil {
 		return nil, err
 	}
 	for _, point := range points {
-		if isMountOfOurs(point) {
+		if p.isMountOfOurs(point) {
 			found = append(found, "mount "+point)
 		}
 	}
-	patterns := append([]string{directory, namespacePath(prefix + "*")}, nspawnTraces...)
+	patterns := append([]string{p.directory(), namespacePath(p.prefix() + "*")}, p.nspawnTraces()...)
 	for _, hierarchy := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd"} {
-		patterns = append(patterns, filepath.Join(hierarchy, prefix+"*"))
+		patterns = append(patterns, filepath.Join(hierarchy, p.prefix()+"*"))
 	}
 	for _, pattern := range patterns {
 		names, err := filepath.Glob(pattern)
@@ -74,17 +87,17 @@ func Remains() ([]string, error) {
 // systemd-nspawn that runs one of its machines with that machine's first process
 // (a kill may have come before they were recorded), and whatever was started in one
 // of its network namespaces.
-func ownProcesses() ([]process, error) {
-	found, err := recorded()
+func (p place) ownProcesses() ([]process, error) {
+	found, err := p.recorded()
 	if err != nil {
 		return nil, err
 	}
-	found = slices.DeleteFunc(found, func(p process) bool { return !p.alive() })
+	found = slices.DeleteFunc(found, func(r process) bool { return !r.alive() })
 	pids, err := processIDs()
 	if err != nil {
 		return nil, err
 	}
-	inside, err := namespaceInodes()
+	inside, err := p.namespaceInodes()
 	if err != nil {
 		return nil, err
 	}
@@ -92,16 +105,16 @@ func ownProcesses() ([]process, error) {
 		what := ""
 		switch {
 		case pid == os.Getpid():
-		case runsOurMachine(pid):
+		case p.runsOurMachine(pid):
 			what = "systemd-nspawn"
 		case inside[networkInode(pid)]:
 			what = "in a network namespace of the lab"
 		}
-		if what == "" || slices.ContainsFunc(found, func(p process) bool { return p.PID == pid }) {
+		if what == "" || slices.ContainsFunc(found, func(r process) bool { return r.PID == pid }) {
 			continue
 		}
-		if p, err := findProcess(pid, what); err == nil {
-			found = append(found, p)
+		if r, err := findProcess(pid, what); err == nil {
+			found = append(found, r)
 		}
 	}
 	return found, nil
@@ -109,7 +122,7 @@ func ownProcesses() ([]process, error) {
 
 // runsOurMachine says whether a process is the systemd-nspawn of one of our
 // machines: both the machine's name and its root have to be ours.
-func runsOurMachine(pid int) bool {
+func (p place) runsOurMachine(pid int) bool {
 	args := arguments(pid)
 	if len(args) == 0 || filepath.Base(args[0]) != "systemd-nspawn" {
 		return false
@@ -117,38 +130,38 @@ func runsOurMachine(pid int) bool {
 	ours := func(start string) bool {
 		return slices.ContainsFunc(args, func(arg string) bool { return strings.HasPrefix(arg, start) })
 	}
-	return ours("--machine="+prefix) && ours("--directory="+rootsDirectory()+"/")
+	return ours("--machine="+p.prefix()) && ours("--directory="+p.rootsDirectory()+"/")
 }
 
 // endAll kills processes. First processes of a machine go first: the kernel ends
 // the machine's others with them, and systemd-nspawn then tidies up and ends by
 // itself, which it could not do if it were killed.
-func endAll(processes []process) error {
+func (p place) endAll(processes []process) error {
 	var supervisors, others []process
-	for _, p := range processes {
-		if runsOurMachine(p.PID) {
-			supervisors = append(supervisors, p)
+	for _, r := range processes {
+		if p.runsOurMachine(r.PID) {
+			supervisors = append(supervisors, r)
 		} else {
-			others = append(others, p)
+			others = append(others, r)
 		}
 	}
 	var errs []error
-	for _, p := range others {
-		errs = append(errs, p.signal(unix.SIGKILL))
+	for _, r := range others {
+		errs = append(errs, r.signal(unix.SIGKILL))
 	}
-	for _, p := range supervisors {
+	for _, r := range supervisors {
 		// One that was just started has no child yet, or one that is not yet a
 		// machine's first process. It ends with its supervisor.
-		for _, child := range initsBelow(p.PID) {
+		for _, child := range initsBelow(r.PID) {
 			errs = append(errs, child.signal(unix.SIGKILL))
 		}
 	}
-	for _, p := range others {
-		errs = append(errs, p.gone(endLimit))
+	for _, r := range others {
+		errs = append(errs, r.gone(endLimit))
 	}
-	for _, p := range supervisors {
-		if p.gone(2*time.Second) != nil {
-			errs = append(errs, p.end(endLimit))
+	for _, r := range supervisors {
+		if r.gone(2*time.Second) != nil {
+			errs = append(errs, r.end(endLimit))
 		}
 	}
 	return errors.Join(errs...)
@@ -169,14 +182,14 @@ func initsBelow(pid int) []process {
 }
 
 // unmountAll unmounts what a lab has mounted, the last first.
-func unmountAll() error {
+func (p place) unmountAll() error {
 	points, err := mountPoints()
 	if err != nil {
 		return err
 	}
 	var errs []error
 	for _, point := range slices.Backward(points) {
-		if isMountOfOurs(point) {
+		if p.isMountOfOurs(point) {
 			errs = append(errs, unmount(point))
 		}
 	}
@@ -221,21 +234,23 @@ func mountPoints() ([]string, error) {
 
 // Newer versions of systemd-nspawn mount a directory for each machine here, and
 // all make some that a killed one leaves.
-var nspawnTraces = []string{
-	"/run/systemd/nspawn/unix-export/" + prefix + "*",
-	"/run/systemd/nspawn/propagate/" + prefix + "*",
+func (p place) nspawnTraces() []string {
+	return []string{
+		"/run/systemd/nspawn/unix-export/" + p.prefix() + "*",
+		"/run/systemd/nspawn/propagate/" + p.prefix() + "*",
+	}
 }
 
-func isMountOfOurs(point string) bool {
-	return strings.HasPrefix(point, directory+"/") || slices.ContainsFunc(nspawnTraces, func(pattern string) bool {
+func (p place) isMountOfOurs(point string) bool {
+	return strings.HasPrefix(point, p.directory()+"/") || slices.ContainsFunc(p.nspawnTraces(), func(pattern string) bool {
 		match, _ := filepath.Match(pattern, point)
 		return match
 	})
 }
 
-func removeTraces() error {
+func (p place) removeTraces() error {
 	var errs []error
-	for _, pattern := range nspawnTraces {
+	for _, pattern := range p.nspawnTraces() {
 		names, err := filepath.Glob(pattern)
 		errs = append(errs, err)
 		for _, name := range names {

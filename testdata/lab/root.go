@@ -47,9 +47,9 @@ var blank = []string{
 const journalDirectory = "var/lib/drainctl"
 
 // mountLayers mounts the memory that holds what the hosts write.
-func mountLayers() error {
-	dir := layersDirectory()
-	for _, d := range []string{dir, rootsDirectory()} {
+func (p place) mountLayers() error {
+	dir := p.layersDirectory()
+	for _, d := range []string{dir, p.rootsDirectory()} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			return err
 		}
@@ -57,12 +57,12 @@ func mountLayers() error {
 	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "mode=755,size="+layersSize); err != nil {
 		return fmt.Errorf("mount tmpfs at %s: %w", dir, err)
 	}
-	return os.MkdirAll(binDirectory(), 0o755)
+	return os.MkdirAll(p.binDirectory(), 0o755)
 }
 
 // layRoot makes a host's root file system: its own files over the machine's.
 func (l *Lab) layRoot(m *Machine) error {
-	t := tree{upper: filepath.Join(layersDirectory(), m.Name, "root")}
+	t := tree{upper: filepath.Join(l.at.layersDirectory(), m.Name, "root")}
 	if err := os.MkdirAll(t.upper, 0o755); err != nil {
 		return err
 	}
@@ -75,14 +75,14 @@ func (l *Lab) layRoot(m *Machine) error {
 	if t.err != nil {
 		return t.err
 	}
-	return mountRoot(m)
+	return l.mountRoot(m)
 }
 
 // mountRoot mounts a host's overlay. An overlay shows the file system at its lower
 // directory but none that is mounted below it, so where /usr or /var is one of its
 // own it gets an overlay of its own.
-func mountRoot(m *Machine) error {
-	layers := filepath.Join(layersDirectory(), m.Name)
+func (l *Lab) mountRoot(m *Machine) error {
+	layers := filepath.Join(l.at.layersDirectory(), m.Name)
 	if err := mountOverlay("/", layers, "root", m.Root); err != nil {
 		return err
 	}

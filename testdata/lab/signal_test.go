@@ -11,6 +11,7 @@ import (
 
 // Ctrl-C and SIGTERM in the middle of the wait take the drain back.
 func TestInterruptRollsBack(t *testing.T) {
+	t.Parallel()
 	for _, signal := range []unix.Signal{unix.SIGINT, unix.SIGTERM} {
 		t.Run(unix.SignalName(signal), func(t *testing.T) {
 			l := labFor(t)

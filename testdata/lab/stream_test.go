@@ -2,16 +2,12 @@ package lab_test
 
 import (
 	"bufio"
-	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
-	"runtime"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/drainctl/drainctl/testdata/lab"
 )
@@ -33,7 +29,7 @@ const streamLimit = time.Minute
 func openStream(t *testing.T, l *lab.Lab, app *lab.Machine) *stream {
 	t.Helper()
 	for range 30 {
-		s, server, err := upgrade(lab.LBAddr + ":80")
+		s, server, err := upgrade(l.Client, lab.LBAddr+":80")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -48,8 +44,8 @@ func openStream(t *testing.T, l *lab.Lab, app *lab.Machine) *stream {
 	return nil
 }
 
-func upgrade(target string) (s *stream, server string, err error) {
-	conn, err := dialFromClient(target)
+func upgrade(client *lab.Machine, target string) (s *stream, server string, err error) {
+	conn, err := client.Dial(target, streamLimit)
 	if err != nil {
 		return nil, "", err
 	}
@@ -68,31 +64,6 @@ func upgrade(target string) (s *stream, server string, err error) {
 		return nil, "", fmt.Errorf("%s grants no stream: %s", target, response.Status)
 	}
 	return s, response.Header.Get("X-Served-By"), nil
-}
-
-// dialFromClient connects from the clients' network namespace. A socket belongs to the
-// namespace of the thread that makes it, for good; the thread is thrown away.
-func dialFromClient(target string) (net.Conn, error) {
-	type result struct {
-		conn net.Conn
-		err  error
-	}
-	got := make(chan result)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		fd, err := unix.Open("/run/netns/drainctl-client", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		if err == nil {
-			err = errors.Join(unix.Setns(fd, unix.CLONE_NEWNET), unix.Close(fd))
-		}
-		if err != nil {
-			got <- result{nil, fmt.Errorf("enter the clients' network: %w", err)}
-			return
-		}
-		conn, err := net.DialTimeout("tcp", target, streamLimit)
-		got <- result{conn, err}
-	}()
-	r := <-got
-	return r.conn, r.err
 }
 
 // echoes checks that the stream is whole: what is sent comes back.

@@ -55,9 +55,9 @@ func run(ctx context.Context) (err error) {
 	defer func() {
 		say("Taking the lab down")
 		err = errors.Join(err, l.Down())
-		remains, remainsErr := lab.Remains()
-		if err = errors.Join(err, remainsErr); err == nil && len(remains) > 0 {
-			err = fmt.Errorf("of the lab there is left: %s", strings.Join(remains, "; "))
+		parts, partsErr := l.Parts()
+		if err = errors.Join(err, partsErr); err == nil && len(parts) > 0 {
+			err = fmt.Errorf("of the lab there is left: %s", strings.Join(parts, "; "))
 		}
 	}()
 	if err := l.Install(ctx); err != nil {

@@ -1,7 +1,7 @@
 // Command up boots the lab and keeps it up until Ctrl-C, for trying things by hand.
 //
 //	go run ./testdata/lab/up          boot, and stay
-//	go run ./testdata/lab/up -clear   take down what a killed lab has left behind
+//	go run ./testdata/lab/up -clear   take down what killed labs have left behind
 //
 // From another terminal, testdata/lab/enter runs a command on a host.
 package main
@@ -19,8 +19,8 @@ import (
 )
 
 func main() {
-	clear := flag.Bool("clear", false, "take down what a killed lab has left behind, and end")
-	wait := flag.Duration("wait", 0, "how long to wait for another lab to come down (default 5m)")
+	clear := flag.Bool("clear", false, "take down what killed labs have left behind, and end")
+	wait := flag.Duration("wait", 0, "how long to wait for a place when too many labs are up (default 5m)")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
@@ -32,7 +32,7 @@ func main() {
 
 func run(ctx context.Context, clear bool, wait time.Duration) error {
 	if clear {
-		return lab.Clear(ctx, os.Stderr)
+		return lab.Clear(os.Stderr)
 	}
 	l, err := lab.Up(ctx, lab.Options{Log: os.Stderr, Wait: wait})
 	if err != nil {
@@ -49,17 +49,19 @@ func run(ctx context.Context, clear bool, wait time.Duration) error {
 
 func explain(l *lab.Lab) {
 	fmt.Printf("\n%-8s %-14s\n", "host", "address")
+	enter := fmt.Sprintf("testdata/lab/enter %d", l.Number)
 	for _, m := range append([]*lab.Machine{l.LB, l.Client}, l.Apps...) {
-		fmt.Printf("%-8s %-14s testdata/lab/enter %s\n", m.Name, m.Addr, m.Name)
+		fmt.Printf("%-8s %-14s %s %s\n", m.Name, m.Addr, enter, m.Name)
 	}
 	fmt.Printf(`
 From another terminal:
-  testdata/lab/enter lb                      a shell on the load balancer
-  testdata/lab/enter lb drainctl status      a command on it
-  testdata/lab/enter client curl -s http://%s/
-  testdata/lab/enter app1 systemctl status %s
+  %[1]s lb                      a shell on the load balancer
+  %[1]s lb drainctl status      a command on it
+  %[1]s client curl -s http://%[2]s/
+  %[1]s app1 systemctl status %[3]s
+While it is the only lab on the machine, its number %[4]d may be left out.
 A new drainctl goes onto the load balancer with
-  go build -o /run/drainctl-lab/roots/lb/usr/bin/drainctl .
+  go build -o %[5]s/usr/bin/drainctl .
 Ctrl-C here takes the lab down.
-`, lab.LBAddr, lab.AppUnit)
+`, enter, lab.LBAddr, lab.AppUnit, l.Number, l.LB.Root)
 }

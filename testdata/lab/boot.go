@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -37,37 +38,52 @@ func (l *Lab) bootMachine(ctx context.Context, m *Machine) error {
 	if err := l.findLeader(ctx, m); err != nil {
 		return fmt.Errorf("boot %s: %w\n%s", m.Name, err, m.consoleTail())
 	}
-	units := []string{"ssh", "systemd-user-sessions"}
-	if m == l.LB {
-		units = append(units, "nginx")
-	} else {
-		units = append(units, AppUnit)
-	}
-	if err := m.waitActive(ctx, units...); err != nil {
+	if err := m.waitServing(ctx); err != nil {
 		return fmt.Errorf("boot %s: %w\n%s", m.Name, err, m.consoleTail())
 	}
 	return nil
 }
 
-// waitServing waits until the load balancer reaches each app, and serves itself.
+// inotifyInstances is how many inotify(7) instances root may have while labs are up: each
+// host takes about six, and Debian allows 128.
+const inotifyInstances = 1024
+
+// allowInotify raises the machine's limit if it is lower. It stays until the next boot.
+func (l *Lab) allowInotify() error {
+	const path = "/proc/sys/fs/inotify/max_user_instances"
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	now, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil || now >= inotifyInstances {
+		return err
+	}
+	l.say("raising fs.inotify.max_user_instances of this machine from %d to %d, until its next boot", now, inotifyInstances)
+	return os.WriteFile(path, fmt.Appendf(nil, "%d\n", inotifyInstances), 0o644)
+}
+
+// waitServing waits until each load balancer reaches each app, and serves itself.
 func (l *Lab) waitServing(ctx context.Context) error {
-	for _, app := range l.Apps {
-		url := fmt.Sprintf("http://%s:%d/health", app.Addr, AppPort)
-		if err := poll(ctx, bootLimit, func() error {
-			_, err := l.LB.Run(ctx, "curl", "-sS", "--fail", "--max-time", "5", url)
-			return err
-		}); err != nil {
-			return fmt.Errorf("%s on %s: %w", AppUnit, app.Name, err)
+	for _, lb := range l.LBs() {
+		for _, app := range l.Apps {
+			if err := lb.waitAnswer(ctx, fmt.Sprintf("http://%s:%d/health", app.Addr, AppPort)); err != nil {
+				return fmt.Errorf("%s on %s: %w", AppUnit, app.Name, err)
+			}
+		}
+		if err := l.Client.waitAnswer(ctx, "http://"+lb.Addr+"/"); err != nil {
+			return fmt.Errorf("nginx on %s: %w", lb.Name, err)
 		}
 	}
-	err := poll(ctx, bootLimit, func() error {
-		_, err := l.Client.Run(ctx, "curl", "-sS", "--fail", "--max-time", "5", "http://"+LBAddr+"/")
+	return nil
+}
+
+// waitAnswer waits until a URL, asked from the machine, has an answer.
+func (m *Machine) waitAnswer(ctx context.Context, url string) error {
+	return poll(ctx, bootLimit, func() error {
+		_, err := m.Run(ctx, "curl", "-sS", "--fail", "--max-time", "5", url)
 		return err
 	})
-	if err != nil {
-		return fmt.Errorf("nginx on %s: %w", l.LB.Name, err)
-	}
-	return nil
 }
 
 // start starts the host's systemd-nspawn. It has a session of its own: a Ctrl-C is

@@ -99,14 +99,14 @@ func TestTemplateWrittenInTheWait(t *testing.T) {
 
 	// One that has the server down, as somebody would who knows: the drain goes on.
 	knowing := strings.Replace(lab.NginxConf, app1Line, "server 192.168.1.10:8080 down;", 1) + "# managed\n"
-	if err := l.WriteConf(t.Context(), map[string]string{lab.NginxConfPath: knowing}); err != nil {
+	if err := l.LB.WriteConf(t.Context(), map[string]string{lab.NginxConfPath: knowing}); err != nil {
 		t.Fatal(err)
 	}
 	drainctl(t, l, "status", app.Addr).wants(t, 0, "draining")
 
 	template := lab.NginxConf + "# managed by config management\n"
 	written := time.Now()
-	if err := l.WriteConf(t.Context(), map[string]string{lab.NginxConfPath: template}); err != nil {
+	if err := l.LB.WriteConf(t.Context(), map[string]string{lab.NginxConfPath: template}); err != nil {
 		t.Fatal(err)
 	}
 	c.until("down was removed from the configuration by another process")

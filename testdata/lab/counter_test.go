@@ -71,7 +71,7 @@ func throughOwnNginx(t *testing.T, l *lab.Lab) string {
 	mustRun(t, app, "systemctl", "start", "nginx")
 	const line = "server 192.168.1.10:8081;"
 	conf := strings.Replace(lab.NginxConf, app1Line, line, 1)
-	if err := l.WriteConf(t.Context(), map[string]string{lab.NginxConfPath: conf}); err != nil {
+	if err := l.LB.WriteConf(t.Context(), map[string]string{lab.NginxConfPath: conf}); err != nil {
 		t.Fatal(err)
 	}
 	return line

@@ -96,7 +96,7 @@ func TestDiskFullUnderTheConfiguration(t *testing.T) {
 	app := l.Apps[0]
 	long := lab.NginxConf + strings.Repeat("# a long configuration\n", 4096)
 	mount(t, l, "/etc/nginx", "cp -a /etc/nginx /root/nginx; mount -t tmpfs -o size=1m,mode=755 tmpfs /etc/nginx; cp -a /root/nginx/. /etc/nginx/")
-	if err := l.WriteConf(t.Context(), map[string]string{lab.NginxConfPath: long}); err != nil {
+	if err := l.LB.WriteConf(t.Context(), map[string]string{lab.NginxConfPath: long}); err != nil {
 		t.Fatal(err)
 	}
 	before := seenByNginx(t, l)

@@ -98,7 +98,7 @@ func enableShop(t *testing.T, l *lab.Lab) {
 	writeOnLB(t, l, shopFile, shopSite, 0o640)
 	mustRun(t, l.LB, "chgrp", "adm", shopFile)
 	mustRun(t, l.LB, "ln", "-s", "../sites-available/shop.conf", shopLink)
-	if err := l.ReloadLB(t.Context()); err != nil {
+	if err := l.LB.ReloadNginx(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -110,7 +110,7 @@ func TestDrainFromTwoUpstreams(t *testing.T) {
 	enableShop(t, l)
 	app, before := l.Apps[0], configuration(t, l)
 	load := startLoad(t, l, app)
-	shop, err := l.StartLoad(t.Context(), lab.LoadOptions{Target: lab.LBAddr + ":81", Clients: 15, Streams: 5})
+	shop, err := l.StartLoad(t.Context(), lab.LoadOptions{Targets: []string{lab.LBAddr + ":81"}, Clients: 15, Streams: 5})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -181,7 +181,7 @@ stream {
 // both, and --upstream tells them apart.
 func TestDrainFromTwins(t *testing.T) {
 	l := labFor(t)
-	if err := l.WriteConf(t.Context(), map[string]string{lab.NginxConfPath: lab.NginxConf + twins}); err != nil {
+	if err := l.LB.WriteConf(t.Context(), map[string]string{lab.NginxConfPath: lab.NginxConf + twins}); err != nil {
 		t.Fatal(err)
 	}
 	app, before := l.Apps[0], configuration(t, l)
@@ -191,7 +191,7 @@ func TestDrainFromTwins(t *testing.T) {
 	untouched(t, before, configuration(t, l))
 
 	load := startLoad(t, l, app)
-	raw, err := l.StartLoad(t.Context(), lab.LoadOptions{Target: lab.LBAddr + ":82", Clients: -1, Streams: 10})
+	raw, err := l.StartLoad(t.Context(), lab.LoadOptions{Targets: []string{lab.LBAddr + ":82"}, Clients: -1, Streams: 10})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -237,7 +237,7 @@ func TestUndrainKeepsWhatSomebodyWroteMeanwhile(t *testing.T) {
 	f.text = strings.Replace(f.text, "    upstream backend_servers {\n", "    # moved by somebody\n    upstream backend_servers {\n        least_conn;\n", 1)
 	edited[lab.NginxConfPath] = f
 	drained := withDown(t, edited, lab.NginxConfPath, app1Line)
-	if err := l.WriteConf(t.Context(), map[string]string{lab.NginxConfPath: drained[lab.NginxConfPath].text}); err != nil {
+	if err := l.LB.WriteConf(t.Context(), map[string]string{lab.NginxConfPath: drained[lab.NginxConfPath].text}); err != nil {
 		t.Fatal(err)
 	}
 	drainctl(t, l, "undrain", app.Addr, "-s", lab.AppUnit).wants(t, 0)

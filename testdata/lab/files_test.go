@@ -27,8 +27,14 @@ type file struct {
 // configuration reads everything below /etc/nginx on the load balancer.
 func configuration(t *testing.T, l *lab.Lab) map[string]file {
 	t.Helper()
+	return configurationOf(t, l.LB)
+}
+
+// configurationOf reads everything below /etc/nginx on any load balancer.
+func configurationOf(t *testing.T, lb *lab.Machine) map[string]file {
+	t.Helper()
 	files := map[string]file{}
-	err := filepath.WalkDir(filepath.Join(l.LB.Root, "etc/nginx"), func(path string, entry fs.DirEntry, err error) error {
+	err := filepath.WalkDir(filepath.Join(lb.Root, "etc/nginx"), func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() {
 			return err
 		}
@@ -48,7 +54,7 @@ func configuration(t *testing.T, l *lab.Lab) map[string]file {
 			text, err = os.ReadFile(path)
 			f.text = string(text)
 		}
-		files[strings.TrimPrefix(path, l.LB.Root)] = f
+		files[strings.TrimPrefix(path, lb.Root)] = f
 		return err
 	})
 	if err != nil {
@@ -108,7 +114,7 @@ const app1Line = "server 192.168.1.10:8080;"
 // workers is the numbers of the workers of nginx that accept connections.
 func workers(t *testing.T, l *lab.Lab) []int {
 	t.Helper()
-	all, err := l.Workers(t.Context())
+	all, err := l.LB.Workers(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,7 +16,7 @@ import (
 
 // keyring holds the SSH keys of one lab. All are new each time.
 type keyring struct {
-	operator keyPair              // root's on the load balancer
+	operator keyPair              // root's on the load balancers, and every operator's
 	hosts    map[string][]keyPair // by the host's name; an Ed25519 and an ECDSA key each
 }
 
@@ -26,19 +26,19 @@ type keyPair struct {
 	public  ssh.PublicKey
 }
 
-func newKeyring() (keyring, error) {
+func newKeyring(hosts []*Machine) (keyring, error) {
 	operator, err := newKeyPair("ed25519", "root@lb")
 	if err != nil {
 		return keyring{}, err
 	}
 	ring := keyring{operator: operator, hosts: map[string][]keyPair{}}
-	for _, host := range []string{"lb", "app1", "app2", "app3"} {
+	for _, host := range hosts {
 		for _, kind := range []string{"ed25519", "ecdsa"} {
-			pair, err := newKeyPair(kind, "root@"+host)
+			pair, err := newKeyPair(kind, "root@"+host.Name)
 			if err != nil {
 				return keyring{}, err
 			}
-			ring.hosts[host] = append(ring.hosts[host], pair)
+			ring.hosts[host.Name] = append(ring.hosts[host.Name], pair)
 		}
 	}
 	return ring, nil
@@ -69,13 +69,13 @@ func newKeyPair(kind, comment string) (keyPair, error) {
 
 func (k keyPair) authorized() []byte { return ssh.MarshalAuthorizedKey(k.public) }
 
-// knownHosts is the load balancer's known_hosts: every key of every app host, by
-// address and by name, hashed as Debian's ssh writes them.
+// knownHosts is an operator's known_hosts: every key of every host, by address and by
+// name, hashed as Debian's ssh writes them.
 func (l *Lab) knownHosts() []byte {
 	var file bytes.Buffer
-	for _, app := range l.Apps {
-		for _, pair := range l.keys.hosts[app.Name] {
-			for _, name := range []string{app.Addr, app.Name} {
+	for _, host := range l.Hosts() {
+		for _, pair := range l.keys.hosts[host.Name] {
+			for _, name := range []string{host.Addr, host.Name} {
 				fmt.Fprintln(&file, knownhosts.Line([]string{knownhosts.HashHostname(name)}, pair.public))
 			}
 		}

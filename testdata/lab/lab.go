@@ -30,9 +30,12 @@ const (
 // The hosts' addresses, all in 192.168.1.0/24.
 const (
 	LBAddr     = "192.168.1.2"
+	LB2Addr    = "192.168.1.3"
 	App1Addr   = "192.168.1.10"
 	App2Addr   = "192.168.1.11"
 	App3Addr   = "192.168.1.12"
+	JumpAddr   = "192.168.1.40"
+	DeskAddr   = "192.168.1.50"
 	ClientAddr = "192.168.1.100"
 )
 
@@ -45,7 +48,12 @@ const (
 // Options say how to bring a lab up. The zero value is ready to use.
 type Options struct {
 	Log  io.Writer     // what is being done, a line each; nil for nothing
-	Wait time.Duration // for another lab to come down; 0 means DefaultWait
+	Wait time.Duration // for a place; 0 means DefaultWait
+
+	// Fleet adds a second load balancer with the same configuration, a desk, on which the
+	// user deploy types drainctl, and a jump host, the only way from there to the others
+	// by SSH.
+	Fleet bool
 }
 
 // Lab is a data centre that is up.
@@ -54,6 +62,9 @@ type Lab struct {
 	LB     *Machine
 	Apps   []*Machine // 192.168.1.10, .11 and .12, in this order
 	Client *Machine   // operator and clients: a network namespace of the machine, not a booted host
+
+	// Of a fleet, else nil.
+	LB2, Jump, Desk *Machine
 
 	at       place
 	log      io.Writer
@@ -84,7 +95,7 @@ func Up(ctx context.Context, options Options) (*Lab, error) {
 		return nil, err
 	}
 	l.Number = int(l.at)
-	if err := l.bringUp(ctx); err != nil {
+	if err := l.bringUp(ctx, options.Fleet); err != nil {
 		if ctx.Err() != nil { // what failed then failed because of that
 			err = fmt.Errorf("bring the lab up: %w", context.Cause(ctx))
 		}
@@ -93,7 +104,7 @@ func Up(ctx context.Context, options Options) (*Lab, error) {
 	return l, nil
 }
 
-func (l *Lab) bringUp(ctx context.Context) error {
+func (l *Lab) bringUp(ctx context.Context, fleet bool) error {
 	began := time.Now()
 	if err := errors.Join(l.at.removeRemains(l.log), clearFree(l.log)); err != nil {
 		return fmt.Errorf("take down what an earlier lab has left: %w", err)
@@ -102,43 +113,29 @@ func (l *Lab) bringUp(ctx context.Context) error {
 	if l.record, err = newRecord(l.at); err != nil {
 		return err
 	}
+	if err := l.allowInotify(); err != nil {
+		return err
+	}
 	if err := l.at.mountLayers(); err != nil {
 		return err
 	}
 	if l.programs, err = l.buildPrograms(ctx); err != nil {
 		return err
 	}
-	if l.keys, err = newKeyring(); err != nil {
+	l.nameHosts(fleet)
+	if l.keys, err = newKeyring(l.Hosts()); err != nil {
 		return err
 	}
-	l.nameHosts()
-	l.say("connecting %d hosts", len(l.hosts())+1)
+	l.say("connecting %d hosts", len(l.Hosts())+1)
 	if err := l.connect(ctx); err != nil {
 		return err
 	}
-	l.say("booting %d hosts", len(l.hosts()))
+	l.say("booting %d hosts", len(l.Hosts()))
 	if err := l.boot(ctx); err != nil {
 		return err
 	}
 	l.say("lab %d is up after %.1f s", l.Number, time.Since(began).Seconds())
 	return nil
-}
-
-// nameHosts names the hosts and gives them their addresses.
-func (l *Lab) nameHosts() {
-	l.LB = l.newMachine("lb", LBAddr)
-	l.Apps = []*Machine{
-		l.newMachine("app1", App1Addr),
-		l.newMachine("app2", App2Addr),
-		l.newMachine("app3", App3Addr),
-	}
-	l.Client = l.newMachine("client", ClientAddr)
-	l.Client.Root = "/"
-}
-
-// hosts are the machines that boot a system of their own.
-func (l *Lab) hosts() []*Machine {
-	return append([]*Machine{l.LB}, l.Apps...)
 }
 
 // Down takes the whole lab down: processes, mounts, namespaces, files. It may be

@@ -134,7 +134,7 @@ func TestReloadUnderLoadIsNoFailure(t *testing.T) {
 	for range 3 {
 		before := load.Snapshot().Requests
 		conf := map[string]string{lab.NginxConfPath: lab.NginxConf + "# " + time.Now().String() + "\n"}
-		if err := l.WriteConf(t.Context(), conf); err != nil {
+		if err := l.LB.WriteConf(t.Context(), conf); err != nil {
 			t.Fatal(err)
 		}
 		more := func(s traffic.Summary) bool { return s.Requests > before+50 }
@@ -192,7 +192,7 @@ func TestUsersMayDoWhatTheyShould(t *testing.T) {
 		{"root", "systemctl is-active my-web-app", true, "active"},
 		{lab.DeployUser, "sudo -n systemctl stop my-web-app", true, ""},
 		{lab.DeployUser, "systemctl is-active my-web-app", false, "inactive"},
-		{lab.DeployUser, "sudo -n systemctl start my-web-app.service", true, ""},
+		{lab.DeployUser, "sudo -n systemctl start my-web-app", true, ""},
 		{lab.DeployUser, "sudo -n systemctl stop ssh", false, "a password is required"},
 		{lab.DeployUser, "ss -Htn state established '( sport = :22 )'", true, "192.168.1.10:22"},
 		{lab.NoSudoUser, "sudo -n systemctl stop my-web-app", false, "a password is required"},
@@ -235,7 +235,7 @@ func TestHostsHaveFilesOfTheirOwn(t *testing.T) {
 func TestResetPutsEverythingBack(t *testing.T) {
 	l := labFor(t)
 	app := l.Apps[1]
-	if err := l.WriteConf(t.Context(), map[string]string{
+	if err := l.LB.WriteConf(t.Context(), map[string]string{
 		lab.NginxConfPath:             strings.Replace(lab.NginxConf, "server 192.168.1.11:8080;", "server 192.168.1.11:8080 down;", 1),
 		"/etc/nginx/conf.d/more.conf": "upstream more { server 192.168.1.10:8080; }\n",
 	}); err != nil {

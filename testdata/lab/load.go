@@ -21,7 +21,7 @@ const loadStopLimit = time.Minute
 
 // LoadOptions say what load StartLoad makes. The zero value is ready to use.
 type LoadOptions struct {
-	Target  string        // host:port; "" means the load balancer's port 80
+	Targets []string      // host:port each; nil means port 80 of every load balancer
 	Clients int           // 0 means traffic.DefaultClients, negative none
 	Streams int           // 0 means traffic.DefaultStreams, negative none
 	Limit   time.Duration // after which it ends by itself; 0 means traffic.DefaultLimit
@@ -44,9 +44,11 @@ type Load struct {
 // load ends when ctx ends (at once, cutting what is open), when Stop is called (well),
 // or after its limit.
 func (l *Lab) StartLoad(ctx context.Context, o LoadOptions) (*Load, error) {
-	target := o.Target
-	if target == "" {
-		target = LBAddr + ":80"
+	targets := o.Targets
+	if targets == nil {
+		for _, lb := range l.LBs() {
+			targets = append(targets, lb.Addr+":80")
+		}
 	}
 	args := []string{l.programs.load, "-every", "200ms",
 		"-clients", countOf(o.Clients, traffic.DefaultClients),
@@ -58,7 +60,7 @@ func (l *Lab) StartLoad(ctx context.Context, o LoadOptions) (*Load, error) {
 		args = append(args, "-for", o.Limit.String())
 	}
 	load := &Load{client: l.Client, done: make(chan struct{})}
-	load.cmd = l.Client.Command(ctx, append(args, target)...)
+	load.cmd = l.Client.Command(ctx, append(args, targets...)...)
 	load.cmd.Stderr = &load.stderr
 	if err := load.start(l.record); err != nil {
 		return nil, fmt.Errorf("start load: %w", err)

@@ -18,7 +18,7 @@ import (
 
 // Machine is one host of the lab.
 type Machine struct {
-	Name string // lb, app1, app2, app3 or client
+	Name string // lb, app1, app2, app3 or client; in a fleet also lb2, jump, desk
 	Addr string // in 192.168.1.0/24
 	// Root is where the machine that the lab runs on sees the host's files. What a
 	// host mounts for itself (/run, /tmp, /proc) is not seen there, and a symlink in
@@ -26,13 +26,14 @@ type Machine struct {
 	Root string
 
 	at         place
+	role       role
 	leader     process // the host's first process
 	supervisor process // its systemd-nspawn
 	ended      chan struct{}
 }
 
-func (l *Lab) newMachine(name, addr string) *Machine {
-	return &Machine{Name: name, Addr: addr, Root: filepath.Join(l.at.rootsDirectory(), name), at: l.at}
+func (l *Lab) newMachine(name, addr string, r role) *Machine {
+	return &Machine{Name: name, Addr: addr, Root: filepath.Join(l.at.rootsDirectory(), name), at: l.at, role: r}
 }
 
 func (m *Machine) namespace() string { return m.at.prefix() + m.Name }
@@ -163,6 +164,11 @@ func (m *Machine) Cut(ctx context.Context) error {
 // Mend plugs the cable in again. It is no error if it was in.
 func (m *Machine) Mend(ctx context.Context) error {
 	return ipBatch(ctx, m.at.lan(), "link set "+m.Name+" up")
+}
+
+// waitServing waits until all that the host is to run serves.
+func (m *Machine) waitServing(ctx context.Context) error {
+	return m.waitActive(ctx, append([]string{"ssh", "systemd-user-sessions"}, m.role.units...)...)
 }
 
 // waitActive waits until systemd on the host says that every unit is active.

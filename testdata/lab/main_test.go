@@ -20,8 +20,8 @@ import (
 	"github.com/drainctl/drainctl/testdata/lab"
 )
 
-// shared is where the tests of this package have their labs from: see labFor.
-var shared pool
+// Where the tests of this package have their labs from: see labFor and fleetFor.
+var labs, fleets = &pool{}, &pool{options: lab.Options{Fleet: true}}
 
 // victimVariable makes the test binary bring a lab up and wait to be killed.
 const victimVariable = "DRAINCTL_LAB_VICTIM"
@@ -54,7 +54,7 @@ func runTests(m *testing.M) (int, error) {
 	heedSignals(syscall.SIGHUP)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	shared.ctx = ctx
+	labs.ctx, fleets.ctx = ctx, ctx
 	// The tests' own contexts know nothing of a Ctrl-C, so it takes the labs from
 	// under them.
 	done := make(chan struct{})
@@ -62,20 +62,21 @@ func runTests(m *testing.M) (int, error) {
 		select {
 		case <-ctx.Done():
 			fmt.Fprintln(os.Stderr, "lab: interrupted, coming down")
-			_ = shared.down()
+			_, _ = labs.down(), fleets.down()
 			os.Exit(130)
 		case <-done:
 		}
 	}()
 	code := m.Run()
 	close(done)
-	return code, shared.down()
+	return code, errors.Join(labs.down(), fleets.down())
 }
 
 // A pool is labs that tests have one after another. There are as many as tests run at
 // once (go test -parallel), and none before it is needed.
 type pool struct {
-	ctx context.Context
+	ctx     context.Context
+	options lab.Options
 
 	mu        sync.Mutex
 	all, free []*lab.Lab
@@ -94,7 +95,9 @@ func (p *pool) take() (*lab.Lab, error) {
 		p.free = p.free[:last]
 		return l, nil
 	}
-	l, err := lab.Up(p.ctx, lab.Options{Log: os.Stderr})
+	options := p.options
+	options.Log = os.Stderr
+	l, err := lab.Up(p.ctx, options)
 	if err != nil {
 		return nil, err
 	}
@@ -136,15 +139,26 @@ func takeDown(l *lab.Lab) error {
 // load balancer. The test runs beside the others that have a lab.
 func labFor(t *testing.T) *lab.Lab {
 	t.Helper()
+	return labFrom(t, labs)
+}
+
+// fleetFor gives a test a lab with a second load balancer, a desk and a jump host.
+func fleetFor(t *testing.T) *lab.Lab {
+	t.Helper()
+	return labFrom(t, fleets)
+}
+
+func labFrom(t *testing.T, p *pool) *lab.Lab {
+	t.Helper()
 	t.Parallel()
-	l, err := shared.take()
+	l, err := p.take()
 	if err == nil {
 		err = l.Reset(t.Context())
 	}
 	if err != nil {
 		t.Fatal(err) // and nobody else gets a lab that cannot be reset
 	}
-	t.Cleanup(func() { shared.give(l) })
+	t.Cleanup(func() { p.give(l) })
 	return l
 }
 

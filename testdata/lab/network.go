@@ -30,7 +30,7 @@ func namespacePath(name string) string { return filepath.Join(namespaceDirectory
 // connect makes a network namespace for each host and joins them all to a bridge
 // that lives in a namespace of its own. None of them has a way out.
 func (l *Lab) connect(ctx context.Context) error {
-	all := append(l.hosts(), l.Client)
+	all := append(l.Hosts(), l.Client)
 	names := []string{"netns add " + l.at.lan()}
 	for _, m := range all {
 		names = append(names, "netns add "+m.namespace())

@@ -11,10 +11,10 @@ import (
 	"time"
 )
 
-// NginxConfPath is the load balancer's main configuration file.
+// NginxConfPath is a load balancer's main configuration file.
 const NginxConfPath = "/etc/nginx/nginx.conf"
 
-// NginxConf is the load balancer's configuration when the lab comes up. The
+// NginxConf is every load balancer's configuration when the lab comes up. The
 // response header X-Upstream-Addr names the servers that nginx tried, so that a
 // client sees a request that was cut and tried again elsewhere.
 const NginxConf = `user www-data;
@@ -79,32 +79,32 @@ http {
 }
 `
 
-// WriteConf writes files of the load balancer's configuration, reloads nginx and
-// returns when workers with the new configuration serve and no old worker accepts.
-func (l *Lab) WriteConf(ctx context.Context, files map[string]string) error {
+// WriteConf writes files of a load balancer's configuration, reloads nginx and returns
+// when workers with the new configuration serve and no old worker accepts.
+func (m *Machine) WriteConf(ctx context.Context, files map[string]string) error {
 	for _, name := range slices.Sorted(maps.Keys(files)) {
-		if err := l.LB.WriteFile(ctx, name, []byte(files[name]), 0o644); err != nil {
+		if err := m.WriteFile(ctx, name, []byte(files[name]), 0o644); err != nil {
 			return err
 		}
 	}
-	return l.ReloadLB(ctx)
+	return m.ReloadNginx(ctx)
 }
 
-// ReloadLB reloads the load balancer's nginx and returns when new workers serve and
-// no old worker accepts any more. Old ones may still be busy with what they hold.
-func (l *Lab) ReloadLB(ctx context.Context) error {
-	if _, err := l.LB.Run(ctx, "nginx", "-t", "-q"); err != nil {
+// ReloadNginx reloads a load balancer's nginx and returns when new workers serve and no
+// old worker accepts any more. Old ones may still be busy with what they hold.
+func (m *Machine) ReloadNginx(ctx context.Context) error {
+	if _, err := m.Run(ctx, "nginx", "-t", "-q"); err != nil {
 		return err
 	}
-	before, err := l.Workers(ctx)
+	before, err := m.Workers(ctx)
 	if err != nil {
 		return err
 	}
-	if _, err := l.LB.Run(ctx, "systemctl", "reload", "nginx"); err != nil {
+	if _, err := m.Run(ctx, "systemctl", "reload", "nginx"); err != nil {
 		return err
 	}
 	return poll(ctx, time.Minute, func() error {
-		now, err := l.Workers(ctx)
+		now, err := m.Workers(ctx)
 		if err != nil {
 			return err
 		}
@@ -112,10 +112,10 @@ func (l *Lab) ReloadLB(ctx context.Context) error {
 	})
 }
 
-// Workers maps the number of each worker of the load balancer's nginx, as the load
-// balancer sees it, to whether it accepts connections.
-func (l *Lab) Workers(ctx context.Context) (map[int]bool, error) {
-	out, err := l.LB.Run(ctx, "sh", "-c", `ps -o pid=,args= --ppid "$(cat /run/nginx.pid)"`)
+// Workers maps the number of each worker of a load balancer's nginx, as the load balancer
+// sees it, to whether it accepts connections.
+func (m *Machine) Workers(ctx context.Context) (map[int]bool, error) {
+	out, err := m.Run(ctx, "sh", "-c", `ps -o pid=,args= --ppid "$(cat /run/nginx.pid)"`)
 	if err != nil {
 		return nil, fmt.Errorf("workers of nginx: %w", err)
 	}

@@ -60,24 +60,6 @@ func (l *Lab) build(ctx context.Context, name, pkg string) (string, error) {
 	return path, nil
 }
 
-// Install builds drainctl and puts it on the load balancer's path.
-func (l *Lab) Install(ctx context.Context) error {
-	path, err := l.build(ctx, "drainctl", ".")
-	if err != nil {
-		return err
-	}
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return err
-	}
-	// Under another name first: a drainctl that runs cannot be written to.
-	if err := l.LB.WriteFile(ctx, "/usr/bin/drainctl.new", data, 0o755); err != nil {
-		return err
-	}
-	_, err = l.LB.Run(ctx, "mv", "/usr/bin/drainctl.new", "/usr/bin/drainctl")
-	return err
-}
-
 // moduleRoot is the directory of drainctl's own module, which the working directory
 // has to be in.
 func moduleRoot(ctx context.Context) (string, error) {

@@ -20,7 +20,7 @@ import (
 func TestSilentReloadFailureByZone(t *testing.T) {
 	l := labFor(t)
 	const zone = "limit_req_zone $binary_remote_addr zone=one:1m rate=10000r/s;\n"
-	if err := l.WriteConf(t.Context(), map[string]string{"/etc/nginx/conf.d/zone.conf": zone}); err != nil {
+	if err := l.LB.WriteConf(t.Context(), map[string]string{"/etc/nginx/conf.d/zone.conf": zone}); err != nil {
 		t.Fatal(err)
 	}
 	writeOnLB(t, l, "/etc/nginx/conf.d/zone.conf", strings.Replace(zone, "$binary_remote_addr", "$remote_addr", 1), 0o644)
@@ -104,7 +104,7 @@ func loadLargeConf(t *testing.T, l *lab.Lab) {
 	}
 	include := "    server_names_hash_max_size 4096;\n    include " + dir + "/pools/*.conf;\n    include /etc/nginx/conf.d/"
 	conf := strings.Replace(lab.NginxConf, "    include /etc/nginx/conf.d/", include, 1)
-	if err := l.WriteConf(t.Context(), map[string]string{lab.NginxConfPath: conf}); err != nil {
+	if err := l.LB.WriteConf(t.Context(), map[string]string{lab.NginxConfPath: conf}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -120,7 +120,7 @@ func watchWorkers(t *testing.T, l *lab.Lab, earlier []int) (last func() time.Tim
 		var latest time.Time
 		for accept := true; accept && ctx.Err() == nil; {
 			looked := time.Now()
-			now, err := l.Workers(ctx)
+			now, err := l.LB.Workers(ctx)
 			accept = err != nil || slices.ContainsFunc(earlier, func(pid int) bool { return now[pid] })
 			if err == nil && accept {
 				latest = looked

@@ -9,13 +9,6 @@ import (
 // initialPath is where each host keeps what Reset restores.
 const initialPath = "/var/lib/drainctl-lab.initial.tar"
 
-// Of the load balancer and of the app hosts: what a test may change and Reset puts
-// back.
-const (
-	lbKept  = "/etc/nginx /etc/ssh /etc/hosts /root"
-	appKept = "/etc/nginx /etc/ssh /etc/systemd/system /etc/sudoers.d /etc/default/my-web-app /root /home"
-)
-
 const keepScript = `tar -C / -cpf "$1" $2 2>&1 | grep -v 'Removing leading' || true; test -s "$1"`
 
 // The apps and nginx are killed before they are stopped, so that one that hangs on
@@ -43,22 +36,24 @@ systemctl restart ssh
 systemctl start my-web-app
 `
 
+const resetPlainScript = `set -e
+rm -rf $2
+tar -C / -xpf "$1"
+systemctl restart ssh
+`
+
 // Reset puts the lab back to how it came up: cables plugged in, nginx with NginxConf,
 // every app running and healthy, the files of nginx, ssh, sudo and the units, root's
 // and the users' homes as they were, nothing in drainctl's state directory and in the
 // apps' records. It is for between two tests: it cuts what is open.
 func (l *Lab) Reset(ctx context.Context) error {
-	for _, m := range append(l.hosts(), l.Client) {
+	for _, m := range append(l.Hosts(), l.Client) {
 		if err := m.Mend(ctx); err != nil {
 			return err
 		}
 	}
 	err := l.onHosts(func(m *Machine) error {
-		script, kept := resetAppScript, appKept
-		if m == l.LB {
-			script, kept = resetLBScript, lbKept
-		}
-		_, err := m.Run(ctx, "sh", "-c", script, "reset", initialPath, kept)
+		_, err := m.Run(ctx, "sh", "-c", m.role.reset, "reset", initialPath, m.role.kept)
 		return err
 	})
 	if err != nil {
@@ -70,11 +65,7 @@ func (l *Lab) Reset(ctx context.Context) error {
 // keepInitial keeps what Reset restores.
 func (l *Lab) keepInitial(ctx context.Context) error {
 	return l.onHosts(func(m *Machine) error {
-		kept := appKept
-		if m == l.LB {
-			kept = lbKept
-		}
-		_, err := m.Run(ctx, "sh", "-c", keepScript, "keep", initialPath, kept)
+		_, err := m.Run(ctx, "sh", "-c", keepScript, "keep", initialPath, m.role.kept)
 		return err
 	})
 }
@@ -82,11 +73,11 @@ func (l *Lab) keepInitial(ctx context.Context) error {
 // onHosts does something for all booted hosts at once.
 func (l *Lab) onHosts(do func(*Machine) error) error {
 	results := make(chan error)
-	for _, m := range l.hosts() {
+	for _, m := range l.Hosts() {
 		go func() { results <- do(m) }()
 	}
 	var errs []error
-	for range l.hosts() {
+	for range l.Hosts() {
 		errs = append(errs, <-results)
 	}
 	return errors.Join(errs...)

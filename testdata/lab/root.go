@@ -67,11 +67,7 @@ func (l *Lab) layRoot(m *Machine) error {
 		return err
 	}
 	l.fillCommon(&t, m)
-	if m == l.LB {
-		l.fillLB(&t)
-	} else {
-		l.fillApp(&t)
-	}
+	m.role.fill(l, &t)
 	if t.err != nil {
 		return t.err
 	}
@@ -138,16 +134,13 @@ func (l *Lab) fillCommon(t *tree, m *Machine) {
 		t.file(name, "", 0o644)
 	}
 	t.file("etc/sudoers", "Defaults env_reset\nDefaults secure_path=\"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\"\nroot ALL=(ALL:ALL) ALL\n@includedir /etc/sudoers.d\n", 0o440)
-	t.file("etc/sudoers.d/lab", sudoers, 0o440)
 	t.accounts()
 	t.ssh(l.keys.hosts[m.Name])
 	t.login("root", 0, l.keys.operator)
 	// systemd-user-sessions is what lets anybody but root log in.
-	units := "dbus.service systemd-user-sessions.service ssh.service "
-	if m == l.LB {
-		units += "nginx.service"
-	} else {
-		units += AppUnit + ".service"
+	units := "dbus.service systemd-user-sessions.service ssh.service"
+	for _, unit := range m.role.units {
+		units += " " + unit + ".service"
 	}
 	t.file("etc/systemd/system/lab.target", fmt.Sprintf(labTarget, units, units), 0o644)
 	t.link("etc/systemd/system/default.target", "lab.target")
@@ -158,7 +151,7 @@ func (l *Lab) fillCommon(t *tree, m *Machine) {
 func (l *Lab) hostsFile(m *Machine) string {
 	var file strings.Builder
 	fmt.Fprintf(&file, "127.0.0.1 localhost\n127.0.1.1 %s\n::1 localhost ip6-localhost ip6-loopback\n", m.Name)
-	for _, other := range append(l.hosts(), l.Client) {
+	for _, other := range append(l.Hosts(), l.Client) {
 		if other != m {
 			fmt.Fprintf(&file, "%s %s %s.example.com\n", other.Addr, other.Name, other.Name)
 		}
@@ -177,13 +170,13 @@ After=%s
 AllowIsolate=yes
 `
 
-const sudoers = `deploy ALL=(root) NOPASSWD: /usr/bin/systemctl start my-web-app, /usr/bin/systemctl stop my-web-app, \
-    /usr/bin/systemctl start my-web-app.service, /usr/bin/systemctl stop my-web-app.service
-nosudo ALL=(ALL) ALL
-`
-
-// lbSudoers is all that an operator needs on the load balancer.
-const lbSudoers = "deploy ALL=(root) NOPASSWD: /usr/bin/drainctl agent\n"
+// SudoersPath is the file in which DeployUser has what an operator needs: on a load
+// balancer and on an app host.
+const (
+	SudoersPath = "/etc/sudoers.d/drainctl"
+	lbSudoers   = "deploy ALL=(root) NOPASSWD: /usr/bin/drainctl agent\n"
+	appSudoers  = "deploy ALL=(root) NOPASSWD: /usr/bin/systemctl start my-web-app, /usr/bin/systemctl stop my-web-app\n"
+)
 
 const sshdConfig = `Include /etc/ssh/sshd_config.d/*.conf
 HostKey /etc/ssh/ssh_host_ed25519_key
@@ -199,23 +192,39 @@ Subsystem sftp /usr/lib/openssh/sftp-server
 
 func (l *Lab) fillLB(t *tree) {
 	t.login(DeployUser, deployID, l.keys.operator)
-	t.file("etc/sudoers.d/lab", lbSudoers, 0o440)
-	t.file("root/.ssh/id_ed25519", string(l.keys.operator.private), 0o600)
-	t.file("root/.ssh/id_ed25519.pub", string(l.keys.operator.authorized()), 0o644)
-	t.file("root/.ssh/known_hosts", string(l.knownHosts()), 0o600)
+	t.file(SudoersPath, lbSudoers, 0o440)
+	t.home("root", 0, l.operatorFiles()...)
 	t.nginx(NginxConf)
+	l.keepDeskOut(t)
 }
 
 func (l *Lab) fillApp(t *tree) {
 	t.login(DeployUser, deployID, l.keys.operator)
 	t.login(NoSudoUser, noSudoID, l.keys.operator)
+	t.file(SudoersPath, appSudoers, 0o440)
+	t.file("etc/sudoers.d/nosudo", "nosudo ALL=(ALL) ALL\n", 0o440)
 	t.nginx(idleNginxConf)
+	l.keepDeskOut(t)
 	t.dir("var/log/"+AppUnit, 0o755)
 	t.file("etc/default/"+AppUnit, "# Options of the app: see my-web-app -help.\nOPTIONS=\n", 0o644)
 	t.file("etc/systemd/system/"+AppUnit+".service", appUnit, 0o644)
 	data, err := os.ReadFile(l.programs.app)
 	t.keep(err)
 	t.file("usr/local/bin/"+AppUnit, string(data), 0o755)
+}
+
+func (l *Lab) fillJump(t *tree) { t.login(DeployUser, deployID, l.keys.operator) }
+
+func (l *Lab) fillDesk(t *tree) {
+	files := append(l.operatorFiles(), homeFile{".ssh/config", []byte(deskConfig), 0o600})
+	t.home(DeployUser, deployID, files...)
+}
+
+// keepDeskOut has sshd refuse whoever comes from the desk, if there is one.
+func (l *Lab) keepDeskOut(t *tree) {
+	if l.Desk != nil {
+		t.file("etc/ssh/sshd_config.d/desk.conf", nobodyFromDesk, 0o644)
+	}
 }
 
 const appUnit = `[Unit]
@@ -334,13 +343,22 @@ func (t *tree) extend(name, lines string, mode fs.FileMode) {
 
 // login lets the key log in as a user of the host.
 func (t *tree) login(user string, id int, key keyPair) {
+	t.home(user, id, homeFile{".ssh/authorized_keys", key.authorized(), 0o600})
+}
+
+// home lays files into a user's home that only the user reads.
+func (t *tree) home(user string, id int, files ...homeFile) {
 	home := "home/" + user
 	if user == "root" {
 		home = "root"
 	}
 	t.dir(home+"/.ssh", 0o700)
-	t.file(home+"/.ssh/authorized_keys", string(key.authorized()), 0o600)
-	for _, name := range []string{home, home + "/.ssh", home + "/.ssh/authorized_keys"} {
+	names := []string{home, home + "/.ssh"}
+	for _, f := range files {
+		t.file(home+"/"+f.name, string(f.text), f.mode)
+		names = append(names, home+"/"+f.name)
+	}
+	for _, name := range names {
 		if t.err == nil {
 			t.keep(os.Chown(filepath.Join(t.upper, name), id, id))
 		}

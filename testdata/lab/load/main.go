@@ -1,4 +1,4 @@
-// Command load makes the lab's load on an address and prints what it has seen as
+// Command load makes the lab's load on one or more addresses and prints what it has seen as
 // JSON: a line a second, and a last one when all clients have ended. It ends on
 // SIGINT or SIGTERM, after the time it was given, or when nobody reads it any more;
 // what is open then ends well first.
@@ -26,13 +26,13 @@ func main() {
 	every := flag.Duration("every", time.Second, "`time` between two lines of progress")
 	flag.Parse()
 	known := slices.Contains([]traffic.Kind{"", traffic.Fast, traffic.Uploads}, traffic.Kind(*only))
-	if flag.NArg() != 1 || *clients < 0 || *streams < 0 || *limit <= 0 || *every <= 0 || !known {
-		fmt.Fprintln(os.Stderr, "usage: load [flags] HOST:PORT")
+	if flag.NArg() == 0 || *clients < 0 || *streams < 0 || *limit <= 0 || *every <= 0 || !known {
+		fmt.Fprintln(os.Stderr, "usage: load [flags] HOST:PORT...")
 		flag.PrintDefaults()
 		os.Exit(2)
 	}
 	err := run(traffic.Options{
-		Target: flag.Arg(0), Clients: none(*clients), Streams: none(*streams), Limit: *limit, Every: *every, Only: traffic.Kind(*only),
+		Targets: flag.Args(), Clients: none(*clients), Streams: none(*streams), Limit: *limit, Every: *every, Only: traffic.Kind(*only),
 	})
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "load: error: %v\n", err)

@@ -2,6 +2,7 @@ package traffic
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -34,6 +35,7 @@ type Summary struct {
 	Open    int `json:"open"`    // requests and streams that are open now
 
 	Servers  map[string]Server `json:"servers"`  // by the app host's name
+	Targets  map[string]int    `json:"targets"`  // requests and streams that ended well, by the load balancer's host:port
 	Slowest  float64           `json:"slowest"`  // seconds that the longest request took
 	Failures []Failure         `json:"failures"` // the first hundred
 }
@@ -83,7 +85,7 @@ type tally struct {
 }
 
 func newTally() *tally {
-	return &tally{s: Summary{Began: time.Now(), Servers: map[string]Server{}}}
+	return &tally{s: Summary{Began: time.Now(), Servers: map[string]Server{}, Targets: map[string]int{}}}
 }
 
 func (t *tally) update(change func(*Summary)) {
@@ -109,9 +111,7 @@ func (t *tally) summary(final bool) Summary {
 	s := t.s
 	s.Ended, s.Final = time.Now(), final
 	s.Failures = slices.Clone(t.s.Failures)
-	s.Servers = map[string]Server{}
-	for name, server := range t.s.Servers {
-		s.Servers[name] = server
-	}
+	s.Targets = maps.Clone(t.s.Targets)
+	s.Servers = maps.Clone(t.s.Servers)
 	return s
 }

@@ -36,7 +36,7 @@ const (
 
 // Options say what load to make.
 type Options struct {
-	Target  string        // host:port of the load balancer
+	Targets []string      // host:port of each load balancer; each client and each stream uses one
 	Clients int           // that loop over requests; 0 means DefaultClients, negative none
 	Streams int           // upgraded streams open at once; 0 means DefaultStreams, negative none
 	Limit   time.Duration // after which no new request begins; 0 means DefaultLimit
@@ -76,12 +76,12 @@ func Run(ctx context.Context, o Options) Summary {
 	t := newTally()
 	var running sync.WaitGroup
 	for n := range o.Clients {
-		c := newClient(n, o.Target, t)
+		c := newClient(n, o.target(n), t)
 		c.only = o.Only
 		running.Go(func() { c.loop(ctx) })
 	}
 	for n := range o.Streams {
-		s := &stream{number: n, target: o.Target, tally: t}
+		s := &stream{number: n, target: o.target(n), tally: t}
 		running.Go(func() { s.loop(ctx) })
 	}
 	stopProgress := report(t, o)
@@ -89,6 +89,10 @@ func Run(ctx context.Context, o Options) Summary {
 	stopProgress()
 	return t.summary(true)
 }
+
+// target is the load balancer of the n-th client or stream. Each has as many clients that
+// keep their connections, every second one, as it has others.
+func (o Options) target(n int) string { return o.Targets[n/2%len(o.Targets)] }
 
 // report calls Progress at regular times until the function it returns is called.
 func report(t *tally, o Options) (stop func()) {
@@ -205,6 +209,7 @@ func (c *client) do(with *http.Client, k kind, method, path string) {
 			seen := s.Servers[server]
 			seen.Requests, seen.Last = seen.Requests+1, time.Now()
 			s.Servers[server] = seen
+			s.Targets[c.target]++
 		}
 	})
 	if err != nil {
@@ -309,6 +314,7 @@ func (s *stream) loop(ctx context.Context) {
 				seen := sum.Servers[server]
 				seen.Streams, seen.Last = seen.Streams+1, time.Now()
 				sum.Servers[server] = seen
+				sum.Targets[s.target]++
 			}
 		})
 		if err != nil {

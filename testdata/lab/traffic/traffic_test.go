@@ -82,7 +82,7 @@ func TestLoadEndsWithItsContext(t *testing.T) {
 	defer cancel()
 	reports := 0
 	s := Run(ctx, Options{
-		Target: strings.TrimPrefix(server.URL, "http://"), Clients: 3, Streams: -1, Limit: time.Hour,
+		Targets: []string{strings.TrimPrefix(server.URL, "http://")}, Clients: 3, Streams: -1, Limit: time.Hour,
 		Every: 10 * time.Millisecond, Progress: func(s Summary) { reports++ },
 	})
 	if !s.Final || s.Open != 0 || s.Requests == 0 || reports == 0 {
@@ -94,7 +94,7 @@ func run(t *testing.T, handler http.HandlerFunc, o Options) Summary {
 	t.Helper()
 	server := httptest.NewServer(handler)
 	defer server.Close()
-	o.Target, o.Limit = strings.TrimPrefix(server.URL, "http://"), 300*time.Millisecond
+	o.Targets, o.Limit = []string{strings.TrimPrefix(server.URL, "http://")}, 300*time.Millisecond
 	return Run(t.Context(), o)
 }
 

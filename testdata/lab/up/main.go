@@ -1,6 +1,7 @@
 // Command up boots the lab and keeps it up until Ctrl-C, for trying things by hand.
 //
 //	go run ./testdata/lab/up          boot, and stay
+//	go run ./testdata/lab/up -fleet   the same, with a second load balancer, a desk and a jump host
 //	go run ./testdata/lab/up -clear   take down what killed labs have left behind
 //
 // From another terminal, testdata/lab/enter runs a command on a host.
@@ -13,7 +14,6 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
-	"time"
 
 	"github.com/drainctl/drainctl/testdata/lab"
 )
@@ -21,20 +21,21 @@ import (
 func main() {
 	clear := flag.Bool("clear", false, "take down what killed labs have left behind, and end")
 	wait := flag.Duration("wait", 0, "how long to wait for a place when too many labs are up (default 5m)")
+	fleet := flag.Bool("fleet", false, "with a second load balancer, a desk and a jump host")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
-	if err := run(ctx, *clear, *wait); err != nil {
+	if err := run(ctx, *clear, lab.Options{Log: os.Stderr, Wait: *wait, Fleet: *fleet}); err != nil {
 		fmt.Fprintf(os.Stderr, "lab: error: %v\n", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, clear bool, wait time.Duration) error {
+func run(ctx context.Context, clear bool, options lab.Options) error {
 	if clear {
 		return lab.Clear(os.Stderr)
 	}
-	l, err := lab.Up(ctx, lab.Options{Log: os.Stderr, Wait: wait})
+	l, err := lab.Up(ctx, options)
 	if err != nil {
 		return err
 	}
@@ -50,7 +51,7 @@ func run(ctx context.Context, clear bool, wait time.Duration) error {
 func explain(l *lab.Lab) {
 	fmt.Printf("\n%-8s %-14s\n", "host", "address")
 	enter := fmt.Sprintf("testdata/lab/enter %d", l.Number)
-	for _, m := range append([]*lab.Machine{l.LB, l.Client}, l.Apps...) {
+	for _, m := range append(l.Hosts(), l.Client) {
 		fmt.Printf("%-8s %-14s %s %s\n", m.Name, m.Addr, enter, m.Name)
 	}
 	fmt.Printf(`

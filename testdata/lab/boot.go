@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -35,7 +36,7 @@ func (l *Lab) bootMachine(ctx context.Context, m *Machine) error {
 	if err := l.start(m); err != nil {
 		return fmt.Errorf("boot %s: %w", m.Name, err)
 	}
-	if err := l.findLeader(ctx, m); err != nil {
+	if err := l.waitLeader(ctx, m); err != nil {
 		return fmt.Errorf("boot %s: %w\n%s", m.Name, err, m.consoleTail())
 	}
 	if err := m.waitServing(ctx); err != nil {
@@ -86,9 +87,67 @@ func (m *Machine) waitAnswer(ctx context.Context, url string) error {
 	})
 }
 
-// start starts the host's systemd-nspawn. It has a session of its own: a Ctrl-C is
-// for the program that has the lab, which then takes the host down.
+// start starts the host's systemd-nspawn, and has it start again whenever the host
+// reboots.
 func (l *Lab) start(m *Machine) error {
+	console, err := os.Create(m.consolePath())
+	if err != nil {
+		return err
+	}
+	cmd, err := l.startNspawn(m, console)
+	if err != nil {
+		return errors.Join(err, console.Close())
+	}
+	m.ended = make(chan struct{})
+	go func() {
+		defer close(m.ended)
+		defer func() { _ = console.Close() }()
+		for rebooted(cmd.Wait()) {
+			if cmd, err = l.startNspawn(m, console); err != nil {
+				_, _ = fmt.Fprintf(console, "lab: boot %s again: %v\n", m.Name, err)
+				return
+			}
+		}
+	}()
+	return nil
+}
+
+// rebooted says whether systemd-nspawn ended because its host wants to boot again. With
+// --keep-unit it leaves that to whoever has started it, and without it it does it itself.
+func rebooted(end error) bool {
+	const forceRestart = 133
+	var exit *exec.ExitError
+	return errors.As(end, &exit) && exit.ExitCode() == forceRestart
+}
+
+// startNspawn starts the host's systemd-nspawn. It has a session of its own: a Ctrl-C is
+// for the program that has the lab, which then takes the host down.
+func (l *Lab) startNspawn(m *Machine, console *os.File) (*exec.Cmd, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.down {
+		return nil, errors.New("the lab is down")
+	}
+	arguments, err := m.nspawnArguments()
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.Command(arguments[0], arguments[1:]...)
+	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"}
+	cmd.Stdout, cmd.Stderr = console, console
+	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	p, err := findProcess(cmd.Process.Pid, "systemd-nspawn of "+m.Name)
+	if err != nil {
+		return nil, err
+	}
+	m.setSupervisor(p)
+	return cmd, l.record.add(p)
+}
+
+func (m *Machine) nspawnArguments() ([]string, error) {
 	arguments := []string{
 		"systemd-nspawn", "--quiet", "--boot",
 		"--directory=" + m.Root,
@@ -101,56 +160,35 @@ func (l *Lab) start(m *Machine) error {
 	// Where systemd runs the machine, nspawn asks it for a scope of its own for each
 	// host. Elsewhere nobody gives it one: it would put all hosts into one control
 	// group, in which each host's systemd takes the others' processes for its own.
-	if !systemdRuns() {
-		groups, err := makeGroups(m.namespace())
-		if err != nil {
-			return err
-		}
-		const join = `n=$1; shift; while [ "$n" -gt 0 ]; do echo $$ > "$1/cgroup.procs" || exit; shift; n=$((n-1)); done; exec "$@"`
-		head := append([]string{"sh", "-c", join, "join", fmt.Sprint(len(groups))}, groups...)
-		arguments = append(append(head, arguments...), "--keep-unit")
+	if systemdRuns() {
+		return arguments, nil
 	}
-	console, err := os.Create(m.consolePath())
+	groups, err := makeGroups(m.namespace())
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer func() { _ = console.Close() }()
-	cmd := exec.Command(arguments[0], arguments[1:]...)
-	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"}
-	cmd.Stdout, cmd.Stderr = console, console
-	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	m.ended = make(chan struct{})
-	go func() {
-		_ = cmd.Wait() // the console tells why
-		close(m.ended)
-	}()
-	if m.supervisor, err = findProcess(cmd.Process.Pid, "systemd-nspawn of "+m.Name); err != nil {
-		return err
-	}
-	return l.record.add(m.supervisor)
+	const join = `n=$1; shift; while [ "$n" -gt 0 ]; do echo $$ > "$1/cgroup.procs" || exit; shift; n=$((n-1)); done; exec "$@"`
+	head := append([]string{"sh", "-c", join, "join", fmt.Sprint(len(groups))}, groups...)
+	return append(append(head, arguments...), "--keep-unit"), nil
 }
 
-// findLeader waits for the host's first process, a child of its systemd-nspawn.
-func (l *Lab) findLeader(ctx context.Context, m *Machine) error {
+// waitLeader waits for the host's first process.
+func (l *Lab) waitLeader(ctx context.Context, m *Machine) error {
 	err := poll(ctx, bootLimit, func() error {
 		select {
 		case <-m.ended:
 			return nil
 		default:
 		}
-		for _, p := range initsBelow(m.supervisor.PID) {
-			m.leader = p
-			return nil
+		if m.leaderPID() == 0 {
+			return errors.New("the host's first process has not started")
 		}
-		return errors.New("the host's first process has not started")
+		return nil
 	})
 	if err != nil {
 		return err
 	}
-	if m.leader.PID == 0 {
+	if m.leaderPID() == 0 {
 		return errors.New("systemd-nspawn has ended")
 	}
 	return l.record.add(m.leader)
@@ -191,6 +229,8 @@ func groupHierarchies() ([]string, error) {
 	return found, nil
 }
 
+// makeGroups makes a host's control groups. What an earlier boot of it has left there goes
+// first: in a group that has groups below it there may be no process (cgroups(7)).
 func makeGroups(name string) ([]string, error) {
 	hierarchies, err := groupHierarchies()
 	if err != nil {
@@ -199,7 +239,10 @@ func makeGroups(name string) ([]string, error) {
 	var groups []string
 	for _, hierarchy := range hierarchies {
 		group := filepath.Join(hierarchy, name)
-		if err := os.Mkdir(group, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+		if err := removeGroup(group); err != nil {
+			return nil, err
+		}
+		if err := os.Mkdir(group, 0o755); err != nil {
 			return nil, fmt.Errorf("control group: %w", err)
 		}
 		groups = append(groups, group)
@@ -230,6 +273,9 @@ func (p place) removeGroups() error {
 // been killed keeps its group busy until the kernel is done with it.
 func removeGroup(group string) error {
 	below, err := os.ReadDir(group)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}

@@ -72,7 +72,8 @@ type Lab struct {
 	programs programs
 	keys     keyring
 	record   *record
-	down     bool
+	mu       sync.Mutex
+	down     bool // no host boots any more
 	downOnce sync.Once
 	downErr  error
 }
@@ -142,7 +143,9 @@ func (l *Lab) bringUp(ctx context.Context, fleet bool) error {
 // called more than once; every call tells the first one's result.
 func (l *Lab) Down() error {
 	l.downOnce.Do(func() {
+		l.mu.Lock()
 		l.down = true
+		l.mu.Unlock()
 		l.downErr = l.at.removeRemains(io.Discard)
 		if err := l.lock.Close(); err != nil { // closing lets go of the lock
 			l.downErr = errors.Join(l.downErr, err)

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -27,9 +28,10 @@ type Machine struct {
 
 	at         place
 	role       role
-	leader     process // the host's first process
+	ended      chan struct{} // closed when the host has ended and does not boot again
+	mu         sync.Mutex
+	leader     process // the host's first process, another one after a reboot
 	supervisor process // its systemd-nspawn
-	ended      chan struct{}
 }
 
 func (l *Lab) newMachine(name, addr string, r role) *Machine {
@@ -40,6 +42,28 @@ func (m *Machine) namespace() string { return m.at.prefix() + m.Name }
 
 // booted says whether the machine has a system of its own; the client has not.
 func (m *Machine) booted() bool { return m.Root != "/" }
+
+// leaderPID is the number of the host's first process; 0 while it is between two boots.
+func (m *Machine) leaderPID() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.leader.PID != 0 && m.leader.alive() {
+		return m.leader.PID
+	}
+	m.leader = process{}
+	if m.supervisor.alive() {
+		for _, p := range initsBelow(m.supervisor.PID) {
+			m.leader = p
+		}
+	}
+	return m.leader.PID
+}
+
+func (m *Machine) setSupervisor(p process) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.supervisor = p
+}
 
 // Command is a command that runs on the host as root when it is started, with the
 // environment and the working directory (/) of a fresh login. It has a session of
@@ -66,7 +90,7 @@ func (m *Machine) enterArguments(args []string) []string {
 	if !m.booted() {
 		return append([]string{"--net=" + namespacePath(m.namespace()), "--"}, args...)
 	}
-	enter := []string{"--target", strconv.Itoa(m.leader.PID),
+	enter := []string{"--target", strconv.Itoa(m.leaderPID()),
 		"--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--"}
 	return append(enter, args...)
 }
@@ -164,6 +188,41 @@ func (m *Machine) Cut(ctx context.Context) error {
 // Mend plugs the cable in again. It is no error if it was in.
 func (m *Machine) Mend(ctx context.Context) error {
 	return ipBatch(ctx, m.at.lan(), "link set "+m.Name+" up")
+}
+
+// BootID is another one each time the host has booted.
+func (m *Machine) BootID(ctx context.Context) (string, error) {
+	text, err := m.ReadFile(ctx, "/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(text)), err
+}
+
+// Reboot has the host reboot, as systemctl does it, and waits until it serves again.
+func (m *Machine) Reboot(ctx context.Context) error {
+	before, err := m.BootID(ctx)
+	if err != nil {
+		return err
+	}
+	// It may take the command with it, whose end then tells nothing.
+	_, failed := m.Run(ctx, "systemctl", "reboot")
+	if err := m.WaitReboot(ctx, before); err != nil {
+		return errors.Join(err, failed)
+	}
+	return nil
+}
+
+// WaitReboot waits until a host that had the boot ID before has another one, and serves.
+func (m *Machine) WaitReboot(ctx context.Context, before string) error {
+	err := poll(ctx, bootLimit, func() error {
+		now, err := m.BootID(ctx)
+		if err == nil && now == before {
+			err = fmt.Errorf("%s has not rebooted", m.Name)
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return m.waitServing(ctx)
 }
 
 // waitServing waits until all that the host is to run serves.

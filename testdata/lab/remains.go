@@ -40,7 +40,10 @@ func (p place) removeRemains(log io.Writer) error {
 // Parts tells what there is on this machine of the lab, a line each: nothing once it
 // has come down whole.
 func (l *Lab) Parts() ([]string, error) {
-	if !l.down {
+	l.mu.Lock()
+	down := l.down
+	l.mu.Unlock()
+	if !down {
 		return l.at.parts()
 	}
 	lock, err := l.at.tryLock()

@@ -53,6 +53,9 @@ func (l *Lab) Reset(ctx context.Context) error {
 		}
 	}
 	err := l.onHosts(func(m *Machine) error {
+		if err := m.waitActive(ctx, "ssh"); err != nil { // it may just be booting
+			return err
+		}
 		_, err := m.Run(ctx, "sh", "-c", m.role.reset, "reset", initialPath, m.role.kept)
 		return err
 	})

@@ -35,7 +35,7 @@ func TestDrainThroughTheAgentWithOneSudoLine(t *testing.T) {
 	lb := "--lb=" + lab.LBAddr
 	startAt(t, l, desk, "drainctl", "drain", app.Addr, "-s", lab.AppUnit, "--ssh-user", lab.DeployUser, lb, "--verbose").wait().
 		wants(t, 0, "[deploy@"+lab.LBAddr+"]", "sudo -n drainctl agent", "sudo -n systemctl stop my-web-app", "is drained")
-	stoppedIdle(t, l, app)
+	stoppedIdle(t, app)
 	sameFiles(t, withDown(t, before, lab.NginxConfPath, app1Line), configuration(t, l))
 	startAt(t, l, desk, "drainctl", "status", lb).wait().wants(t, 0, "drained by root on app3")
 	startAt(t, l, desk, "drainctl", "undrain", app.Addr, lb).wait().wants(t, 0, "is back")

@@ -25,9 +25,9 @@ func wantState(t *testing.T, m *lab.Machine, want string) {
 	}
 }
 
-func events(t *testing.T, l *lab.Lab, app *lab.Machine) []lab.AppEvent {
+func events(t *testing.T, app *lab.Machine) []lab.AppEvent {
 	t.Helper()
-	all, err := l.AppEvents(t.Context(), app)
+	all, err := app.AppEvents()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,9 +36,9 @@ func events(t *testing.T, l *lab.Lab, app *lab.Machine) []lab.AppEvent {
 
 // stoppedIdle checks by the app's own record that it had served and then, at its last
 // stop, held nothing.
-func stoppedIdle(t *testing.T, l *lab.Lab, app *lab.Machine) {
+func stoppedIdle(t *testing.T, app *lab.Machine) {
 	t.Helper()
-	all := events(t, l, app)
+	all := events(t, app)
 	last := len(all) - 1
 	if last < 1 || all[last].Kind != "TERM" {
 		t.Fatalf("the record of %s does not end with its stop: %v", app.Name, all[max(0, last-3):])
@@ -65,7 +65,7 @@ func startLoad(t *testing.T, l *lab.Lab, busy *lab.Machine) *lab.Load {
 	if err != nil {
 		t.Fatal(err)
 	}
-	waitBusy(t, l, busy)
+	waitBusy(t, busy)
 	return load
 }
 
@@ -136,7 +136,7 @@ func hold(t *testing.T, l *lab.Lab, app *lab.Machine, port int) held {
 			_ = cmd.Wait() // cut, or killed at the end
 		}()
 		for range 20 {
-			if h.open(t, l) {
+			if h.open(t) {
 				return h
 			}
 			time.Sleep(20 * time.Millisecond)
@@ -147,10 +147,10 @@ func hold(t *testing.T, l *lab.Lab, app *lab.Machine, port int) held {
 }
 
 // open tells whether the app still holds the request.
-func (h held) open(t *testing.T, l *lab.Lab) bool {
+func (h held) open(t *testing.T) bool {
 	t.Helper()
 	open := map[int]bool{}
-	for _, e := range events(t, l, h.from) {
+	for _, e := range events(t, h.from) {
 		switch {
 		case e.Kind == "BOOT", e.Kind == "TERM":
 			clear(open) // what was open then is cut

@@ -70,7 +70,7 @@ func TestTwoOperatorsOnTwoTargets(t *testing.T) {
 		end.wants(t, 0, "is drained")
 	}
 	for _, app := range l.Apps[:2] {
-		stoppedIdle(t, l, app)
+		stoppedIdle(t, app)
 	}
 	var back []*typed
 	for _, app := range l.Apps[:2] {
@@ -118,7 +118,7 @@ func TestTemplateWrittenInTheWait(t *testing.T) {
 	}
 	s.echoes(t)
 	wantState(t, app, "active")
-	for _, e := range events(t, l, app) {
+	for _, e := range events(t, app) {
 		if e.Kind == "TERM" {
 			t.Errorf("the app was told to stop: %+v", e)
 		}
@@ -170,7 +170,7 @@ func TestAnotherLoadBalancerStillSends(t *testing.T) {
 		t.Errorf("%d of the other load balancer's requests failed", failed)
 	}
 	c.wait().wants(t, 0, "is drained")
-	stoppedIdle(t, l, app)
+	stoppedIdle(t, app)
 	drainctl(t, l, "undrain", app.Addr).wants(t, 0)
 	sameFiles(t, before, configuration(t, l))
 	servesAgain(t, load, app)
@@ -250,7 +250,7 @@ func TestFromAnotherMachine(t *testing.T) {
 	s.end()
 	startAt(t, l, desk, "drainctl", "status", lbFlag).wait().wants(t, 0, "interrupted", "root on lb")
 	startAt(t, l, desk, "drainctl", "resume", lbFlag).wait().wants(t, 0, "192.168.1.10 is drained")
-	stoppedIdle(t, l, app)
+	stoppedIdle(t, app)
 	sameFiles(t, drained, configuration(t, l))
 	startAt(t, l, desk, "drainctl", "undrain", app.Addr, lbFlag).wait().wants(t, 0, "is back")
 	sameFiles(t, before, configuration(t, l))

@@ -27,7 +27,7 @@ func TestCutInTheWaitAndBack(t *testing.T) {
 	s.echoes(t)
 	s.end()
 	c.wait().wants(t, 0, "192.168.1.10 is drained", "my-web-app is inactive")
-	stoppedIdle(t, l, app)
+	stoppedIdle(t, app)
 	lastEnds(t, l, "done")
 	drainctl(t, l, "undrain", app.Addr).wants(t, 0)
 	sameFiles(t, before, configuration(t, l))
@@ -80,7 +80,7 @@ func TestSSHRefusedInTheWait(t *testing.T) {
 	s.echoes(t)
 	s.end()
 	c.wait().wants(t, 0, "192.168.1.10 is drained")
-	stoppedIdle(t, l, app)
+	stoppedIdle(t, app)
 	drainctl(t, l, "undrain", app.Addr).wants(t, 0)
 	sameFiles(t, before, configuration(t, l))
 }

@@ -18,11 +18,11 @@ func TestPollOnTheLoadBalancerNeedsNoSSH(t *testing.T) {
 	app, before := l.Apps[0], configuration(t, l)
 	load := startLoad(t, l, app)
 	drainctl(t, l, "drain", app.Addr, "--poll", "lb").wants(t, 0, "is drained", "nothing was stopped")
-	emptySince(t, l, app)
+	emptySince(t, app)
 	wantState(t, app, "active")
 	sameFiles(t, withDown(t, before, lab.NginxConfPath, app1Line), configuration(t, l))
 	goesOn(t, load, 100)
-	emptySince(t, l, app)
+	emptySince(t, app)
 	drainctl(t, l, "undrain", app.Addr).wants(t, 0, "is back")
 	sameFiles(t, before, configuration(t, l))
 	servesAgain(t, load, app)
@@ -30,9 +30,9 @@ func TestPollOnTheLoadBalancerNeedsNoSSH(t *testing.T) {
 }
 
 // emptySince checks that an app holds nothing, and that its last event is an end.
-func emptySince(t *testing.T, l *lab.Lab, app *lab.Machine) {
+func emptySince(t *testing.T, app *lab.Machine) {
 	t.Helper()
-	all := events(t, l, app)
+	all := events(t, app)
 	if last := all[len(all)-1]; last.Kind != "END" || last.Open != 0 {
 		t.Errorf("%s is not empty: its last event is %+v", app.Name, last)
 	}
@@ -91,12 +91,12 @@ func TestPollStubStatus(t *testing.T) {
 	for _, url := range []string{"http://192.168.1.10:8081/status", "http://127.0.0.1:8081/status"} {
 		drainctl(t, l, "drain", app.Addr, "--poll", "stub_status", "--status-url", url, "--service", "nginx").
 			wants(t, 0, "stub_status at "+url, "nginx is inactive")
-		emptySince(t, l, app)
+		emptySince(t, app)
 		sameFiles(t, withDown(t, before, lab.NginxConfPath, line), configuration(t, l))
 		drainctl(t, l, "undrain", app.Addr, "--service", "nginx").wants(t, 0)
 		sameFiles(t, before, configuration(t, l))
 		servesAgain(t, load, app)
-		waitBusy(t, l, app)
+		waitBusy(t, app)
 	}
 	noneFailed(t, load)
 }
@@ -126,7 +126,7 @@ func TestStatusShowsConnections(t *testing.T) {
 			t.Errorf("status says %+v of %s; ss shows:\n%s", s, address, ss)
 		}
 	}
-	if status.Servers[0].Connections != 1 || !h.open(t, l) {
+	if status.Servers[0].Connections != 1 || !h.open(t) {
 		t.Errorf("%d connections to app1, which holds one request", status.Servers[0].Connections)
 	}
 	text := drainctl(t, l, "status", "192.168.1.10").wants(t, 0, "backend_servers", "192.168.1.10:8080").stdout
@@ -145,7 +145,7 @@ func TestPollCountsOnlyTheBackend(t *testing.T) {
 		t.Logf("--poll %s took %s", poll, time.Since(began))
 		drainctl(t, l, "undrain", "192.168.1.12").wants(t, 0)
 	}
-	if !other.open(t, l) {
+	if !other.open(t) {
 		t.Error("the request that app2 held was cut")
 	}
 }

@@ -18,7 +18,7 @@ func TestDrainAndUndrainUnderLoad(t *testing.T) {
 
 	drainctl(t, l, "drain", app.Addr, "--service", lab.AppUnit).
 		wants(t, 0, "192.168.1.10 is drained", "my-web-app is inactive")
-	stoppedIdle(t, l, app)
+	stoppedIdle(t, app)
 	wantState(t, app, "inactive")
 	drained := configuration(t, l)
 	sameFiles(t, withDown(t, before, lab.NginxConfPath, app1Line), drained)
@@ -47,7 +47,7 @@ func TestDrainWaitsForUploadsThatNoServerHasYet(t *testing.T) {
 		servesAgain(t, load, app)
 		goesOn(t, load, 60)
 		drainctl(t, l, "drain", app.Addr, "-s", lab.AppUnit).wants(t, 0)
-		stoppedIdle(t, l, app)
+		stoppedIdle(t, app)
 		drainctl(t, l, "undrain", app.Addr, "-s", lab.AppUnit).wants(t, 0)
 	}
 	// One that finds the server gone is sent to another; only luck keeps it from being
@@ -72,7 +72,7 @@ func TestDrainAsUserWithSudo(t *testing.T) {
 		args := append([]string{test.app.Addr, "--service", lab.AppUnit, "--verbose"}, test.flags...)
 		drainctl(t, l, append([]string{"drain"}, args...)...).
 			wants(t, 0, "[deploy@"+test.app.Addr+"]", "sudo -n systemctl stop my-web-app", "is drained")
-		stoppedIdle(t, l, test.app)
+		stoppedIdle(t, test.app)
 		wantState(t, test.app, "inactive")
 		drainctl(t, l, append([]string{"undrain"}, args...)...).
 			wants(t, 0, "[deploy@"+test.app.Addr+"]", "sudo -n systemctl start my-web-app", "is back")
@@ -118,7 +118,7 @@ func TestDrainFromTwoUpstreams(t *testing.T) {
 
 	drainctl(t, l, "drain", app.Addr, "-s", lab.AppUnit).
 		wants(t, 0, "192.168.1.10:8080 in backend_servers", "192.168.1.10:8080 weight=2 in shop", shopLink+":2")
-	stoppedIdle(t, l, app)
+	stoppedIdle(t, app)
 	want := withDown(t, before, lab.NginxConfPath, app1Line)
 	want = withDown(t, want, shopFile, "server 192.168.1.10:8080 weight=2;")
 	sameFiles(t, want, configuration(t, l))
@@ -196,7 +196,7 @@ func TestDrainFromTwins(t *testing.T) {
 		t.Fatal(err)
 	}
 	drainctl(t, l, "drain", app.Addr, "-s", lab.AppUnit).wants(t, 0, "http/backend_servers", "stream/backend_servers")
-	stoppedIdle(t, l, app)
+	stoppedIdle(t, app)
 	sameFiles(t, withDown(t, withDown(t, before, lab.NginxConfPath, app1Line), lab.NginxConfPath, streamLine), configuration(t, l))
 	drainctl(t, l, "undrain", app.Addr, "-s", lab.AppUnit).wants(t, 0)
 	sameFiles(t, before, configuration(t, l))

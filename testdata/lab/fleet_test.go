@@ -66,7 +66,7 @@ func TestDrainFromTheDesk(t *testing.T) {
 		t.Fatal(err)
 	}
 	drainctlSays("drain", "--service", lab.AppUnit).wants(t, 0, "is drained", "my-web-app is inactive")
-	stoppedIdle(t, l, app)
+	stoppedIdle(t, app)
 	sameFiles(t, withDown(t, before, lab.NginxConfPath, app1Line), configurationOf(t, l.LB))
 	goesOn(t, load, 100)
 	drainctlSays("undrain").wants(t, 0, "is back")

@@ -60,7 +60,7 @@ func TestStoppingAnAppUnderLoadIsSeen(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	waitBusy(t, l, l.Apps[0])
+	waitBusy(t, l.Apps[0])
 	mustRun(t, l.Apps[0], "systemctl", "stop", lab.AppUnit)
 	s, err := load.Stop()
 	if err != nil {
@@ -76,7 +76,7 @@ func TestStoppingAnAppUnderLoadIsSeen(t *testing.T) {
 	if streams == 0 || s.Failed == streams {
 		t.Errorf("an app with streams and requests open was stopped, and %d streams and %d requests failed, want some of both", streams, s.Failed-streams)
 	}
-	events, err := l.AppEvents(t.Context(), l.Apps[0])
+	events, err := l.Apps[0].AppEvents()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,10 +91,10 @@ func TestStoppingAnAppUnderLoadIsSeen(t *testing.T) {
 }
 
 // waitBusy waits until an app has some streams and some held requests open.
-func waitBusy(t *testing.T, l *lab.Lab, app *lab.Machine) {
+func waitBusy(t *testing.T, app *lab.Machine) {
 	t.Helper()
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
-		events, err := l.AppEvents(t.Context(), app)
+		events, err := app.AppEvents()
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -24,7 +24,7 @@ func TestReboot(t *testing.T) {
 	}
 	mustRun(t, app, "sh", "-c", "test ! -e /run/before && test -e /root/before")
 	mustRun(t, l.LB, "ssh", "-o", "BatchMode=yes", app.Addr, "systemctl is-active my-web-app")
-	if kinds := bootsOf(t, l, app); kinds != 2 {
+	if kinds := bootsOf(t, app); kinds != 2 {
 		t.Errorf("the app has been started %d times, want 2", kinds)
 	}
 	if err := l.Reset(t.Context()); err != nil {
@@ -80,9 +80,9 @@ func bootID(t *testing.T, m *lab.Machine) string {
 }
 
 // bootsOf is how often the app was started.
-func bootsOf(t *testing.T, l *lab.Lab, app *lab.Machine) (n int) {
+func bootsOf(t *testing.T, app *lab.Machine) (n int) {
 	t.Helper()
-	for _, e := range events(t, l, app) {
+	for _, e := range events(t, app) {
 		if e.Kind == "BOOT" {
 			n++
 		}

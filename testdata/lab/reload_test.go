@@ -53,7 +53,7 @@ func silentFailure(t *testing.T, l *lab.Lab, why string) {
 	wantState(t, app, "active")
 	servesAgain(t, load, app)
 	noneFailed(t, load)
-	for _, e := range events(t, l, app) {
+	for _, e := range events(t, app) {
 		if e.Kind == "TERM" {
 			t.Errorf("the app was told to stop: %+v", e)
 		}
@@ -75,14 +75,14 @@ func TestSlowReload(t *testing.T) {
 	accepted := watchWorkers(t, l, earlier)
 	drainctl(t, l, "drain", app.Addr, "-s", lab.AppUnit).wants(t, 0, "a new generation serves")
 	last := accepted()
-	stoppedIdle(t, l, app)
-	all := events(t, l, app)
+	stoppedIdle(t, app)
+	all := events(t, app)
 	if stop := all[len(all)-1].Time; stop.Before(last) {
 		t.Errorf("the app was stopped %s before the earlier workers were last seen to accept", last.Sub(stop))
 	}
 	drained := configuration(t, l)
 	sameFiles(t, withDown(t, before, lab.NginxConfPath, app1Line), drained)
-	stillAccepted(t, l, app, drained[lab.NginxConfPath].mod)
+	stillAccepted(t, app, drained[lab.NginxConfPath].mod)
 	drainctl(t, l, "undrain", app.Addr, "-s", lab.AppUnit).wants(t, 0)
 	sameFiles(t, before, configuration(t, l))
 	servesAgain(t, load, app)
@@ -140,11 +140,11 @@ func watchWorkers(t *testing.T, l *lab.Lab, earlier []int) (last func() time.Tim
 
 // stillAccepted checks that the app got requests after the configuration was edited:
 // if not, the load of it was not slow, and the test has shown nothing.
-func stillAccepted(t *testing.T, l *lab.Lab, app *lab.Machine, edited time.Time) {
+func stillAccepted(t *testing.T, app *lab.Machine, edited time.Time) {
 	t.Helper()
 	late := 0
 	var last time.Duration
-	for _, e := range events(t, l, app) {
+	for _, e := range events(t, app) {
 		if e.Kind == "START" && e.Time.After(edited) {
 			late++
 			last = e.Time.Sub(edited)

@@ -1,8 +1,9 @@
 package lab
 
 import (
-	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -22,16 +23,17 @@ type AppEvent struct {
 
 // AppEvents reads what an app has recorded since the lab came up or was last reset,
 // oldest first.
-func (l *Lab) AppEvents(ctx context.Context, app *Machine) ([]AppEvent, error) {
-	text, err := app.ReadFile(ctx, AppLogPath)
+func (m *Machine) AppEvents() ([]AppEvent, error) {
+	// Read from outside: it is read again and again, and a command on the host costs more.
+	text, err := os.ReadFile(filepath.Join(m.Root, AppLogPath))
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("record of %s: %w", m.Name, err)
 	}
 	var events []AppEvent
 	for line := range strings.Lines(string(text)) {
 		event, err := parseAppEvent(strings.TrimSuffix(line, "\n"))
 		if err != nil {
-			return nil, fmt.Errorf("%s on %s: line %d: %w", AppLogPath, app.Name, len(events)+1, err)
+			return nil, fmt.Errorf("%s on %s: line %d: %w", AppLogPath, m.Name, len(events)+1, err)
 		}
 		events = append(events, event)
 	}

@@ -129,7 +129,7 @@ func TestHealthURL(t *testing.T) {
 	servesAgain(t, load, app)
 	noneFailed(t, load)
 
-	all := events(t, l, app)
+	all := events(t, app)
 	boot := len(all) - 1
 	for all[boot].Kind != "BOOT" {
 		boot--

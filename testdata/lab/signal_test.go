@@ -23,7 +23,7 @@ func TestInterruptRollsBack(t *testing.T) {
 			c.wait().wants(t, 130, "interrupted", "everything is as it was before")
 			sameFiles(t, before, configuration(t, l))
 			wantState(t, app, "active")
-			if !h.open(t, l) {
+			if !h.open(t) {
 				t.Error("the open request was cut")
 			}
 			servesAgain(t, load, app)

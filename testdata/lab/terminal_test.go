@@ -48,7 +48,7 @@ func TestOutputCloses(t *testing.T) {
 		lastEnds(t, l, "done")
 	}
 	closing("drain", "|")
-	stoppedIdle(t, l, app)
+	stoppedIdle(t, app)
 	sameFiles(t, withDown(t, before, lab.NginxConfPath, app1Line), configuration(t, l))
 	closing("undrain", "2>&1 |")
 	sameFiles(t, before, configuration(t, l))

@@ -19,20 +19,20 @@ func TestTimeout(t *testing.T) {
 		drainctl(t, l, line...).wants(t, 3, "not drained after 1s: 1 connection open", "from 192.168.1.2 (1)", "everything is as it was before")
 		sameFiles(t, before, configuration(t, l))
 		wantState(t, app, "active")
-		if !h.open(t, l) {
+		if !h.open(t) {
 			t.Error("the open request was cut")
 		}
 		eventually(t, "app1 gets requests again", func() bool {
-			n := len(events(t, l, app))
+			n := len(events(t, app))
 			mustRun(t, l.Client, "curl", "-sS", "--fail", "http://"+lab.LBAddr+"/")
-			return len(events(t, l, app)) > n
+			return len(events(t, app)) > n
 		})
 	})
 	t.Run("leave", func(t *testing.T) {
 		left := drainctl(t, l, append(line, "--on-timeout", "leave")...).wants(t, 3, "1 connection open", "marked down")
 		sameFiles(t, drained, configuration(t, l))
 		wantState(t, app, "active")
-		if !h.open(t, l) {
+		if !h.open(t) {
 			t.Error("the open request was cut")
 		}
 		if next := left.next(t); next[1] != "resume" {
@@ -43,7 +43,7 @@ func TestTimeout(t *testing.T) {
 		drainctl(t, l, append(line, "--on-timeout", "stop")...).wants(t, 3, "1 connection open", "what is still open is cut", "my-web-app is inactive")
 		sameFiles(t, drained, configuration(t, l))
 		wantState(t, app, "inactive")
-		all := events(t, l, app)
+		all := events(t, app)
 		if last := all[len(all)-1]; last.Kind != "TERM" || last.Open != 1 {
 			t.Errorf("the app's last event is %+v, want its stop with the request open", last)
 		}

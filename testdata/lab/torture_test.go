@@ -126,7 +126,7 @@ func TestKilledAtRandom(t *testing.T) {
 	fmt.Printf("drainctl was killed %d times; %d times more it was done sooner\n", *kills, late)
 	noneFailed(t, load)
 	for _, app := range l.Apps {
-		stoppedIdleAlways(t, l, app)
+		stoppedIdleAlways(t, app)
 	}
 }
 
@@ -232,10 +232,10 @@ func goOn(t *testing.T, l *lab.Lab, app *lab.Machine, command string) {
 
 // stoppedIdleAlways checks by the app's own record that it never held anything when it
 // was told to stop.
-func stoppedIdleAlways(t *testing.T, l *lab.Lab, app *lab.Machine) {
+func stoppedIdleAlways(t *testing.T, app *lab.Machine) {
 	t.Helper()
 	stops := 0
-	for _, e := range events(t, l, app) {
+	for _, e := range events(t, app) {
 		if e.Kind == "TERM" {
 			stops++
 			if e.Open != 0 {
@@ -270,7 +270,7 @@ func TestSSHSessionsKilledAtRandom(t *testing.T) {
 	tell(codes, "%s")
 	fmt.Printf("the SSH sessions of a drain were killed %d times\n", *cuts)
 	noneFailed(t, load)
-	stoppedIdleAlways(t, l, app)
+	stoppedIdleAlways(t, app)
 }
 
 // whileRunning does something at a moment of a command, and waits for its end.
@@ -330,7 +330,7 @@ func TestWorkersKilledAtRandom(t *testing.T) {
 	}
 	tell(codes, "%s")
 	fmt.Printf("a worker of nginx was killed %d times in a drain\n", *cuts)
-	stoppedIdleAlways(t, l, app)
+	stoppedIdleAlways(t, app)
 }
 
 // killOnLB kills a process by its number on the load balancer, if it still runs.

@@ -83,7 +83,7 @@ func drainOnce(ctx context.Context, l *lab.Lab, load *lab.Load, app *lab.Machine
 	if out, err := l.LB.Run(ctx, "drainctl", "drain", app.Addr, "--service", lab.AppUnit); err != nil {
 		return 0, fmt.Errorf("%w\n%s", err, out)
 	}
-	events, err := l.AppEvents(ctx, app)
+	events, err := app.AppEvents()
 	if err != nil {
 		return 0, err
 	}
@@ -105,7 +105,7 @@ func busy(ctx context.Context, l *lab.Lab, load *lab.Load, app *lab.Machine) err
 		return err
 	}
 	for deadline := time.Now().Add(flowLimit); ; time.Sleep(100 * time.Millisecond) {
-		events, err := l.AppEvents(ctx, app)
+		events, err := app.AppEvents()
 		if err != nil {
 			return err
 		}

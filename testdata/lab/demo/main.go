@@ -108,7 +108,7 @@ func (d *demo) drain(ctx context.Context) error {
 	if err := d.expectState(ctx, "inactive"); err != nil {
 		return err
 	}
-	if err := d.expectIdleStop(ctx); err != nil {
+	if err := d.expectIdleStop(); err != nil {
 		return err
 	}
 	say("The line is marked down")
@@ -211,8 +211,8 @@ func (d *demo) expectState(ctx context.Context, want string) error {
 
 // expectIdleStop asks the app's own record whether it held a request when it was
 // told to stop.
-func (d *demo) expectIdleStop(ctx context.Context) error {
-	events, err := d.AppEvents(ctx, d.target)
+func (d *demo) expectIdleStop() error {
+	events, err := d.target.AppEvents()
 	if err != nil {
 		return err
 	}

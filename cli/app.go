@@ -33,6 +33,7 @@ type session struct {
 	stdout, stderr io.Writer
 	view           view     // set once the flags are read
 	line           []string // the command line, flags first
+	command        []string // what follows "--" of a rolling run
 	// What the flags are read for.
 	operate func(ctx context.Context, spec drain.Spec, dryRun bool) error
 	resume  func(ctx context.Context, spec drain.Spec, name string) error
@@ -52,7 +53,7 @@ func (s *session) run(args []string) int {
 	app := newApp(s)
 	err := checkEnv(app, os.Environ())
 	if err == nil {
-		s.line, err = arrange(app, args)
+		s.line, s.command, err = arrange(app, args)
 	}
 	if err == nil {
 		err = app.RunContext(context.Background(), s.line)
@@ -103,7 +104,7 @@ func newApp(s *session) *cli.App {
 		ExitErrHandler: func(*cli.Context, error) {},
 		OnUsageError:   asUsage,
 		Commands: []*cli.Command{
-			operationCommand(s, drain.Drain), operationCommand(s, drain.Undrain), resumeCommand(s), statusCommand(s), historyCommand(s), agentCommand(s),
+			operationCommand(s, drain.Drain), operationCommand(s, drain.Undrain), rolloutCommand(s), resumeCommand(s), statusCommand(s), historyCommand(s), agentCommand(s),
 		},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {

@@ -10,6 +10,8 @@ import (
 
 	"github.com/urfave/cli/v2"
 	"github.com/xrash/smetrics"
+
+	"github.com/drainctl/drainctl/drain"
 )
 
 // errUsage is wrapped by every error of the command line itself.
@@ -29,26 +31,32 @@ func usage(format string, args ...any) error {
 // `drain 192.168.1.10 --dry-run` for a drain of two targets, for real. Nothing
 // is guessed: a flag that is not known, stands twice, or lacks its value is an
 // error.
-func arrange(app *cli.App, args []string) ([]string, error) {
+//
+// What follows "--" are arguments too, but for run: there it is the command to
+// run, and comes back as it is.
+func arrange(app *cli.App, args []string) (line, command []string, err error) {
 	at, err := commandAt(app, args)
 	if err != nil || at < 0 {
-		return args, err
+		return args, nil, err
 	}
 	cmd := app.Command(args[at])
 	if cmd == nil {
-		return nil, usage("unknown command %q%s", args[at], didYouMean(args[at], commandNames(app)))
+		return nil, nil, usage("unknown command %q%s", args[at], didYouMean(args[at], commandNames(app)))
 	}
 	rest := slices.Concat(args[1:at], args[at+1:])
+	if end := slices.Index(rest, "--"); end >= 0 && cmd.Name == string(drain.Run) {
+		rest, command = rest[:end], rest[end+1:]
+	}
 	flags, positional, err := split(cmd, rest)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if slices.ContainsFunc(flags, isHelp) {
 		// urfave/cli takes an argument beside --help for a help topic.
-		return []string{args[0], cmd.Name, "--help"}, nil
+		return []string{args[0], cmd.Name, "--help"}, nil, nil
 	}
-	out := append([]string{args[0], cmd.Name}, flags...)
-	return append(append(out, "--"), positional...), nil
+	line = append([]string{args[0], cmd.Name}, flags...)
+	return append(append(line, "--"), positional...), command, nil
 }
 
 func isHelp(word string) bool {
@@ -220,6 +228,9 @@ func checkEnv(app *cli.App, environ []string) error {
 		name, value, _ := strings.Cut(kv, "=")
 		if !strings.HasPrefix(strings.ToUpper(name), envPrefix) {
 			continue
+		}
+		if slices.Contains(drain.WorkVariables, name) {
+			continue // drainctl itself sets it, for the command of a rolling run
 		}
 		f := known[name]
 		if f == nil {

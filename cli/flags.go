@@ -211,7 +211,6 @@ func (f *specFlags) run() {
 	f.keep()
 	f.text("reason", &s.Reason, "", "why, for the journal and for others who look: `TEXT`")
 	f.yes("wait", &s.Wait, "", "wait while another operator holds the lock on a target")
-	f.yes("together", &s.Together, "", "several targets: if one fails, roll all of them back, not that one alone")
 	f.number("skip-unreachable-lb", &s.SkipUnreachable, catLBs, "leave out up to `N` load balancers that cannot be reached; they may still send requests to the target")
 	f.yes("accept-pending", &s.Allow.Pending, catGuards, "files were changed since nginx was last loaded: put them live with this reload")
 	f.span("reload-timeout", &s.ReloadTimeout, catNginx, "how long a new generation of workers may take to serve")
@@ -326,9 +325,9 @@ func parsePeers(texts []string) ([]netip.Prefix, error) {
 	return found, nil
 }
 
-// checkURL tells whether text is a URL that can be asked.
+// checkURL tells whether text is a URL that can be asked, with what is filled in.
 func checkURL(text string) error {
-	u, err := url.Parse(text)
+	u, err := url.Parse(strings.NewReplacer("{host}", "h", "{address}", "a", "{port}", "1", "{upstream}", "u").Replace(text))
 	if err == nil && (u.Host == "" || (u.Scheme != "http" && u.Scheme != "https")) {
 		err = fmt.Errorf("%q is not an http or https URL", text)
 	}

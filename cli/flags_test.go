@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -53,6 +54,9 @@ func hear(words ...string) *heard {
 	s.show = func(_ context.Context, spec drain.Spec) error { return got(spec, "") }
 	s.list = func(_ context.Context, spec drain.Spec, id string) error { return got(spec, id) }
 	s.serve = func(_ context.Context, spec drain.Spec) error { return got(spec, "") }
+	if slices.Contains(words, "run") && !slices.Contains(words, "--") {
+		words = append(words, "--", "./deploy.sh") // it needs something to do
+	}
 	h.code = s.run(append([]string{"drainctl"}, words...))
 	h.out, h.err = out.String(), errOut.String()
 	return h
@@ -121,6 +125,18 @@ func arrivals() map[string]arrival {
 		"lb-from":                {value: lbFile, want: []string{"deploy@lb1", "lb2"}, got: func(h *heard) any { return h.spec.LBs }},
 		"parallel":               {value: "8", want: 8, got: func(h *heard) any { return h.spec.Parallel }},
 		"skip-unreachable-lb":    {value: "1", want: 1, got: func(h *heard) any { return h.spec.SkipUnreachable }},
+		"on-backend":             {value: "true", want: true, got: func(h *heard) any { return h.spec.Rollout.OnBackend }},
+		"reboot":                 {value: "true", want: true, got: func(h *heard) any { return h.spec.Rollout.Reboot }},
+		"reboot-timeout":         {value: "3m", want: 3 * time.Minute, got: func(h *heard) any { return h.spec.Rollout.RebootTimeout }},
+		"batch":                  {value: "25%", want: "25%", got: func(h *heard) any { return h.spec.Rollout.Batch }},
+		"pause":                  {value: "30s", want: 30 * time.Second, got: func(h *heard) any { return h.spec.Rollout.Pause }},
+		"canary":                 {value: "true", want: true, got: func(h *heard) any { return h.spec.Rollout.Canary }, with: []string{"--canary-wait", "1m"}},
+		"canary-wait":            {value: "2m", want: 2 * time.Minute, got: func(h *heard) any { return h.spec.Rollout.CanaryWait }, with: []string{"--canary"}},
+		"max-failures":           {value: "2", want: 2, got: func(h *heard) any { return h.spec.Rollout.MaxFailures }},
+		"max-generations":        {value: "3", want: 3, got: func(h *heard) any { return *cmp.Or(h.spec.Rollout.MaxGenerations, new(int)) }},
+		"on-failure":             {value: "undrain", want: drain.FailureUndrain, got: func(h *heard) any { return h.spec.Rollout.OnFailure }},
+		"only-if":                {value: "test -e /x", want: "test -e /x", got: func(h *heard) any { return h.spec.Rollout.OnlyIf }},
+		"gate":                   {value: "./ok {host}", want: "./ok {host}", got: func(h *heard) any { return h.spec.Rollout.Gate }},
 		"together":               {value: "true", want: true, got: func(h *heard) any { return h.spec.Together }},
 		"reason":                 {value: "disk is full", want: "disk is full", got: func(h *heard) any { return h.spec.Reason }},
 		"wait":                   {value: "true", want: true, got: func(h *heard) any { return h.spec.Wait }},
@@ -137,7 +153,7 @@ func arrivals() map[string]arrival {
 	}
 }
 
-// Each field of a spec that a flag sets has that flag, on drain or on undrain, and
+// Each field of a spec that a flag sets has that flag, on drain, undrain or run, and
 // the spec says that it was given.
 func TestEveryFieldHasItsFlag(t *testing.T) {
 	var fields []string
@@ -157,7 +173,7 @@ func TestEveryFieldHasItsFlag(t *testing.T) {
 	for _, name := range fields {
 		found := false
 		for _, cmd := range newApp(newSession(nil, nil)).Commands {
-			if (cmd.Name != "drain" && cmd.Name != "undrain") || findFlag(cmd.Flags, name) == nil {
+			if (cmd.Name != "drain" && cmd.Name != "undrain" && cmd.Name != "run") || findFlag(cmd.Flags, name) == nil {
 				continue
 			}
 			found = true
@@ -168,7 +184,7 @@ func TestEveryFieldHasItsFlag(t *testing.T) {
 			}
 		}
 		if !found {
-			t.Errorf("no flag --%s on drain or undrain, for the field of that tag", name)
+			t.Errorf("no flag --%s on drain, undrain or run, for the field of that tag", name)
 		}
 	}
 	t.Logf("%d fields", len(fields))
@@ -232,13 +248,17 @@ func argument(cmd string) []string {
 // and its argument, after the argument.
 func places(cmd string, with, flag []string) [][]string {
 	target := argument(cmd)
-	return [][]string{
+	all := [][]string{
 		slices.Concat(flag, []string{cmd}, target, with),
 		slices.Concat([]string{cmd}, flag, target, with),
 		slices.Concat([]string{cmd}, target, with, flag),
 		slices.Concat(with, flag, []string{cmd}, target),
 		slices.Concat([]string{cmd}, with, flag, []string{"--"}, target),
 	}
+	if cmd == "run" { // its command comes after --
+		all = all[:4]
+	}
+	return all
 }
 
 func TestFlagsWorkAnywhere(t *testing.T) {
@@ -432,7 +452,7 @@ func TestSenselessLines(t *testing.T) {
 		{"-- drain a", `unknown command "--"`},
 		{"192.168.1.10 drain", `unknown command "192.168.1.10"`},
 		{"--service drain 192.168.1.10", `unknown command "192.168.1.10"`},
-		{"--verbose", "--verbose needs a command: drain, undrain, resume, status, history, agent"},
+		{"--verbose", "--verbose needs a command: drain, undrain, run, resume, status, history, agent"},
 		{"--output json", "--output needs a command"},
 		{"--dryrun drain a", "unknown flag --dryrun"},
 		{"drain a --dryrun", "unknown flag --dryrun for drain; did you mean --dry-run?"},

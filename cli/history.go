@@ -31,7 +31,7 @@ func historyCommand(s *session) *cli.Command {
 }
 
 func (s *session) showHistory(ctx context.Context, spec drain.Spec, id string) error {
-	_, soft, stop := withSignals(ctx, s.view.signal)
+	_, soft, stop := withSignals(ctx, func(first bool) { s.view.signal("", first) })
 	defer stop()
 	if id == "" {
 		entries, unreadable, err := drain.ReadHistory(soft, spec, s.machines(true))

@@ -74,7 +74,7 @@ func (v *jsonView) trace(host, command string) {
 	}
 }
 
-func (v *jsonView) signal(first bool) {
+func (v *jsonView) signal(_ drain.Kind, first bool) {
 	v.document("signal", map[string]any{"rolling_back": first})
 }
 

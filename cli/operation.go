@@ -56,10 +56,17 @@ func operationCommand(s *session, kind drain.Kind) *cli.Command {
 func (f *specFlags) drain() {
 	s := &f.spec
 	f.text("service", &s.Service, "", "systemd `UNIT` to stop on the backend once it is drained; without it nothing is stopped", "s")
+	f.text("on-timeout", (*string)(&s.OnTimeout), "", "`WHAT` to do then: rollback, leave (down, app running) or stop (the app anyway)")
+	f.wait()
+	f.together()
+}
+
+// wait is the flags of whatever waits until backends are drained.
+func (f *specFlags) wait() {
+	s := &f.spec
 	f.number("threshold", &s.Threshold, "", "drained at `N` open connections or fewer")
 	f.span("interval", &s.Interval, "", "how often connections are counted; near the end more often")
 	f.span("timeout", &s.Timeout, "", "how long to wait for open connections; 0: no limit")
-	f.text("on-timeout", (*string)(&s.OnTimeout), "", "`WHAT` to do then: rollback, leave (down, app running) or stop (the app anyway)")
 	f.text("poll", (*string)(&s.Counter), "", "`WHERE` connections are counted: ss (on the backend, over SSH), lb (on the load balancer, no SSH to the backend) or stub_status")
 	f.text("status-url", &s.StatusURL, "", "`URL` of stub_status on the backend's own nginx, for --poll stub_status")
 	f.span("stop-timeout", &s.StopTimeout, "", "how long systemctl stop may take")
@@ -76,12 +83,23 @@ func (f *specFlags) drain() {
 	})
 }
 
+func (f *specFlags) together() {
+	f.yes("together", &f.spec.Together, "", "several targets: if one fails, roll all of them back, not that one alone")
+}
+
 // undrain is the flags of an undrain alone.
 func (f *specFlags) undrain() {
 	s := &f.spec
 	f.text("service", &s.Service, "", "systemd `UNIT` to start on the backend (default: the one that the drain stopped)", "s")
 	f.yes("force", &s.Force, "", "clear a down that drainctl has not put there, too")
-	f.text("health", &s.Health, "", "`CHECK` that must pass several times in a row: a URL, or tcp (connect from the load balancer)")
+	f.health()
+	f.together()
+}
+
+// health is the flags of whatever waits until backends are healthy.
+func (f *specFlags) health() {
+	s := &f.spec
+	f.text("health", &s.Health, "", "`CHECK` that must pass several times in a row: a URL, in which {host}, {address}, {port} and {upstream} are filled in, or tcp (connect from the load balancer)")
 	f.span("health-timeout", &s.HealthTimeout, "", "how long to wait for that; 0: no limit")
 	f.after = append(f.after, func(*cli.Context) error {
 		if s.HealthTimeout < 0 {
@@ -154,9 +172,9 @@ func (s *session) machines(unprivileged bool) drain.Machines {
 
 // runOperation plans, and then shows or runs.
 func (s *session) runOperation(ctx context.Context, spec drain.Spec, dryRun bool) error {
-	hard, soft, stop := withSignals(ctx, s.view.signal)
+	hard, soft, stop := withSignals(ctx, func(first bool) { s.view.signal(spec.Kind, first) })
 	defer stop()
-	options := drain.Options{Connect: s.machines(dryRun), Emit: s.view.event, Accept: func(p *drain.Plan) error {
+	options := drain.Options{Connect: s.machines(dryRun), Emit: s.view.event, Ask: s.asker(), Accept: func(p *drain.Plan) error {
 		if err := s.checkSSH(p.Spec); err != nil {
 			return err
 		}

@@ -6,12 +6,15 @@ import (
 	"strings"
 
 	"github.com/drainctl/drainctl/drain"
+	"github.com/drainctl/drainctl/drain/balancer"
+	"github.com/drainctl/drainctl/drain/journal"
 )
 
 // result is the end: the summary of what is done, or what went wrong, what is so
 // now, and what to type next.
 func (v *textView) result(r *drain.Result) {
 	v.wait.clear()
+	v.backends(r)
 	if r.ExitCode == drain.Done {
 		if r.Kind != "" {
 			v.line("%s", v.bold.Sprint(summary(r)))
@@ -34,6 +37,35 @@ func (v *textView) result(r *drain.Result) {
 	for _, c := range r.Next {
 		fmt.Fprintf(v.err, "drainctl: next: %s\n", nextText(c))
 	}
+}
+
+// backends tells how each backend ended, where they ended in different ways.
+func (v *textView) backends(r *drain.Result) {
+	if r.Kind == drain.Run && len(r.Done) > 0 {
+		v.line("%s %s", v.good.Sprint("done:"), strings.Join(r.Done, ", "))
+	}
+	for _, s := range r.Skipped {
+		v.line("skipped: %s: %s", s.Backend, s.Reason)
+	}
+	for _, b := range r.Backends {
+		v.line("%s %s: %s", v.bad.Sprintf("%s:", endOf(b.Result)), b.Backend, b.Error)
+	}
+	if len(r.Untouched) > 0 {
+		v.line("not begun: %s", strings.Join(r.Untouched, ", "))
+	}
+}
+
+// endOf is how one backend ended where others went on.
+func endOf(r journal.Result) string {
+	switch r {
+	case journal.ResultPartial:
+		return "failed, and out of the pool"
+	case journal.ResultRolledBack:
+		return "failed, and rolled back"
+	case journal.ResultDone:
+		return "stopped with connections open"
+	}
+	return string(r)
 }
 
 // nextText is a command as it is typed, and why.
@@ -112,25 +144,35 @@ func standsText(s drain.Stands) string {
 // summary is the last word of a run that is done.
 func summary(r *drain.Result) string {
 	target := strings.Join(r.Targets, ", ")
-	service := ""
-	if len(r.Services) > 0 {
-		service = fmt.Sprintf("%s on %s", r.Services[0].Unit, r.Services[0].Backend)
+	var services []string
+	for _, s := range r.Services {
+		services = append(services, fmt.Sprintf("%s on %s", s.Unit, s.Backend))
+	}
+	service := strings.Join(services, ", ")
+	is, stays, runs := "is", "stays", "runs"
+	if len(r.Targets) > 1 {
+		is, stays = "are", "stay"
+	}
+	if len(services) > 1 {
+		runs = "run"
 	}
 	const outside = "as it was marked down outside drainctl (--force clears it)"
 	var text string
 	switch {
+	case r.Kind == drain.Run:
+		return fmt.Sprintf("%s done and back in the pool", count(len(r.Done), "backend"))
 	case r.Kind == drain.Drain && service != "":
-		text = fmt.Sprintf("%s is drained, and %s is stopped", target, service)
+		text = fmt.Sprintf("%s %s drained, and %s %s stopped", target, is, service, map[bool]string{true: "are", false: "is"}[len(services) > 1])
 	case r.Kind == drain.Drain:
-		text = fmt.Sprintf("%s is drained; nothing was stopped (no --service)", target)
+		text = fmt.Sprintf("%s %s drained; nothing was stopped (no --service)", target, is)
 	case r.AllDown && service != "":
-		text = fmt.Sprintf("%s stays down, %s; %s runs", target, outside, service)
+		text = fmt.Sprintf("%s %s down, %s; %s %s", target, stays, outside, service, runs)
 	case r.AllDown:
-		text = fmt.Sprintf("%s stays down, %s", target, outside)
+		text = fmt.Sprintf("%s %s down, %s", target, stays, outside)
 	case service != "":
-		text = fmt.Sprintf("%s is back: %s runs, and nginx sends requests to it", target, service)
+		text = fmt.Sprintf("%s %s back: %s %s, and nginx sends requests to it", target, is, service, runs)
 	default:
-		text = fmt.Sprintf("%s is back: nginx sends requests to it", target)
+		text = fmt.Sprintf("%s %s back: nginx sends requests to it", target, is)
 	}
 	if len(r.StayDown) > 0 && !r.AllDown {
 		text += fmt.Sprintf("; %s stays down, %s", strings.Join(r.StayDown, ", "), outside)
@@ -149,6 +191,13 @@ func (v *textView) plan(p *drain.Plan) {
 	}
 	v.line("%s", v.bold.Sprintf("%s %s%s", p.Spec.Kind, strings.Join(p.Spec.Targets, ", "), would))
 	v.servers(p)
+	for i, names := range p.Batches {
+		v.line("  batch %d/%d: %s", i+1, len(p.Batches), strings.Join(names, ", "))
+	}
+	for _, s := range p.Skipped {
+		v.line("  left as it is: %s: %s", s.Backend, s.Reason)
+	}
+	v.generations(p)
 	if p.DryRun {
 		for i, st := range p.Steps {
 			v.line("%s %s", v.bold.Sprintf("%d/%d", i+1, len(p.Steps)), describe(st.Step, st.Direction, st.Description))
@@ -157,10 +206,8 @@ func (v *textView) plan(p *drain.Plan) {
 	if p.Unchanged() {
 		v.line("  the configuration needs no edit")
 	}
-	if p.DryRun || v.options.verbose {
-		for _, lb := range p.LBs {
-			v.diff(lb.Report.Diff)
-		}
+	if (p.DryRun || v.options.verbose) && p.Spec.Kind != drain.Run {
+		v.diffs(p)
 	}
 	for _, f := range p.Findings {
 		if f.Warning {
@@ -197,27 +244,81 @@ func (v *textView) verdict(p *drain.Plan) {
 // maxServersShown bounds the list of servers of a plan.
 const maxServersShown = 20
 
+// servers lists the servers of a plan: a line each on one LB, a table with a row
+// for each line and LB on several. LBs that say the same are one row.
 func (v *textView) servers(p *drain.Plan) {
+	type row struct{ server, state, change string }
+	var rows []row
+	where := map[row][]string{}
 	for _, lb := range p.LBs {
-		if len(p.LBs) > 1 {
-			v.line("  on %s:", lb.LB)
-		}
-		for i, s := range lb.Report.Servers {
-			if i == maxServersShown {
-				v.line("  … and %d servers more", len(lb.Report.Servers)-i)
-				break
-			}
-			state, params := "up", ""
+		for _, s := range lb.Report.Servers {
+			r := row{fmt.Sprintf("%s%s in %s", s.Address, parameters(s), s.Name), "up", fmt.Sprintf("%s:%d", s.File, s.Line)}
 			if s.Down {
-				state = "down"
+				r.state = "down"
 			}
-			for _, w := range s.Parameters {
-				if w != "down" {
-					params += " " + w
-				}
+			if where[r] == nil {
+				rows = append(rows, r)
 			}
-			v.line("  %s%s in %s, %s (%s:%d)", s.Address, params, s.Name, state, s.File, s.Line)
+			where[r] = append(where[r], lb.LB)
 		}
+	}
+	var table []string
+	for i, r := range rows {
+		switch {
+		case i == maxServersShown:
+			v.line("  … and %d servers more", len(rows)-i)
+		case i > maxServersShown:
+		case len(p.LBs) == 1:
+			v.line("  %s, %s (%s)", r.server, r.state, r.change)
+		default:
+			table = append(table, fmt.Sprintf("  %s\t%s\t%s\t%s", r.server, r.state, r.change, strings.Join(where[r], ", ")))
+		}
+	}
+	if len(table) > 0 {
+		v.table(append([]string{"  SERVER\tSTATE\tWHERE\tON"}, table...))
+	}
+}
+
+// parameters is the parameters of a server but for down.
+func parameters(s balancer.Server) string {
+	text := ""
+	for _, w := range s.Parameters {
+		if w != "down" {
+			text += " " + w
+		}
+	}
+	return text
+}
+
+// generations tells what earlier generations of nginx hold: each reload leaves one
+// behind.
+func (v *textView) generations(p *drain.Plan) {
+	for _, lb := range p.LBs {
+		if g := lb.Report.Generation; p.Spec.Kind == drain.Run && g != nil && g.Earlier > 0 {
+			v.line("  on %s, %s", lb.LB, earlier(*g))
+		}
+	}
+}
+
+// diffs prints the diff of each LB; those that have the same one are named
+// together.
+func (v *textView) diffs(p *drain.Plan) {
+	var shown []string
+	for i, lb := range p.LBs {
+		if slices.Contains(shown, lb.Report.Diff) {
+			continue
+		}
+		shown = append(shown, lb.Report.Diff)
+		var same []string
+		for _, other := range p.LBs[i:] {
+			if other.Report.Diff == lb.Report.Diff {
+				same = append(same, other.LB)
+			}
+		}
+		if len(p.LBs) > 1 && lb.Report.Diff != "" {
+			v.line("%s", v.bold.Sprintf("on %s:", strings.Join(same, ", ")))
+		}
+		v.diff(lb.Report.Diff)
 	}
 }
 

@@ -34,7 +34,7 @@ func statusCommand(s *session) *cli.Command {
 }
 
 func (s *session) showStatus(ctx context.Context, spec drain.Spec) error {
-	_, soft, stop := withSignals(ctx, s.view.signal)
+	_, soft, stop := withSignals(ctx, func(first bool) { s.view.signal("", first) })
 	defer stop()
 	st, err := drain.ReadStatus(soft, spec, s.machines(true))
 	if st != nil {

@@ -12,7 +12,9 @@ import (
 
 	"github.com/drainctl/drainctl/drain"
 	"github.com/drainctl/drainctl/drain/backend"
+	"github.com/drainctl/drainctl/drain/balancer"
 	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/remote"
 )
 
 // The rules of what a person sees. This file and its tables are the only place
@@ -33,6 +35,8 @@ type textView struct {
 	live     bool // the output is a terminal whose last line can be rewritten
 	wait     liveLine
 	refused  bool // the plan has told all that the end would
+	fleet    bool // there are several LBs
+	many     bool // there are several backends
 
 	bold, good, bad, warn, faint, add, del *color.Color
 }
@@ -72,9 +76,18 @@ func (v *textView) event(e drain.Event) {
 	defer v.mu.Unlock()
 	switch e := e.(type) {
 	case *drain.Planned:
+		v.fleet, v.many = len(e.Plan.LBs) > 1, len(e.Plan.Backends) > 1
 		v.plan(e.Plan)
+	case *drain.BatchStarted:
+		v.line("%s %s", v.bold.Sprintf("batch %d/%d", e.Number, e.Of), strings.Join(e.Backends, ", "))
 	case *drain.StepStarted:
-		v.line("%s %s", v.bold.Sprintf("%d/%d", e.Number, e.Of), describe(e.Step, e.Direction, e.Description))
+		mark := " "
+		if e.Of > 0 {
+			mark = fmt.Sprintf("%d/%d", e.Number, e.Of)
+		}
+		v.line("%s %s", v.bold.Sprint(mark), describe(e.Step, e.Direction, e.Description))
+	case *drain.WorkOutput:
+		v.line("  %s %s", v.faint.Sprint(e.Target+":"), e.Line)
 	case *drain.StepDone:
 		mark := v.good.Sprint("done:")
 		if !e.Changed && e.Step != drain.StepWait {
@@ -89,24 +102,35 @@ func (v *textView) event(e drain.Event) {
 		if e.Error != "" {
 			kind = "not countable"
 		}
-		v.wait.show(kind, waiting(e))
+		v.wait.show(kind, v.on(e)+waiting(e))
 	case *drain.HealthChecked:
 		if v.live || e.Error != "" {
-			v.wait.show("health", health(e))
+			v.wait.show("health", v.on(e)+health(e))
 		}
 	case *drain.Result:
 		v.result(e)
 	case *drain.RollingBack:
-		v.line("%s", v.warn.Sprint(words(e)))
+		v.line("%s", v.warn.Sprint(v.on(e)+words(e)))
 	case *drain.StepFailed:
-		v.line("  %s %s", v.bad.Sprint("failed:"), e.Error)
-	case *drain.Warning, *drain.OtherClient, *drain.LockAwaited, *drain.StoppingAnyway:
-		v.line("  %s %s", v.warn.Sprint("warning:"), words(e))
+		v.line("  %s %s%s", v.bad.Sprint("failed:"), v.on(e), e.Error)
+	case *drain.Warning, *drain.OtherClient, *drain.LockAwaited, *drain.StoppingAnyway, *drain.LBSkipped, *drain.BackendSkipped:
+		v.line("  %s %s%s", v.warn.Sprint("warning:"), v.on(e), words(e))
 	default:
 		if text := words(e); text != "" {
-			v.line("  %s", text)
+			v.line("  %s%s", v.on(e), text)
 		}
 	}
+}
+
+// on says which LB or backend an event is about, where there are several.
+func (v *textView) on(e drain.Event) string {
+	switch h := e.Head(); {
+	case h.LB != "" && v.fleet:
+		return h.LB + ": "
+	case h.Target != "" && v.many:
+		return h.Target + ": "
+	}
+	return ""
 }
 
 // words is an event in words, for the story and for the history.
@@ -150,6 +174,16 @@ func words(e drain.Event) string {
 		return "the time is up, the service is stopped anyway: what is still open is cut"
 	case *drain.Warning:
 		return e.Text
+	case *drain.LBSkipped:
+		return fmt.Sprintf("%s cannot be reached and is left out; it may still send requests to the target: %s", e.LB, e.Error)
+	case *drain.BackendSkipped:
+		return fmt.Sprintf("%s is skipped: %s", e.Target, e.Reason)
+	case *drain.GenerationsAwaited:
+		return fmt.Sprintf("waiting on %s until at most %d earlier generations of nginx are left; %s", e.LB, e.Limit, earlier(e.Generation))
+	case *drain.Paused:
+		return fmt.Sprintf("pausing for %s", backend.Span(e.For.Duration()))
+	case *drain.Rebooting:
+		return e.Target + " is told to reboot"
 	case *drain.AgentCopied:
 		return fmt.Sprintf("%s has no drainctl: this one was copied to %s there (it can be removed)", e.LB, e.Path)
 	}
@@ -169,9 +203,15 @@ func describe(step drain.StepName, d drain.Direction, what drain.Description) st
 	servers := strings.Join(what.Servers, ", ")
 	switch {
 	case step == drain.StepMarkDown && d == drain.Forward:
-		return "mark " + servers + " down, test, reload, verify the new workers"
+		back := ""
+		if len(what.Returning) > 0 {
+			back = ", clear down on " + strings.Join(what.Returning, ", ")
+		}
+		return "mark " + servers + " down" + back + ", test, reload, verify the new workers"
 	case step == drain.StepMarkDown:
 		return "clear down on " + servers + ", test, reload, verify the new workers"
+	case step == drain.StepWork:
+		return work(what)
 	case step == drain.StepWait && d == drain.Forward:
 		few := "no connection is"
 		if what.Threshold > 0 {
@@ -184,6 +224,31 @@ func describe(step drain.StepName, d drain.Direction, what drain.Description) st
 		return fmt.Sprintf("stop %s on %s, verify that it is inactive", what.Service, what.Backend)
 	}
 	return fmt.Sprintf("start %s on %s, verify that it is active", what.Service, what.Backend)
+}
+
+// work is what a rolling run does with a backend that is out.
+func work(what drain.Description) string {
+	var parts []string
+	if what.Reboot {
+		parts = append(parts, "reboot, and see another boot")
+	}
+	if len(what.Command) > 0 {
+		where := "here"
+		if what.OnBackend {
+			where = "on the backend"
+		}
+		parts = append(parts, fmt.Sprintf("run %s %s", remote.Quote(what.Command...), where))
+	}
+	return strings.Join(parts, ", then ")
+}
+
+// earlier says what earlier generations of nginx hold.
+func earlier(g balancer.Generation) string {
+	text := fmt.Sprintf("%s still finish", count(g.Earlier, "earlier generation"))
+	if g.Memory > 0 {
+		text += fmt.Sprintf(", and hold %d MB", g.Memory>>20)
+	}
+	return text
 }
 
 // limit says for how long a wait goes on, and what is done then.
@@ -278,11 +343,14 @@ func (v *textView) trace(host, command string) {
 }
 
 // signal says that a signal was received.
-func (v *textView) signal(first bool) {
+func (v *textView) signal(kind drain.Kind, first bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	text := "interrupted: rolling back; Ctrl-C again stops at once"
-	if !first {
+	switch {
+	case first && kind == drain.Run:
+		text = "interrupted: no further batch begins, and this one is put back first; Ctrl-C again stops at once"
+	case !first:
 		text = "interrupted again: stopping at once"
 	}
 	v.line("%s", v.warn.Sprint(text))

@@ -21,7 +21,7 @@ type view interface {
 	history(entries []drain.HistoryEntry, unreadable []string)
 	operation(id string, events []drain.Event, truncated int)
 	trace(host, command string)
-	signal(first bool)
+	signal(kind drain.Kind, first bool)
 	pause(func()) // keeps quiet while somebody types
 }
 

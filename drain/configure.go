@@ -42,7 +42,10 @@ func (b *batch) revert(ctx context.Context, d Direction) Verdict {
 	want := nginx.Want{Down: d == Forward}
 	parts, err := gather(ctx, b.o.lbs, func(ctx context.Context, lb *LB) (LBPlan, error) {
 		q := b.query()
-		q.Preflight, q.Want, q.Unmanaged = false, &want, true
+		q.Preflight, q.Want, q.Unmanaged, q.Returning = false, &want, true, nil
+		if err := b.o.usable(ctx, lb); err != nil {
+			return LBPlan{}, err
+		}
 		now, err := lb.ask(ctx, q)
 		if err != nil {
 			return now, err
@@ -192,6 +195,7 @@ func (o *Operation) restore(ctx context.Context) Verdict {
 // release tells the journals that the operation is done with the servers of a
 // batch, which it has put back.
 func (b *batch) release(ctx context.Context, progress []byte) error {
+	b.o.taken = slices.DeleteFunc(b.o.taken, func(name string) bool { return slices.Contains(namesOf(b.members), name) })
 	return b.o.lbs.each(ctx, func(ctx context.Context, lb *LB) error {
 		return lb.Record(ctx, balancer.Recorded{Lines: lb.takeHistory(), Released: b.keysOf(lb), Progress: progress})
 	})

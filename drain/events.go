@@ -68,14 +68,20 @@ type StepStarted struct {
 // A Description is what a step is about to do.
 type Description struct {
 	Servers []string `json:"servers,omitempty"`
-	Counter string   `json:"counter,omitempty"`
-	Health  string   `json:"health,omitempty"`
-	Service string   `json:"service,omitempty"`
-	Backend string   `json:"backend,omitempty"`
-	Limit   Seconds  `json:"limit,omitempty"`
+	// Returning are the targets that come back in the same edit.
+	Returning []string `json:"returning,omitempty"`
+	Counter   string   `json:"counter,omitempty"`
+	Health    string   `json:"health,omitempty"`
+	Service   string   `json:"service,omitempty"`
+	Backend   string   `json:"backend,omitempty"`
+	Limit     Seconds  `json:"limit,omitempty"`
 	// Threshold is how many connections may be open.
 	Threshold int       `json:"threshold,omitempty"`
 	OnTimeout OnTimeout `json:"on_timeout,omitempty"`
+	// The work of a rolling run.
+	Command   []string `json:"command,omitempty"`
+	OnBackend bool     `json:"on_backend,omitempty"`
+	Reboot    bool     `json:"reboot,omitempty"`
 }
 
 // A StepDone says that a step is done and verified.
@@ -169,6 +175,45 @@ type Buffered struct {
 	GaveUp   bool    `json:"gave_up,omitempty"` // the limit is over; the drain goes on without them
 }
 
+// A BatchStarted says that a rolling run takes its next backends.
+type BatchStarted struct {
+	Header
+	Number   int      `json:"number"` // from 1
+	Of       int      `json:"of"`
+	Backends []string `json:"backends"`
+}
+
+// A BackendSkipped says that a rolling run leaves a backend as it is.
+type BackendSkipped struct {
+	Header
+	Reason string `json:"reason"`
+}
+
+// A GenerationsAwaited says that earlier generations of nginx have to end first.
+type GenerationsAwaited struct {
+	Header
+	balancer.Generation
+	Limit int `json:"limit"` // earlier generations that may be left
+}
+
+// A Paused says that a rolling run waits before its next batch.
+type Paused struct {
+	Header
+	For Seconds `json:"for"`
+}
+
+// A Rebooting says that a backend is told to reboot.
+type Rebooting struct {
+	Header
+}
+
+// A WorkOutput is a line that a command of a rolling run prints. It is not kept in
+// the history.
+type WorkOutput struct {
+	Header
+	Line string `json:"line"`
+}
+
 // A RollingBack says that what was done is being rolled back, and why.
 type RollingBack struct {
 	Header
@@ -212,6 +257,10 @@ type Result struct {
 	Services []ServiceStand `json:"services,omitempty"`
 	StayDown []string       `json:"stay_down,omitempty"` // servers that an undrain left down
 	AllDown  bool           `json:"all_down,omitempty"`  // that is all of them
+	// Of a rolling run: the backends that are done, and those that it did not come to.
+	Done      []string `json:"done,omitempty"`
+	Untouched []string `json:"untouched,omitempty"`
+	Skipped   []Skip   `json:"skipped,omitempty"`
 	// Backends are those that ended in another way than the rest.
 	Backends []BackendResult `json:"backends,omitempty"`
 	Error    string          `json:"error,omitempty"`
@@ -228,25 +277,31 @@ type BackendResult struct {
 	Error   string         `json:"error"`
 }
 
-func (*OperationStarted) name() string { return "operation_started" }
-func (*Planned) name() string          { return "plan" }
-func (*LockAwaited) name() string      { return "lock_awaited" }
-func (*StepStarted) name() string      { return "step_started" }
-func (*StepDone) name() string         { return "step_done" }
-func (*StepFailed) name() string       { return "step_failed" }
-func (*Edited) name() string           { return "edited" }
-func (*NotLoaded) name() string        { return "not_loaded" }
-func (*Reloaded) name() string         { return "reloaded" }
-func (*Waiting) name() string          { return "waiting" }
-func (*HealthChecked) name() string    { return "health" }
-func (*OtherClient) name() string      { return "other_client" }
-func (*Buffered) name() string         { return "buffered_requests" }
-func (*RollingBack) name() string      { return "rolling_back" }
-func (*StoppingAnyway) name() string   { return "stopping_anyway" }
-func (*Warning) name() string          { return "warning" }
-func (*AgentCopied) name() string      { return "agent_copied" }
-func (*LBSkipped) name() string        { return "lb_skipped" }
-func (*Result) name() string           { return "result" }
+func (*OperationStarted) name() string   { return "operation_started" }
+func (*Planned) name() string            { return "plan" }
+func (*LockAwaited) name() string        { return "lock_awaited" }
+func (*StepStarted) name() string        { return "step_started" }
+func (*StepDone) name() string           { return "step_done" }
+func (*StepFailed) name() string         { return "step_failed" }
+func (*Edited) name() string             { return "edited" }
+func (*NotLoaded) name() string          { return "not_loaded" }
+func (*Reloaded) name() string           { return "reloaded" }
+func (*Waiting) name() string            { return "waiting" }
+func (*HealthChecked) name() string      { return "health" }
+func (*OtherClient) name() string        { return "other_client" }
+func (*Buffered) name() string           { return "buffered_requests" }
+func (*RollingBack) name() string        { return "rolling_back" }
+func (*StoppingAnyway) name() string     { return "stopping_anyway" }
+func (*Warning) name() string            { return "warning" }
+func (*AgentCopied) name() string        { return "agent_copied" }
+func (*LBSkipped) name() string          { return "lb_skipped" }
+func (*BatchStarted) name() string       { return "batch_started" }
+func (*BackendSkipped) name() string     { return "backend_skipped" }
+func (*GenerationsAwaited) name() string { return "generations_awaited" }
+func (*Paused) name() string             { return "paused" }
+func (*Rebooting) name() string          { return "rebooting" }
+func (*WorkOutput) name() string         { return "work_output" }
+func (*Result) name() string             { return "result" }
 
 // stamp completes an event's header.
 func stamp(e Event) {
@@ -279,7 +334,8 @@ var kinds = func() map[string]func() Event {
 		func() Event { return &Edited{} }, func() Event { return &NotLoaded{} }, func() Event { return &Reloaded{} },
 		func() Event { return &Waiting{} }, func() Event { return &HealthChecked{} }, func() Event { return &OtherClient{} },
 		func() Event { return &Buffered{} }, func() Event { return &RollingBack{} }, func() Event { return &StoppingAnyway{} },
-		func() Event { return &Warning{} }, func() Event { return &AgentCopied{} }, func() Event { return &LBSkipped{} }, func() Event { return &Result{} },
+		func() Event { return &Warning{} }, func() Event { return &AgentCopied{} }, func() Event { return &LBSkipped{} }, func() Event { return &BatchStarted{} }, func() Event { return &BackendSkipped{} },
+		func() Event { return &GenerationsAwaited{} }, func() Event { return &Paused{} }, func() Event { return &Rebooting{} }, func() Event { return &WorkOutput{} }, func() Event { return &Result{} },
 	} {
 		all[make().name()] = make
 	}

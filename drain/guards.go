@@ -71,7 +71,7 @@ func missingTargets(p *Plan) []Finding {
 // journalReadable: a drain would be recorded where nobody could read it to undo it.
 func journalReadable(p *Plan) []Finding {
 	return p.onEach(func(lb LBPlan, found *[]Finding) {
-		if e := lb.Report.StateError; e != nil && p.Spec.Kind == Drain && !p.mayNotRead(e) {
+		if e := lb.Report.StateError; e != nil && p.Spec.Kind != Undrain && !p.mayNotRead(e) {
 			add(found, Finding{Code: "journal", Override: "--state-dir", Text: e.Message})
 		}
 	})
@@ -383,7 +383,7 @@ func allAddresses(p *Plan) []Finding {
 			switch {
 			case !p.Spec.Allow.AllAddresses:
 				f.Override = "--allow-all-addresses"
-			case slices.ContainsFunc(p.Backends, func(b Backend) bool { return b.Settings.needsBackend(p.Spec.Kind) }):
+			case slices.ContainsFunc(p.Backends, func(b Backend) bool { return p.Spec.needs(b.Settings) }):
 				f.Text += "; over SSH only one of them would be watched and stopped"
 				f.Override = "--poll lb, and no --service"
 			default:
@@ -461,7 +461,7 @@ func untried(p *Plan) []string {
 	how := " (the real run looks)"
 	for _, b := range p.Backends {
 		set := b.Settings
-		if !set.needsBackend(p.Spec.Kind) {
+		if !p.Spec.needs(set) {
 			continue
 		}
 		if b.Address != "" {

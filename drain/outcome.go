@@ -57,6 +57,7 @@ type Standing string
 const (
 	Untouched Standing = "nothing was touched"
 	AsBefore  Standing = "everything is as it was before"
+	AllBack   Standing = "every backend that was taken out is back in the pool"
 	Changed   Standing = "changed" // the rest of Stands says what
 )
 

@@ -23,6 +23,9 @@ type Plan struct {
 	Backends []Backend     `json:"backends"`
 	Steps    []PlannedStep `json:"steps"`
 	Findings []Finding     `json:"findings"`
+	// Of a rolling run: the backends of each batch, and those that are left out.
+	Batches [][]string `json:"batches,omitempty"`
+	Skipped []Skip     `json:"skipped,omitempty"`
 	// Unchecked is what could not be known, and why.
 	Unchecked []string `json:"not_checked"`
 	ExitCode  Exit     `json:"exit_code"` // that the run would end with, as far as is known
@@ -52,16 +55,28 @@ type Backend struct {
 	Upstreams []string `json:"upstreams,omitempty"`
 	Settings  Settings `json:"settings"`
 
-	up []uint16 // of Ports, those of servers that are not down
+	up            []uint16 // of Ports, those of servers that are not down
+	servers, down int      // server lines, and those of them that are down
 }
+
+// out tells whether nothing is sent to the backend.
+func (b Backend) out() bool { return b.down == b.servers }
 
 // newPlan puts the reports together and asks the guards.
 func newPlan(spec Spec, lbs []LBPlan, dry bool) *Plan {
 	p := &Plan{Spec: spec, LBs: lbs, DryRun: dry, Findings: []Finding{}, Unchecked: []string{}}
 	p.Backends = backendsOf(spec, lbs)
-	d := directionOf(spec.Kind)
-	for _, st := range p.stepsOf(d) {
-		p.Steps = append(p.Steps, PlannedStep{st.name(), d, p.describeStep(st.name(), d)})
+	add := func(d Direction, steps ...step) {
+		for _, st := range steps {
+			p.Steps = append(p.Steps, PlannedStep{st.name(), d, p.describeStep(st.name(), d)})
+		}
+	}
+	switch d := directionOf(spec.Kind); spec.Kind {
+	case Run:
+		add(Forward, append(p.stepsOf(Forward), work{})...)
+		add(Reverse, p.stepsOf(Reverse)...)
+	default:
+		add(d, p.stepsOf(d)...)
 	}
 	for _, guard := range guards {
 		p.Findings = append(p.Findings, guard(p)...)
@@ -100,15 +115,17 @@ func query(spec Spec) balancer.Query {
 }
 
 // only is the plan of some of its backends.
-func (p *Plan) only(members []*member) *Plan {
+func (p *Plan) only(keep func(Backend) bool) *Plan {
 	part := *p
 	part.Backends, part.LBs = nil, nil
 	var targets []nginx.Target
 	part.Spec.Targets = nil
-	for _, m := range members {
-		part.Backends = append(part.Backends, m.plan)
-		part.Spec.Targets = append(part.Spec.Targets, m.plan.Targets...)
-		targets = append(targets, m.plan.targets()...)
+	for _, b := range p.Backends {
+		if keep(b) {
+			part.Backends = append(part.Backends, b)
+			part.Spec.Targets = append(part.Spec.Targets, b.Targets...)
+			targets = append(targets, b.targets()...)
+		}
 	}
 	for _, lb := range p.LBs {
 		r := *lb.Report
@@ -207,6 +224,10 @@ func (b *Backend) add(text string, t nginx.Target, lbs []LBPlan) {
 				b.Sockets = append(b.Sockets, a.Unix)
 			case a.Unix == "" && !slices.Contains(b.Ports, a.Port):
 				b.Ports = append(b.Ports, a.Port)
+			}
+			b.servers++
+			if s.Down {
+				b.down++
 			}
 			if a.Unix == "" && !s.Down && !slices.Contains(b.up, a.Port) {
 				b.up = append(b.up, a.Port)

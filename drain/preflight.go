@@ -97,7 +97,7 @@ func missing(code string, err error) Finding { return Finding{Code: code, Text: 
 // start it are there, and reads the counter once.
 func (o *Operation) checkBackend(ctx context.Context, m *member) (found []Finding) {
 	set := m.plan.Settings
-	if set.needsBackend(o.plan.Spec.Kind) {
+	if o.plan.Spec.needs(set) {
 		var err error
 		if m.Host, err = o.options.Connect.Backend(ctx, m.plan); err != nil {
 			f := missing("ssh", err)
@@ -117,6 +117,11 @@ func (o *Operation) checkBackend(ctx context.Context, m *member) (found []Findin
 		m.Active = err == nil && backend.Started(state)
 		// Both ways are needed: the way back is part of the way.
 		if err := m.Service.SudoCheck(ctx); err != nil {
+			found = append(found, missing("sudo", err))
+		}
+	}
+	if o.plan.Spec.Rollout.Reboot {
+		if err := remote.SudoCheck(ctx, m.Host, backend.RebootCommand...); err != nil {
 			found = append(found, missing("sudo", err))
 		}
 	}

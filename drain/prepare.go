@@ -31,6 +31,8 @@ type Connector interface {
 type Options struct {
 	Connect Connector
 	Emit    func(Event)
+	// Ask asks the operator a question; nil: there is nobody to ask.
+	Ask func(ctx context.Context, question string) (yes bool, err error)
 	// Accept is asked about the plan before anything is touched, and after it was
 	// made: an error ends the run.
 	Accept func(*Plan) error
@@ -55,6 +57,11 @@ type Operation struct {
 	whole   *batch
 	changed bool
 	ends    []backendEnd // of backends that ended in another way than the rest
+	// Of a rolling run.
+	progress  progress
+	skipped   []Skip
+	taken     []string // backends that are out now
+	untouched []string // backends that it did not come to
 
 	mu       sync.Mutex     // guards what follows
 	readings int            // of the wait, in the history
@@ -77,6 +84,9 @@ func Prepare(ctx context.Context, spec Spec, options Options) (o *Operation, err
 	if spec, err = o.connect(ctx, spec); err != nil {
 		return o, err
 	}
+	if spec, err = o.expand(ctx, spec); err != nil {
+		return o, err
+	}
 	// Once for what was mistyped, and once more when the locks are held: what
 	// another operator has done by then is in it.
 	reports, err := o.report(ctx, spec, false)
@@ -95,7 +105,10 @@ func Prepare(ctx context.Context, spec Spec, options Options) (o *Operation, err
 		return o, err
 	}
 	o.whole = o.newWhole()
-	return o, o.check(ctx)
+	if err := o.check(ctx); err != nil || spec.Kind != Run {
+		return o, err
+	}
+	return o, o.askOnlyIf(ctx)
 }
 
 // DryRun plans a run and no more. The plan's verdict is what a run would end
@@ -110,14 +123,19 @@ func DryRun(ctx context.Context, spec Spec, options Options) (*Plan, error) {
 	if err != nil {
 		return nil, beforeTouching(ctx, err)
 	}
+	if spec, err = o.expand(ctx, spec); err != nil {
+		return nil, beforeTouching(ctx, err)
+	}
 	reports, err := o.report(ctx, spec, true)
+	if err == nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	if err == nil {
+		o.plan, err = o.planOf(ctx, spec, reports, true)
+	}
 	if err != nil {
 		return nil, beforeTouching(ctx, err)
 	}
-	if ctx.Err() != nil {
-		return nil, beforeTouching(ctx, context.Cause(ctx))
-	}
-	o.plan = newPlan(spec, reports, true)
 	return o.plan, o.accept()
 }
 
@@ -295,7 +313,16 @@ func (o *Operation) planAgain(ctx context.Context, spec Spec) (*Plan, error) {
 			}
 		}
 	}
-	return newPlan(spec, reports, false), nil
+	return o.planOf(ctx, spec, reports, false)
+}
+
+// planOf is the plan of a spec and the LBs' reports.
+func (o *Operation) planOf(ctx context.Context, spec Spec, reports []LBPlan, dry bool) (*Plan, error) {
+	if spec.Kind != Run {
+		return newPlan(spec, reports, dry), nil
+	}
+	o.resumeProgress(reports)
+	return o.planRun(ctx, spec, reports, dry)
 }
 
 func newID(reports []LBPlan) string {

@@ -31,7 +31,12 @@ func (o *Operation) Run(hard, soft context.Context) error {
 		o.end(hard, f)
 		return f
 	}
-	err := o.takeSteps(hard, soft)
+	var err error
+	if o.plan.Spec.Kind == Run {
+		err = o.roll(hard, soft)
+	} else {
+		err = o.takeSteps(hard, soft)
+	}
 	o.end(hard, err)
 	return err
 }
@@ -294,27 +299,38 @@ func (o *Operation) stands() Stands {
 		})
 	}
 	for _, m := range o.whole.members {
-		if m.Service.Unit != "" {
+		if m.Service.Unit != "" && o.left(m) {
 			s.Services = append(s.Services, ServiceStand{Unit: m.Service.Unit, Backend: m.Name, Touched: m.Touched})
 		}
 	}
 	return s
 }
 
-// standing is the servers without those of backends that were rolled back alone.
+// standing is the servers of backends that this operation has left in another
+// state than they were.
 func (o *Operation) standing(servers []balancer.Server) []balancer.Server {
 	return slices.DeleteFunc(slices.Clone(servers), func(s balancer.Server) bool {
-		return slices.ContainsFunc(o.ends, func(e backendEnd) bool {
-			return e.result == journal.ResultRolledBack && matches(e.plan.targets(), s.Address)
-		})
+		return !slices.ContainsFunc(o.whole.members, func(m *member) bool { return o.left(m) && matches(m.plan.targets(), s.Address) })
 	})
+}
+
+// left tells whether the operation has left a backend in another state than it
+// was. Of a rolling run, that is what failed, or is out when it ends.
+func (o *Operation) left(m *member) bool {
+	i := slices.IndexFunc(o.ends, func(e backendEnd) bool { return e.Name == m.Name })
+	if o.plan.Spec.Kind == Run {
+		return i >= 0 && o.ends[i].result == journal.ResultPartial || slices.Contains(o.taken, m.Name)
+	}
+	return i < 0 || o.ends[i].result != journal.ResultRolledBack
 }
 
 // undrain is the command line that puts the targets back. What else it needs, the
 // journal knows.
-func (o *Operation) undrain(reason string) Command {
+func (o *Operation) undrain(reason string) Command { return o.undrainOf(o.plan.Spec.Targets, reason) }
+
+func (o *Operation) undrainOf(targets []string, reason string) Command {
 	spec := o.plan.Spec
-	words := append([]string{"drainctl", string(Undrain)}, spec.Targets...)
+	words := append([]string{"drainctl", string(Undrain)}, targets...)
 	return Command{Words: append(words, spec.words("lb", "state-dir", "upstream")...), Reason: reason}
 }
 
@@ -331,7 +347,7 @@ func (o *Operation) emit(e Event) {
 	stamp(e)
 	o.options.Emit(e)
 	switch e := e.(type) {
-	case *HealthChecked, *Planned, *LockAwaited:
+	case *HealthChecked, *Planned, *LockAwaited, *WorkOutput:
 		return
 	case *Waiting:
 		if !o.worthKeeping(e) {
@@ -403,7 +419,9 @@ func (o *Operation) begin(ctx context.Context) error {
 			Reason: spec.Reason, Continues: spec.Continues, Service: spec.Service, Servers: op.Servers,
 		})
 	}
-	o.emit(o.stepStarted(0))
+	if spec.Kind != Run {
+		o.emit(o.stepStarted(0))
+	}
 	return o.lbs.each(ctx, func(ctx context.Context, lb *LB) error {
 		op, err := o.plan.LBs[slices.Index(o.lbs, lb)].record(o.id, spec)
 		if err != nil {
@@ -434,7 +452,7 @@ func (o *Operation) end(ctx context.Context, err error) {
 		if marshalErr == nil {
 			lines = append(lines, line)
 		}
-		e := balancer.Ending{Result: r.Result, Supersede: o.supersedes(lb), Lines: lines}
+		e := balancer.Ending{Result: r.Result, Supersede: o.supersedes(lb, r.Result), Lines: lines}
 		if r.Stands != nil && r.Stands.Open != nil {
 			e.Open, e.NotDrained = *r.Stands.Open, o.notDrained(lb)
 		}
@@ -464,15 +482,20 @@ func (o *Operation) notDrained(lb *LB) (keys []journal.Server) {
 	return keys
 }
 
-// supersedes is the drains on an LB that this one stands in for when it is done:
-// those of the same servers. One that was given a service stands on, where this
-// one was not: its undrain will start that service.
-func (o *Operation) supersedes(lb *LB) []string {
+// supersedes is the operations on an LB that this one stands in for. A rolling run
+// does for the one that it continues, and a drain that is done for those of the
+// same servers. A drain that was given a service stands on, where this one was
+// not: its undrain will start that service.
+func (o *Operation) supersedes(lb *LB, result journal.Result) []string {
 	plan := o.plan.LBs[slices.Index(o.lbs, lb)].Report
 	var ids []string
 	for _, op := range plan.State.Operations {
 		was, err := specOf(op)
-		if err != nil || op.Kind != string(Drain) || (was.Service != "" && o.plan.Spec.Service == "") {
+		if op.ID == o.plan.Spec.Continues && op.Kind == string(Run) {
+			ids = append(ids, op.ID)
+			continue
+		}
+		if err != nil || result != journal.ResultDone || op.Kind != string(Drain) || (was.Service != "" && o.plan.Spec.Service == "") {
 			continue
 		}
 		covered := !slices.ContainsFunc(op.Servers, func(l journal.Located) bool {
@@ -493,14 +516,15 @@ func (o *Operation) Result(err error) *Result {
 	if r.ExitCode == Done || len(o.ends) > 0 {
 		r.Result = journal.ResultDone
 	}
+	r.Done, r.Untouched, r.Skipped = o.progress.Done, o.untouched, append(slices.Clone(o.plan.Skipped), o.skipped...)
 	for _, e := range o.ends {
 		r.Backends = append(r.Backends, BackendResult{Backend: e.Name, Result: e.result, Error: e.why.Err.Error()})
 		if e.result == journal.ResultNotDrained {
 			r.Result = journal.ResultNotDrained
 		}
 	}
-	if r.ExitCode == Partial && len(o.ends) == 0 {
-		r.Result = journal.ResultPartial
+	if r.ExitCode == Partial && len(o.ends) == 0 || spec.Kind == Run && err != nil && len(o.progress.Done)+len(o.ends) > 0 {
+		r.Result = journal.ResultPartial // something is left to do
 	}
 	if o.whole != nil {
 		r.Services = o.stands().Services

@@ -92,7 +92,8 @@ type Spec struct {
 	Allow Allow `json:"allow" keep:"resume"`
 	Force bool  `json:"force,omitempty" flag:"force" keep:"resume"` // undrain: clear a down that drainctl did not put there, too
 
-	Nginx Nginx `json:"nginx" keep:"resume,undrain"`
+	Nginx   Nginx   `json:"nginx" keep:"resume,undrain"`
+	Rollout Rollout `json:"rollout,omitzero" keep:"resume"` // of a Run
 
 	User      string `json:"user"`
 	Host      string `json:"host"`
@@ -351,17 +352,26 @@ func (s Spec) local() bool {
 	return true
 }
 
+// needs tells whether the run must run commands on a backend with these settings.
+func (s Spec) needs(set Settings) bool {
+	return set.needsBackend(s.Kind) || s.Kind == Run && s.Rollout.needsBackend()
+}
+
 // OverSSH tells whether the run logs in to a backend, and that is not the load
 // balancer itself.
-func (s Spec) OverSSH() bool { return s.needsBackend(s.Kind) && !s.local() }
+func (s Spec) OverSSH() bool { return s.needs(s.Settings) && !s.local() }
 
 // DefaultSpec is a spec as it is without any flag.
 func DefaultSpec(k Kind) Spec {
-	return Spec{
+	s := Spec{
 		Kind: k, OnTimeout: TimeoutRollback, ReloadTimeout: DefaultReloadTimeout, Parallel: DefaultParallel,
 		Settings: Settings{
 			Counter: CounterSS, Interval: DefaultInterval, Timeout: DefaultTimeout, Health: HealthTCP,
 			HealthTimeout: DefaultHealthTimeout, StopTimeout: DefaultStopTimeout, MinUp: DefaultMinUp,
 		},
 	}
+	if k == Run {
+		s.Rollout = Rollout{Batch: DefaultBatch, OnFailure: FailureLeave, RebootTimeout: DefaultRebootTimeout}
+	}
+	return s
 }

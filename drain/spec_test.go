@@ -31,6 +31,9 @@ func filled(t *testing.T, typ reflect.Type) reflect.Value {
 		v.SetInt(7)
 	case reflect.Bool:
 		v.SetBool(true)
+	case reflect.Pointer:
+		v.Set(reflect.New(typ.Elem()))
+		v.Elem().Set(filled(t, typ.Elem()))
 	case reflect.Map:
 		v.Set(reflect.MakeMap(typ))
 		v.SetMapIndex(filled(t, typ.Key()), filled(t, typ.Elem()))

@@ -104,18 +104,23 @@ func serverStatus(spec Spec, r *balancer.Report, s balancer.Server) ServerStatus
 	switch {
 	case holder != nil:
 		st.Holder, st.State = holder, StateDraining
-		if holder.Kind == string(Undrain) {
+		switch {
+		case holder.Kind == string(Undrain):
 			st.State = StateUndraining
+		case holder.Kind == string(Run) && !s.Down:
+			st.State = StateUp
 		}
 		if latest != nil && latest.ID == holder.ID {
 			st.Operation = latest
 		}
 	case latest != nil && latest.Result == journal.ResultNotDrained && s.Down && (len(latest.NotDrained) == 0 || slices.Contains(latest.NotDrained, s.Server)):
 		st.Operation, st.State = latest, StateNotDrained
-		st.Next = next(spec, latest, "waits again")
+		st.Next = next(spec, latest, s, "waits again")
+	case latest != nil && latest.Kind == journal.KindRun && !s.Down:
+		// A rolling run that has not come to it, or is done with it.
 	case latest != nil && latest.Result != journal.ResultDone && latest.Result != journal.ResultNotDrained:
 		st.Operation, st.State = latest, StateInterrupted
-		st.Next = next(spec, latest, "continues")
+		st.Next = next(spec, latest, s, "continues")
 	case s.Down && s.Managed:
 		st.Operation, st.State = latest, StateDrained
 		if by, ok := r.State.Find(r.State.MarksOn(s.Server)[0].Operation); ok {
@@ -144,10 +149,13 @@ func holderOf(locks []journal.Holder, s balancer.Server) *journal.Holder {
 }
 
 // next is the commands that go on from an operation that was not done.
-func next(spec Spec, op *journal.Operation, resumes string) []Command {
-	where := spec.words("lb", "state-dir")
+func next(spec Spec, op *journal.Operation, s balancer.Server, resumes string) []Command {
+	where, targets := spec.words("lb", "state-dir"), op.Targets
+	if op.Kind == journal.KindRun { // others of its backends are up
+		targets = []string{lockName(s.Address)}
+	}
 	return []Command{
 		{Words: append([]string{"drainctl", "resume", op.ID}, where...), Reason: resumes},
-		{Words: append(append([]string{"drainctl", string(Undrain)}, op.Targets...), where...), Reason: "puts it back"},
+		{Words: append(append([]string{"drainctl", string(Undrain)}, targets...), where...), Reason: "puts it back"},
 	}
 }

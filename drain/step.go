@@ -123,7 +123,9 @@ type batch struct {
 
 // only is the part of a batch that some of its backends are.
 func (b *batch) only(members []*member) *batch {
-	return &batch{o: b.o, plan: b.plan.only(members), members: members}
+	return &batch{o: b.o, members: members, plan: b.plan.only(func(p Backend) bool {
+		return slices.ContainsFunc(members, func(m *member) bool { return m.Name == p.Name })
+	})}
 }
 
 // without is the rest of it.
@@ -149,8 +151,12 @@ func (p *Plan) stepsOf(d Direction) []step {
 // describeStep says what a step will do.
 func (p *Plan) describeStep(name StepName, d Direction) Description {
 	what := Description{}
-	if name == StepMarkDown {
+	switch {
+	case name == StepMarkDown:
 		return Description{Servers: p.allServers()}
+	case name == StepWork:
+		r := p.Spec.Rollout
+		return Description{Command: r.Command, OnBackend: r.OnBackend, Reboot: r.Reboot}
 	}
 	add := func(to *string, text string) {
 		if text != "" && !slices.Contains(strings.Split(*to, ", "), text) {

@@ -21,6 +21,23 @@ type Process struct {
 	parent  int
 }
 
+// Memory is the bytes of memory that a process holds alone and its share of what
+// it has in common with others (proc(5), smaps_rollup, Pss); 0 where that may not
+// be read.
+func (p Process) Memory() uint64 {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", p.PID))
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(text)) {
+		if value, found := strings.CutPrefix(line, "Pss:"); found {
+			n, _ := strconv.ParseUint(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(value), "kB")), 10, 64)
+			return n << 10
+		}
+	}
+	return 0
+}
+
 func (p Process) same(q Process) bool { return p.PID == q.PID && p.Started == q.Started }
 func (p Process) exiting() bool       { return strings.Contains(p.Title, exiting) }
 func (p Process) isMaster() bool      { return strings.HasPrefix(p.Title, "nginx: master process") }

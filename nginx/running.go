@@ -1,6 +1,7 @@
 package nginx
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -74,6 +75,24 @@ func (r Running) Serving() []Process {
 // Exiting is the workers of earlier generations that finish what they hold.
 func (r Running) Exiting() []Process {
 	return slices.DeleteFunc(slices.Clone(r.Workers), func(p Process) bool { return !p.exiting() })
+}
+
+// generationGap is how far apart the workers of two generations start at least;
+// those of one are started in a loop.
+const generationGap = 5 // ticks
+
+// Earlier is how many earlier generations still have workers that finish what
+// they hold, told apart by when these were started.
+func (r Running) Earlier() int {
+	exiting := r.Exiting()
+	slices.SortFunc(exiting, func(p, q Process) int { return cmp.Compare(p.Started, q.Started) })
+	n := 0
+	for i, p := range exiting {
+		if i == 0 || p.Started-exiting[i-1].Started > generationGap {
+			n++
+		}
+	}
+	return n
 }
 
 // Replaced tells whether r serves with a generation later than the one of

@@ -195,6 +195,8 @@ type Problem struct {
 type Generation struct {
 	Serving   int       `json:"serving"`
 	Finishing int       `json:"finishing"` // workers of earlier generations
+	Earlier   int       `json:"earlier"`   // generations that these are of
+	Memory    uint64    `json:"memory"`    // bytes that these hold; 0: not known
 	Loaded    time.Time `json:"loaded"`
 }
 
@@ -251,11 +253,15 @@ type WatchRequest struct {
 	// Buffered counts the requests that earlier workers hold and have not sent
 	// to a server.
 	Buffered bool `json:"buffered,omitempty"`
+	// Generation asks for what runs, and for nothing else.
+	Generation bool `json:"generation,omitempty"`
 }
 
 // Watched is what Watch saw.
 type Watched struct {
 	Drift *Drift `json:"drift,omitempty"` // nil: nginx serves what was applied
+	// Generation is what runs; nil unless it was asked for.
+	Generation *Generation `json:"generation,omitempty"`
 	// Buffered is -1 where it could not be counted.
 	Buffered int `json:"buffered,omitempty"`
 }

@@ -155,7 +155,11 @@ func (l *Local) running(ctx context.Context, conf *nginx.Config, build nginx.Bui
 }
 
 func generation(r nginx.Running) *Generation {
-	return &Generation{Serving: len(r.Serving()), Finishing: len(r.Exiting()), Loaded: r.Loaded()}
+	g := &Generation{Serving: len(r.Serving()), Finishing: len(r.Exiting()), Earlier: r.Earlier(), Loaded: r.Loaded()}
+	for _, p := range r.Exiting() {
+		g.Memory += p.Memory()
+	}
+	return g
 }
 
 // sleep waits for d or until ctx ends.

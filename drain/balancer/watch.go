@@ -16,6 +16,14 @@ func (l *Local) Watch(ctx context.Context, w WatchRequest) (Watched, error) {
 	l.serial.Lock()
 	defer l.serial.Unlock()
 	seen := Watched{Buffered: -1}
+	if w.Generation {
+		now, err := l.now(ctx)
+		if err != nil {
+			return seen, asError(err)
+		}
+		seen.Generation = generation(now)
+		return seen, nil
+	}
 	buffered := make(chan int, 1)
 	if w.Buffered {
 		finishing := l.after.Exiting()

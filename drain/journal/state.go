@@ -243,7 +243,7 @@ func (s *State) End(id string, e Ending) error {
 	case ResultRolledBack:
 		s.dropMarks(func(m Mark) bool { return m.Operation == id })
 		s.Operations = slices.Delete(s.Operations, i, i+1)
-	case ResultDone:
+	case ResultDone, ResultPartial:
 		for k, m := range s.Marks {
 			if slices.Contains(e.Supersede, m.Operation) {
 				s.Marks[k].Operation = id
@@ -252,6 +252,9 @@ func (s *State) End(id string, e Ending) error {
 		s.Operations = slices.DeleteFunc(s.Operations, func(o Operation) bool {
 			return o.ID != id && slices.Contains(e.Supersede, o.ID)
 		})
+		if e.Result == ResultPartial {
+			break
+		}
 		if i = s.index(id); s.Operations[i].Kind != KindDrain || len(s.Operations[i].Servers) == 0 {
 			s.undrained(i)
 		}

@@ -1,0 +1,618 @@
+package drain
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/drainctl/drainctl/drain/balancer"
+	"github.com/drainctl/drainctl/drain/journal"
+)
+
+// OnFailure is what a rolling run does with a backend whose work failed.
+type OnFailure string
+
+// What can be done with it: leave it out of the pool, or put it back.
+const (
+	FailureLeave   OnFailure = "leave"
+	FailureUndrain OnFailure = "undrain"
+)
+
+// Defaults of a rolling run.
+const (
+	DefaultBatch         = "1"
+	DefaultRebootTimeout = 10 * time.Minute
+)
+
+// A Rollout is what a rolling run is asked for besides its drains and undrains:
+// some backends at a time, there and back, with work in between.
+type Rollout struct {
+	Command       []string      `json:"command,omitempty"`
+	OnBackend     bool          `json:"on_backend,omitempty" flag:"on-backend"` // where Command is run; false: here
+	Reboot        bool          `json:"reboot,omitempty" flag:"reboot"`
+	RebootTimeout time.Duration `json:"reboot_timeout_ns,omitempty" flag:"reboot-timeout"`
+	Batch         string        `json:"batch,omitempty" flag:"batch"` // a number, or a percentage of what is up
+
+	Pause          time.Duration `json:"pause_ns,omitempty" flag:"pause"` // between two batches
+	Canary         bool          `json:"canary,omitempty" flag:"canary"`  // one first, and then ask, or wait
+	CanaryWait     time.Duration `json:"canary_wait_ns,omitempty" flag:"canary-wait"`
+	MaxFailures    int           `json:"max_failures,omitempty" flag:"max-failures"`
+	MaxGenerations *int          `json:"max_generations,omitempty" flag:"max-generations"` // earlier ones; nil: no limit
+	OnFailure      OnFailure     `json:"on_failure,omitempty" flag:"on-failure"`
+
+	OnlyIf string `json:"only_if,omitempty" flag:"only-if"` // asked on each backend: not zero skips it
+	Gate   string `json:"gate,omitempty" flag:"gate"`       // asked here before each batch: not zero ends the run
+}
+
+// expand names the backends of a rolling run whose operator named none: all of
+// the upstreams.
+func (o *Operation) expand(ctx context.Context, spec Spec) (Spec, error) {
+	if spec.Kind != Run || len(spec.Targets) > 0 {
+		return spec, nil
+	}
+	reports, err := gather(ctx, o.lbs, func(ctx context.Context, lb *LB) (LBPlan, error) {
+		return lb.ask(ctx, balancer.Query{Upstreams: spec.Upstreams})
+	})
+	for _, lb := range reports {
+		if lb.Report == nil {
+			continue
+		}
+		for _, s := range lb.Report.Servers {
+			if host := lockName(s.Address); !slices.Contains(spec.Targets, host) {
+				spec.Targets = append(spec.Targets, host)
+			}
+		}
+	}
+	if err == nil && len(spec.Targets) == 0 {
+		err = usage("upstream %s has no server", strings.Join(spec.Upstreams, ", "))
+	}
+	return spec, err
+}
+
+// planRun plans a rolling run: which backends are in it, in which batches, and
+// what the guards say of each batch while the others are up.
+func (o *Operation) planRun(ctx context.Context, spec Spec, reports []LBPlan, dry bool) (*Plan, error) {
+	whole := newPlan(spec, reports, dry)
+	skipped := notInPool(whole, spec.Continues)
+	p := whole.only(func(b Backend) bool {
+		return !slices.ContainsFunc(skipped, func(s Skip) bool { return s.Backend == b.Name })
+	})
+	p.Skipped = skipped
+	var names []string
+	for _, b := range p.Backends {
+		if !slices.Contains(o.progress.Done, b.Name) {
+			names = append(names, b.Name)
+		}
+	}
+	var err error
+	if p.Batches, err = batches(spec.Rollout, names); err != nil {
+		return nil, err
+	}
+	for _, batch := range p.Batches {
+		part := p.only(func(b Backend) bool { return slices.Contains(batch, b.Name) }).Spec
+		part.Kind = Drain
+		q := query(part)
+		q.Preflight = false
+		// What an earlier run has left down is back by then.
+		q.Returning = slices.DeleteFunc(slices.Clone(p.Spec.Targets), func(t string) bool { return slices.Contains(part.Targets, t) })
+		asked, err := gather(ctx, o.lbs, func(ctx context.Context, lb *LB) (LBPlan, error) { return lb.ask(ctx, q) })
+		if err != nil {
+			return nil, err
+		}
+		for _, f := range newPlan(part, asked, dry).Findings {
+			if !slices.Contains(p.Findings, f) {
+				p.Findings = append(p.Findings, f)
+			}
+		}
+	}
+	p.ExitCode = ExitOf(p.Verdict())
+	return p, nil
+}
+
+// notInPool is the backends that somebody has taken out of the pool, but for those
+// that the run that is continued has.
+func notInPool(p *Plan, continues string) (skips []Skip) {
+	for _, b := range p.Backends {
+		if !b.out() {
+			continue
+		}
+		reason, ours := "it is marked down outside drainctl", false
+		for _, lb := range p.LBs {
+			for _, m := range lb.Report.State.Marks {
+				if !matches(b.targets(), m.Address) {
+					continue
+				}
+				ours = ours || m.Operation == continues
+				if by, ok := lb.Report.State.Find(m.Operation); ok {
+					reason = "it is drained by " + by.Who()
+				}
+			}
+		}
+		if !ours {
+			skips = append(skips, Skip{b.Name, reason})
+		}
+	}
+	return skips
+}
+
+// resumeProgress is what the run that is continued has done so far: on any LB.
+func (o *Operation) resumeProgress(reports []LBPlan) {
+	for _, lb := range reports {
+		op, ok := lb.Report.State.Find(o.asked.Continues)
+		var did progress
+		if ok && json.Unmarshal(op.Progress, &did) == nil {
+			o.progress.Done = once(append(o.progress.Done, did.Done...))
+		}
+	}
+}
+
+// batchSize is how many of n backends are taken at once.
+func (r Rollout) batchSize(n int) (int, error) {
+	number, percent := strings.CutSuffix(r.Batch, "%")
+	size, err := strconv.Atoi(number)
+	if err != nil || size < 1 || percent && size > 100 {
+		return 0, fmt.Errorf("--batch %q: say a number such as 2, or a percentage such as 25%%", r.Batch)
+	}
+	if percent {
+		size = max(1, n*size/100)
+	}
+	return size, nil
+}
+
+// Check refuses a rollout that makes no sense.
+func (r Rollout) Check() error {
+	_, err := r.batchSize(1)
+	switch {
+	case err != nil:
+		return usage("%w", err)
+	case r.OnFailure != FailureLeave && r.OnFailure != FailureUndrain:
+		return usage("--on-failure %q is none of %s, %s", r.OnFailure, FailureLeave, FailureUndrain)
+	case r.MaxGenerations != nil && *r.MaxGenerations < 0:
+		return usage("--max-generations %d: must not be negative", *r.MaxGenerations)
+	case r.MaxFailures < 0:
+		return usage("--max-failures %d: must not be negative", r.MaxFailures)
+	case r.RebootTimeout <= 0:
+		return usage("--reboot-timeout %s: must be longer than 0", r.RebootTimeout)
+	case r.Pause < 0 || r.CanaryWait < 0:
+		return usage("--pause and --canary-wait must not be negative")
+	case r.CanaryWait > 0 && !r.Canary:
+		return usage("--canary-wait has no effect without --canary")
+	case r.OnBackend && len(r.Command) == 0:
+		return usage("--on-backend has no effect without a COMMAND")
+	}
+	return nil
+}
+
+// needsBackend tells whether commands are run on the backends.
+func (r Rollout) needsBackend() bool {
+	return r.Reboot || r.OnlyIf != "" || r.OnBackend && len(r.Command) > 0
+}
+
+// A Skip is a backend that a rolling run leaves as it is, and why.
+type Skip struct {
+	Backend string `json:"backend"`
+	Reason  string `json:"reason"`
+}
+
+// progress is what a rolling run has done so far.
+type progress struct {
+	Done   []string `json:"done"` // backends whose work is done and that were healthy after it
+	Failed []string `json:"failed,omitempty"`
+}
+
+// A rollout is a rolling run under way.
+type rollout struct {
+	o          *Operation
+	hard, soft context.Context
+	progress
+	// returning is the batch that is healthy and still marked down: it comes back
+	// with the edit that takes the next one out, so that n batches cost n + 1
+	// reloads.
+	returning *batch
+}
+
+// errGate says that a gate is closed: no further batch begins.
+var errGate = errors.New("the gate is closed")
+
+// roll takes one batch after the other.
+func (o *Operation) roll(hard, soft context.Context) error {
+	r := &rollout{o: o, hard: hard, soft: soft, progress: o.progress}
+	left, before := r.left()
+	r.returning = before
+	all, err := batches(o.plan.Spec.Rollout, left)
+	if err != nil {
+		return err
+	}
+	for i, members := range all {
+		err = r.ready(i)
+		if err == nil {
+			o.emit(&BatchStarted{Number: i + 1, Of: len(all), Backends: namesOf(members)})
+			err = r.batch(members)
+		}
+		if err == nil && len(r.Failed) > o.plan.Spec.Rollout.MaxFailures {
+			err = fmt.Errorf("%d failed, more than --max-failures %d", len(r.Failed), o.plan.Spec.Rollout.MaxFailures)
+		}
+		if err == nil && r.pauses(i, len(all)) {
+			err = r.pause(i)
+		}
+		if err != nil {
+			break
+		}
+	}
+	return r.end(err, left)
+}
+
+func namesOf(members []*member) (all []string) {
+	for _, m := range members {
+		all = append(all, m.Name)
+	}
+	return all
+}
+
+// left is the backends that are still to be done: those that a run before left
+// down first. before is those that are done and still marked down.
+func (r *rollout) left() (left []*member, before *batch) {
+	var returning []*member
+	for _, m := range r.o.whole.members {
+		switch {
+		case !slices.Contains(r.Done, m.Name):
+			left = append(left, m)
+		case m.plan.down > 0:
+			returning = append(returning, m)
+		}
+	}
+	slices.SortStableFunc(left, func(a, b *member) int { return b.plan.down - a.plan.down })
+	if len(returning) > 0 {
+		before = r.o.whole.only(returning)
+	}
+	return left, before
+}
+
+// batches shares backends out.
+func batches[T any](r Rollout, backends []T) (all [][]T, err error) {
+	size, err := r.batchSize(len(backends))
+	if err != nil {
+		return nil, err
+	}
+	if r.Canary && len(backends) > 1 {
+		all, backends = append(all, backends[:1]), backends[1:]
+	}
+	return slices.AppendSeq(all, slices.Chunk(backends, size)), nil
+}
+
+// ready waits until a batch may begin, and asks the gate.
+func (r *rollout) ready(i int) error {
+	if r.soft.Err() != nil {
+		return context.Cause(r.soft)
+	}
+	spec := r.o.plan.Spec.Rollout
+	if err := r.o.awaitGenerations(r.soft, spec.MaxGenerations); err != nil {
+		return err
+	}
+	if spec.Gate == "" {
+		return nil
+	}
+	code, err := r.o.runHere(r.soft, splitWords(spec.Gate), Backend{}, StepName("gate"))
+	if err == nil && code != 0 {
+		err = fmt.Errorf("%w: %s ended with exit status %d", errGate, spec.Gate, code)
+	}
+	return err
+}
+
+// generationsInterval is how often earlier generations are looked at.
+const generationsInterval = 500 * time.Millisecond
+
+// awaitGenerations waits until no LB has more earlier generations than limit.
+func (o *Operation) awaitGenerations(ctx context.Context, limit *int) error {
+	for told := false; limit != nil; told = true {
+		seen, err := gather(ctx, o.lbs, func(ctx context.Context, lb *LB) (balancer.Watched, error) {
+			return lb.Watch(ctx, balancer.WatchRequest{Generation: true})
+		})
+		if err != nil {
+			return err
+		}
+		most := 0
+		for i, w := range seen {
+			if most = max(most, w.Generation.Earlier); !told && w.Generation.Earlier > *limit {
+				o.emit(&GenerationsAwaited{Header: Header{LB: o.lbs[i].Name}, Generation: *w.Generation, Limit: *limit})
+			}
+		}
+		if most <= *limit {
+			return nil
+		}
+		if err := sleep(ctx, generationsInterval); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// batch takes some backends out, works on them, and makes them healthy again.
+// What fails in a backend is noted; an error ends the run.
+func (r *rollout) batch(members []*member) error {
+	b, err := r.o.batchOf(r.soft, members, r.returning)
+	if err != nil {
+		return err
+	}
+	r.o.taken = append(r.o.taken, namesOf(b.members)...)
+	forward, reverse := b.plan.stepsOf(Forward), b.plan.stepsOf(Reverse)
+	for i, st := range forward {
+		v := r.step(r.soft, st, b, Forward)
+		if v.Err == nil && i == 0 {
+			r.returned()
+		}
+		if v.Err == nil {
+			continue
+		}
+		if b, err = r.takeBack(b, v, forward[:i+1]); err != nil || len(b.members) == 0 {
+			return err
+		}
+	}
+	if b, err = r.work(b); err != nil || len(b.members) == 0 {
+		return err
+	}
+	for _, st := range reverse[:len(reverse)-1] { // the last clears the mark
+		v := r.step(r.hard, st, b, Reverse)
+		if v.Err == nil {
+			continue
+		}
+		if b = r.leave(b, v); len(b.members) == 0 {
+			return nil
+		}
+	}
+	r.Done = append(r.Done, namesOf(b.members)...)
+	r.returning = b
+	return r.record(nil)
+}
+
+// step runs one step of a batch, with its start in the journals before it.
+func (r *rollout) step(ctx context.Context, st step, b *batch, d Direction) Verdict {
+	head := Header{Step: st.name(), Direction: d}
+	what := b.plan.describeStep(st.name(), d)
+	if st.name() == StepMarkDown {
+		what.Returning = b.returning
+	}
+	r.o.emit(&StepStarted{Header: head, Description: what})
+	if err := r.o.record(ctx); err != nil {
+		return r.o.failedStep(head, failed(false, err))
+	}
+	if ctx.Err() != nil {
+		return failed(false, context.Cause(ctx))
+	}
+	return r.o.runStep(ctx, st, b, head, Managed)
+}
+
+// takeBack rolls back what failed on the way out; the rest goes on.
+func (r *rollout) takeBack(b *batch, v Verdict, taken []step) (rest *batch, err error) {
+	if len(v.Failed) == 0 || r.soft.Err() != nil { // an LB, or the operator
+		if undone := r.o.back(r.hard, b, taken, Forward); undone.Err != nil {
+			return b, r.o.partial(v, undone)
+		}
+		if err := b.release(r.hard, nil); err != nil {
+			return b, r.o.partial(v, failed(true, err))
+		}
+		return b, v.Err
+	}
+	sub := b.only(v.Failed)
+	rest = b.without(v.Failed)
+	if err := r.o.rollBackAlone(r.hard, sub, rest, taken, Forward, v); err != nil {
+		return b, err
+	}
+	r.Failed = append(r.Failed, namesOf(v.Failed)...)
+	return rest, r.record(nil)
+}
+
+// work does what the run is for. A backend whose work fails stays out, or is put
+// back.
+func (r *rollout) work(b *batch) (rest *batch, err error) {
+	v := r.step(r.hard, work{}, b, Forward)
+	switch {
+	case v.Err == nil:
+		return b, nil
+	case len(v.Failed) == 0:
+		return b, v.Err
+	case r.o.plan.Spec.Rollout.OnFailure == FailureLeave:
+		return r.leave(b, v), nil
+	}
+	back := b.only(v.Failed)
+	for _, st := range back.plan.stepsOf(Reverse) {
+		var undone Verdict
+		if st.name() == StepMarkDown {
+			undone = r.putBack(back)
+		} else {
+			undone = r.step(r.hard, st, back, Reverse)
+		}
+		if undone.Err != nil {
+			return r.leave(b, v), nil
+		}
+	}
+	for _, m := range v.Failed {
+		r.o.ends = append(r.o.ends, backendEnd{m, journal.ResultRolledBack, v.Each[m]})
+	}
+	r.Failed = append(r.Failed, namesOf(v.Failed)...)
+	return b.without(v.Failed), r.record(nil)
+}
+
+// leave notes that backends stay out of the pool.
+func (r *rollout) leave(b *batch, v Verdict) (rest *batch) {
+	out := v.Failed
+	if len(out) == 0 {
+		out = b.members
+	}
+	for _, m := range out {
+		why, known := v.Each[m]
+		if !known {
+			why = v
+		}
+		r.o.ends = append(r.o.ends, backendEnd{m, journal.ResultPartial, why})
+	}
+	r.Failed = append(r.Failed, namesOf(out)...)
+	return b.without(out)
+}
+
+// returned notes that the batch that was to come back is back.
+func (r *rollout) returned() {
+	if r.returning == nil {
+		return
+	}
+	returning := r.returning
+	r.returning = nil
+	if err := r.record(returning); err != nil {
+		r.o.emit(&Warning{Text: err.Error()})
+	}
+}
+
+// record writes down what is done, and releases the servers of a batch.
+func (r *rollout) record(released *batch) error {
+	text, err := json.Marshal(r.progress)
+	if err != nil {
+		return err
+	}
+	if released == nil {
+		released = r.o.whole.only(nil)
+	}
+	return released.release(r.hard, text)
+}
+
+// pauses tells whether a batch comes back before the next one begins, with a
+// reload of its own.
+func (r *rollout) pauses(i, of int) bool {
+	spec := r.o.plan.Spec.Rollout
+	return i+1 < of && (spec.Pause > 0 || spec.Canary && i == 0)
+}
+
+// pause puts the batch back and waits, or asks, before the next one.
+func (r *rollout) pause(i int) error {
+	spec := r.o.plan.Spec.Rollout
+	if r.returning != nil {
+		if v := r.putBack(r.returning); v.Err != nil {
+			return v.Err
+		}
+	}
+	wait := spec.Pause
+	if spec.Canary && i == 0 {
+		if r.o.options.Ask != nil && spec.CanaryWait == 0 {
+			yes, err := r.o.options.Ask(r.soft, fmt.Sprintf("%s is done and back in the pool; go on with the rest?", strings.Join(r.Done, ", ")))
+			if err == nil && !yes {
+				err = fmt.Errorf("%w: the answer was no", errGate)
+			}
+			return err
+		}
+		wait = max(wait, spec.CanaryWait)
+	}
+	r.o.emit(&Paused{For: InSeconds(wait)})
+	return sleep(r.soft, wait)
+}
+
+// putBack clears the marks of a batch, with a reload of its own.
+func (r *rollout) putBack(b *batch) Verdict {
+	head := Header{Step: StepMarkDown, Direction: Reverse}
+	up, err := r.o.backOf(r.hard, b)
+	if err != nil {
+		return r.o.failedStep(head, failed(false, err))
+	}
+	v := r.step(r.hard, configure{}, up, Reverse)
+	if v.Err == nil {
+		if b == r.returning {
+			r.returning = nil
+		}
+		if err := r.record(up); err != nil {
+			r.o.emit(&Warning{Text: err.Error()})
+		}
+	}
+	return v
+}
+
+// backOf is a batch on its way back, planned with what stands now.
+func (o *Operation) backOf(ctx context.Context, b *batch) (*batch, error) {
+	spec := b.plan.Spec
+	spec.Kind = Undrain
+	up := &batch{o: o, plan: &Plan{Spec: spec}, members: b.members}
+	return up, up.replan(ctx, false)
+}
+
+// batchOf plans some backends that are taken out, beside those that come back, and
+// asks the guards.
+func (o *Operation) batchOf(ctx context.Context, members []*member, returning *batch) (*batch, error) {
+	b := o.whole.only(members)
+	b.plan.Spec.Kind = Drain
+	if returning != nil {
+		b.returning = returning.plan.Spec.Targets
+	}
+	if err := b.replan(ctx, true); err != nil {
+		return nil, err
+	}
+	return b, b.plan.Verdict()
+}
+
+// replan plans a batch anew, with what stands now.
+func (b *batch) replan(ctx context.Context, preflight bool) error {
+	q := b.query()
+	q.Preflight = preflight
+	reports, err := gather(ctx, b.o.lbs, func(ctx context.Context, lb *LB) (LBPlan, error) {
+		if err := b.o.usable(ctx, lb); err != nil {
+			return LBPlan{}, err
+		}
+		return lb.ask(ctx, q)
+	})
+	if err == nil {
+		b.plan = newPlan(b.plan.Spec, reports, b.plan.DryRun)
+	}
+	return err
+}
+
+// end puts back what is healthy, and says how the run ended.
+func (r *rollout) end(err error, left []*member) error {
+	if r.returning != nil && r.hard.Err() == nil {
+		if v := r.putBack(r.returning); v.Err != nil {
+			return &Failure{Exit: Partial, Err: errors.Join(err, v.Err), Stands: r.o.stands(), Next: []Command{r.o.resume("continues"), r.o.undrain("puts all of them back")}}
+		}
+	}
+	o := r.o
+	for _, m := range left {
+		if !slices.Contains(r.Done, m.Name) && !slices.Contains(r.Failed, m.Name) {
+			o.untouched = append(o.untouched, m.Name)
+		}
+	}
+	o.progress = r.progress
+	out := slices.DeleteFunc(slices.Clone(o.ends), func(e backendEnd) bool { return e.result == journal.ResultRolledBack })
+	var f *Failure
+	switch {
+	case errors.As(err, &f) && f.Exit == Partial, err == nil && len(o.ends) == 0:
+		return err
+	case errors.As(err, &f) && f.Exit == Refused && len(r.Done)+len(o.ends) > 0:
+		err = f.Err // something was touched
+	case errors.As(err, &f) && f.Exit == Refused:
+		return err
+	}
+	f = &Failure{Exit: Failed, Err: err, Stands: Stands{Standing: AllBack}, Next: []Command{o.resume("continues")}}
+	switch {
+	case errors.Is(err, ErrInterrupted) && r.hard.Err() != nil:
+		f.Exit, f.Stands = Partial, o.stands()
+		f.Next = append(f.Next, o.undrain("puts all of them back"))
+	case errors.Is(err, ErrInterrupted):
+		f.Exit = Interrupted
+	case errors.Is(err, errGate) && len(r.Done)+len(o.ends) == 0:
+		f.Exit, f.Stands.Standing = Refused, Untouched
+	}
+	var why []error
+	for _, e := range o.ends {
+		why = append(why, fmt.Errorf("%s: %w", e.Name, e.why.Err))
+		f.Log = append(f.Log, e.why.Log...)
+	}
+	if len(out) > 0 {
+		f.Exit, f.Stands = Partial, o.stands()
+		for _, e := range out {
+			f.Next = append(f.Next, o.undrainOf(e.plan.Targets, "puts "+e.Name+" back"))
+		}
+	}
+	if f.Err = errors.Join(append(why, err)...); len(why) == 1 && err == nil {
+		f.Err = why[0]
+	}
+	return f
+}

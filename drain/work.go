@@ -1,0 +1,214 @@
+package drain
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/kballard/go-shellquote"
+
+	"github.com/drainctl/drainctl/remote"
+)
+
+// work is what a rolling run is for: a command, here or on the backend, or a
+// reboot. There is no way back from it.
+type work struct{}
+
+func (work) name() StepName { return StepWork }
+
+func (work) run(ctx context.Context, b *batch, d Direction, _ Scope) Verdict {
+	verdicts := make([]Verdict, len(b.members))
+	var all sync.WaitGroup
+	for i, m := range b.members {
+		all.Go(func() {
+			if err := b.o.work(ctx, m); err != nil {
+				verdicts[i] = failed(true, err)
+			}
+		})
+	}
+	all.Wait()
+	v := joined(b.members, verdicts)
+	v.Changed = true
+	return v
+}
+
+// work does the work on one backend.
+func (o *Operation) work(ctx context.Context, m *member) error {
+	r := o.plan.Spec.Rollout
+	if r.Reboot {
+		o.emit(&Rebooting{Header: Header{Target: m.Name, Step: StepWork}})
+		if err := m.Reboot(ctx, r.RebootTimeout); err != nil {
+			return err
+		}
+		// What was seen active before is not known to be now.
+		m.Active, m.Touched = false, true
+	}
+	if len(r.Command) == 0 {
+		return nil
+	}
+	var words []string
+	for _, w := range r.Command {
+		words = append(words, m.plan.fill(w))
+	}
+	run := func() (int, error) { return o.runHere(ctx, words, m.plan, StepWork) }
+	if r.OnBackend {
+		run = func() (int, error) { return o.runThere(ctx, m, words) }
+	}
+	code, err := run()
+	if err == nil && code != 0 {
+		err = &remote.ExitError{Args: words, Code: code}
+	}
+	return err
+}
+
+// WorkVariables are the environment variables that tell a command which backend
+// it is for.
+var WorkVariables = []string{"DRAINCTL_HOST", "DRAINCTL_ADDRESS", "DRAINCTL_PORT", "DRAINCTL_UPSTREAM_NAME", "DRAINCTL_OPERATION"}
+
+// workGrace is how long a command that is told to end has for it.
+const workGrace = 10 * time.Second
+
+// runHere runs a command on this machine, never through a shell, and shows what
+// it prints. It has a process group of its own: a Ctrl-C at the terminal is for
+// drainctl to handle. When ctx ends, the group is killed.
+func (o *Operation) runHere(ctx context.Context, words []string, b Backend, step StepName) (code int, err error) {
+	cmd := exec.CommandContext(ctx, words[0], words[1:]...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
+	cmd.WaitDelay = workGrace
+	values := []string{b.fill("{host}"), b.fill("{address}"), b.fill("{port}"), b.fill("{upstream}"), o.id}
+	cmd.Env = os.Environ()
+	for i, name := range WorkVariables {
+		cmd.Env = append(cmd.Env, name+"="+values[i])
+	}
+	out := o.output(b.Name, step)
+	defer out.Close()
+	cmd.Stdout, cmd.Stderr = out, out
+	err = cmd.Run()
+	var ended *exec.ExitError
+	switch {
+	case ctx.Err() != nil:
+		return 0, context.Cause(ctx)
+	case errors.As(err, &ended):
+		return max(1, ended.ExitCode()), nil
+	case err != nil:
+		return 0, fmt.Errorf("run %s: %w", remote.Quote(words...), err)
+	}
+	return 0, nil
+}
+
+// mergeScript has a command's errors come with its output. It is one word, and its
+// arguments reach the command as they are.
+const mergeScript = `exec "$@" 2>&1`
+
+// runThere runs a command on a backend, and shows what it prints.
+func (o *Operation) runThere(ctx context.Context, m *member, words []string) (code int, err error) {
+	stream, err := m.Host.Start(ctx, remote.Command{Args: append([]string{"sh", "-c", mergeScript, "sh"}, words...)})
+	if err != nil {
+		return 0, err
+	}
+	stop := context.AfterFunc(ctx, func() { stream.Close() })
+	defer stop()
+	defer stream.Close()
+	_ = stream.CloseWrite()
+	out := o.output(m.Name, StepWork)
+	defer out.Close()
+	if _, err := io.Copy(out, stream); err != nil && ctx.Err() == nil {
+		return 0, err
+	}
+	code, err = stream.Wait()
+	if ctx.Err() != nil {
+		return 0, context.Cause(ctx)
+	}
+	return code, err
+}
+
+// output tells each line that is written to it as an event. What a command prints
+// may hold a secret: it is shown, and not kept in the history.
+func (o *Operation) output(backend string, step StepName) io.WriteCloser {
+	read, write := io.Pipe()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		lines := bufio.NewReader(read)
+		for {
+			line, err := lines.ReadString('\n')
+			if line != "" {
+				o.emit(&WorkOutput{Header: Header{Target: backend, Step: step}, Line: strings.TrimRight(line, "\r\n")})
+			}
+			if err != nil {
+				return
+			}
+		}
+	}()
+	return &outputWriter{write, done}
+}
+
+// An outputWriter is closed when all that was written has been told.
+type outputWriter struct {
+	*io.PipeWriter
+	done chan struct{}
+}
+
+func (w *outputWriter) Close() error {
+	err := w.PipeWriter.Close()
+	<-w.done
+	return err
+}
+
+// splitWords takes a command line apart, which was checked before.
+func splitWords(line string) []string {
+	words, _ := shellquote.Split(line)
+	return words
+}
+
+// askOnlyIf asks each backend whether it is to be done.
+func (o *Operation) askOnlyIf(ctx context.Context) error {
+	words := splitWords(o.plan.Spec.Rollout.OnlyIf)
+	if len(words) == 0 {
+		return nil
+	}
+	skips := make([]*Skip, len(o.whole.members))
+	errs := make([]error, len(o.whole.members))
+	var all sync.WaitGroup
+	for i, m := range o.whole.members {
+		all.Go(func() {
+			var args []string
+			for _, w := range words {
+				args = append(args, m.plan.fill(w))
+			}
+			r, err := m.Host.Run(ctx, remote.Command{Args: args})
+			switch {
+			case err != nil:
+				errs[i] = err
+			case r.Code == 126 || r.Code == 127:
+				errs[i] = r.Err(args...)
+			case r.Code != 0:
+				skips[i] = &Skip{m.Name, fmt.Sprintf("--only-if: exit status %d", r.Code)}
+			}
+		})
+	}
+	all.Wait()
+	var leftOut []*member
+	for i, s := range skips {
+		if s != nil {
+			leftOut = append(leftOut, o.whole.members[i])
+			o.skipped = append(o.skipped, *s)
+			o.emit(&BackendSkipped{Header: Header{Target: s.Backend}, Reason: s.Reason})
+		}
+	}
+	for _, m := range leftOut {
+		m.Close()
+	}
+	o.whole = o.whole.without(leftOut)
+	o.plan = o.whole.plan
+	return errors.Join(errs...)
+}

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -90,14 +91,17 @@ func (m *Machine) enterArguments(args []string) []string {
 	if !m.booted() {
 		return append([]string{"--net=" + namespacePath(m.namespace()), "--"}, args...)
 	}
-	enter := []string{"--target", strconv.Itoa(m.leaderPID()),
-		"--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--"}
+	// A shell waits for the command, and not nsenter itself: nsenter stops when its command
+	// is stopped, as a host that shuts down does to all there is, and for as long as nobody
+	// waits for the command the host does not end.
+	enter := []string{"--no-fork", "--target", strconv.Itoa(m.leaderPID()),
+		"--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--", "sh", "-c", `"$@"; exit $?`, "sh"}
 	return append(enter, args...)
 }
 
 // Signal sends a signal to a command that Command made and that was started. The
-// process that exec knows is nsenter, which waits for the real one and passes no
-// signal on; so the signal goes to the real one, and nsenter ends with it.
+// process that exec knows is a shell, which waits for the real one and passes no signal
+// on; so the signal goes to the real one, and the shell ends with it.
 func (m *Machine) Signal(cmd *exec.Cmd, signal unix.Signal) error {
 	pid, err := m.PID(cmd)
 	if err != nil {
@@ -122,7 +126,7 @@ func (m *Machine) PID(cmd *exec.Cmd) (int, error) {
 	if !m.booted() {
 		return cmd.Process.Pid, nil // nsenter became the command
 	}
-	// nsenter has forked once it is inside, which takes a few milliseconds.
+	// The shell forks once it is inside, which takes a few milliseconds.
 	for range 200 {
 		if below, err := children(cmd.Process.Pid); err == nil && len(below) > 0 {
 			return below[0], nil
@@ -235,7 +239,12 @@ func (m *Machine) waitActive(ctx context.Context, units ...string) error {
 	var out string
 	err := poll(ctx, bootLimit, func() error {
 		var err error
+		// It ends with 0 as soon as one of them is active.
 		out, err = m.Run(ctx, append([]string{"systemctl", "is-active", "--"}, units...)...)
+		others := func(state string) bool { return state != "active" }
+		if err == nil && slices.ContainsFunc(strings.Fields(out), others) {
+			err = errors.New("not all are active")
+		}
 		return err
 	})
 	if err != nil && ctx.Err() == nil {

@@ -16,8 +16,12 @@ func TestReboot(t *testing.T) {
 	}
 	before := bootID(t, app)
 	mustRun(t, app, "touch", "/run/before")
+	cut := startAt(t, l, app, "sleep", "300") // what runs there ends with it
 	if err := app.Reboot(t.Context()); err != nil {
 		t.Fatal(err)
+	}
+	if end := cut.wait(); end.code == 0 {
+		t.Errorf("a command outlived the reboot: %+v", end)
 	}
 	if now := bootID(t, app); now == before {
 		t.Errorf("after the reboot the boot ID is still %s", now)

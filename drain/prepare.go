@@ -306,11 +306,14 @@ func (o *Operation) planAgain(ctx context.Context, spec Spec) (*Plan, error) {
 		spec = full
 	}
 	if spec.Continues != "" {
-		// Another operator may have continued it, or it was waited for.
-		for _, r := range reports {
-			if _, err := FindUnfinished(r.Report.State, spec.Continues); err != nil {
-				return nil, err
-			}
+		// Another operator may have continued it, or it was waited for. It may have
+		// begun, or not have ended, on some LBs alone.
+		states := make([]journal.State, len(reports))
+		for i, r := range reports {
+			states[i] = r.Report.State
+		}
+		if _, err := FindUnfinished(together(states), spec.Continues); err != nil {
+			return nil, err
 		}
 	}
 	return o.planOf(ctx, spec, reports, false)

@@ -56,8 +56,15 @@ func Resumed(ctx context.Context, spec Spec, name string, c Connector) (Spec, er
 	if err != nil {
 		return spec, beforeTouching(ctx, err)
 	}
-	// An operation on several LBs is one.
-	var all journal.State
+	op, err := FindUnfinished(together(states), name)
+	if err != nil {
+		return spec, err
+	}
+	return spec.Resume(op)
+}
+
+// together is the operations of several LBs: one on several of them is one.
+func together(states []journal.State) (all journal.State) {
 	for _, s := range states {
 		for _, op := range s.Operations {
 			if _, known := all.Find(op.ID); !known {
@@ -65,11 +72,7 @@ func Resumed(ctx context.Context, spec Spec, name string, c Connector) (Spec, er
 			}
 		}
 	}
-	op, err := FindUnfinished(all, name)
-	if err != nil {
-		return spec, err
-	}
-	return spec.Resume(op)
+	return all
 }
 
 // askAll asks every LB of a spec something that touches nothing.

@@ -143,12 +143,17 @@ func notInPool(p *Plan, continues string) (skips []Skip) {
 // resumeProgress is what the run that is continued has done so far: on any LB.
 func (o *Operation) resumeProgress(reports []LBPlan) {
 	for _, lb := range reports {
-		op, ok := lb.Report.State.Find(o.asked.Continues)
-		var did progress
-		if ok && json.Unmarshal(op.Progress, &did) == nil {
-			o.progress.Done = once(append(o.progress.Done, did.Done...))
+		if op, ok := lb.Report.State.Find(o.asked.Continues); ok {
+			o.progress.Done = once(append(o.progress.Done, progressOf(op).Done...))
 		}
 	}
+}
+
+// progressOf is what an operation has done so far. One that has recorded nothing
+// has done nothing.
+func progressOf(op journal.Operation) (p progress) {
+	_ = json.Unmarshal(op.Progress, &p)
+	return p
 }
 
 // batchSize is how many of n backends are taken at once.
@@ -255,15 +260,15 @@ func namesOf(members []*member) (all []string) {
 }
 
 // left is the backends that are still to be done: those that a run before left
-// down first. before is those that are done and still marked down.
+// down first. before is those that it has done: they may still be marked down, or
+// nginx may not have loaded that they are not.
 func (r *rollout) left() (left []*member, before *batch) {
 	var returning []*member
 	for _, m := range r.o.whole.members {
-		switch {
-		case !slices.Contains(r.Done, m.Name):
-			left = append(left, m)
-		case m.plan.down > 0:
+		if slices.Contains(r.Done, m.Name) {
 			returning = append(returning, m)
+		} else {
+			left = append(left, m)
 		}
 	}
 	slices.SortStableFunc(left, func(a, b *member) int { return b.plan.down - a.plan.down })
@@ -353,7 +358,7 @@ func (r *rollout) batch(members []*member) error {
 			return err
 		}
 	}
-	if b, err = r.work(b); err != nil || len(b.members) == 0 {
+	if b, err = r.work(b, forward); err != nil || len(b.members) == 0 {
 		return err
 	}
 	for _, st := range reverse[:len(reverse)-1] { // the last clears the mark
@@ -409,13 +414,13 @@ func (r *rollout) takeBack(b *batch, v Verdict, taken []step) (rest *batch, err 
 
 // work does what the run is for. A backend whose work fails stays out, or is put
 // back.
-func (r *rollout) work(b *batch) (rest *batch, err error) {
+func (r *rollout) work(b *batch, taken []step) (rest *batch, err error) {
 	v := r.step(r.hard, work{}, b, Forward)
 	switch {
 	case v.Err == nil:
 		return b, nil
-	case len(v.Failed) == 0:
-		return b, v.Err
+	case len(v.Failed) == 0: // it was not begun
+		return r.takeBack(b, v, taken)
 	case r.o.plan.Spec.Rollout.OnFailure == FailureLeave:
 		return r.leave(b, v), nil
 	}

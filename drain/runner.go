@@ -488,6 +488,10 @@ func (o *Operation) notDrained(lb *LB) (keys []journal.Server) {
 // not: its undrain will start that service.
 func (o *Operation) supersedes(lb *LB, result journal.Result) []string {
 	plan := o.plan.LBs[slices.Index(o.lbs, lb)].Report
+	standing := plan.Servers
+	if o.plan.Spec.Kind != Run {
+		standing = o.standing(plan.Servers) // what was rolled back alone is not of this one
+	}
 	var ids []string
 	for _, op := range plan.State.Operations {
 		was, err := specOf(op)
@@ -499,7 +503,7 @@ func (o *Operation) supersedes(lb *LB, result journal.Result) []string {
 			continue
 		}
 		covered := !slices.ContainsFunc(op.Servers, func(l journal.Located) bool {
-			return !slices.ContainsFunc(plan.Servers, func(s balancer.Server) bool { return s.Server == l.Server })
+			return !slices.ContainsFunc(standing, func(s balancer.Server) bool { return s.Server == l.Server })
 		})
 		if covered {
 			ids = append(ids, op.ID)

@@ -95,7 +95,7 @@ func (m *Machine) enterArguments(args []string) []string {
 	// is stopped, as a host that shuts down does to all there is, and for as long as nobody
 	// waits for the command the host does not end.
 	enter := []string{"--no-fork", "--target", strconv.Itoa(m.leaderPID()),
-		"--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--", "sh", "-c", `"$@"; exit $?`, "sh"}
+		"--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--", "sh", "-c", `(exec "$@"); exit $?`, "sh"}
 	return append(enter, args...)
 }
 

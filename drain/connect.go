@@ -131,7 +131,7 @@ func (m Machines) Backend(ctx context.Context, b Backend) (remote.Host, error) {
 func (m Machines) overSSH(ctx context.Context, name string, n Nginx) (balancer.Balancer, error) {
 	host, err := m.sshTo(name).Connect(ctx)
 	if err != nil {
-		return nil, refuse(Finding{Code: "ssh", LB: name, Text: err.Error()})
+		return nil, &Failure{Exit: Refused, Err: &Refusal{[]Finding{{Code: "ssh", LB: name, Text: err.Error()}}, err}, Stands: Stands{Standing: Untouched}}
 	}
 	b, err := m.agent(ctx, host, name, n.agentArgs("drainctl"))
 	if errors.Is(err, errNoProgram) {

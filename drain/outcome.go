@@ -111,7 +111,12 @@ type Finding struct {
 }
 
 // A Refusal is every reason why nothing was touched.
-type Refusal struct{ Findings []Finding }
+type Refusal struct {
+	Findings []Finding
+	cause    error
+}
+
+func (r *Refusal) Unwrap() error { return r.cause }
 
 func (r *Refusal) Error() string {
 	texts := make([]string, len(r.Findings))
@@ -123,7 +128,7 @@ func (r *Refusal) Error() string {
 
 // refuse is the failure of findings.
 func refuse(findings ...Finding) *Failure {
-	return &Failure{Exit: Refused, Err: &Refusal{findings}, Stands: Stands{Standing: Untouched}}
+	return &Failure{Exit: Refused, Err: &Refusal{Findings: findings}, Stands: Stands{Standing: Untouched}}
 }
 
 // beforeTouching is the failure of err, which came before anything was touched.

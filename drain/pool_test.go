@@ -71,13 +71,25 @@ func (p *pool) spec(k Kind) Spec {
 	for _, lb := range p.lbs {
 		s.LBs = append(s.LBs, lb.name)
 	}
-	s.Interval, s.Timeout, s.HealthTimeout = 20*time.Millisecond, 200*time.Millisecond, 100*time.Millisecond
+	s.Interval, s.Timeout, s.HealthTimeout = 20*time.Millisecond, patience, patience
 	s.User, s.Host, s.MinUp = "tester", "desk", 0
 	if k == Run {
 		s.Rollout.Command = []string{"true"}
 		s.MinUp = 1
 	}
 	return s
+}
+
+// shorten bounds the waits of a spec for what never comes in this pool.
+func (p *pool) shorten(s *Spec) {
+	for _, app := range p.apps {
+		if app.busy > 0 {
+			s.Timeout = 100 * time.Millisecond
+		}
+		if app.ill {
+			s.HealthTimeout = 2 * time.Second // the healthy ones need a moment, too
+		}
+	}
 }
 
 // A visit is the connections of one run to the pool. The n-th call fails, or all

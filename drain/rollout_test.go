@@ -73,6 +73,7 @@ func TestRolloutFails(t *testing.T) {
 			}
 		}
 	}
+	gate := t.TempDir()
 	rollout := func(change func(*Rollout)) func(*pool, *Spec) { return func(_ *pool, s *Spec) { change(&s.Rollout) } }
 	for _, test := range []struct {
 		name            string
@@ -91,13 +92,15 @@ func TestRolloutFails(t *testing.T) {
 		{"its service does not stop", func(p *pool, _ *Spec) { p.apps[second].stuck = true }, Failed, journal.ResultPartial, []string{first}, nil, []string{third}},
 		{"it never gets healthy", func(p *pool, _ *Spec) { p.apps[second].ill = true }, Partial, journal.ResultPartial, []string{first}, []string{second}, []string{third}},
 		{"the gate is closed", rollout(func(r *Rollout) { r.Gate = "false" }), Refused, journal.ResultRolledBack, nil, nil, []string{first, second, third}},
-		{"the gate closes", func(_ *pool, s *Spec) { s.Rollout.Gate = "sh -c 'mkdir " + filepath.Join(t.TempDir(), "gate") + "'" }, Failed, journal.ResultPartial, []string{first}, nil, []string{second, third}},
+		{"the gate closes", func(_ *pool, s *Spec) { s.Rollout.Gate = "sh -c 'mkdir " + filepath.Join(gate, "closed") + "'" }, Failed, journal.ResultPartial, []string{first}, nil, []string{second, third}},
 		{"a guard", func(p *pool, s *Spec) { s.Rollout.Batch, s.MinUp = "2", 2 }, Refused, "", nil, nil, nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
 			p := newPool(t, 2, 3)
 			spec := p.spec(Run)
 			test.change(p, &spec)
+			p.shorten(&spec)
 			v := p.visit()
 			err := v.run(spec)
 			if ExitOf(err) != test.exit {
@@ -132,6 +135,7 @@ func TestRolloutResumed(t *testing.T) {
 	spec := p.spec(Run)
 	done := worked(t, &spec)
 	p.apps["192.168.1.11"].ill = true
+	p.shorten(&spec)
 	if err := p.visit().run(spec); ExitOf(err) != Partial {
 		t.Fatal(err)
 	}
@@ -141,6 +145,7 @@ func TestRolloutResumed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	resumed.HealthTimeout = patience
 	if err := v.run(resumed); err != nil {
 		t.Fatal(err)
 	}
@@ -389,6 +394,7 @@ func TestSeveralTargets(t *testing.T) {
 		{"together, one is ill", Undrain, func(a *poolApp, s *Spec) { a.ill, s.Together = true, true }, Failed, []string{good, bad}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
 			p := newPool(t, 2, 3)
 			spec := p.spec(test.kind)
 			spec.Targets = []string{good, bad}
@@ -401,6 +407,7 @@ func TestSeveralTargets(t *testing.T) {
 			}
 			app := p.apps[bad]
 			test.change(app, &spec)
+			p.shorten(&spec)
 			v := p.visit()
 			err := v.run(spec)
 			if ExitOf(err) != test.exit || !slices.Equal(p.out(), test.out) {

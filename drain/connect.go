@@ -29,6 +29,9 @@ type Machines struct {
 	Trace      func(host, command string)
 	// Copied is told that this drainctl was copied to an LB that has none.
 	Copied func(lb, path string)
+	// System is how this machine's own configuration file says that its nginx is run.
+	// An agent reads that file itself: it takes this from nobody.
+	System Nginx
 	// Unprivileged has this machine's nginx looked at without root: a dry run or
 	// a status. Otherwise it is asked through sudo.
 	Unprivileged bool
@@ -66,7 +69,7 @@ func (n Nginx) agentArgs(program string) []string {
 
 // LB implements [Connector].
 func (m Machines) LB(ctx context.Context, name string, n Nginx) (balancer.Balancer, error) {
-	options, err := n.Options()
+	options, err := n.Or(m.System).Options()
 	if err != nil {
 		return nil, err
 	}

@@ -246,8 +246,8 @@ func liveServers(p *Plan) []Finding {
 		for _, u := range lb.Report.Upstreams {
 			switch {
 			case u.Live == u.Remain:
-			case u.Remain < p.minUp(u.Name):
-				text := fmt.Sprintf("upstream %s (%s:%d) would keep %s, fewer than %d", u.Name, u.File, u.Line, live(u.Remain), p.minUp(u.Name))
+			case u.Remain < p.minUp(lb, u.Name):
+				text := fmt.Sprintf("upstream %s (%s:%d) would keep %s, fewer than %d", u.Name, u.File, u.Line, live(u.Remain), p.minUp(lb, u.Name))
 				switch {
 				case u.Remain == 0 && u.Backup:
 					text = fmt.Sprintf("upstream %s (%s:%d) would have no live server left but a backup, which is no live primary", u.Name, u.File, u.Line)
@@ -268,8 +268,12 @@ func liveServers(p *Plan) []Finding {
 }
 
 // minUp is how many live primaries an upstream must keep.
-func (p *Plan) minUp(upstream string) int {
-	set, _ := p.Spec.settings([]string{upstream}, nil)
+func (p *Plan) minUp(lb LBPlan, upstream string) int {
+	var names []string
+	if i := slices.IndexFunc(lb.Report.Servers, func(s balancer.Server) bool { return s.Name == upstream }); i >= 0 {
+		names = upstreamNames(lb.Report.Servers[i])
+	}
+	set, _ := p.Spec.settings(names, nil) // what is wrong with them was said when they were read
 	return set.MinUp
 }
 

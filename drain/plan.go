@@ -55,6 +55,7 @@ type Backend struct {
 	Upstreams []string `json:"upstreams,omitempty"`
 	Settings  Settings `json:"settings"`
 
+	upstreams     []string // every name of Upstreams
 	up            []uint16 // of Ports, those of servers that are not down
 	servers, down int      // server lines, and those of them that are down
 }
@@ -145,6 +146,23 @@ func (b Backend) targets() (all []nginx.Target) {
 	return all
 }
 
+// names are what settings of the backend can be named by, the widest first.
+func (b Backend) names() []string {
+	names := []string{b.Name}
+	for _, t := range b.targets() {
+		if t.Host != "" {
+			names = append(names, t.Host)
+		}
+	}
+	return append(names, b.Targets...)
+}
+
+// upstreamNames are what settings of a server's upstream can be named by, the widest
+// first.
+func upstreamNames(s balancer.Server) []string {
+	return []string{s.Upstream, s.Module + "/" + s.Upstream}
+}
+
 // matches tells whether one of the targets names an address.
 func matches(targets []nginx.Target, address string) bool {
 	a, err := nginx.ParseAddress(address)
@@ -181,7 +199,7 @@ func backendsOf(spec Spec, lbs []LBPlan) []Backend {
 	}
 	for i, b := range all {
 		// What is wrong with them was said when they were read.
-		all[i].Settings, _ = spec.settings(b.Upstreams, append([]string{b.Name}, b.Targets...))
+		all[i].Settings, _ = spec.settings(b.upstreams, b.names())
 		if host := all[i].Settings.SSH.Host; host != "" && b.Address != "" {
 			all[i].Address = host
 		}
@@ -234,6 +252,7 @@ func (b *Backend) add(text string, t nginx.Target, lbs []LBPlan) {
 			}
 			if !slices.Contains(b.Upstreams, s.Name) {
 				b.Upstreams = append(b.Upstreams, s.Name)
+				b.upstreams = append(b.upstreams, upstreamNames(s)...)
 			}
 		}
 	}

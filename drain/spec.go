@@ -162,12 +162,20 @@ const (
 )
 
 // Complete is the spec with what it takes over from an earlier one: of all
-// fields that the continuation keeps, those whose flag was not given now.
-func (s Spec) complete(from Spec, by continuation) Spec {
-	takeOver(reflect.ValueOf(&s).Elem(), reflect.ValueOf(from), func(f reflect.StructField) bool {
+// fields that the continuation keeps, those whose flag was not given now. It keeps
+// the same fields of the settings of single upstreams and backends.
+func (s Spec) complete(from Spec, by continuation) (_ Spec, err error) {
+	kept := func(f reflect.StructField) bool {
 		return slices.Contains(strings.Split(f.Tag.Get("keep"), ","), string(by))
-	}, s.Given)
-	return s
+	}
+	if from.PerUpstream, err = mixed(s.PerUpstream, from.PerUpstream, kept); err != nil {
+		return s, err
+	}
+	if from.PerBackend, err = mixed(s.PerBackend, from.PerBackend, kept); err != nil {
+		return s, err
+	}
+	takeOver(reflect.ValueOf(&s).Elem(), reflect.ValueOf(from), kept, s.Given)
+	return s, nil
 }
 
 // takeOver copies the fields of from that are kept and not given. A struct's
@@ -187,7 +195,7 @@ func takeOver(to, from reflect.Value, kept func(reflect.StructField) bool, given
 	}
 }
 
-// settings is the settings of one backend in the named upstreams: its own, else its
+// settings is the settings of one backend, by all its names, in the named upstreams: its own, else its
 // upstreams', else the spec's; and before all of them what the operator gave.
 func (s Spec) settings(upstreams, backends []string) (Settings, error) {
 	set := s.Settings
@@ -272,9 +280,9 @@ func (s Spec) Resume(op journal.Operation) (Spec, error) {
 	if err != nil {
 		return s, err
 	}
-	next := s.complete(from, byResume)
+	next, err := s.complete(from, byResume)
 	next.Continues = op.ID
-	return next, nil
+	return next, err
 }
 
 // inherit is an undrain's spec with what the drains that stand were given.
@@ -303,7 +311,7 @@ func (s Spec) inherit(standing []journal.Operation) (Spec, error) {
 	if from == nil {
 		return s, nil
 	}
-	return s.complete(*from, byUndrain), nil
+	return s.complete(*from, byUndrain)
 }
 
 // OnLB tells whether a target is on the load balancer itself: a unix socket, or
@@ -359,7 +367,7 @@ func (s Spec) needs(set Settings) bool {
 
 // OverSSH tells whether the run logs in to a backend, and that is not the load
 // balancer itself.
-func (s Spec) OverSSH() bool { return s.needs(s.Settings) && !s.local() }
+func (s Spec) OverSSH() bool { return !s.local() && s.Any(s.needs) }
 
 // DefaultSpec is a spec as it is without any flag.
 func DefaultSpec(k Kind) Spec {

@@ -3,8 +3,8 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -175,30 +175,22 @@ func takesValue(f cli.Flag) bool {
 
 // checkValue tells whether a value is of the flag's kind.
 func checkValue(f cli.Flag, name, value string) error {
-	var err error
-	var kind string
+	var to any
 	switch f.(type) {
 	case *cli.BoolFlag:
-		kind = "true or false"
-		_, err = strconv.ParseBool(value)
+		to = new(bool)
 	case *cli.IntFlag:
-		kind = "a whole number"
-		var n int
-		if n, err = strconv.Atoi(value); err == nil && strconv.Itoa(n) != value {
-			// urfave/cli takes 010 for 8.
-			kind = fmt.Sprintf("a plainly written number; is %d meant?", n)
-			err = strconv.ErrSyntax
-		}
+		to = new(int)
 	case *cli.DurationFlag:
-		kind = "a duration such as 500ms, 30s or 5m"
-		_, err = time.ParseDuration(value)
+		to = new(time.Duration)
 	default:
 		if value == "" {
 			return usage("%s is empty", name)
 		}
+		return nil
 	}
-	if err != nil {
-		return usage("%s: %q is not %s", name, value, kind)
+	if err := drain.ParseFlag(reflect.ValueOf(to).Elem(), value); err != nil {
+		return usage("%s: %v", name, err)
 	}
 	return nil
 }

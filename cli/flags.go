@@ -3,7 +3,6 @@ package cli
 import (
 	"bufio"
 	"fmt"
-	"net/netip"
 	"net/url"
 	"os"
 	"os/user"
@@ -18,7 +17,6 @@ import (
 	"github.com/drainctl/drainctl/drain"
 	"github.com/drainctl/drainctl/drain/journal"
 	"github.com/drainctl/drainctl/nginx"
-	"github.com/drainctl/drainctl/remote"
 )
 
 // Categories the help groups flags by.
@@ -80,7 +78,7 @@ func (f *specFlags) where() {
 		}
 		f.spec.LBs = append(f.spec.LBs, more...)
 		for i, lb := range f.spec.LBs {
-			if err := checkLB(lb); err != nil {
+			if err := checkLB("--lb", lb); err != nil {
 				return err
 			}
 			if slices.Contains(f.spec.LBs[:i], lb) {
@@ -90,12 +88,6 @@ func (f *specFlags) where() {
 		return nil
 	})
 	f.number("parallel", &f.spec.Parallel, catLBs, "ask `N` load balancers at once")
-	f.after = append(f.after, func(*cli.Context) error {
-		if f.spec.Parallel < 1 {
-			return usage("--parallel %d: must be 1 or more", f.spec.Parallel)
-		}
-		return nil
-	})
 	f.journal()
 }
 
@@ -131,40 +123,15 @@ func (f *specFlags) readLBs(from string) ([]string, error) {
 	return lbs, nil
 }
 
-// checkLB refuses what cannot be a host to log in to.
-func checkLB(lb string) error {
-	_, host, found := strings.Cut(lb, "@")
-	if !found {
-		host = lb
-	}
-	if host == "" || strings.HasPrefix(lb, "@") || strings.HasPrefix(host, "-") || strings.ContainsAny(host, " \t\n/") {
-		return usage("--lb %q: say HOST, USER@HOST or HOST:PORT", lb)
-	}
-	return nil
-}
-
 func (f *specFlags) journal() {
 	n := &f.spec.Nginx
 	f.text("state-dir", &n.StateDir, catNginx, "`DIRECTORY` of the journal and the locks, on the load balancer (default: "+journal.DefaultDir+")")
-	f.after = append(f.after, func(*cli.Context) error {
-		if n.StateDir != "" && !filepath.IsAbs(n.StateDir) {
-			// It would be another one on each machine that it is asked from.
-			return usage("--state-dir %s: say the absolute path", n.StateDir)
-		}
-		return nil
-	})
 }
 
 // keep says how long a history is kept.
 func (f *specFlags) keep() {
 	n := &f.spec.Nginx
 	f.number("keep", &n.Keep, catNginx, fmt.Sprintf("keep `N` operations in the history (default: %d; none older than a year)", journal.DefaultKeep))
-	f.after = append(f.after, func(*cli.Context) error {
-		if n.Keep < 0 {
-			return usage("--keep %d: must not be negative", n.Keep)
-		}
-		return nil
-	})
 }
 
 // nginx says where nginx and its configuration are on a load balancer.
@@ -190,12 +157,6 @@ func (f *specFlags) control() {
 	n := &f.spec.Nginx
 	f.text("test-command", &n.TestCommand, catNginx, "`COMMAND` that tests the configuration, in place of nginx -t")
 	f.text("reload-command", &n.ReloadCommand, catNginx, "`COMMAND` that reloads nginx, in place of nginx -s reload")
-	f.after = append(f.after, func(*cli.Context) error {
-		if _, err := n.Options(); err != nil {
-			return usage("%v", err)
-		}
-		return nil
-	})
 }
 
 // which narrows the targets.
@@ -218,17 +179,6 @@ func (f *specFlags) run() {
 	f.number("ssh-port", &s.SSH.Port, catSSH, "`PORT` of the backend's sshd (default: ~/.ssh/config, else 22)")
 	f.text("identity", &s.SSH.Identity, catSSH, "private key `FILE` (default: ~/.ssh/config, the agent, the usual files)")
 	f.text("ssh-host", &s.SSH.Host, catSSH, "`HOST` to log in to, when it is not the address in nginx.conf")
-	f.after = append(f.after, func(c *cli.Context) error {
-		switch {
-		case s.SkipUnreachable < 0:
-			return usage("--skip-unreachable-lb %d: must not be negative", s.SkipUnreachable)
-		case s.ReloadTimeout <= 0:
-			return usage("--reload-timeout %s: must be longer than 0", s.ReloadTimeout)
-		case c.IsSet("ssh-port") && (s.SSH.Port < 1 || s.SSH.Port > 65535):
-			return usage("--ssh-port %d: must be from 1 to 65535", s.SSH.Port)
-		}
-		return nil
-	})
 }
 
 // shown says how it is shown.
@@ -255,36 +205,28 @@ func (f *specFlags) read(s *session, c *cli.Context) error {
 			return err
 		}
 	}
+	fields := specFields(&f.spec)
 	for _, flag := range f.flags {
-		if name := flag.Names()[0]; c.IsSet(name) && isSpecFlag(name) {
-			f.spec.Given = append(f.spec.Given, name)
+		name := flag.Names()[0]
+		field, known := fields[name]
+		if !c.IsSet(name) || !known {
+			continue
+		}
+		f.spec.Given = append(f.spec.Given, name)
+		if err := checkFlag("--"+name, name, field); err != nil {
+			return err
 		}
 	}
 	f.spec.User, f.spec.Host = whoAsks()
 	return nil
 }
 
-// isSpecFlag tells whether a flag sets a field of the spec.
-func isSpecFlag(name string) bool {
-	var in func(reflect.Type) bool
-	in = func(t reflect.Type) bool {
-		for i := range t.NumField() {
-			f := t.Field(i)
-			if f.Tag.Get("flag") == name || (f.Type.Kind() == reflect.Struct && in(f.Type)) {
-				return true
-			}
-		}
-		return false
-	}
-	return in(reflect.TypeFor[drain.Spec]())
-}
-
-// oneOf tells whether value is one of the words a flag takes.
-func oneOf(flag, value string, words ...string) error {
-	if slices.Contains(words, value) {
-		return nil
-	}
-	return usage("%s %q is none of %s", flag, value, strings.Join(words, ", "))
+// specFields are the fields of a spec, or of a part of one, by the flags that set
+// them.
+func specFields(of any) map[string]reflect.Value {
+	fields := map[string]reflect.Value{}
+	drain.EachFlag(of, func(name string, field reflect.Value) { fields[name] = field })
+	return fields
 }
 
 // targets reads the arguments of a command.
@@ -307,22 +249,6 @@ func (f *specFlags) targets(c *cli.Context, atLeast int) error {
 		}
 	}
 	return nil
-}
-
-// parsePeers reads networks, or single addresses.
-func parsePeers(texts []string) ([]netip.Prefix, error) {
-	var found []netip.Prefix
-	for _, text := range texts {
-		p, err := netip.ParsePrefix(text)
-		if a, aerr := netip.ParseAddr(text); err != nil && aerr == nil {
-			p, err = a.Prefix(a.BitLen())
-		}
-		if err != nil {
-			return nil, usage("--ignore-peer %q is neither an address nor a network such as 10.0.0.0/8", text)
-		}
-		found = append(found, p.Masked())
-	}
-	return found, nil
 }
 
 // checkURL tells whether text is a URL that can be asked, with what is filled in.
@@ -352,11 +278,24 @@ func whoAsks() (name, host string) {
 // environment variable may be meant for other runs than this one.
 func (s *session) unused(why string, names ...string) error {
 	for _, name := range names {
-		if slices.ContainsFunc(s.line, func(word string) bool { return strings.HasPrefix(word, "--"+name+"=") }) {
+		if s.typed(name) {
 			return usage("--%s has no effect: %s", name, why)
 		}
 	}
 	return nil
+}
+
+// typed tells whether a flag of these names stands on the line.
+func (s *session) typed(names ...string) bool {
+	for _, word := range s.line {
+		if word == "--" {
+			break
+		}
+		if flag, _, _ := strings.Cut(word, "="); slices.ContainsFunc(names, func(name string) bool { return flag == dashes(name) }) {
+			return true
+		}
+	}
+	return false
 }
 
 // checkSSH refuses SSH flags where nothing is done over SSH.
@@ -371,15 +310,4 @@ func (s *session) checkSSH(spec drain.Spec) error {
 		}
 	}
 	return s.unused(why, "ssh-user", "ssh-port", "identity", "ssh-host")
-}
-
-// checkService refuses what is no unit's name.
-func checkService(unit string) error {
-	if unit == "" {
-		return nil
-	}
-	if err := remote.ValidUnit(unit); err != nil {
-		return usage("--service: %v", err)
-	}
-	return nil
 }

@@ -77,9 +77,11 @@ func (f *specFlags) wait() {
 	f.yes("allow-all-addresses", &s.Allow.AllAddresses, catGuards, "the server's name has several addresses: drain them all")
 	var peers []string
 	f.list("ignore-peer", &peers, catGuards, "new connections to the backend from `CIDR` do not matter, as those of monitoring (repeatable)")
-	f.after = append(f.after, func(*cli.Context) (err error) {
-		s.IgnorePeers, err = parsePeers(peers)
-		return err
+	f.after = append(f.after, func(*cli.Context) error {
+		if err := drain.SetFlag(s, "ignore-peer", peers...); err != nil {
+			return usage("--ignore-peer: %v", err)
+		}
+		return nil
 	})
 }
 
@@ -101,52 +103,24 @@ func (f *specFlags) health() {
 	s := &f.spec
 	f.text("health", &s.Health, "", "`CHECK` that must pass several times in a row: a URL, in which {host}, {address}, {port} and {upstream} are filled in, or tcp (connect from the load balancer)")
 	f.span("health-timeout", &s.HealthTimeout, "", "how long to wait for that; 0: no limit")
-	f.after = append(f.after, func(*cli.Context) error {
-		if s.HealthTimeout < 0 {
-			return usage("--health-timeout %s: must not be negative", s.HealthTimeout)
-		}
-		if s.Health != drain.HealthTCP {
-			if err := checkURL(s.Health); err != nil {
-				return usage("--health: neither %q nor a URL: %v", drain.HealthTCP, err)
-			}
-		}
-		return checkService(s.Service)
-	})
 }
 
-// checkDrain refuses values that make no sense, alone or together.
+// checkDrain refuses values that make no sense together.
 func (s *session) checkDrain(d drain.Spec) error {
+	// What a backend lacks that others have, the plan finds.
+	alike := len(d.PerUpstream)+len(d.PerBackend) == 0
+	polls := func(set drain.Settings) bool { return set.Counter == drain.CounterStubStatus }
 	switch {
-	case d.Threshold < 0:
-		return usage("--threshold %d: must not be negative", d.Threshold)
-	case d.MinUp < 0:
-		return usage("--min-up %d: must not be negative", d.MinUp)
-	case d.Interval <= 0:
-		return usage("--interval %s: must be longer than 0", d.Interval)
-	case d.Timeout < 0:
-		return usage("--timeout %s: must not be negative", d.Timeout)
-	case d.StopTimeout <= 0:
-		return usage("--stop-timeout %s: must be longer than 0", d.StopTimeout)
-	case d.Service == "" && d.OnTimeout == drain.TimeoutStop:
+	case d.OnTimeout == drain.TimeoutStop && !d.Any(func(set drain.Settings) bool { return set.Service != "" }):
 		return usage("--on-timeout stop needs --service: there is nothing to stop")
-	}
-	for _, err := range []error{
-		oneOf("--on-timeout", string(d.OnTimeout), string(drain.TimeoutRollback), string(drain.TimeoutLeave), string(drain.TimeoutStop)),
-		oneOf("--poll", string(d.Counter), string(drain.CounterSS), string(drain.CounterLB), string(drain.CounterStubStatus)),
-		checkService(d.Service),
-	} {
-		if err != nil {
+	case alike && polls(d.Settings) && checkURL(d.StatusURL) != nil:
+		return usage("--poll stub_status needs --status-url, an http or https URL of the backend's own nginx")
+	case !d.Any(polls):
+		if err := s.unused("it is for --poll stub_status", "status-url"); err != nil {
 			return err
 		}
 	}
-	if d.Counter == drain.CounterStubStatus {
-		if err := checkURL(d.StatusURL); err != nil {
-			return usage("--poll stub_status needs --status-url, an http or https URL of the backend's own nginx")
-		}
-	} else if err := s.unused("it is for --poll stub_status", "status-url"); err != nil {
-		return err
-	}
-	if d.Timeout == 0 {
+	if !d.Any(func(set drain.Settings) bool { return set.Timeout != 0 }) {
 		return s.unused("with --timeout 0 the time is never up", "on-timeout")
 	}
 	return nil

@@ -7,7 +7,6 @@ import (
 	"os"
 	"strings"
 
-	"github.com/kballard/go-shellquote"
 	"github.com/urfave/cli/v2"
 
 	"github.com/drainctl/drainctl/drain"
@@ -89,13 +88,15 @@ func (s *session) checkRollout(spec drain.Spec) error {
 	case r.Canary && r.CanaryWait == 0 && s.asker() == nil:
 		return usage("--canary needs --canary-wait: there is no terminal to ask on")
 	}
-	for name, text := range map[string]string{"only-if": r.OnlyIf, "gate": r.Gate} {
-		if words, err := shellquote.Split(text); text != "" && (err != nil || len(words) == 0) {
-			return usage("--%s %q: not a command line", name, text)
+	if !r.Canary {
+		if err := s.unused("it is for --canary", "canary-wait"); err != nil {
+			return err
 		}
 	}
-	if err := r.Check(); err != nil {
-		return err
+	if len(r.Command) == 0 {
+		if err := s.unused("there is no COMMAND", "on-backend"); err != nil {
+			return err
+		}
 	}
 	return s.checkDrain(spec)
 }

@@ -156,41 +156,17 @@ func progressOf(op journal.Operation) (p progress) {
 	return p
 }
 
-// batchSize is how many of n backends are taken at once.
-func (r Rollout) batchSize(n int) (int, error) {
-	number, percent := strings.CutSuffix(r.Batch, "%")
+// BatchSize is how many of n backends are taken at once, by a number or a percentage.
+func BatchSize(text string, n int) (int, error) {
+	number, percent := strings.CutSuffix(text, "%")
 	size, err := strconv.Atoi(number)
 	if err != nil || size < 1 || percent && size > 100 {
-		return 0, fmt.Errorf("--batch %q: say a number such as 2, or a percentage such as 25%%", r.Batch)
+		return 0, fmt.Errorf("%q: say a number such as 2, or a percentage such as 25%%", text)
 	}
 	if percent {
 		size = max(1, n*size/100)
 	}
 	return size, nil
-}
-
-// Check refuses a rollout that makes no sense.
-func (r Rollout) Check() error {
-	_, err := r.batchSize(1)
-	switch {
-	case err != nil:
-		return usage("%w", err)
-	case r.OnFailure != FailureLeave && r.OnFailure != FailureUndrain:
-		return usage("--on-failure %q is none of %s, %s", r.OnFailure, FailureLeave, FailureUndrain)
-	case r.MaxGenerations != nil && *r.MaxGenerations < 0:
-		return usage("--max-generations %d: must not be negative", *r.MaxGenerations)
-	case r.MaxFailures < 0:
-		return usage("--max-failures %d: must not be negative", r.MaxFailures)
-	case r.RebootTimeout <= 0:
-		return usage("--reboot-timeout %s: must be longer than 0", r.RebootTimeout)
-	case r.Pause < 0 || r.CanaryWait < 0:
-		return usage("--pause and --canary-wait must not be negative")
-	case r.CanaryWait > 0 && !r.Canary:
-		return usage("--canary-wait has no effect without --canary")
-	case r.OnBackend && len(r.Command) == 0:
-		return usage("--on-backend has no effect without a COMMAND")
-	}
-	return nil
 }
 
 // needsBackend tells whether commands are run on the backends.
@@ -280,9 +256,9 @@ func (r *rollout) left() (left []*member, before *batch) {
 
 // batches shares backends out.
 func batches[T any](r Rollout, backends []T) (all [][]T, err error) {
-	size, err := r.batchSize(len(backends))
+	size, err := BatchSize(r.Batch, len(backends))
 	if err != nil {
-		return nil, err
+		return nil, usage("--batch %w", err)
 	}
 	if r.Canary && len(backends) > 1 {
 		all, backends = append(all, backends[:1]), backends[1:]

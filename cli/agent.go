@@ -10,7 +10,7 @@ import (
 )
 
 func agentCommand(s *session) *cli.Command {
-	f := &specFlags{output: "text"}
+	f := &specFlags{output: "text", agent: true}
 	f.journal()
 	f.nginx()
 	f.control()
@@ -20,7 +20,8 @@ func agentCommand(s *session) *cli.Command {
 		Usage: "serve this machine's nginx to a drainctl elsewhere (drainctl starts it itself)",
 		Description: "It speaks over standard input and output, and does only what a drain needs: it marks server\n" +
 			"lines of the configuration down or clears that, tests and reloads nginx, and keeps the journal.\n" +
-			"How nginx is run is said here, never by the other end. A sudoers line for it:\n\n" +
+			"How nginx is run is said here or in the section nginx of /etc/drainctl.yaml, never by the\n" +
+			"other end. That file must be root's alone. A sudoers line for it:\n\n" +
 			"    deploy ALL=(root) NOPASSWD: /usr/bin/drainctl agent",
 		Flags: f.flags,
 		Action: func(c *cli.Context) error {
@@ -30,6 +31,7 @@ func agentCommand(s *session) *cli.Command {
 			if err := f.read(s, c); err != nil {
 				return err
 			}
+			f.spec.Nginx = f.spec.Nginx.Or(s.system)
 			return s.serve(c.Context, f.spec)
 		},
 	}

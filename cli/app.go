@@ -31,20 +31,23 @@ func Run(args []string, stdout, stderr io.Writer) int {
 // A session is one run of the program.
 type session struct {
 	stdout, stderr io.Writer
-	view           view     // set once the flags are read
-	line           []string // the command line, flags first
-	command        []string // what follows "--" of a rolling run
+	view           view        // set once the flags are read
+	line           []string    // the command line, flags first
+	command        []string    // what follows "--" of a rolling run
+	system         drain.Nginx // this machine's, by its own configuration file
 	// What the flags are read for.
 	operate func(ctx context.Context, spec drain.Spec, dryRun bool) error
 	resume  func(ctx context.Context, spec drain.Spec, name string) error
 	show    func(ctx context.Context, spec drain.Spec) error
 	list    func(ctx context.Context, spec drain.Spec, id string) error
 	serve   func(ctx context.Context, spec drain.Spec) error
+	explain func(spec drain.Spec, files []string, values []configValue) error
 }
 
 func newSession(stdout, stderr io.Writer) *session {
 	s := &session{stdout: stdout, stderr: stderr}
 	s.operate, s.resume, s.show, s.list, s.serve = s.runOperation, s.resumeOperation, s.showStatus, s.showHistory, s.serveAgent
+	s.explain = s.showConfig
 	return s
 }
 
@@ -104,7 +107,7 @@ func newApp(s *session) *cli.App {
 		ExitErrHandler: func(*cli.Context, error) {},
 		OnUsageError:   asUsage,
 		Commands: []*cli.Command{
-			operationCommand(s, drain.Drain), operationCommand(s, drain.Undrain), rolloutCommand(s), resumeCommand(s), statusCommand(s), historyCommand(s), agentCommand(s),
+			operationCommand(s, drain.Drain), operationCommand(s, drain.Undrain), rolloutCommand(s), resumeCommand(s), statusCommand(s), historyCommand(s), configCommand(s), agentCommand(s),
 		},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {

@@ -37,6 +37,8 @@ type specFlags struct {
 	// What urfave/cli has no destination for is read afterwards.
 	after []func(*cli.Context) error
 
+	agent            bool // it reads the machine's own configuration file alone
+	config           *config
 	output           string
 	noColor, verbose bool
 	dryRun           bool
@@ -68,9 +70,11 @@ func (f *specFlags) list(name string, to *[]string, category, usage string) {
 
 // where says which load balancers are meant, and where their journals are.
 func (f *specFlags) where() {
+	var groups []string
 	from := ""
 	f.list("lb", &f.spec.LBs, catLBs, "load balancer `HOST`, USER@HOST or HOST:PORT, reached over SSH (repeatable; default: this machine)")
 	f.text("lb-from", &from, catLBs, "read load balancers from `FILE`, one a line; - is standard input")
+	f.list("group", &groups, catLBs, "the load balancers of the group `NAME` in the configuration file (repeatable)")
 	f.after = append(f.after, func(c *cli.Context) error {
 		more, err := f.readLBs(from)
 		if err != nil {
@@ -85,10 +89,12 @@ func (f *specFlags) where() {
 				return usage("the load balancer %s is named twice", lb)
 			}
 		}
-		return nil
+		f.spec.LBs, err = f.config.expand(groups, f.spec.LBs)
+		return err
 	})
 	f.number("parallel", &f.spec.Parallel, catLBs, "ask `N` load balancers at once")
 	f.journal()
+	f.text("config", &f.spec.Config, "", "configuration `FILE` (default: ~/.config/drainctl.yaml, else /etc/drainctl.yaml)")
 }
 
 // readLBs reads load balancers from a file, one a line. What follows # is a
@@ -200,6 +206,10 @@ func (f *specFlags) read(s *session, c *cli.Context) error {
 	} else {
 		s.view = newTextView(s.stdout, s.stderr, options)
 	}
+	var err error
+	if f.config, err = f.readConfig(s); err != nil {
+		return err
+	}
 	for _, after := range f.after {
 		if err := after(c); err != nil {
 			return err
@@ -216,6 +226,9 @@ func (f *specFlags) read(s *session, c *cli.Context) error {
 		if err := checkFlag("--"+name, name, field); err != nil {
 			return err
 		}
+	}
+	if err := f.config.fill(&f.spec, f.flags); err != nil {
+		return err
 	}
 	f.spec.User, f.spec.Host = whoAsks()
 	return nil

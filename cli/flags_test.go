@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -24,6 +25,7 @@ type heard struct {
 	spec    drain.Spec
 	name    string // of what to resume, or to show
 	dryRun  bool
+	values  []configValue
 	json    bool
 	options viewOptions
 	code    int
@@ -54,6 +56,10 @@ func hear(words ...string) *heard {
 	s.show = func(_ context.Context, spec drain.Spec) error { return got(spec, "") }
 	s.list = func(_ context.Context, spec drain.Spec, id string) error { return got(spec, id) }
 	s.serve = func(_ context.Context, spec drain.Spec) error { return got(spec, "") }
+	s.explain = func(spec drain.Spec, _ []string, values []configValue) error {
+		h.values = values
+		return got(spec, "")
+	}
 	if slices.Contains(words, "run") && !slices.Contains(words, "--") {
 		words = append(words, "--", "./deploy.sh") // it needs something to do
 	}
@@ -92,6 +98,9 @@ type arrival struct {
 // lbFile is a file of load balancers.
 const lbFile = "../testdata/lbs.txt"
 
+// configFile has groups of load balancers.
+const configFile = "../testdata/drainctl.yaml"
+
 // arrivals has every flag of every command. A flag that is not here fails the
 // test.
 func arrivals() map[string]arrival {
@@ -122,6 +131,8 @@ func arrivals() map[string]arrival {
 		"keep":                   {value: "7", want: drain.Nginx{Keep: 7}, got: func(h *heard) any { return h.spec.Nginx }},
 		"upstream":               {value: "pool", want: []string{"pool"}, got: func(h *heard) any { return h.spec.Upstreams }, more: "http/other"},
 		"lb":                     {value: "deploy@lb1", want: []string{"deploy@lb1"}, got: func(h *heard) any { return h.spec.LBs }, more: "lb2:2222"},
+		"group":                  {value: "deploy@lb3", want: []string{"deploy@lb3"}, got: func(h *heard) any { return h.spec.LBs }, more: "lb4", with: []string{"--config", configFile}},
+		"config":                 {value: configFile, want: "drainctl.yaml", got: func(h *heard) any { return filepath.Base(h.spec.Config) }},
 		"lb-from":                {value: lbFile, want: []string{"deploy@lb1", "lb2"}, got: func(h *heard) any { return h.spec.LBs }},
 		"parallel":               {value: "8", want: 8, got: func(h *heard) any { return h.spec.Parallel }},
 		"skip-unreachable-lb":    {value: "1", want: 1, got: func(h *heard) any { return h.spec.SkipUnreachable }},
@@ -452,7 +463,7 @@ func TestSenselessLines(t *testing.T) {
 		{"-- drain a", `unknown command "--"`},
 		{"192.168.1.10 drain", `unknown command "192.168.1.10"`},
 		{"--service drain 192.168.1.10", `unknown command "192.168.1.10"`},
-		{"--verbose", "--verbose needs a command: drain, undrain, run, resume, status, history, agent"},
+		{"--verbose", "--verbose needs a command: drain, undrain, run, resume, status, history, config, agent"},
 		{"--output json", "--output needs a command"},
 		{"--dryrun drain a", "unknown flag --dryrun"},
 		{"drain a --dryrun", "unknown flag --dryrun for drain; did you mean --dry-run?"},

@@ -68,6 +68,10 @@ func (v *jsonView) operation(id string, events []drain.Event, truncated int) {
 	v.document("operation", map[string]any{"id": id, "events": events, "truncated": truncated})
 }
 
+func (v *jsonView) config(files []string, values []configValue) {
+	v.document("config", map[string]any{"files": files, "values": values})
+}
+
 func (v *jsonView) trace(host, command string) {
 	if v.options.verbose {
 		v.document("command", map[string]any{"host": host, "command": command})

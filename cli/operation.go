@@ -137,7 +137,7 @@ Every flag can also be given as an environment variable: %s.`, purpose, envPrefi
 // machines is what reaches the machines of a run.
 func (s *session) machines(unprivileged bool) drain.Machines {
 	return drain.Machines{
-		Version: versionText(), Passphrase: passphrase(s.view), Trace: s.view.trace, Unprivileged: unprivileged,
+		Version: versionText(), System: s.system, Passphrase: passphrase(s.view), Trace: s.view.trace, Unprivileged: unprivileged,
 		Copied: func(lb, path string) {
 			s.view.event(drain.Stamp(&drain.AgentCopied{Header: drain.Header{LB: lb}, Path: path}))
 		},

@@ -19,8 +19,11 @@ import (
 
 func TestMain(m *testing.M) {
 	programs := map[string]func(){
-		"drainctl": func() { os.Exit(Run(os.Args, os.Stdout, os.Stderr)) },
-		"nobody":   nobody,
+		"drainctl": func() {
+			systemConfig = os.Getenv("SYSTEM_CONFIG")
+			os.Exit(Run(os.Args, os.Stdout, os.Stderr))
+		},
+		"nobody": nobody,
 	}
 	if programs[filepath.Base(os.Args[0])] == nil {
 		heedSignals(syscall.SIGINT, syscall.SIGHUP)
@@ -30,6 +33,9 @@ func TestMain(m *testing.M) {
 				os.Unsetenv(name)
 			}
 		}
+		// Neither is what the tester's machine has in its configuration files.
+		systemConfig = "/no-such/drainctl.yaml"
+		os.Setenv("XDG_CONFIG_HOME", "/no-such")
 	}
 	testscript.Main(m, programs)
 }
@@ -139,6 +145,8 @@ func openToAll(env *testscript.Env) error {
 	// The journal of the script alone, not the machine's own.
 	env.Values[liveKey{}] = &live{}
 	env.Setenv("USER", "ann")
+	env.Setenv("SYSTEM_CONFIG", filepath.Join(env.WorkDir, "system.yaml"))
+	env.Setenv("XDG_CONFIG_HOME", filepath.Join(env.WorkDir, "config"))
 	env.Setenv("DRAINCTL_STATE_DIR", filepath.Join(env.WorkDir, "state"))
 	if err := openUp(env.WorkDir); err != nil {
 		return err

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"text/tabwriter"
@@ -90,6 +91,26 @@ func (v *textView) operations(servers []drain.ServerStatus) {
 		for _, c := range s.Next {
 			v.line("  next: %s", nextText(c))
 		}
+	}
+}
+
+// config shows settings and where they come from.
+func (v *textView) config(files []string, values []configValue) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	rows := []string{"SECTION\tKEY\tVALUE\tFROM"}
+	for _, c := range values {
+		text := ""
+		if list, ok := c.Value.([]string); ok {
+			text = strings.Join(list, ", ")
+		} else if c.Value != nil {
+			text = fmt.Sprint(c.Value)
+		}
+		rows = append(rows, fmt.Sprintf("%s\t%s\t%s\t%s", c.Section, c.Key, cmp.Or(text, "-"), c.From))
+	}
+	v.table(rows)
+	if len(files) == 0 {
+		v.line("there is no configuration file")
 	}
 }
 

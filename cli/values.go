@@ -27,8 +27,8 @@ var least = map[string]int64{
 	"max-failures": 0, "max-generations": 0, "pause": 0, "canary-wait": 0, "reboot-timeout": 1,
 }
 
-// checkFlag refuses what a flag of the spec cannot be. as is how it is called:
-// --threshold.
+// checkFlag refuses what a flag of the spec, or that key of the configuration file,
+// cannot be. as is how it is called: --threshold, or FILE:LINE: threshold.
 func checkFlag(as, name string, v reflect.Value) error {
 	v = reflect.Indirect(v)
 	if lowest, ok := least[name]; ok && v.Int() < lowest {

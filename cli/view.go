@@ -20,6 +20,7 @@ type view interface {
 	status(*drain.Status)
 	history(entries []drain.HistoryEntry, unreadable []string)
 	operation(id string, events []drain.Event, truncated int)
+	config(files []string, values []configValue)
 	trace(host, command string)
 	signal(kind drain.Kind, first bool)
 	pause(func()) // keeps quiet while somebody types

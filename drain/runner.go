@@ -331,12 +331,12 @@ func (o *Operation) undrain(reason string) Command { return o.undrainOf(o.plan.S
 func (o *Operation) undrainOf(targets []string, reason string) Command {
 	spec := o.plan.Spec
 	words := append([]string{"drainctl", string(Undrain)}, targets...)
-	return Command{Words: append(words, spec.words("lb", "state-dir", "upstream")...), Reason: reason}
+	return Command{Words: append(words, spec.words("config", "lb", "state-dir", "upstream")...), Reason: reason}
 }
 
 // resume is the command line that continues with this operation.
 func (o *Operation) resume(reason string) Command {
-	return Command{Words: append([]string{"drainctl", "resume", o.id}, o.plan.Spec.words("lb", "state-dir")...), Reason: reason}
+	return Command{Words: append([]string{"drainctl", "resume", o.id}, o.plan.Spec.words("config", "lb", "state-dir")...), Reason: reason}
 }
 
 // emit tells of an event, and keeps it for the history: of all LBs, unless it is

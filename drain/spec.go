@@ -75,7 +75,8 @@ type Spec struct {
 	Kind      Kind     `json:"kind" keep:"resume"`
 	Targets   []string `json:"targets" keep:"resume"`
 	Upstreams []string `json:"upstreams,omitempty" flag:"upstream" keep:"resume"`
-	LBs       []string `json:"lbs,omitempty" flag:"lb"` // none: this machine
+	LBs       []string `json:"lbs,omitempty" flag:"lb"`        // none: this machine
+	Config    string   `json:"config,omitempty" flag:"config"` // a file of settings, which were read from it into the rest
 
 	Settings
 	// PerUpstream and PerBackend are settings of single upstreams and backends, by

@@ -50,7 +50,7 @@ func filled(t *testing.T, typ reflect.Type) reflect.Value {
 }
 
 // What is said now, and what is not taken over because each run has its own.
-var ownToEachRun = []string{"LBs", "Parallel", "SkipUnreachable", "User", "Host", "Wait", "Continues", "Given"}
+var ownToEachRun = []string{"LBs", "Config", "Parallel", "SkipUnreachable", "User", "Host", "Wait", "Continues", "Given"}
 
 // TestSpecSurvives: each field of a spec survives the journal, and what an
 // operation was asked for is what its resume does.

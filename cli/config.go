@@ -1,0 +1,177 @@
+package cli
+
+import (
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/drainctl/drainctl/drain"
+	"github.com/drainctl/drainctl/drain/backend"
+	"github.com/drainctl/drainctl/nginx"
+)
+
+// settingsFlags has the flags of every value that a configuration file may have.
+func settingsFlags() *specFlags {
+	f := &specFlags{spec: drain.DefaultSpec(drain.Run)}
+	f.drain()
+	f.health()
+	f.rollout()
+	f.which()
+	f.where()
+	f.run()
+	f.shown()
+	return f
+}
+
+func configCommand(s *session) *cli.Command {
+	f := settingsFlags()
+	return &cli.Command{
+		Name:      "config",
+		Usage:     "show the settings of a run, and where each value comes from",
+		ArgsUsage: "[TARGET]",
+		Description: "Settings come from flags, else from the environment, else from the configuration file: there\n" +
+			"from backends, else upstreams, else defaults. The file is --config FILE, else\n" +
+			"$XDG_CONFIG_HOME/drainctl.yaml (~/.config/drainctl.yaml), else /etc/drainctl.yaml. How this\n" +
+			"machine's nginx is run, the section nginx of /etc/drainctl.yaml says in any case. With a\n" +
+			"TARGET it is the settings for that backend; nginx is not asked, so name its upstream with\n" +
+			"--upstream.",
+		Flags: f.flags,
+		Action: func(c *cli.Context) error {
+			if err := f.targets(c, 0); err != nil {
+				return err
+			}
+			if len(f.spec.Targets) > 1 {
+				return usage("config takes one TARGET; %q is one argument too many", c.Args().Get(1))
+			}
+			if err := f.read(s, c); err != nil {
+				return err
+			}
+			return s.explain(f.spec, f.config.files, f.explained(s))
+		},
+	}
+}
+
+// A configValue is a setting and where it comes from.
+type configValue struct {
+	Section string `json:"section"`
+	Key     string `json:"key"`
+	Value   any    `json:"value"` // a list, a number, a bool or text
+	From    string `json:"from"`  // built-in, environment, flag, or FILE:LINE
+}
+
+// explained is what holds, in the order of the flags.
+func (f *specFlags) explained(s *session) []configValue {
+	if len(f.spec.Targets) == 1 {
+		return f.explainedTarget(s, f.spec.Targets[0])
+	}
+	c := f.config
+	values := f.layered(s, "defaults", &f.spec, sectionFields("defaults"), c.defaults)
+	if len(f.spec.LBs) == 0 {
+		values = append(values, f.layered(s, "nginx", &f.spec.Nginx, sectionFields("nginx"), c.system, c.nginx)...)
+	}
+	for _, part := range []struct {
+		name string
+		of   map[string]section
+	}{{"upstreams", c.upstreams}, {"backends", c.backends}} {
+		for _, name := range slices.Sorted(maps.Keys(part.of)) {
+			for _, key := range slices.Sorted(maps.Keys(part.of[name])) {
+				v := part.of[name][key]
+				values = append(values, configValue{part.name + "." + name, key, v.as(sectionFields(part.name)[key].Type()), v.at})
+			}
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.groups)) {
+		values = append(values, configValue{"groups", name, c.groups[name].texts, c.groups[name].at})
+	}
+	return values
+}
+
+// explainedTarget is what holds for one backend, in the upstreams that the line
+// names.
+func (f *specFlags) explainedTarget(s *session, target string) []configValue {
+	layers := []section{f.config.defaults}
+	for _, name := range upstreamNames(f.spec.Upstreams) {
+		layers = append(layers, f.config.upstreams[name])
+	}
+	if t, err := nginx.ParseTarget(target); err == nil && t.Host != "" && t.Host != target {
+		layers = append(layers, f.config.backends[t.Host])
+	}
+	layers = append(layers, f.config.backends[target])
+	return f.layered(s, "backends."+target, &f.spec.Settings, sectionFields("upstreams"), layers...)
+}
+
+// upstreamNames is every name of upstreams: which module a bare one is of, only
+// nginx's configuration says.
+func upstreamNames(names []string) (all []string) {
+	for _, name := range names {
+		if _, bare, found := strings.Cut(name, "/"); found {
+			all = append(all, bare, name)
+		} else {
+			all = append(all, name, "http/"+name, "stream/"+name)
+		}
+	}
+	return all
+}
+
+// layered is the values of flags: as they were given, else as the last of the layers
+// has them that has them, else as they are built in.
+func (f *specFlags) layered(s *session, name string, of any, flags map[string]reflect.Value, layers ...section) (values []configValue) {
+	drain.EachFlag(of, func(flag string, field reflect.Value) {
+		if _, ok := flags[flag]; !ok {
+			return
+		}
+		v := configValue{name, flag, shownValue(field), "built-in"}
+		switch {
+		case s.typed(findFlag(f.flags, flag).Names()...):
+			v.From = "flag"
+		case slices.Contains(f.spec.Given, flag):
+			v.From = "environment"
+		default:
+			for _, layer := range layers {
+				if in, ok := layer[flag]; ok {
+					v.Value, v.From = in.as(field.Type()), in.at
+				}
+			}
+		}
+		values = append(values, v)
+	})
+	return values
+}
+
+// as is the value of a flag of a type, as it is shown. It was checked when it was read.
+func (v fileValue) as(t reflect.Type) any {
+	to := reflect.New(t).Elem()
+	_ = drain.ParseFlag(to, v.texts...)
+	return shownValue(to)
+}
+
+// shownValue is a value as a file would have it.
+func shownValue(v reflect.Value) any {
+	if v.Kind() == reflect.Pointer {
+		if v.IsNil() {
+			return nil
+		}
+		v = v.Elem()
+	}
+	if v.Kind() == reflect.Slice {
+		texts := []string{}
+		for i := range v.Len() {
+			texts = append(texts, fmt.Sprint(v.Index(i)))
+		}
+		return texts
+	}
+	if d, ok := v.Interface().(time.Duration); ok {
+		return backend.Span(d)
+	}
+	return v.Interface()
+}
+
+func (s *session) showConfig(_ drain.Spec, files []string, values []configValue) error {
+	s.view.config(files, values)
+	return shownError{nil} // there is no result to add to it
+}

@@ -24,10 +24,13 @@ systemctl restart ssh
 systemctl start nginx
 `
 
+// What was connected to the app lately is seen for a minute, and would be another client in
+// the next test: ss forgets it.
 const resetAppScript = `set -e
 systemctl kill -s KILL my-web-app nginx 2>/dev/null || true
 systemctl stop nginx 2>/dev/null || true
 systemctl stop my-web-app 2>/dev/null || true
+ss -HtaK >/dev/null
 rm -rf $2 /var/log/my-web-app/*
 tar -C / -xpf "$1"
 systemctl daemon-reload

@@ -272,6 +272,22 @@ func TestCommandsEndWithTheirContext(t *testing.T) {
 	}
 }
 
+// A command that shells have built in is the host's program all the same: a number of a
+// process means one of the host's.
+func TestCommandsRunInsideTheHost(t *testing.T) {
+	l := labFor(t)
+	if out := mustRun(t, l.LB, "kill", "--version"); !strings.HasPrefix(out, "kill from ") {
+		t.Errorf("kill is not a program: %s", out)
+	}
+	outside, err := os.Readlink("/proc/self/ns/pid")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if inside := strings.TrimSpace(mustRun(t, l.LB, "readlink", "/proc/self/ns/pid")); inside == outside {
+		t.Errorf("a command runs among the machine's processes: %s", inside)
+	}
+}
+
 // Two labs are up side by side, have the same addresses, and know nothing of each other.
 func TestLabsSideBySide(t *testing.T) {
 	l := labFor(t)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"os/exec"
 	"path"
 	"path/filepath"
@@ -93,7 +94,9 @@ func (m *Machine) enterArguments(args []string) []string {
 	}
 	// A shell waits for the command, and not nsenter itself: nsenter stops when its command
 	// is stopped, as a host that shuts down does to all there is, and for as long as nobody
-	// waits for the command the host does not end.
+	// waits for the command the host does not end. The shell itself is not among the host's
+	// processes, so it may do nothing on its own: exec makes even kill, which it has built
+	// in, a program.
 	enter := []string{"--no-fork", "--target", strconv.Itoa(m.leaderPID()),
 		"--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--", "sh", "-c", `(exec "$@"); exit $?`, "sh"}
 	return append(enter, args...)
@@ -194,15 +197,19 @@ func (m *Machine) Mend(ctx context.Context) error {
 	return ipBatch(ctx, m.at.lan(), "link set "+m.Name+" up")
 }
 
-// BootID is another one each time the host has booted.
-func (m *Machine) BootID(ctx context.Context) (string, error) {
-	text, err := m.ReadFile(ctx, "/proc/sys/kernel/random/boot_id")
-	return strings.TrimSpace(string(text)), err
+// BootID is another one each time the host has booted. It is read without a command on the
+// host: systemd-shutdown waits ten seconds for one that somebody else has started.
+func (m *Machine) BootID() (string, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/root/proc/sys/kernel/random/boot_id", m.leaderPID()))
+	if err != nil {
+		return "", fmt.Errorf("boot ID of %s: %w", m.Name, err)
+	}
+	return strings.TrimSpace(string(text)), nil
 }
 
 // Reboot has the host reboot, as systemctl does it, and waits until it serves again.
 func (m *Machine) Reboot(ctx context.Context) error {
-	before, err := m.BootID(ctx)
+	before, err := m.BootID()
 	if err != nil {
 		return err
 	}
@@ -217,7 +224,7 @@ func (m *Machine) Reboot(ctx context.Context) error {
 // WaitReboot waits until a host that had the boot ID before has another one, and serves.
 func (m *Machine) WaitReboot(ctx context.Context, before string) error {
 	err := poll(ctx, bootLimit, func() error {
-		now, err := m.BootID(ctx)
+		now, err := m.BootID()
 		if err == nil && now == before {
 			err = fmt.Errorf("%s has not rebooted", m.Name)
 		}

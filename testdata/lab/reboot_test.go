@@ -16,7 +16,7 @@ func TestReboot(t *testing.T) {
 	}
 	before := bootID(t, app)
 	mustRun(t, app, "touch", "/run/before")
-	cut := startAt(t, l, app, "sleep", "300") // what runs there ends with it
+	cut := startAt(t, l, app, "sleep", "300") // ends with the host
 	if err := app.Reboot(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -76,7 +76,7 @@ func TestRebootFromTheDesk(t *testing.T) {
 
 func bootID(t *testing.T, m *lab.Machine) string {
 	t.Helper()
-	id, err := m.BootID(t.Context())
+	id, err := m.BootID()
 	if err != nil || strings.Count(id, "-") != 4 {
 		t.Fatalf("boot ID of %s: %q, %v", m.Name, id, err)
 	}

@@ -197,6 +197,7 @@ func backendsOf(spec Spec, lbs []LBPlan) []Backend {
 			all[i].add(text, t, lbs)
 		}
 	}
+	all = slices.DeleteFunc(all, func(b Backend) bool { return b.LB != "" && b.servers == 0 }) // not on that one
 	for i, b := range all {
 		// What is wrong with them was said when they were read.
 		all[i].Settings, _ = spec.settings(b.upstreams, b.names())

@@ -357,3 +357,67 @@ func TestOverSSH(t *testing.T) {
 		}
 	}
 }
+
+// Load balancers may name a backend in other upstreams, by another name, or not at
+// all: two names of one address are one backend, and what is on no LB is an error.
+func TestPlanOverDifferentLBs(t *testing.T) {
+	confs := []*confDir{
+		httpConf(t, "upstream web { server 127.0.0.1:8080; server 10.0.0.2; server 10.0.0.3; }"),
+		httpConf(t, "upstream app { server localhost:8080 weight=2; server 10.0.0.2; server 10.0.0.3; }"),
+		httpConf(t, "upstream web { server 10.0.0.2; server 10.0.0.3; }"),
+	}
+	plan := func(targets ...string) (*Plan, error) {
+		spec := DefaultSpec(Drain)
+		spec.Targets, spec.Allow.AllAddresses = targets, true
+		var reports []LBPlan
+		for i, c := range confs {
+			o, err := c.spec(Drain, "").Nginx.Options()
+			if err != nil {
+				t.Fatal(err)
+			}
+			lb := balancer.NewLocal(o)
+			defer lb.Close()
+			q := query(spec)
+			q.Preflight = false
+			r, err := lb.Plan(t.Context(), q)
+			if err != nil {
+				t.Fatal(err)
+			}
+			reports = append(reports, LBPlan{LB: "lb" + strconv.Itoa(i+1), Report: r})
+		}
+		return newPlan(spec, reports, false), missingEverywhere(spec, reports)
+	}
+	p, err := plan("10.0.0.2")
+	if err != nil || len(p.Backends) != 1 || !slices.Equal(p.Backends[0].Upstreams, []string{"web", "app"}) {
+		t.Errorf("%v, backends %+v", err, p.Backends)
+	}
+	if n := len(p.LBs[0].change(nginx.Want{Down: true}, false).Files[0].Servers); n != 1 {
+		t.Errorf("%d servers are changed on lb1", n)
+	}
+	p, err = plan("10.0.0.9")
+	if err == nil || !strings.Contains(err.Error(), "no server 10.0.0.9 in any upstream of "+confs[0].path("nginx.conf")) {
+		t.Errorf("got %v", err)
+	}
+	if _, err = plan("10.0.0.2", "10.0.0.9"); err == nil || strings.Contains(err.Error(), "no server 10.0.0.2") {
+		t.Errorf("got %v", err)
+	}
+	// What is on the loopback interface is a backend on each LB that has it.
+	p, err = plan("127.0.0.1", "localhost")
+	contains(t, "warnings", warnings(p), []string{"localhost is no server of", "127.0.0.1 is no server of"})
+	if err != nil || len(p.Backends) != 2 || p.Backends[0].LB != "lb1" || p.Backends[1].LB != "lb2" {
+		t.Errorf("%v, backends %+v", err, p.Backends)
+	}
+	// One address by two names.
+	r := func(s balancer.Server, n balancer.Name) LBPlan {
+		return LBPlan{LB: s.File, Report: &balancer.Report{Servers: []balancer.Server{s}, Names: []balancer.Name{n}}}
+	}
+	spec := DefaultSpec(Drain)
+	spec.Targets = []string{"10.0.0.1", "app1.example.com"}
+	one := backendsOf(spec, []LBPlan{
+		r(line("10.0.0.1:80", 3, false, false, true), balancer.Name{}),
+		r(line("app1.example.com:80", 3, false, false, true), balancer.Name{Host: "app1.example.com", Addresses: addrs("10.0.0.1")}),
+	})
+	if len(one) != 1 || one[0].Name != "10.0.0.1" || !slices.Equal(one[0].Targets, spec.Targets) || !slices.Equal(one[0].Ports, []uint16{80}) {
+		t.Errorf("two names of one address: %+v", one)
+	}
+}

@@ -47,6 +47,12 @@ func (r *rolled) asBefore() {
 	for _, app := range r.l.Apps {
 		wantState(r.t, app, "active")
 	}
+	for _, lb := range r.l.LBs() {
+		eventually(r.t, "no agent is left on "+lb.Name, func() bool {
+			_, err := lb.Run(r.t.Context(), "pgrep", "-f", "drainctl agent")
+			return err != nil
+		})
+	}
 	nothingInterrupted(r.t, r.l)
 }
 

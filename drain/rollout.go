@@ -123,11 +123,12 @@ func notInPool(p *Plan, continues string) (skips []Skip) {
 		}
 		reason, ours := "it is marked down outside drainctl", false
 		for _, lb := range p.LBs {
+			continued := chain(lb.Report.State, continues)
 			for _, m := range lb.Report.State.Marks {
 				if !matches(b.targets(), m.Address) {
 					continue
 				}
-				ours = ours || m.Operation == continues
+				ours = ours || slices.Contains(continued, m.Operation)
 				if by, ok := lb.Report.State.Find(m.Operation); ok {
 					reason = "it is drained by " + by.Who()
 				}
@@ -138,6 +139,15 @@ func notInPool(p *Plan, continues string) (skips []Skip) {
 		}
 	}
 	return skips
+}
+
+// chain is an operation that is continued, and those that it continues itself: one
+// that crashes has not taken their place.
+func chain(s journal.State, id string) (ids []string) {
+	for op, ok := s.Find(id); ok; op, ok = s.Find(op.Continues) {
+		ids = append(ids, op.ID)
+	}
+	return ids
 }
 
 // resumeProgress is what the run that is continued has done so far: on any LB.

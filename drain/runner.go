@@ -409,6 +409,14 @@ func (o *Operation) begin(ctx context.Context) error {
 		return context.Cause(ctx)
 	}
 	spec := o.plan.Spec
+	var progress json.RawMessage
+	if spec.Kind == Run {
+		// What the run that is continued has done is this one's from here on.
+		var err error
+		if progress, err = json.Marshal(o.progress); err != nil {
+			return err
+		}
+	}
 	for i, lb := range o.lbs {
 		op, err := o.plan.LBs[i].record(o.id, spec)
 		if err != nil {
@@ -427,7 +435,7 @@ func (o *Operation) begin(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		op.Began = o.began
+		op.Began, op.Progress = o.began, progress
 		return lb.Begin(ctx, balancer.Beginning{Operation: op, Lines: lb.takeHistory()})
 	})
 }
@@ -488,6 +496,7 @@ func (o *Operation) notDrained(lb *LB) (keys []journal.Server) {
 // not: its undrain will start that service.
 func (o *Operation) supersedes(lb *LB, result journal.Result) []string {
 	plan := o.plan.LBs[slices.Index(o.lbs, lb)].Report
+	continued := chain(plan.State, o.plan.Spec.Continues)
 	standing := plan.Servers
 	if o.plan.Spec.Kind != Run {
 		standing = o.standing(plan.Servers) // what was rolled back alone is not of this one
@@ -495,7 +504,7 @@ func (o *Operation) supersedes(lb *LB, result journal.Result) []string {
 	var ids []string
 	for _, op := range plan.State.Operations {
 		was, err := specOf(op)
-		if op.ID == o.plan.Spec.Continues && op.Kind == string(Run) {
+		if slices.Contains(continued, op.ID) && op.Kind == string(Run) {
 			ids = append(ids, op.ID)
 			continue
 		}

@@ -197,6 +197,9 @@ func (o *Operation) restore(ctx context.Context) Verdict {
 func (b *batch) release(ctx context.Context, progress []byte) error {
 	b.o.taken = slices.DeleteFunc(b.o.taken, func(name string) bool { return slices.Contains(namesOf(b.members), name) })
 	return b.o.lbs.each(ctx, func(ctx context.Context, lb *LB) error {
+		if err := b.o.usable(ctx, lb); err != nil {
+			return err
+		}
 		return lb.Record(ctx, balancer.Recorded{Lines: lb.takeHistory(), Released: b.keysOf(lb), Progress: progress})
 	})
 }

@@ -205,6 +205,8 @@ type rollout struct {
 	// with the edit that takes the next one out, so that n batches cost n + 1
 	// reloads.
 	returning *batch
+	// unrecorded are backends that are back, where the journals do not say so yet.
+	unrecorded []*member
 }
 
 // errGate says that a gate is closed: no further batch begins.
@@ -448,12 +450,17 @@ func (r *rollout) leave(b *batch, v Verdict) (rest *batch) {
 
 // returned notes that the batch that was to come back is back.
 func (r *rollout) returned() {
-	if r.returning == nil {
-		return
+	if r.returning != nil {
+		returning := r.returning
+		r.returning = nil
+		r.release(returning)
 	}
-	returning := r.returning
-	r.returning = nil
-	if err := r.record(returning); err != nil {
+}
+
+// release notes that a batch is back. A journal that cannot be written now is told
+// the next time.
+func (r *rollout) release(b *batch) {
+	if err := r.record(b); err != nil {
 		r.o.emit(&Warning{Text: err.Error()})
 	}
 }
@@ -464,10 +471,13 @@ func (r *rollout) record(released *batch) error {
 	if err != nil {
 		return err
 	}
-	if released == nil {
-		released = r.o.whole.only(nil)
+	if released != nil {
+		r.unrecorded = append(r.unrecorded, released.members...)
 	}
-	return released.release(r.hard, text)
+	if err = r.o.whole.only(r.unrecorded).release(r.hard, text); err == nil {
+		r.unrecorded = nil
+	}
+	return err
 }
 
 // pauses tells whether a batch comes back before the next one begins, with a
@@ -512,9 +522,7 @@ func (r *rollout) putBack(b *batch) Verdict {
 		if b == r.returning {
 			r.returning = nil
 		}
-		if err := r.record(up); err != nil {
-			r.o.emit(&Warning{Text: err.Error()})
-		}
+		r.release(up)
 	}
 	return v
 }
@@ -563,6 +571,9 @@ func (r *rollout) end(err error, left []*member) error {
 		if v := r.putBack(r.returning); v.Err != nil {
 			return &Failure{Exit: Partial, Err: errors.Join(err, v.Err), Stands: r.o.stands(), Next: []Command{r.o.resume("continues"), r.o.undrain("puts all of them back")}}
 		}
+	}
+	if len(r.unrecorded) > 0 && r.hard.Err() == nil {
+		r.release(nil)
 	}
 	o := r.o
 	for _, m := range left {

@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"github.com/drainctl/drainctl/drain/balancer"
+	"github.com/drainctl/drainctl/nginx"
 )
 
 // An LB is one load balancer of a run.
@@ -98,6 +99,33 @@ func (f fleet) watch(ctx context.Context) (context.Context, context.CancelFunc) 
 		}()
 	}
 	return ctx, func() { cancel(nil) }
+}
+
+// broken tells whether an LB can no longer be asked over the connection that there
+// is.
+func (f fleet) broken() bool {
+	return slices.ContainsFunc(f, func(lb *LB) bool {
+		select {
+		case <-lb.Done():
+			return true
+		default:
+			return false
+		}
+	})
+}
+
+// returns has the LBs speak of the servers of a batch as ones that come back: these
+// are asked for their health. Connections that broke are made anew.
+func (b *batch) returns(ctx context.Context) error {
+	q := b.query()
+	q.Preflight, q.Want, q.Returning = false, &nginx.Want{}, nil
+	return b.o.lbs.each(ctx, func(ctx context.Context, lb *LB) error {
+		if err := b.o.usable(ctx, lb); err != nil {
+			return err
+		}
+		_, err := lb.Plan(ctx, q)
+		return err
+	})
 }
 
 // usable makes sure that an LB can be asked, after its connection may have

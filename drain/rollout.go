@@ -333,7 +333,7 @@ func (r *rollout) batch(members []*member) error {
 		return err
 	}
 	r.o.taken = append(r.o.taken, namesOf(b.members)...)
-	forward, reverse := b.plan.stepsOf(Forward), b.plan.stepsOf(Reverse)
+	forward := b.plan.stepsOf(Forward)
 	for i, st := range forward {
 		v := r.step(r.soft, st, b, Forward)
 		if v.Err == nil && i == 0 {
@@ -349,21 +349,39 @@ func (r *rollout) batch(members []*member) error {
 	if b, err = r.work(b, forward); err != nil || len(b.members) == 0 {
 		return err
 	}
-	for _, st := range reverse[:len(reverse)-1] { // the last clears the mark
-		v := r.step(r.hard, st, b, Reverse)
-		if v.Err == nil {
-			continue
-		}
-		if b = r.leave(b, v); len(b.members) == 0 {
-			return nil
-		}
+	if b = r.bringBack(b); len(b.members) == 0 {
+		return nil
 	}
 	r.Done = append(r.Done, namesOf(b.members)...)
 	r.returning = b
 	return r.record(nil)
 }
 
-// step runs one step of a batch, with its start in the journals before it.
+// bringBack makes backends that are out healthy again; clearing their marks is left
+// to be done. What fails stays out.
+func (r *rollout) bringBack(b *batch) (healthy *batch) {
+	steps := b.plan.stepsOf(Reverse)
+	for i, st := range steps[:len(steps)-1] { // the last clears the mark
+		v := Verdict{}
+		if i == 0 || r.o.lbs.broken() {
+			if err := b.returns(r.hard); err != nil {
+				v = r.o.failedStep(Header{Step: st.name(), Direction: Reverse}, failed(false, err))
+			}
+		}
+		if v.Err == nil {
+			v = r.step(r.hard, st, b, Reverse)
+		}
+		if v.Err == nil {
+			continue
+		}
+		if b = r.leave(b, v); len(b.members) == 0 {
+			break
+		}
+	}
+	return b
+}
+
+// step runs one step of a batch. That it starts is in the journals before it does.
 func (r *rollout) step(ctx context.Context, st step, b *batch, d Direction) Verdict {
 	head := Header{Step: st.name(), Direction: d}
 	what := b.plan.describeStep(st.name(), d)

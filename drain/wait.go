@@ -20,9 +20,22 @@ type wait struct{}
 
 func (wait) name() StepName { return StepWait }
 
-// run waits for every backend, side by side. Back from what this operation did,
+// run waits. A connection to an LB that breaks while health is asked for is made
+// anew.
+func (w wait) run(ctx context.Context, b *batch, d Direction, s Scope) Verdict {
+	v := w.once(ctx, b, d, s)
+	for try := 0; v.Err != nil && d == Reverse && b.o.lbs.broken() && ctx.Err() == nil && try < attempts; try++ {
+		if err := b.returns(ctx); err != nil {
+			return failed(false, err)
+		}
+		v = w.once(ctx, b, d, s)
+	}
+	return v
+}
+
+// once waits for every backend, side by side. Back from what this operation did,
 // it is for those that it has touched.
-func (wait) run(ctx context.Context, b *batch, d Direction, s Scope) Verdict {
+func (wait) once(ctx context.Context, b *batch, d Direction, s Scope) Verdict {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	look := newLookout(b.o, s)
@@ -125,6 +138,8 @@ func (b *batch) healthy(ctx context.Context, m *member) Verdict {
 		switch {
 		case passed >= healthChecks:
 			return Verdict{Detail: Detail{Checks: passed}}
+		case err != nil && b.o.lbs.broken():
+			return failed(false, err)
 		case limit > 0 && elapsed >= limit:
 			if err == nil {
 				err = errors.New("it did not stay healthy")

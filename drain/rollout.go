@@ -1,6 +1,7 @@
 package drain
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -585,7 +586,11 @@ func (b *batch) replan(ctx context.Context, preflight bool) error {
 
 // end puts back what is healthy, and says how the run ended.
 func (r *rollout) end(err error, left []*member) error {
-	if r.returning != nil && r.hard.Err() == nil {
+	switch {
+	case r.returning == nil:
+	case r.hard.Err() != nil:
+		err = cmp.Or(err, context.Cause(r.hard))
+	default:
 		if v := r.putBack(r.returning); v.Err != nil {
 			return &Failure{Exit: Partial, Err: errors.Join(err, v.Err), Stands: r.o.stands(), Next: []Command{r.o.resume("continues"), r.o.undrain("puts all of them back")}}
 		}
@@ -610,7 +615,10 @@ func (r *rollout) end(err error, left []*member) error {
 	case errors.As(err, &f) && f.Exit == Refused:
 		return err
 	}
-	f = &Failure{Exit: Failed, Err: err, Stands: Stands{Standing: AllBack}, Next: []Command{o.resume("continues")}}
+	f = &Failure{Exit: Failed, Err: err, Stands: Stands{Standing: AllBack}}
+	if len(r.Done)+len(o.ends) > 0 || r.hard.Err() != nil { // else the journal has nothing to continue with
+		f.Next = append(f.Next, o.resume("continues"))
+	}
 	switch {
 	case errors.Is(err, ErrInterrupted) && r.hard.Err() != nil:
 		f.Exit, f.Stands = Partial, o.stands()

@@ -233,6 +233,8 @@ func (s *sickLB) Health(context.Context, balancer.HealthCheck) error {
 	return s.checks[min(s.n, len(s.checks))-1]
 }
 
+func (*sickLB) Done() <-chan struct{} { return nil }
+
 func TestHealthMustPassSeveralTimes(t *testing.T) {
 	sick := errors.New("connection refused")
 	check := func(limit time.Duration, checks ...error) (Verdict, *sickLB, *told) {

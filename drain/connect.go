@@ -99,7 +99,7 @@ func refusedLogin(err error) error {
 	if errors.As(err, &f) {
 		return err
 	}
-	return refuse(Finding{Code: "load-balancer", Text: err.Error()})
+	return refuseFor(err, Finding{Code: "load-balancer"})
 }
 
 // sshTo is how a load balancer is reached: [user@]host[:port].
@@ -134,7 +134,7 @@ func (m Machines) Backend(ctx context.Context, b Backend) (remote.Host, error) {
 func (m Machines) overSSH(ctx context.Context, name string, n Nginx) (balancer.Balancer, error) {
 	host, err := m.sshTo(name).Connect(ctx)
 	if err != nil {
-		return nil, &Failure{Exit: Refused, Err: &Refusal{[]Finding{{Code: "ssh", LB: name, Text: err.Error()}}, err}, Stands: Stands{Standing: Untouched}}
+		return nil, refuseFor(err, Finding{Code: "ssh", LB: name})
 	}
 	b, err := m.agent(ctx, host, name, n.agentArgs("drainctl"))
 	if errors.Is(err, errNoProgram) {

@@ -113,9 +113,10 @@ type Finding struct {
 // A Refusal is every reason why nothing was touched.
 type Refusal struct {
 	Findings []Finding
-	cause    error
+	cause    error // of a single one that came from an error
 }
 
+// Unwrap is the error that the refusal came from, if there is one.
 func (r *Refusal) Unwrap() error { return r.cause }
 
 func (r *Refusal) Error() string {
@@ -129,6 +130,12 @@ func (r *Refusal) Error() string {
 // refuse is the failure of findings.
 func refuse(findings ...Finding) *Failure {
 	return &Failure{Exit: Refused, Err: &Refusal{Findings: findings}, Stands: Stands{Standing: Untouched}}
+}
+
+// refuseFor is the failure of a finding that err is the cause of.
+func refuseFor(err error, f Finding) *Failure {
+	f.Text = err.Error()
+	return &Failure{Exit: Refused, Err: &Refusal{[]Finding{f}, err}, Stands: Stands{Standing: Untouched}}
 }
 
 // beforeTouching is the failure of err, which came before anything was touched.

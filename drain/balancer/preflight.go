@@ -17,6 +17,7 @@ const (
 	ProblemConf    = "other-configuration"
 	ProblemWrite   = "not-writable"
 	ProblemPending = "pending"
+	ProblemJournal = "journal"
 )
 
 // preflight tries what a run needs of this LB.
@@ -29,7 +30,9 @@ func (l *Local) preflight(ctx context.Context, r *reading, tested <-chan error) 
 		l.checkConf(r, running)
 		l.addPending(ctx, r, running)
 	}
-	r.Free, _ = l.journal.Free() // 0: not known
+	if r.Free, err = l.journal.Free(); err != nil {
+		r.Problems = append(r.Problems, Problem{Code: ProblemJournal, Text: err.Error(), Override: "--state-dir", Unknown: unprivileged(err)})
+	}
 	if err := <-tested; err != nil {
 		r.Problems = append(r.Problems, testProblem(err))
 	}

@@ -128,13 +128,17 @@ func parseState(b []byte) (State, error) {
 	return st, nil
 }
 
-// Free is the bytes that the file system of the journal has left for it.
+// Free is the bytes that the file system of the journal has left for it. The error is
+// EROFS where nothing can be written there.
 func (j Journal) Free() (uint64, error) {
 	for dir := j.Dir; ; dir = filepath.Dir(dir) {
 		var s unix.Statfs_t
 		err := unix.Statfs(dir, &s)
-		if err == nil {
+		if err == nil && s.Flags&unix.ST_RDONLY == 0 {
 			return s.Bavail * uint64(s.Bsize), nil
+		}
+		if err == nil {
+			err = unix.EROFS
 		}
 		if !errors.Is(err, fs.ErrNotExist) || dir == filepath.Dir(dir) {
 			return 0, fmt.Errorf("space for the journal in %s: %w", dir, err)

@@ -39,6 +39,7 @@ type session struct {
 	operate func(ctx context.Context, spec drain.Spec, dryRun bool) error
 	resume  func(ctx context.Context, spec drain.Spec, name string) error
 	show    func(ctx context.Context, spec drain.Spec) error
+	check   func(ctx context.Context, spec drain.Spec) error
 	list    func(ctx context.Context, spec drain.Spec, id string) error
 	serve   func(ctx context.Context, spec drain.Spec) error
 	explain func(spec drain.Spec, files []string, values []configValue) error
@@ -47,7 +48,7 @@ type session struct {
 func newSession(stdout, stderr io.Writer) *session {
 	s := &session{stdout: stdout, stderr: stderr}
 	s.operate, s.resume, s.show, s.list, s.serve = s.runOperation, s.resumeOperation, s.showStatus, s.showHistory, s.serveAgent
-	s.explain = s.showConfig
+	s.explain, s.check = s.showConfig, s.showChecks
 	return s
 }
 
@@ -107,7 +108,7 @@ func newApp(s *session) *cli.App {
 		ExitErrHandler: func(*cli.Context, error) {},
 		OnUsageError:   asUsage,
 		Commands: []*cli.Command{
-			operationCommand(s, drain.Drain), operationCommand(s, drain.Undrain), rolloutCommand(s), resumeCommand(s), statusCommand(s), historyCommand(s), configCommand(s), agentCommand(s),
+			operationCommand(s, drain.Drain), operationCommand(s, drain.Undrain), rolloutCommand(s), checkCommand(s), resumeCommand(s), statusCommand(s), historyCommand(s), configCommand(s), agentCommand(s),
 		},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {

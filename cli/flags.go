@@ -181,6 +181,12 @@ func (f *specFlags) run() {
 	f.number("skip-unreachable-lb", &s.SkipUnreachable, catLBs, "leave out up to `N` load balancers that cannot be reached; they may still send requests to the target")
 	f.yes("accept-pending", &s.Allow.Pending, catGuards, "files were changed since nginx was last loaded: put them live with this reload")
 	f.span("reload-timeout", &s.ReloadTimeout, catNginx, "how long a new generation of workers may take to serve")
+	f.ssh()
+}
+
+// ssh says how backends are reached.
+func (f *specFlags) ssh() {
+	s := &f.spec
 	f.text("ssh-user", &s.SSH.User, catSSH, "login `USER` on the backend (default: ~/.ssh/config, else the current user)")
 	f.number("ssh-port", &s.SSH.Port, catSSH, "`PORT` of the backend's sshd (default: ~/.ssh/config, else 22)")
 	f.text("identity", &s.SSH.Identity, catSSH, "private key `FILE` (default: ~/.ssh/config, the agent, the usual files)")

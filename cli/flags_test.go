@@ -54,6 +54,7 @@ func hear(words ...string) *heard {
 	}
 	s.resume = func(_ context.Context, spec drain.Spec, name string) error { return got(spec, name) }
 	s.show = func(_ context.Context, spec drain.Spec) error { return got(spec, "") }
+	s.check = func(_ context.Context, spec drain.Spec) error { return got(spec, "") }
 	s.list = func(_ context.Context, spec drain.Spec, id string) error { return got(spec, id) }
 	s.serve = func(_ context.Context, spec drain.Spec) error { return got(spec, "") }
 	s.explain = func(spec drain.Spec, _ []string, values []configValue) error {
@@ -463,7 +464,7 @@ func TestSenselessLines(t *testing.T) {
 		{"-- drain a", `unknown command "--"`},
 		{"192.168.1.10 drain", `unknown command "192.168.1.10"`},
 		{"--service drain 192.168.1.10", `unknown command "192.168.1.10"`},
-		{"--verbose", "--verbose needs a command: drain, undrain, run, resume, status, history, config, agent"},
+		{"--verbose", "--verbose needs a command: drain, undrain, run, check, resume, status, history, config, agent"},
 		{"--output json", "--output needs a command"},
 		{"--dryrun drain a", "unknown flag --dryrun"},
 		{"drain a --dryrun", "unknown flag --dryrun for drain; did you mean --dry-run?"},

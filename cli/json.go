@@ -50,6 +50,10 @@ func (v *jsonView) status(st *drain.Status) {
 	v.document("status", map[string]any{"lbs": st.LBs})
 }
 
+func (v *jsonView) checks(r *drain.CheckReport) {
+	v.document("check", map[string]any{"checks": r.Checks, "exit_code": r.ExitCode})
+}
+
 func (v *jsonView) history(entries []drain.HistoryEntry, unreadable []string) {
 	for _, e := range entries {
 		fields := map[string]any{"id": e.ID, "kind": e.Began.Kind, "targets": e.Began.Targets, "user": e.Began.User,

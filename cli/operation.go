@@ -67,8 +67,7 @@ func (f *specFlags) wait() {
 	f.number("threshold", &s.Threshold, "", "drained at `N` open connections or fewer")
 	f.span("interval", &s.Interval, "", "how often connections are counted; near the end more often")
 	f.span("timeout", &s.Timeout, "", "how long to wait for open connections; 0: no limit")
-	f.text("poll", (*string)(&s.Counter), "", "`WHERE` connections are counted: ss (on the backend, over SSH), lb (on the load balancer, no SSH to the backend) or stub_status")
-	f.text("status-url", &s.StatusURL, "", "`URL` of stub_status on the backend's own nginx, for --poll stub_status")
+	f.counter()
 	f.span("stop-timeout", &s.StopTimeout, "", "how long systemctl stop may take")
 	f.number("min-up", &s.MinUp, catGuards, "live servers (`N`, backups not counted) that each upstream must keep")
 	f.yes("allow-direct", &s.Allow.Direct, catGuards, "the target is also reached outside its upstreams: drain it anyway")
@@ -83,6 +82,13 @@ func (f *specFlags) wait() {
 		}
 		return nil
 	})
+}
+
+// counter says where connections are counted.
+func (f *specFlags) counter() {
+	s := &f.spec
+	f.text("poll", (*string)(&s.Counter), "", "`WHERE` connections are counted: ss (on the backend, over SSH), lb (on the load balancer, no SSH to the backend) or stub_status")
+	f.text("status-url", &s.StatusURL, "", "`URL` of stub_status on the backend's own nginx, for --poll stub_status")
 }
 
 func (f *specFlags) together() {
@@ -107,21 +113,27 @@ func (f *specFlags) health() {
 
 // checkDrain refuses values that make no sense together.
 func (s *session) checkDrain(d drain.Spec) error {
+	if d.OnTimeout == drain.TimeoutStop && !d.Any(func(set drain.Settings) bool { return set.Service != "" }) {
+		return usage("--on-timeout stop needs --service: there is nothing to stop")
+	}
+	if err := s.checkCounter(d); err != nil {
+		return err
+	}
+	if !d.Any(func(set drain.Settings) bool { return set.Timeout != 0 }) {
+		return s.unused("with --timeout 0 the time is never up", "on-timeout")
+	}
+	return nil
+}
+
+func (s *session) checkCounter(d drain.Spec) error {
 	// What a backend lacks that others have, the plan finds.
 	alike := len(d.PerUpstream)+len(d.PerBackend) == 0
 	polls := func(set drain.Settings) bool { return set.Counter == drain.CounterStubStatus }
 	switch {
-	case d.OnTimeout == drain.TimeoutStop && !d.Any(func(set drain.Settings) bool { return set.Service != "" }):
-		return usage("--on-timeout stop needs --service: there is nothing to stop")
 	case alike && polls(d.Settings) && checkURL(d.StatusURL) != nil:
 		return usage("--poll stub_status needs --status-url, an http or https URL of the backend's own nginx")
 	case !d.Any(polls):
-		if err := s.unused("it is for --poll stub_status", "status-url"); err != nil {
-			return err
-		}
-	}
-	if !d.Any(func(set drain.Settings) bool { return set.Timeout != 0 }) {
-		return s.unused("with --timeout 0 the time is never up", "on-timeout")
+		return s.unused("it is for --poll stub_status", "status-url")
 	}
 	return nil
 }

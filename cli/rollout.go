@@ -57,7 +57,7 @@ const catRun = "Rolling run:"
 func (f *specFlags) rollout() {
 	r := &f.spec.Rollout
 	f.yes("on-backend", &r.OnBackend, catRun, "run COMMAND on the backend, over SSH, and not here")
-	f.yes("reboot", &r.Reboot, catRun, "reboot the backend, and see it run another boot, before COMMAND if there is one")
+	f.reboot("reboot the backend, and see it run another boot, before COMMAND if there is one")
 	f.span("reboot-timeout", &r.RebootTimeout, catRun, "how long a reboot may take")
 	f.text("batch", &r.Batch, catRun, "take `N` backends at a time, or N% of those that are up (at least 1)")
 	f.span("pause", &r.Pause, catRun, "wait between two batches; each then costs a reload more")
@@ -76,6 +76,8 @@ func (f *specFlags) rollout() {
 	f.text("only-if", &r.OnlyIf, catRun, "skip backends on which `COMMAND` does not end with 0")
 	f.text("gate", &r.Gate, catRun, "run `COMMAND` here before each batch; if it does not end with 0, no further batch begins")
 }
+
+func (f *specFlags) reboot(usage string) { f.yes("reboot", &f.spec.Rollout.Reboot, catRun, usage) }
 
 // checkRollout refuses what makes no sense together.
 func (s *session) checkRollout(spec drain.Spec) error {

@@ -18,6 +18,7 @@ import (
 type view interface {
 	event(drain.Event)
 	status(*drain.Status)
+	checks(*drain.CheckReport)
 	history(entries []drain.HistoryEntry, unreadable []string)
 	operation(id string, events []drain.Event, truncated int)
 	config(files []string, values []configValue)

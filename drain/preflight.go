@@ -76,68 +76,114 @@ func (o *Operation) newWhole() *batch {
 // What is missing is one refusal that lists it all.
 func (o *Operation) check(ctx context.Context) error {
 	findings := slices.DeleteFunc(slices.Clone(o.plan.Findings), func(f Finding) bool { return f.Warning })
-	found := make([][]Finding, len(o.whole.members))
-	var all sync.WaitGroup
-	for i, m := range o.whole.members {
-		all.Go(func() { found[i] = o.checkBackend(ctx, m) })
-	}
-	all.Wait()
+	findings = append(findings, failures(o.checkBackends(ctx))...)
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	if findings = append(findings, slices.Concat(found...)...); len(findings) > 0 {
+	if len(findings) > 0 {
 		return refuse(findings...)
 	}
 	return nil
 }
 
-func missing(code string, err error) Finding { return Finding{Code: code, Text: err.Error()} }
+// checkBackends checks all backends, side by side.
+func (o *Operation) checkBackends(ctx context.Context) []Check {
+	checks := make([][]Check, len(o.whole.members))
+	var all sync.WaitGroup
+	for i, m := range o.whole.members {
+		all.Go(func() { checks[i] = o.checkBackend(ctx, m) })
+	}
+	all.Wait()
+	return slices.Concat(checks...)
+}
+
+// missing is what a check found, if it found an error.
+func missing(code string, err error) []Finding {
+	if err == nil {
+		return nil
+	}
+	return []Finding{{Code: code, Text: err.Error()}}
+}
 
 // checkBackend logs in, looks whether the service and the right to stop and
 // start it are there, and reads the counter once.
-func (o *Operation) checkBackend(ctx context.Context, m *member) (found []Finding) {
-	set := m.plan.Settings
-	if o.plan.Spec.needs(set) {
-		var err error
-		if m.Host, err = o.options.Connect.Backend(ctx, m.plan); err != nil {
-			f := missing("ssh", err)
-			if set.Service == "" {
-				f.Override = "--poll lb, which needs no SSH"
-			}
-			m.Host = nil
-			return []Finding{f}
-		}
+func (o *Operation) checkBackend(ctx context.Context, m *member) []Check {
+	c := &checker{backend: m.Name}
+	set, spec := m.plan.Settings, o.plan.Spec
+	var broken CheckName
+	if spec.needs(set) {
+		broken = o.login(ctx, m, c)
 	}
 	if set.Service != "" {
 		m.Service = remote.Service{Host: m.Host, Unit: set.Service}
-		state, err := m.Service.State(ctx)
-		if err != nil {
-			found = append(found, missing("service", err))
-		}
-		m.Active = err == nil && backend.Started(state)
+		c.try(broken, CheckUnit, func() (Seen, []Finding) {
+			state, err := m.Service.State(ctx)
+			m.Active = err == nil && backend.Started(state)
+			return Seen{Service: &ServiceState{set.Service, m.Name, state.Active}}, missing("service", err)
+		})
 		// Both ways are needed: the way back is part of the way.
-		if err := m.Service.SudoCheck(ctx); err != nil {
-			found = append(found, missing("sudo", err))
-		}
+		c.try(broken, CheckSudo, func() (Seen, []Finding) {
+			return Seen{User: m.Host.User()}, missing("sudo", m.Service.SudoCheck(ctx))
+		})
 	}
-	if o.plan.Spec.Rollout.Reboot {
-		if err := remote.SudoCheck(ctx, m.Host, backend.RebootCommand...); err != nil {
-			found = append(found, missing("sudo", err))
-		}
+	if spec.Rollout.Reboot {
+		c.try(broken, CheckReboot, func() (Seen, []Finding) {
+			return Seen{User: m.Host.User()}, missing("sudo", remote.SudoCheck(ctx, m.Host, backend.RebootCommand...))
+		})
 	}
-	if m.Host == nil && set.Counter == CounterSS && len(m.plan.Sockets) == 0 {
-		return found
-	}
-	m.Counter = o.newCounter(m)
-	if o.plan.Spec.Kind == Undrain {
-		// The counter is for a rollback alone.
-		return found
-	}
-	first, err := m.Counter.Count(ctx)
+	o.checkCounter(ctx, m, c, broken)
+	return c.checks
+}
+
+// login connects to a backend, and tells what failed.
+func (o *Operation) login(ctx context.Context, m *member, c *checker) (broken CheckName) {
+	host, err := o.options.Connect.Backend(ctx, m.plan)
+	var f Finding
 	if err != nil {
-		return append(found, missing("counter", fmt.Errorf("count the open connections with %s: %w", m.plan.counterText(), err)))
+		f = findingOf(err, "ssh")
+		if spec := o.plan.Spec; m.plan.Settings.Service == "" && !spec.Rollout.needsBackend() {
+			f.Override = "--poll lb, which needs no SSH"
+		}
+	} else {
+		m.Host = host
 	}
-	return append(found, o.checkReach(ctx, m, first)...)
+	if m.plan.Address == "" && m.plan.LB == ThisMachine && err == nil {
+		return "" // no SSH
+	}
+	return c.reach([]CheckName{CheckSSH, CheckHostKey}, err, f, func(name CheckName) Seen {
+		if name == CheckSSH {
+			return Seen{Host: host.Name()}
+		}
+		return Seen{}
+	})
+}
+
+// checkCounter makes the counter, and reads it once.
+func (o *Operation) checkCounter(ctx context.Context, m *member, c *checker, broken CheckName) {
+	set := m.plan.Settings
+	there := set.Counter == CounterSS && len(m.plan.Sockets) == 0
+	if broken == "" && m.Host == nil && there {
+		return // an undrain that needs none
+	}
+	if !there && !(set.Counter == CounterStubStatus && set.statusOnBackend()) {
+		broken = "" // it is asked elsewhere
+	}
+	if broken == "" && m.plan.servers == 0 {
+		broken = CheckServer
+	}
+	if broken == "" {
+		m.Counter = o.newCounter(m)
+	}
+	if o.plan.Spec.Kind == Undrain {
+		return // the counter is for a rollback alone
+	}
+	c.try(broken, CheckCounter, func() (Seen, []Finding) {
+		first, err := m.Counter.Count(ctx)
+		if err != nil {
+			return Seen{}, missing("counter", fmt.Errorf("count the open connections with %s: %w", m.plan.counterText(), err))
+		}
+		return Seen{Counter: m.plan.counterText(), Open: &first.Open}, o.checkReach(ctx, m, first)
+	})
 }
 
 // checkReach finds a counter that looks at the wrong place: nothing listens on
@@ -149,7 +195,7 @@ func (o *Operation) checkReach(ctx context.Context, m *member, first remote.Coun
 	}
 	listening, err := remote.Listening(ctx, m.Host, m.plan.up)
 	if err != nil {
-		return []Finding{missing("counter", fmt.Errorf("on %s: %w", m.Host.Name(), err))}
+		return missing("counter", fmt.Errorf("on %s: %w", m.Host.Name(), err))
 	}
 	i := slices.Index(listening, false)
 	if i < 0 || o.lbs.of(m.plan).each(ctx, func(ctx context.Context, lb *LB) error {

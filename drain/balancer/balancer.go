@@ -71,11 +71,14 @@ type Query struct {
 	Preflight bool `json:"preflight,omitempty"`
 	// Connections counts the open connections to each server.
 	Connections bool `json:"connections,omitempty"`
+	// Itself asks about the LB alone, and about no server.
+	Itself bool `json:"itself,omitempty"`
 }
 
 // A Report answers a Query.
 type Report struct {
 	ConfPath  string            `json:"configuration"`
+	Version   string            `json:"version,omitempty"` // of nginx; empty: there is no binary
 	Servers   []Server          `json:"servers"`
 	Files     map[string]string `json:"files"` // SHA-256 of each file with a server of Servers
 	Diff      string            `json:"diff,omitempty"`

@@ -16,6 +16,7 @@ import (
 // A Client asks an agent over a stream.
 type Client struct {
 	name   string
+	agent  string // its version
 	stream io.ReadWriteCloser
 	rpc    *caller
 	done   chan struct{}
@@ -60,7 +61,7 @@ func Connect(ctx context.Context, name, version string, stream io.ReadWriteClose
 	if err != nil {
 		return nil, err
 	}
-	ch.max = maxMessage
+	ch.max, c.agent = maxMessage, hello.Version
 	c.rpc = &caller{ch: ch, wait: map[uint64]chan response{}}
 	go func() {
 		c.rpc.receive()
@@ -103,6 +104,9 @@ func readGreeting(ch *channel) (greeting, error) {
 
 // Name is the LB's.
 func (c *Client) Name() string { return c.name }
+
+// Version is that of the drainctl that the agent is.
+func (c *Client) Version() string { return c.agent }
 
 // Calls is how many round trips were made, the greeting included.
 func (c *Client) Calls() int { return int(c.calls.Load()) + 1 }

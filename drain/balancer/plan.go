@@ -36,7 +36,7 @@ func (l *Local) Plan(ctx context.Context, q Query) (*Report, error) {
 	defer l.serial.Unlock()
 	r := &reading{Report: &Report{Files: map[string]string{}}, query: q}
 	r.build, _ = l.find(ctx)
-	r.Now = time.Now()
+	r.Now, r.Version = time.Now(), r.build.Version
 	tested := make(chan error, 1)
 	if q.Preflight {
 		// Beside the reading, so that the answer takes no longer than nginx's own test.
@@ -113,6 +113,9 @@ func unreadable(err error) error {
 
 // match finds the servers that the query names, in the order of the files.
 func (r *reading) match() {
+	if r.query.Itself {
+		return
+	}
 	excluded := map[*nginx.Server]bool{}
 	for _, u := range r.conf.Upstreams {
 		left := len(r.query.Upstreams) > 0 && !slices.ContainsFunc(r.query.Upstreams, u.Named)

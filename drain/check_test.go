@@ -1,0 +1,328 @@
+package drain
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/drainctl/drainctl/drain/balancer"
+	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/remote"
+)
+
+// A checkedLB reports what a case makes of a good report. What is not below must
+// not be asked: a check changes nothing.
+type checkedLB struct {
+	balancer.Balancer
+	connect error
+	plan    error
+	spoil   func(*balancer.Report)
+	moved   time.Duration // of its clock
+}
+
+func (f *checkedLB) Plan(_ context.Context, q balancer.Query) (*balancer.Report, error) {
+	if f.plan != nil && !(q.Itself && balancer.CodeOf(f.plan) == balancer.CodeUsage) {
+		return nil, f.plan
+	}
+	r := &balancer.Report{ConfPath: "/nginx.conf", Version: "1.22.1", Generation: &balancer.Generation{Serving: 2}, Free: 1 << 30, Now: time.Now().Add(f.moved)}
+	if !q.Itself {
+		r.Servers = []balancer.Server{{Server: journal.Server{Module: "http", Upstream: "pool", Address: "192.168.1.10:8080"}, Name: "pool", File: "/nginx.conf"}}
+	}
+	if f.spoil != nil {
+		f.spoil(r)
+	}
+	if q.Itself {
+		r.Missing = nil
+	}
+	return r, nil
+}
+
+func (*checkedLB) Connections(context.Context, balancer.ConnectionsQuery) (balancer.Connections, error) {
+	return balancer.Connections{Open: 3}, nil
+}
+
+func (*checkedLB) Close() error { return nil }
+
+// A checkedFleet is LBs by their names, and the hosts of backends.
+type checkedFleet struct {
+	lbs     map[string]*checkedLB
+	backend func() (remote.Host, error)
+}
+
+func (f checkedFleet) LB(_ context.Context, name string, _ Nginx) (balancer.Balancer, error) {
+	if lb := f.lbs[name]; lb.connect == nil {
+		return lb, nil
+	}
+	return nil, f.lbs[name].connect
+}
+
+func (f checkedFleet) Backend(context.Context, Backend) (remote.Host, error) { return f.backend() }
+
+// newCheckedFleet is three good LBs, and a spec that names them and no backend.
+func newCheckedFleet() (checkedFleet, Spec) {
+	f := checkedFleet{lbs: map[string]*checkedLB{}}
+	spec := DefaultSpec(Run)
+	spec.LBs = []string{"lb0", "lb1", "lb2"}
+	for _, name := range spec.LBs {
+		f.lbs[name] = &checkedLB{}
+	}
+	return f, spec
+}
+
+// resultsOf is the checks of one place that did not pass, as "name: result".
+func resultsOf(r *CheckReport, where string) (bad []string, n int) {
+	for _, c := range r.Checks {
+		if c.LB+c.Backend != where {
+			continue
+		}
+		n++
+		if c.Result != CheckOK {
+			text := fmt.Sprintf("%s: %s", c.Name, c.Result)
+			if c.Needs != "" {
+				text += " (" + string(c.Needs) + ")"
+			}
+			bad = append(bad, text)
+		}
+		if (c.Finding != nil) != (c.Result == CheckFailed || c.Result == CheckWarning) || (c.Needs != "") != (c.Result == NotChecked) {
+			bad = append(bad, fmt.Sprintf("%s is %s with finding %v and needs %q", c.Name, c.Result, c.Finding, c.Needs))
+		}
+	}
+	return bad, n
+}
+
+func notChecked(needs CheckName, names ...CheckName) (all []string) {
+	for _, n := range names {
+		all = append(all, fmt.Sprintf("%s: not checked (%s)", n, needs))
+	}
+	return all
+}
+
+// One LB of three has something wrong, at each point. The other two are checked
+// all the same, and so is all of the one that can be.
+func TestCheckOfLBs(t *testing.T) {
+	itself := []CheckName{CheckConfiguration, CheckNginx, CheckTest, CheckPending, CheckJournal, CheckSpace, CheckClock}
+	problem := func(codes ...string) func(*balancer.Report) {
+		return func(r *balancer.Report) {
+			for _, code := range codes {
+				r.Problems = append(r.Problems, balancer.Problem{Code: code, Text: code})
+			}
+		}
+	}
+	pending := balancer.PendingFile{Path: "/x", Changed: time.Unix(2, 0), Loaded: time.Unix(1, 0)}
+	future := pending
+	future.Future = true
+	sudo := refuseFor(&remote.SudoError{Host: "lb1", User: "deploy", Problem: remote.SudoPassword, Commands: [][]string{{"drainctl", "agent"}}}, Finding{Code: "load-balancer"})
+	for _, test := range []struct {
+		name string
+		lb   checkedLB
+		want []string
+		exit Exit
+	}{
+		{"nothing", checkedLB{}, nil, Done},
+		{"unreachable", checkedLB{connect: fmt.Errorf("dial: %w", remote.ErrConnection)},
+			append([]string{"ssh: failed"}, notChecked(CheckSSH, append([]CheckName{CheckHostKey, CheckSudo, CheckAgent}, itself...)...)...), Refused},
+		{"ssh that has no way there", checkedLB{connect: refuseFor(errors.New("no route"), Finding{Code: "ssh"})},
+			append([]string{"ssh: failed"}, notChecked(CheckSSH, append([]CheckName{CheckHostKey, CheckSudo, CheckAgent}, itself...)...)...), Refused},
+		{"login", checkedLB{connect: refuseFor(&remote.AuthError{Host: "lb1"}, Finding{Code: "ssh"})},
+			append([]string{"ssh: failed"}, notChecked(CheckSSH, append([]CheckName{CheckHostKey, CheckSudo, CheckAgent}, itself...)...)...), Refused},
+		{"host key", checkedLB{connect: refuseFor(&remote.HostKeyError{Host: "lb1"}, Finding{Code: "ssh"})},
+			slices.Concat(notChecked(CheckHostKey, CheckSSH), []string{"host-key: failed"}, notChecked(CheckHostKey, append([]CheckName{CheckSudo, CheckAgent}, itself...)...)), Refused},
+		{"sudo", checkedLB{connect: sudo}, append([]string{"sudo: failed"}, notChecked(CheckSudo, append([]CheckName{CheckAgent}, itself...)...)...), Refused},
+		{"version", checkedLB{connect: refuseFor(&balancer.VersionError{Name: "lb1"}, Finding{Code: "load-balancer"})},
+			append([]string{"agent: failed"}, notChecked(CheckAgent, itself...)...), Refused},
+		{"configuration", checkedLB{plan: &balancer.Error{Code: balancer.CodeRefused, Message: "unexpected }"}},
+			append([]string{"configuration: failed"}, notChecked(CheckConfiguration, itself[1:]...)...), Refused},
+		{"stopped", checkedLB{spoil: func(r *balancer.Report) {
+			r.Generation = nil
+			problem(balancer.ProblemRunning)(r)
+		}}, []string{"nginx: failed", "pending: not checked (nginx)"}, Refused},
+		{"other configuration", checkedLB{spoil: problem(balancer.ProblemConf)}, []string{"nginx: failed"}, Refused},
+		{"test and journal", checkedLB{spoil: problem(balancer.ProblemTest, balancer.ProblemJournal)}, []string{"nginx-test: failed", "journal: failed"}, Refused},
+		{"journal that is not known", checkedLB{spoil: func(r *balancer.Report) {
+			r.Free = 0
+			problem(balancer.ProblemJournal)(r)
+		}}, []string{"journal: failed", "space: not checked (journal)"}, Refused},
+		{"torn journal", checkedLB{spoil: func(r *balancer.Report) { r.StateError = &balancer.Error{Code: balancer.CodeFailed, Message: "torn"} }},
+			[]string{"journal: failed"}, Refused},
+		{"pending", checkedLB{spoil: func(r *balancer.Report) { r.Pending = []balancer.PendingFile{pending} }}, []string{"pending: failed"}, Refused},
+		{"changed in the future", checkedLB{spoil: func(r *balancer.Report) { r.Pending = []balancer.PendingFile{future} }}, []string{"clock: warning"}, Done},
+		{"file that was skipped", checkedLB{spoil: func(r *balancer.Report) { r.Skipped = []balancer.Skipped{{File: "/x", Error: "odd"}} }},
+			[]string{"configuration: warning"}, Done},
+		{"something that has no check yet", checkedLB{spoil: problem("new")}, []string{"configuration: failed"}, Refused},
+		{"full disk", checkedLB{spoil: func(r *balancer.Report) { r.Free = 0 }}, []string{"space: failed"}, Refused},
+		{"little space", checkedLB{spoil: func(r *balancer.Report) { r.Free = minFree - 1 }}, []string{"space: failed"}, Refused},
+		{"enough space", checkedLB{spoil: func(r *balancer.Report) { r.Free = minFree }}, nil, Done},
+		{"clock ahead", checkedLB{moved: time.Hour}, []string{"clock: warning"}, Done},
+		{"clock behind", checkedLB{moved: -time.Hour}, []string{"clock: warning"}, Done},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			f, spec := newCheckedFleet()
+			f.lbs["lb1"] = &test.lb
+			r, err := CheckAll(t.Context(), spec, f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if bad, _ := resultsOf(r, "lb1"); !slices.Equal(bad, test.want) {
+				t.Errorf("lb1: %q, want %q", bad, test.want)
+			}
+			for _, other := range []string{"lb0", "lb2"} {
+				if bad, n := resultsOf(r, other); len(bad) > 0 || n != len(itself)+4 {
+					t.Errorf("%s: %d checks, and %q", other, n, bad)
+				}
+			}
+			if r.ExitCode != test.exit || ExitOf(r.Verdict()) != test.exit {
+				t.Errorf("exit code %d (%v), want %d", r.ExitCode, r.Verdict(), test.exit)
+			}
+		})
+	}
+}
+
+// What is named is looked for on every LB. Where one has it, it is enough.
+func TestCheckOfServers(t *testing.T) {
+	missing := func(r *balancer.Report) {
+		r.Servers, r.Missing = nil, []balancer.Missing{{Target: "192.168.1.10", Error: &balancer.Error{Code: balancer.CodeUsage, Message: "no server 192.168.1.10"}}}
+	}
+	wrong := &balancer.Error{Code: balancer.CodeUsage, Message: `no upstream "pool"`}
+	for _, test := range []struct {
+		name  string
+		spoil func(checkedFleet)
+		upstr bool
+		want  map[string][]string
+		exit  Exit
+	}{
+		{"all have it", func(checkedFleet) {}, false, nil, Done},
+		{"one has not", func(f checkedFleet) { f.lbs["lb1"].spoil = missing }, false, map[string][]string{"lb1": {"server: warning"}}, Done},
+		{"none has", func(f checkedFleet) {
+			for _, lb := range f.lbs {
+				lb.spoil = missing
+			}
+		}, false, map[string][]string{"lb0": {"server: failed"}, "lb1": {"server: failed"}, "lb2": {"server: failed"}}, Refused},
+		{"an upstream that all have", func(checkedFleet) {}, true, nil, Done},
+		{"an upstream that one has not", func(f checkedFleet) { f.lbs["lb1"].plan = wrong }, true, map[string][]string{"lb1": {"server: failed"}}, Refused},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			f, spec := newCheckedFleet()
+			spec.Counter = CounterLB
+			if spec.Targets = []string{"192.168.1.10"}; test.upstr {
+				spec.Targets, spec.Upstreams = nil, []string{"pool"}
+			}
+			test.spoil(f)
+			r, err := CheckAll(t.Context(), spec, f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, lb := range spec.LBs {
+				if bad, n := resultsOf(r, lb); !slices.Equal(bad, test.want[lb]) || n < 12 {
+					t.Errorf("%s: %d checks, and %q, want %q", lb, n, bad, test.want[lb])
+				}
+			}
+			bad, n := resultsOf(r, "192.168.1.10")
+			if want := map[bool]int{false: 1, true: 0}[test.name == "none has"]; len(bad) > 0 || n != want {
+				t.Errorf("the backend has %d checks, and %q; want %d that pass", n, bad, want)
+			}
+			if r.ExitCode != test.exit {
+				t.Errorf("exit code %d, want %d", r.ExitCode, test.exit)
+			}
+		})
+	}
+}
+
+// A checkedHost is a backend on which some commands fail.
+type checkedHost struct {
+	remote.Host
+	user string
+	bad  string // a word of the commands that fail
+}
+
+func (h checkedHost) Name() string { return h.user + "@192.168.1.10" }
+
+func (h checkedHost) User() string { return h.user }
+
+func (h checkedHost) Run(ctx context.Context, c remote.Command) (remote.Result, error) {
+	line := strings.Join(c.Args, " ")
+	switch {
+	case h.bad != "" && strings.Contains(line, h.bad):
+		return remote.Result{Code: 1, Stderr: []byte("no")}, nil
+	case c.Args[0] == "systemctl":
+		return remote.Result{Stdout: []byte("LoadState=loaded\nActiveState=active\nSubState=x\nResult=success\n")}, nil
+	case c.Args[0] == "id":
+		return remote.Result{Stdout: []byte("1000\n")}, nil
+	case strings.Contains(line, "sudo -n -l"):
+		return remote.Result{Stdout: []byte("Sudoers entry:\n    RunAsUsers: root\n    Options: !authenticate\n    Commands:\n\tALL\n")}, nil
+	}
+	return h.Host.Run(ctx, c)
+}
+
+// What fails on a backend hides nothing that does not need it, there or on the LBs.
+func TestCheckOfBackends(t *testing.T) {
+	everything := []CheckName{CheckUnit, CheckSudo, CheckReboot, CheckCounter}
+	for _, test := range []struct {
+		name   string
+		login  error
+		bad    string
+		change func(*Spec)
+		cut    bool // the LBs cannot be reached
+		want   []string
+	}{
+		{name: "nothing"},
+		{name: "unreachable", login: fmt.Errorf("dial: %w", remote.ErrConnection),
+			want: append([]string{"ssh: failed"}, notChecked(CheckSSH, append([]CheckName{CheckHostKey}, everything...)...)...)},
+		{name: "host key", login: &remote.HostKeyError{Host: "a"},
+			want: slices.Concat(notChecked(CheckHostKey, CheckSSH), []string{"host-key: failed"}, notChecked(CheckHostKey, everything...))},
+		{name: "login, with a counter that needs none", login: &remote.AuthError{Host: "a"}, change: func(s *Spec) { s.Counter = CounterLB },
+			want: append([]string{"ssh: failed"}, notChecked(CheckSSH, CheckHostKey, CheckUnit, CheckSudo, CheckReboot)...)},
+		{name: "unit", bad: "systemctl show", want: []string{"unit: failed"}},
+		{name: "right to stop", bad: "stop app", want: []string{"sudo: failed"}},
+		{name: "right to start", bad: "start app", want: []string{"sudo: failed"}},
+		{name: "right to reboot", bad: "systemctl reboot", want: []string{"reboot: failed"}},
+		{name: "LBs", cut: true, want: notChecked(CheckServer, CheckCounter)},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			f, spec := newCheckedFleet()
+			f.backend = func() (remote.Host, error) {
+				if test.login != nil {
+					return nil, test.login
+				}
+				return checkedHost{remote.Local(nil), "deploy", test.bad}, nil
+			}
+			spec.Targets, spec.Service, spec.Rollout.Reboot = []string{"192.168.1.10"}, "app", true
+			if test.change != nil {
+				test.change(&spec)
+			}
+			for _, lb := range f.lbs {
+				// Nothing listens on that port here, and nothing answers for it.
+				if lb.spoil = func(r *balancer.Report) {
+					for i := range r.Servers {
+						r.Servers[i].Down = true
+					}
+				}; test.cut {
+					lb.connect = remote.ErrConnection
+				}
+			}
+			r, err := CheckAll(t.Context(), spec, f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if bad, n := resultsOf(r, "192.168.1.10"); !slices.Equal(bad, test.want) || n != len(everything)+2 {
+				t.Errorf("%d checks, and %q, want %q", n, bad, test.want)
+			}
+			if bad, _ := resultsOf(r, "lb1"); (len(bad) > 0) != test.cut {
+				t.Errorf("lb1: %q", bad)
+			}
+		})
+	}
+}
+
+// A check that is interrupted is no report.
+func TestCheckInterrupted(t *testing.T) {
+	f, spec := newCheckedFleet()
+	ctx, cancel := context.WithCancelCause(t.Context())
+	f.lbs["lb1"].spoil = func(*balancer.Report) { cancel(ErrInterrupted) }
+	if r, err := CheckAll(ctx, spec, f); r != nil || ExitOf(err) != Interrupted {
+		t.Errorf("%v, %v", r, err)
+	}
+}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"strings"
 	"syscall"
 	"time"
 )
@@ -17,6 +16,7 @@ type child struct {
 	args []string
 	took []time.Duration // from start to end
 	rss  []int64         // the most memory it had at once, in KiB
+	said []byte          // what the last run printed
 }
 
 // run runs the command once more. Linux counts into a child's maximum what its parent
@@ -31,10 +31,13 @@ func (c *child) run(ctx context.Context) error {
 	began := time.Now()
 	err := cmd.Run()
 	took := time.Since(began)
-	if err != nil {
-		return fmt.Errorf("%s: %w\n%s", strings.Join(c.args, " "), err, said.String())
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
 	}
-	c.took = append(c.took, took)
+	if err != nil {
+		return fmt.Errorf("%s: %w\n%s", c.name, err, said.String())
+	}
+	c.took, c.said = append(c.took, took), said.Bytes()
 	c.rss = append(c.rss, cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss)
 	return nil
 }

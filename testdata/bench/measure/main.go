@@ -23,6 +23,7 @@ func main() {
 	flag.StringVar(&m.drainctl, "drainctl", "build/lab/drainctl", "the `program` to measure")
 	flag.IntVar(&m.runs, "runs", 15, "`how many` runs of each command; the median counts")
 	flag.IntVar(&m.drains, "drains", 18, "`how many` drains in the lab; 0 leaves the lab out")
+	flag.IntVar(&m.fleets, "fleets", 5, "`how many` drains on each number of load balancers; 0 leaves them out")
 	flag.IntVar(&m.overLB, "over-lb", 9, "`how many` drains over --lb beside as many on the load balancer; 0 leaves them out")
 	flag.Parse()
 	if flag.NArg() > 0 || m.runs < 1 || m.drains < 0 {
@@ -40,6 +41,7 @@ type measurements struct {
 	drainctl string
 	runs     int
 	drains   int
+	fleets   int
 	overLB   int
 }
 
@@ -53,7 +55,7 @@ func (m measurements) all(ctx context.Context) error {
 		return fmt.Errorf("%w: build it first (make bench does)", err)
 	}
 	var errs []error
-	for _, measure := range []func(context.Context) error{m.version, m.planning, m.inLab} {
+	for _, measure := range []func(context.Context) error{m.version, m.planning, m.scale, m.inLab} {
 		if err := measure(ctx); err != nil {
 			errs = append(errs, err)
 		}

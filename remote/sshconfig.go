@@ -1,10 +1,10 @@
 package remote
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -137,20 +139,55 @@ func (s SSH) ask(ctx context.Context, alias, user string, port int) (string, err
 	if port != 0 {
 		args = append(args, "-p", strconv.Itoa(port))
 	}
+	// No pipes: what "Match exec" has started may hold them for long. A file has all
+	// that ssh has written when it ends.
+	out, err1 := memoryFile()
+	said, err2 := memoryFile()
+	if err := errors.Join(err1, err2); err != nil {
+		return "", fmt.Errorf("ssh configuration of %s: %w", alias, err)
+	}
+	defer out.Close()
+	defer said.Close()
 	cmd := exec.CommandContext(ctx, "ssh", append(args, "--", alias)...)
-	cmd.WaitDelay = time.Second // what "Match exec" ran may still hold its output
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
+	cmd.Stdout, cmd.Stderr = out, said
+	err := cmd.Run()
+	var failed *exec.ExitError
 	switch {
 	case errors.Is(err, exec.ErrNotFound):
 		return "", errors.New("there is no ssh on this machine, which drainctl asks what ~/.ssh/config means; install openssh-client")
 	case ctx.Err() != nil:
 		return "", fmt.Errorf("ssh to %s: %w", alias, context.Cause(ctx))
-	case err != nil:
-		return "", fmt.Errorf("ssh configuration of %s: %w", alias, (Result{Stderr: stderr.Bytes(), Code: cmd.ProcessState.ExitCode()}).Err("ssh", "-G"))
+	case errors.As(err, &failed):
+		stderr, _ := contentOf(said)
+		err = (Result{Stderr: []byte(stderr), Code: failed.ExitCode()}).Err("ssh", "-G")
 	}
-	return string(out), nil
+	var answer string
+	if err == nil {
+		answer, err = contentOf(out)
+	}
+	if err != nil {
+		return "", fmt.Errorf("ssh configuration of %s: %w", alias, err)
+	}
+	return answer, nil
+}
+
+// memoryFile is a file without a name, in memory.
+func memoryFile() (*os.File, error) {
+	fd, err := unix.MemfdCreate("drainctl", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("a file in memory: %w", err)
+	}
+	return os.NewFile(uintptr(fd), "memory"), nil
+}
+
+// contentOf is all that is in a file, wherever somebody has left off in it.
+func contentOf(f *os.File) (string, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return "", err
+	}
+	text, err := io.ReadAll(io.NewSectionReader(f, 0, info.Size()))
+	return string(text), err
 }
 
 // parseEndpoint reads what ssh -G prints: a line "name value" for each option.

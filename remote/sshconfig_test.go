@@ -84,6 +84,7 @@ func TestSSHConfig(t *testing.T) {
 		{name: "others", text: "Host app2\n  HostName 10.0.0.1\n", want: func(*endpoint) {}},
 		{name: "the first value holds", text: "Host app*\n User one\nHost *\n User two\n Port 23\n", want: func(e *endpoint) { e.user, e.port = "one", 23 }},
 		{name: "conditions", text: "Match originalhost app1 exec \"true\"\n Port 24\nMatch exec \"false\"\n User no\n", want: func(e *endpoint) { e.port = 24 }},
+		{name: "a condition that leaves something behind", text: "Match exec \"sleep 5 & true\"\n Port 24\n", want: func(e *endpoint) { e.port = 24 }},
 		{name: "tokens in the name", text: "HostName %h.example.com\n", want: func(e *endpoint) { e.host = "app1.example.com" }},
 		{name: "tokens in files", text: "HostName x\nUser u\nPort 5\nIdentityFile ~/keys/%r@%h:%p-%n-%%-%k\nUserKnownHostsFile ${DRAINCTL_TEST_DIR}/%h \"%d/with space\" /z\nGlobalKnownHostsFile none\nIdentityAgent ~/agent-%h\nHostKeyAlias web\nRevokedHostKeys ~/r-%h\n", want: func(e *endpoint) {
 			e.host, e.user, e.port = "x", "u", 5

@@ -24,6 +24,7 @@ func main() {
 	flag.IntVar(&m.runs, "runs", 15, "`how many` runs of each command; the median counts")
 	flag.IntVar(&m.drains, "drains", 18, "`how many` drains in the lab; 0 leaves the lab out")
 	flag.IntVar(&m.fleets, "fleets", 5, "`how many` drains on each number of load balancers; 0 leaves them out")
+	flag.IntVar(&m.passes, "passes", 5, "`how many` rolling runs beside as many shell loops; 0 leaves them out")
 	flag.IntVar(&m.overLB, "over-lb", 9, "`how many` drains over --lb beside as many on the load balancer; 0 leaves them out")
 	flag.Parse()
 	if flag.NArg() > 0 || m.runs < 1 || m.drains < 0 {
@@ -42,6 +43,7 @@ type measurements struct {
 	runs     int
 	drains   int
 	fleets   int
+	passes   int
 	overLB   int
 }
 

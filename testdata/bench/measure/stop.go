@@ -21,11 +21,11 @@ const flowLimit = 2 * time.Minute
 
 // inLab measures what needs hosts.
 func (m measurements) inLab(ctx context.Context) (err error) {
-	if m.drains == 0 && m.overLB == 0 {
+	if m.drains == 0 && m.overLB == 0 && m.passes == 0 {
 		return nil
 	}
 	if os.Geteuid() != 0 {
-		return errors.New("drains are measured in the lab, which needs root: run it as root or with sudo, or leave them out with -drains 0 -over-lb 0")
+		return errors.New("drains are measured in the lab, which needs root: run it as root or with sudo, or leave them out with -drains 0 -over-lb 0 -passes 0")
 	}
 	l, err := lab.Up(ctx, lab.Options{Log: os.Stderr})
 	if err != nil {
@@ -38,7 +38,10 @@ func (m measurements) inLab(ctx context.Context) (err error) {
 	if err := m.overSSH(ctx, l); err != nil {
 		return err
 	}
-	return m.stopDelay(ctx, l)
+	if err := m.stopDelay(ctx, l); err != nil {
+		return err
+	}
+	return m.rolling(ctx, l)
 }
 
 // stopDelay drains busy apps, and has their own records tell how long after the end of

@@ -226,3 +226,45 @@ func oneFails(t *testing.T, kind Kind, lbs fakes, names []string, call string, w
 		}
 	}
 }
+
+// A lockedTogether is an LB whose Lock ends when it is asked on all of the others too,
+// but for the first.
+type lockedTogether struct {
+	*fakeLB
+	others *sync.WaitGroup
+}
+
+func (l lockedTogether) Lock(ctx context.Context, r balancer.LockRequest) error {
+	l.others.Done()
+	asked := make(chan struct{})
+	go func() { l.others.Wait(); close(asked) }()
+	select {
+	case <-asked:
+		return l.fakeLB.Lock(ctx, r)
+	case <-time.After(patience):
+		return errors.New("the LBs are locked one after the other")
+	}
+}
+
+// TestLocksSideBySide makes sure that locking many LBs takes no longer than locking two.
+func TestLocksSideBySide(t *testing.T) {
+	lbs, _ := newFakes(5, false)
+	var others sync.WaitGroup
+	others.Add(len(lbs) - 1)
+	o := &Operation{plan: &Plan{Spec: Spec{Targets: []string{"192.168.1.10"}}}}
+	for i, f := range lbs {
+		lb := &LB{Name: fmt.Sprintf("lb%d", i), Balancer: f}
+		if i > 0 {
+			lb.Balancer = lockedTogether{f, &others}
+		}
+		o.lbs = append(o.lbs, lb)
+	}
+	if err := o.lock(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for i, lb := range lbs {
+		if !lb.locked {
+			t.Errorf("lb%d is not locked", i)
+		}
+	}
+}

@@ -363,30 +363,41 @@ func lockName(target string) string {
 	return strings.ToLower(t.Host)
 }
 
-// lock takes the locks on one LB after the other, so that two operators never
-// wait for each other.
+// lock takes the locks on every LB. Whoever has that on the first one goes on to the
+// others: of two operators with the same LBs, one gets all of them. Who waits takes
+// one after the other, so that two operators never wait for each other.
 func (o *Operation) lock(ctx context.Context) error {
-	inOrder := slices.SortedFunc(slices.Values(o.lbs), func(a, b *LB) int { return strings.Compare(a.Name, b.Name) })
-	for _, lb := range inOrder {
-		err := lb.Lock(ctx, o.lockRequest(0))
-		if balancer.CodeOf(err) == balancer.CodeLocked {
-			var e *balancer.Error
-			errors.As(err, &e)
-			if !o.asked.Wait {
-				return refuse(Finding{Code: string(e.Code), LB: lb.Name, Text: strings.Join(lockedBackends(o.asked), ", ") + " is locked by " + HolderText(e.Holder), Override: "--wait"})
-			}
-			o.emit(&LockAwaited{Header: Header{LB: lb.Name}, Holder: e.Holder})
-			err = lb.Lock(ctx, o.lockRequest(-1))
+	inOrder := fleet(slices.SortedFunc(slices.Values(o.lbs), func(a, b *LB) int { return strings.Compare(a.Name, b.Name) }))
+	for i, lb := range inOrder {
+		if i > 0 && !o.asked.Wait {
+			return inOrder[i:].each(ctx, o.lockOn)
 		}
-		switch code := balancer.CodeOf(err); {
-		case err == nil:
-		case code == balancer.CodeConnection, ctx.Err() != nil:
+		if err := o.lockOn(ctx, lb); err != nil {
 			return err
-		default:
-			return refuse(Finding{Code: "lock", LB: lb.Name, Text: fmt.Sprintf("lock the target on %s: %v", lb.Name, err)})
 		}
 	}
 	return nil
+}
+
+// lockOn takes the locks on one LB.
+func (o *Operation) lockOn(ctx context.Context, lb *LB) error {
+	err := lb.Lock(ctx, o.lockRequest(0))
+	if balancer.CodeOf(err) == balancer.CodeLocked {
+		var e *balancer.Error
+		errors.As(err, &e)
+		if !o.asked.Wait {
+			return refuse(Finding{Code: string(e.Code), LB: lb.Name, Text: strings.Join(lockedBackends(o.asked), ", ") + " is locked by " + HolderText(e.Holder), Override: "--wait"})
+		}
+		o.emit(&LockAwaited{Header: Header{LB: lb.Name}, Holder: e.Holder})
+		err = lb.Lock(ctx, o.lockRequest(-1))
+	}
+	switch code := balancer.CodeOf(err); {
+	case err == nil:
+		return nil
+	case code == balancer.CodeConnection, ctx.Err() != nil:
+		return err
+	}
+	return refuse(Finding{Code: "lock", LB: lb.Name, Text: fmt.Sprintf("lock the target on %s: %v", lb.Name, err)})
 }
 
 func lockedBackends(s Spec) []string {

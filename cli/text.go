@@ -34,9 +34,10 @@ type textView struct {
 	options  viewOptions
 	live     bool // the output is a terminal whose last line can be rewritten
 	wait     liveLine
-	refused  bool // the plan has told all that the end would
-	fleet    bool // there are several LBs
-	many     bool // there are several backends
+	refused  bool   // the plan has told all that the end would
+	fleet    bool   // there are several LBs
+	many     bool   // there are several backends
+	stepMark string // before the line of a step
 
 	bold, good, bad, warn, faint, add, del *color.Color
 }
@@ -85,10 +86,12 @@ func (v *textView) event(e drain.Event) {
 		if e.Of > 0 {
 			mark = fmt.Sprintf("%d/%d", e.Number, e.Of)
 		}
-		v.line("%s %s", v.bold.Sprint(mark), describe(e.Step, e.Direction, e.Description))
+		v.wait.begin(describe(e.Step, e.Direction, e.Description))
+		v.line("%s%s %s", v.stepMark, v.bold.Sprint(mark), v.wait.step)
 	case *drain.WorkOutput:
 		v.line("  %s %s", v.faint.Sprint(e.Target+":"), e.Line)
 	case *drain.StepDone:
+		v.wait.backends = nil // in a rollback the next step follows unsaid
 		mark := v.good.Sprint("done:")
 		if !e.Changed && e.Step != drain.StepWait {
 			mark = v.good.Sprint("unchanged:")
@@ -98,22 +101,24 @@ func (v *textView) event(e drain.Event) {
 			mark = "     "
 		}
 	case *drain.Waiting:
-		kind := "waiting"
-		if e.Error != "" {
-			kind = "not countable"
-		}
-		v.wait.show(kind, v.on(e)+waiting(e))
+		v.wait.show(waitState{e.Target, waiting(e), openNow(e), e.Low >= backend.LowReadings}, false)
 	case *drain.HealthChecked:
-		if v.live || e.Error != "" {
-			v.wait.show("health", v.on(e)+health(e))
-		}
+		v.wait.show(waitState{e.Target, health(e), checksNow(e), e.Passed >= e.Needed}, e.Error == "")
 	case *drain.Result:
+		v.wait.end()
 		v.result(e)
 	case *drain.RollingBack:
-		v.line("%s", v.warn.Sprint(v.on(e)+words(e)))
+		v.wait.begin(words(e))
+		v.line("%s%s", v.stepMark, v.warn.Sprint(v.on(e)+words(e)))
 	case *drain.StepFailed:
 		v.line("  %s %s%s", v.bad.Sprint("failed:"), v.on(e), e.Error)
-	case *drain.Warning, *drain.OtherClient, *drain.LockAwaited, *drain.StoppingAnyway, *drain.LBSkipped, *drain.BackendSkipped:
+	case *drain.LockAwaited:
+		v.wait.begin(words(e))
+		v.line("  %s %s%s", v.warn.Sprint("warning:"), v.on(e), words(e))
+	case *drain.GenerationsAwaited, *drain.Paused:
+		v.wait.begin(words(e))
+		v.line("  %s", words(e))
+	case *drain.Warning, *drain.OtherClient, *drain.StoppingAnyway, *drain.LBSkipped, *drain.BackendSkipped:
 		v.line("  %s %s%s", v.warn.Sprint("warning:"), v.on(e), words(e))
 	default:
 		if text := words(e); text != "" {
@@ -323,6 +328,39 @@ func health(e *drain.HealthChecked) string {
 		return fmt.Sprintf("not healthy yet: %s; %s", e.Error, elapsed)
 	}
 	return fmt.Sprintf("%d of %d checks passed; %s", e.Passed, e.Needed, elapsed)
+}
+
+// waitText is what is waited for: backends, each by its name where there are
+// several, or a step.
+func waitText(step string, elapsed time.Duration, backends []waitState, several bool) string {
+	switch {
+	case len(backends) == 0:
+		return fmt.Sprintf("still: %s; %s", step, elapsed.Round(time.Second))
+	case len(backends) == 1 && several:
+		return backends[0].backend + ": " + backends[0].text
+	case len(backends) == 1:
+		return backends[0].text
+	}
+	var texts []string
+	for _, s := range backends {
+		texts = append(texts, s.backend+": "+s.short)
+	}
+	return fmt.Sprintf("%s; %s", strings.Join(texts, ", "), elapsed.Round(time.Second))
+}
+
+// openNow is a reading in a word or two.
+func openNow(e *drain.Waiting) string {
+	if e.Error != "" {
+		return "not countable"
+	}
+	return fmt.Sprintf("%d open", e.Open)
+}
+
+func checksNow(e *drain.HealthChecked) string {
+	if e.Error != "" {
+		return "not healthy"
+	}
+	return fmt.Sprintf("%d of %d checks passed", e.Passed, e.Needed)
 }
 
 // count is n things.

@@ -35,6 +35,11 @@ type session struct {
 	line           []string    // the command line, flags first
 	command        []string    // what follows "--" of a rolling run
 	system         drain.Nginx // this machine's, by its own configuration file
+	metrics        string      // file to write metrics to
+	// listeners are told of the events beside the view; record, of an operation, is
+	// one of them.
+	listeners []func(drain.Event)
+	record    *record
 	// What the flags are read for.
 	operate func(ctx context.Context, spec drain.Spec, dryRun bool) error
 	resume  func(ctx context.Context, spec drain.Spec, name string) error
@@ -43,12 +48,13 @@ type session struct {
 	list    func(ctx context.Context, spec drain.Spec, id string) error
 	serve   func(ctx context.Context, spec drain.Spec) error
 	explain func(spec drain.Spec, files []string, values []configValue) error
+	publish func(*record)
 }
 
 func newSession(stdout, stderr io.Writer) *session {
 	s := &session{stdout: stdout, stderr: stderr}
 	s.operate, s.resume, s.show, s.list, s.serve = s.runOperation, s.resumeOperation, s.showStatus, s.showHistory, s.serveAgent
-	s.explain, s.check = s.showConfig, s.showChecks
+	s.explain, s.check, s.publish = s.showConfig, s.showChecks, s.publishRecord
 	return s
 }
 
@@ -93,6 +99,9 @@ func (s *session) finish(err error) int {
 	} else {
 		s.view.event(drain.Stamp(drain.ResultOf(err)))
 	}
+	if s.record != nil && drain.ExitOf(err) != drain.Usage {
+		s.publish(s.record)
+	}
 	return int(drain.ExitOf(err))
 }
 
@@ -108,7 +117,8 @@ func newApp(s *session) *cli.App {
 		ExitErrHandler: func(*cli.Context, error) {},
 		OnUsageError:   asUsage,
 		Commands: []*cli.Command{
-			operationCommand(s, drain.Drain), operationCommand(s, drain.Undrain), rolloutCommand(s), checkCommand(s), resumeCommand(s), statusCommand(s), historyCommand(s), configCommand(s), agentCommand(s),
+			operationCommand(s, drain.Drain), operationCommand(s, drain.Undrain), rolloutCommand(s), checkCommand(s), resumeCommand(s), statusCommand(s), historyCommand(s),
+			schemaCommand(s), configCommand(s), agentCommand(s),
 		},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {

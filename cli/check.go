@@ -13,6 +13,7 @@ import (
 
 func checkCommand(s *session) *cli.Command {
 	f := &specFlags{spec: drain.DefaultSpec(drain.Run)}
+	f.document = true
 	f.text("service", &f.spec.Service, "", "systemd `UNIT` that a run would stop and start on the backends", "s")
 	f.counter()
 	f.reboot("the right to reboot the backends, too")

@@ -30,6 +30,7 @@ func settingsFlags() *specFlags {
 
 func configCommand(s *session) *cli.Command {
 	f := settingsFlags()
+	f.document = true
 	return &cli.Command{
 		Name:      "config",
 		Usage:     "show the settings of a run, and where each value comes from",

@@ -42,6 +42,9 @@ type specFlags struct {
 	output           string
 	noColor, verbose bool
 	dryRun           bool
+	document         bool   // what is shown is one document
+	operation        bool   // it does something, which is recorded
+	metrics          string // file
 }
 
 func (f *specFlags) text(name string, to *string, category, usage string, aliases ...string) {
@@ -196,9 +199,29 @@ func (f *specFlags) ssh() {
 // shown says how it is shown.
 func (f *specFlags) shown() {
 	f.output = "text"
-	f.text("output", &f.output, catOutput, "`FORMAT`: text, or json (one event a line)")
+	f.text("output", &f.output, catOutput, "`FORMAT`: text, or json (one event a line; of a dry run, status and history one document)")
 	f.yes("no-color", &f.noColor, catOutput, "no colours (also with NO_COLOR, or when not on a terminal)")
 	f.yes("verbose", &f.verbose, catOutput, "show every command as it is run")
+}
+
+// recorded has what an operation does kept, for those who are told at its end.
+func (f *specFlags) recorded() {
+	f.operation = true
+	f.measured()
+}
+
+// measured says where metrics are written.
+func (f *specFlags) measured() {
+	f.text("metrics", &f.metrics, catOutput, "write metrics to `FILE`, for node_exporter's textfile collector")
+	f.after = append(f.after, func(*cli.Context) error {
+		if f.metrics == "" {
+			return nil
+		}
+		if dir, err := os.Stat(filepath.Dir(f.metrics)); err != nil || !dir.IsDir() {
+			return usage("--metrics %s: no such directory", f.metrics)
+		}
+		return nil
+	})
 }
 
 // read completes the spec from the command line.
@@ -206,12 +229,7 @@ func (f *specFlags) read(s *session, c *cli.Context) error {
 	if err := oneOf("--output", f.output, "text", "json"); err != nil {
 		return err
 	}
-	options := viewOptions{plain: f.noColor, verbose: f.verbose}
-	if f.output == "json" {
-		s.view = newJSONView(s.stdout, s.stderr, options)
-	} else {
-		s.view = newTextView(s.stdout, s.stderr, options)
-	}
+	s.listen(f, c.Command.Name)
 	var err error
 	if f.config, err = f.readConfig(s); err != nil {
 		return err
@@ -237,6 +255,9 @@ func (f *specFlags) read(s *session, c *cli.Context) error {
 		return err
 	}
 	f.spec.User, f.spec.Host = whoAsks()
+	if s.record != nil {
+		s.record.spec = f.spec
+	}
 	return nil
 }
 
@@ -246,6 +267,28 @@ func specFields(of any) map[string]reflect.Value {
 	fields := map[string]reflect.Value{}
 	drain.EachFlag(of, func(name string, field reflect.Value) { fields[name] = field })
 	return fields
+}
+
+// listen sets the view that a command's flags ask for, and who else is told of its
+// events.
+func (s *session) listen(f *specFlags, command string) {
+	options := viewOptions{plain: f.noColor, verbose: f.verbose, document: f.document || f.dryRun}
+	switch {
+	case f.output == "json":
+		s.view = newJSONView(s.stdout, s.stderr, options)
+	case onGitHub():
+		s.view = newGithubView(newTextView(s.stdout, s.stderr, options))
+	default:
+		s.view = newTextView(s.stdout, s.stderr, options)
+	}
+	s.metrics = f.metrics
+	if f.operation && !f.dryRun {
+		s.record = &record{command: command, began: time.Now()}
+		s.listeners = append(s.listeners, s.record.event)
+	}
+	if len(s.listeners) > 0 {
+		s.view = fanOut{s.view, s.listeners}
+	}
 }
 
 // targets reads the arguments of a command.

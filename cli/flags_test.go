@@ -27,6 +27,7 @@ type heard struct {
 	dryRun  bool
 	values  []configValue
 	json    bool
+	metrics string
 	options viewOptions
 	code    int
 	out     string
@@ -40,7 +41,12 @@ func hear(words ...string) *heard {
 	s := newSession(&out, &errOut)
 	got := func(spec drain.Spec, name string) error {
 		h.reached, h.spec, h.name = true, spec, name
-		switch v := s.view.(type) {
+		h.metrics = s.metrics
+		shown := s.view
+		if all, ok := shown.(fanOut); ok {
+			shown = all.view
+		}
+		switch v := shown.(type) {
 		case *jsonView:
 			h.json, h.options = true, v.options
 		case *textView:
@@ -64,6 +70,7 @@ func hear(words ...string) *heard {
 	if slices.Contains(words, "run") && !slices.Contains(words, "--") {
 		words = append(words, "--", "./deploy.sh") // it needs something to do
 	}
+	s.publish = func(*record) {}
 	h.code = s.run(append([]string{"drainctl"}, words...))
 	h.out, h.err = out.String(), errOut.String()
 	return h
@@ -160,6 +167,7 @@ func arrivals() map[string]arrival {
 		"identity":               {value: "/root/key", want: drain.SSH{Identity: "/root/key"}, got: func(h *heard) any { return h.spec.SSH }, with: forStop},
 		"ssh-host":               {value: "10.0.0.10", want: drain.SSH{Host: "10.0.0.10"}, got: func(h *heard) any { return h.spec.SSH }, with: forStop},
 		"output":                 {value: "json", want: true, got: func(h *heard) any { return h.json }},
+		"metrics":                {value: "../testdata/drainctl.prom", want: "../testdata/drainctl.prom", got: func(h *heard) any { return h.metrics }},
 		"no-color":               {value: "true", want: true, got: func(h *heard) any { return h.options.plain }},
 		"verbose":                {value: "true", want: true, got: func(h *heard) any { return h.options.verbose }},
 	}
@@ -410,14 +418,19 @@ func TestEnvironmentMisspelt(t *testing.T) {
 }
 
 func TestHelpAnywhere(t *testing.T) {
-	for _, cmd := range commandNames(newApp(newSession(nil, nil))) {
+	app := newApp(newSession(nil, nil))
+	for _, cmd := range commandNames(app) {
+		lines := func(word string) [][]string {
+			all := [][]string{{cmd, word}, {word, cmd}, {cmd, "192.168.1.10", word}, {cmd, word, "192.168.1.10"}, {word, cmd, "192.168.1.10"}}
+			if cmd != "schema" { // which has no flag
+				all = append(all, []string{cmd, "192.168.1.10", word, "--state-dir=/x"}, []string{"--state-dir", "x", cmd, "192.168.1.10", word})
+			}
+			return all
+		}
 		for _, word := range []string{"--help", "-h", "-help", "--help=true"} {
-			for _, line := range [][]string{
-				{cmd, word}, {word, cmd}, {cmd, "192.168.1.10", word}, {cmd, word, "192.168.1.10"}, {word, cmd, "192.168.1.10"},
-				{cmd, "192.168.1.10", word, "--state-dir=/x"}, {"--state-dir", "x", cmd, "192.168.1.10", word},
-			} {
+			for _, line := range lines(word) {
 				h := hear(line...)
-				if h.code != 0 || h.err != "" || h.reached || !strings.Contains(h.out, "drainctl "+cmd+" - ") || !strings.Contains(h.out, "--state-dir") {
+				if h.code != 0 || h.err != "" || h.reached || !strings.Contains(h.out, "drainctl "+cmd+" - ") || strings.Contains(h.out, "--state-dir") == (cmd == "schema") {
 					t.Errorf("drainctl %s: exit code %d, error %q, output %.80q", strings.Join(line, " "), h.code, h.err, h.out)
 				}
 			}
@@ -464,7 +477,7 @@ func TestSenselessLines(t *testing.T) {
 		{"-- drain a", `unknown command "--"`},
 		{"192.168.1.10 drain", `unknown command "192.168.1.10"`},
 		{"--service drain 192.168.1.10", `unknown command "192.168.1.10"`},
-		{"--verbose", "--verbose needs a command: drain, undrain, run, check, resume, status, history, config, agent"},
+		{"--verbose", "--verbose needs a command: drain, undrain, run, check, resume, status, history, schema, config, agent"},
 		{"--output json", "--output needs a command"},
 		{"--dryrun drain a", "unknown flag --dryrun"},
 		{"drain a --dryrun", "unknown flag --dryrun for drain; did you mean --dry-run?"},

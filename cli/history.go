@@ -12,6 +12,7 @@ func historyCommand(s *session) *cli.Command {
 	f := &specFlags{spec: drain.DefaultSpec("")}
 	f.where()
 	f.shown()
+	f.document = true
 	return &cli.Command{
 		Name:      "history",
 		Usage:     "list operations, or show one with its steps and times",

@@ -8,82 +8,157 @@ import (
 	"time"
 
 	"github.com/drainctl/drainctl/drain"
+	"github.com/drainctl/drainctl/drain/journal"
 )
 
-// A jsonView prints one JSON object a line and nothing else on standard output.
-// What went wrong is on standard error as well, in words.
+// A jsonView prints JSON and nothing else on standard output: an object a line
+// for the events of an operation, or one document. What went wrong is on standard
+// error as well, in words; beside a document, everything else.
 type jsonView struct {
 	mu      sync.Mutex
 	out     io.Writer
-	errors  *textView
+	beside  *textView
 	options viewOptions
+	printed bool
 }
 
 func newJSONView(out, errOut io.Writer, options viewOptions) *jsonView {
-	return &jsonView{out: out, errors: newTextView(io.Discard, errOut, options), options: options}
+	besideOut := io.Discard
+	if options.document {
+		besideOut = errOut
+	}
+	return &jsonView{out: out, beside: newTextView(besideOut, errOut, options), options: options}
 }
+
+// What is no event of an operation has these types.
+type (
+	// A commandLine is a command as it is run.
+	commandLine struct {
+		Event   string    `json:"event" jsonschema:"enum=command"`
+		Time    time.Time `json:"time"`
+		Host    string    `json:"host"`
+		Command string    `json:"command"`
+	}
+	// A signalLine says that a signal was received.
+	signalLine struct {
+		Event       string    `json:"event" jsonschema:"enum=signal"`
+		Time        time.Time `json:"time"`
+		RollingBack bool      `json:"rolling_back"` // false: it stops at once
+	}
+	// A statusDocument is what the servers are now.
+	statusDocument struct {
+		Event string    `json:"event" jsonschema:"enum=status"`
+		Time  time.Time `json:"time"`
+		*drain.Status
+	}
+	// A checkDocument is what was tried of all that a run needs.
+	checkDocument struct {
+		Event string    `json:"event" jsonschema:"enum=check"`
+		Time  time.Time `json:"time"`
+		*drain.CheckReport
+	}
+	// A configDocument is the settings of a run, and the files that were read.
+	configDocument struct {
+		Event  string        `json:"event" jsonschema:"enum=config"`
+		Time   time.Time     `json:"time"`
+		Files  []string      `json:"files"`
+		Values []configValue `json:"values"`
+	}
+	// A historyDocument lists operations, the latest last.
+	historyDocument struct {
+		Event      string             `json:"event" jsonschema:"enum=history"`
+		Time       time.Time          `json:"time"`
+		Operations []historyOperation `json:"operations"`
+		Unreadable []string           `json:"unreadable"` // files that hold no operation
+	}
+	historyOperation struct {
+		ID        string         `json:"id"`
+		Kind      drain.Kind     `json:"kind"`
+		Targets   []string       `json:"targets"`
+		User      string         `json:"user"`
+		Host      string         `json:"host"`
+		Reason    string         `json:"reason"`
+		Began     time.Time      `json:"began"`
+		Ended     time.Time      `json:"ended,omitzero"`
+		Result    journal.Result `json:"result"`
+		Truncated int            `json:"truncated"` // lines that could not be read
+	}
+	// An operationDocument is one operation and its events.
+	operationDocument struct {
+		Event     string        `json:"event" jsonschema:"enum=operation"`
+		Time      time.Time     `json:"time"`
+		ID        string        `json:"id"`
+		Events    []drain.Event `json:"events"`
+		Truncated int           `json:"truncated"`
+	}
+)
 
 func (v *jsonView) print(object any) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	b, err := json.Marshal(object)
 	if err != nil {
-		b, _ = json.Marshal(map[string]string{"event": "error", "error": err.Error()})
+		b, _ = json.Marshal(drain.Stamp(&drain.Warning{Text: err.Error()}))
 	}
 	fmt.Fprintf(v.out, "%s\n", b)
-}
-
-// document prints what is no event of a run, under a name.
-func (v *jsonView) document(name string, fields map[string]any) {
-	fields["event"], fields["time"] = name, time.Now()
-	v.print(fields)
+	v.printed = true
 }
 
 func (v *jsonView) event(e drain.Event) {
-	v.print(e)
-	if r, ok := e.(*drain.Result); ok {
-		v.errors.event(r)
+	_, isPlan := e.(*drain.Planned)
+	_, isResult := e.(*drain.Result)
+	if !v.options.document || isPlan || isResult && !v.printed {
+		v.print(e)
+	}
+	if isResult || v.options.document && !isPlan {
+		v.beside.event(e)
 	}
 }
 
-func (v *jsonView) status(st *drain.Status) {
-	v.document("status", map[string]any{"lbs": st.LBs})
-}
+func (v *jsonView) status(st *drain.Status) { v.print(statusDocument{"status", time.Now(), st}) }
 
 func (v *jsonView) checks(r *drain.CheckReport) {
-	v.document("check", map[string]any{"checks": r.Checks, "exit_code": r.ExitCode})
+	v.print(checkDocument{"check", time.Now(), r})
 }
 
 func (v *jsonView) history(entries []drain.HistoryEntry, unreadable []string) {
+	doc := historyDocument{Event: "history", Time: time.Now(), Operations: []historyOperation{}, Unreadable: append([]string{}, unreadable...)}
 	for _, e := range entries {
-		fields := map[string]any{"id": e.ID, "kind": e.Began.Kind, "targets": e.Began.Targets, "user": e.Began.User,
-			"host": e.Began.Host, "reason": e.Began.Reason, "began": e.Began.Time, "result": resultText(e), "truncated": e.Truncated}
-		if e.Ended != nil {
-			fields["ended"] = e.Ended.Time
+		op := historyOperation{
+			ID: e.ID, Kind: e.Began.Kind, Targets: e.Began.Targets, User: e.Began.User, Host: e.Began.Host, Reason: e.Began.Reason,
+			Began: e.Began.Time, Result: journal.Result(resultText(e)), Truncated: e.Truncated,
 		}
-		v.document("operation", fields)
+		if e.Ended != nil {
+			op.Ended = e.Ended.Time
+		}
+		doc.Operations = append(doc.Operations, op)
 	}
-	for _, name := range unreadable {
-		v.document("warning", map[string]any{"text": unreadableText(name)})
-	}
+	v.print(doc)
 }
 
 func (v *jsonView) operation(id string, events []drain.Event, truncated int) {
-	v.document("operation", map[string]any{"id": id, "events": events, "truncated": truncated})
+	v.print(operationDocument{"operation", time.Now(), id, events, truncated})
 }
 
 func (v *jsonView) config(files []string, values []configValue) {
-	v.document("config", map[string]any{"files": files, "values": values})
+	v.print(configDocument{"config", time.Now(), files, values})
 }
 
 func (v *jsonView) trace(host, command string) {
-	if v.options.verbose {
-		v.document("command", map[string]any{"host": host, "command": command})
+	switch {
+	case v.options.document:
+		v.beside.trace(host, command)
+	case v.options.verbose:
+		v.print(commandLine{"command", time.Now(), host, command})
 	}
 }
 
-func (v *jsonView) signal(_ drain.Kind, first bool) {
-	v.document("signal", map[string]any{"rolling_back": first})
+func (v *jsonView) signal(kind drain.Kind, first bool) {
+	if v.options.document {
+		v.beside.signal(kind, first)
+		return
+	}
+	v.print(signalLine{"signal", time.Now(), first})
 }
 
 func (v *jsonView) pause(f func()) { f() }

@@ -681,6 +681,9 @@ func parseEvents(t *testing.T, out string) []map[string]any {
 		if _, err := time.Parse(time.RFC3339Nano, fmt.Sprint(e["time"])); err != nil || e["event"] == nil {
 			t.Fatalf("no event or time (%v): %s", err, line)
 		}
+		if err := checkSchema(fmt.Sprint(e["event"]), []byte(line)); err != nil {
+			t.Error(err)
+		}
 		events = append(events, e)
 	}
 	if len(events) == 0 {

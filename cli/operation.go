@@ -31,6 +31,7 @@ func operationCommand(s *session, kind drain.Kind) *cli.Command {
 	f.where()
 	f.run()
 	f.shown()
+	f.recorded()
 	cmd.Flags = f.flags
 	cmd.Action = func(c *cli.Context) error {
 		if err := f.targets(c, 1); err != nil {

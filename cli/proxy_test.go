@@ -113,6 +113,7 @@ type proxy struct {
 	conf string
 	url  string
 	cmd  *exec.Cmd
+	more []string // variables in the environment of drainctl
 }
 
 // freePort is a port of loopback that nothing listens on.
@@ -351,7 +352,7 @@ func (p *proxy) stateDir() string { return p.dir + "/state" }
 
 // env is the environment of what an operator types.
 func (p *proxy) env() []string {
-	return []string{"PATH=" + os.Getenv("PATH"), "HOME=" + p.dir, "TERM=xterm", "USER=ann", "DRAINCTL_STATE_DIR=" + p.stateDir()}
+	return append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + p.dir, "TERM=xterm", "USER=ann", "DRAINCTL_STATE_DIR=" + p.stateDir()}, p.more...)
 }
 
 // command runs drainctl by way of another program.

@@ -13,6 +13,7 @@ func resumeCommand(s *session) *cli.Command {
 	f.where()
 	f.run()
 	f.shown()
+	f.recorded()
 	return &cli.Command{
 		Name:      "resume",
 		Usage:     "continue a drain or undrain that was interrupted",

@@ -23,6 +23,7 @@ func rolloutCommand(s *session) *cli.Command {
 	f.where()
 	f.run()
 	f.shown()
+	f.recorded()
 	return &cli.Command{
 		Name:      string(drain.Run),
 		Usage:     "take some backends at a time out, work on them, and put them back healthy",

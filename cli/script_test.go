@@ -21,7 +21,7 @@ func TestMain(m *testing.M) {
 	programs := map[string]func(){
 		"drainctl": func() {
 			systemConfig = os.Getenv("SYSTEM_CONFIG")
-			os.Exit(Run(os.Args, os.Stdout, os.Stderr))
+			os.Exit(runChecked(os.Args))
 		},
 		"nobody": nobody,
 	}
@@ -122,6 +122,7 @@ func jsonLines(ts *testscript.TestScript, neg bool, args []string) {
 		if object["event"] == nil || object["time"] == nil {
 			ts.Fatalf("no event or time in %s", line)
 		}
+		ts.Check(checkSchema(fmt.Sprint(object["event"]), []byte(line)))
 		lines++
 	}
 	if lines == 0 {

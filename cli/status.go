@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 
 	"github.com/urfave/cli/v2"
 
@@ -14,6 +15,8 @@ func statusCommand(s *session) *cli.Command {
 	f.where()
 	f.nginx()
 	f.shown()
+	f.measured()
+	f.document = true
 	return &cli.Command{
 		Name:      "status",
 		Usage:     "show upstreams and their servers: up or down, connections now",
@@ -37,8 +40,12 @@ func (s *session) showStatus(ctx context.Context, spec drain.Spec) error {
 	_, soft, stop := withSignals(ctx, func(first bool) { s.view.signal("", first) })
 	defer stop()
 	st, err := drain.ReadStatus(soft, spec, s.machines(true))
-	if st != nil {
-		s.view.status(st)
+	if st == nil {
+		return err
+	}
+	s.view.status(st)
+	if s.metrics != "" {
+		err = errors.Join(err, writeMetrics(s.metrics, nil, spec, st))
 	}
 	return err
 }

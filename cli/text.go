@@ -401,3 +401,49 @@ func (v *textView) pause(f func()) {
 	v.mu.Unlock()
 	f()
 }
+
+// outcome is how it ended, in a sentence.
+func outcome(r *drain.Result) string {
+	if r.ExitCode == drain.Done {
+		return summary(r)
+	}
+	text := r.Error
+	if r.Stands != nil {
+		text += "; " + standsText(*r.Stands)
+	}
+	return text
+}
+
+// summaryHead is the columns of a job summary.
+var summaryHead = []string{"step", "backends", "result", "time"}
+
+func summaryTitle(r *record) string {
+	return "drainctl " + r.kind() + " " + strings.Join(r.spec.Targets, ", ")
+}
+
+// summaryRow is a step in those columns.
+func summaryRow(s stepRecord) []string {
+	result := "done"
+	switch {
+	case s.err != "":
+		result = "failed: " + s.err
+	case !s.changed && s.step != drain.StepWait:
+		result = "unchanged"
+	}
+	return []string{stepText(s.step, s.direction), strings.Join(s.backends, ", "), result, backend.Span(s.ended.Sub(s.began).Round(10 * time.Millisecond))}
+}
+
+// stepText is the name of a step in a direction.
+func stepText(step drain.StepName, d drain.Direction) string {
+	if d == drain.Reverse {
+		switch step {
+		case drain.StepMarkDown:
+			return "clear down"
+		case drain.StepWait:
+			return "wait until healthy"
+		case drain.StepService:
+			return "start service"
+		}
+	}
+	return string(step)
+}

@@ -27,7 +27,23 @@ type view interface {
 	pause(func()) // keeps quiet while somebody types
 }
 
-type viewOptions struct{ plain, verbose bool }
+type viewOptions struct {
+	plain, verbose bool
+	document       bool // JSON is one document, not a line for each event
+}
+
+// A fanOut is a view whose events others are told as well.
+type fanOut struct {
+	view
+	others []func(drain.Event)
+}
+
+func (f fanOut) event(e drain.Event) {
+	f.view.event(e)
+	for _, tell := range f.others {
+		tell(e)
+	}
+}
 
 func isTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)

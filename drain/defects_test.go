@@ -157,7 +157,7 @@ func TestUndrainCountsAsTheDrainDid(t *testing.T) {
 	if len(readings) == 0 || readings[0].Threshold != 7 {
 		t.Errorf("the rollback waited with %+v", readings)
 	}
-	op, err := Prepare(t.Context(), r.spec(Undrain), Options{Connect: connector{r}, Emit: func(Event) {}})
+	op, err := Prepare(t.Context(), r.spec(Undrain), Options{Connect: connector{r}, Emit: valid})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -198,7 +198,7 @@ func TestInterruptedBeforeItBegan(t *testing.T) {
 	}
 	// Ctrl-C between the checks and the beginning.
 	soft, interrupt := context.WithCancelCause(t.Context())
-	op, err := Prepare(soft, r.spec(Drain), Options{Connect: connector{r}, Emit: func(Event) {}})
+	op, err := Prepare(soft, r.spec(Drain), Options{Connect: connector{r}, Emit: valid})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -217,7 +217,7 @@ func TestWaitForALockPlansAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	ctx := t.Context()
-	first, err := Prepare(ctx, r.spec(Undrain), Options{Connect: connector{r}, Emit: func(Event) {}, bounds: shortBounds})
+	first, err := Prepare(ctx, r.spec(Undrain), Options{Connect: connector{r}, Emit: valid, bounds: shortBounds})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -272,7 +272,7 @@ func TestLockTellsItsHolder(t *testing.T) {
 	}
 	ann := r.spec(Drain)
 	ann.User, ann.Host, ann.Reason = "ann", "desk", "new kernel"
-	op, err := Prepare(t.Context(), ann, Options{Connect: connector{r}, Emit: func(Event) {}})
+	op, err := Prepare(t.Context(), ann, Options{Connect: connector{r}, Emit: valid})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -311,7 +311,7 @@ func TestStatusWhileItIsChecked(t *testing.T) {
 		if s := r.status(); s.State != test.at || s.Holder != nil {
 			t.Errorf("before the %s: %q, held by %+v", test.kind, s.State, s.Holder)
 		}
-		op, err := Prepare(t.Context(), r.spec(test.kind), Options{Connect: connector{r}, Emit: func(Event) {}})
+		op, err := Prepare(t.Context(), r.spec(test.kind), Options{Connect: connector{r}, Emit: valid})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -325,11 +325,11 @@ func InSeconds(d time.Duration) Seconds { return Seconds(d.Seconds()) }
 // Duration is the span for the program.
 func (s Seconds) Duration() time.Duration { return time.Duration(float64(s) * float64(time.Second)) }
 
-// kinds are the events by their names, for ParseEvent.
+// kinds are all events by their names.
 var kinds = func() map[string]func() Event {
 	all := map[string]func() Event{}
 	for _, make := range []func() Event{
-		func() Event { return &OperationStarted{} }, func() Event { return &LockAwaited{} },
+		func() Event { return &OperationStarted{} }, func() Event { return &Planned{} }, func() Event { return &LockAwaited{} },
 		func() Event { return &StepStarted{} }, func() Event { return &StepDone{} }, func() Event { return &StepFailed{} },
 		func() Event { return &Edited{} }, func() Event { return &NotLoaded{} }, func() Event { return &Reloaded{} },
 		func() Event { return &Waiting{} }, func() Event { return &HealthChecked{} }, func() Event { return &OtherClient{} },

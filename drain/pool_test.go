@@ -146,6 +146,7 @@ func (v *visit) run(spec Spec, change ...func(*Options)) error {
 }
 
 func (v *visit) runWith(hard, soft context.Context, spec Spec, o Options) error {
+	defer checked(&o)()
 	op, err := Prepare(soft, spec, o)
 	if err != nil {
 		return err
@@ -153,6 +154,7 @@ func (v *visit) runWith(hard, soft context.Context, spec Spec, o Options) error 
 	defer op.Close()
 	err = op.Run(hard, soft)
 	v.result = op.Result(err)
+	valid(Stamp(v.result))
 	return err
 }
 

@@ -392,12 +392,15 @@ func run(hard, soft context.Context, spec Spec, o Options) error {
 	if o.Emit == nil {
 		o.Emit = func(Event) {}
 	}
+	defer checked(&o)()
 	op, err := Prepare(soft, spec, o)
 	if err != nil {
 		return err
 	}
 	defer op.Close()
-	return op.Run(hard, soft)
+	err = op.Run(hard, soft)
+	valid(Stamp(op.Result(err)))
+	return err
 }
 
 // run runs without faults.

@@ -28,7 +28,8 @@ const (
 // A Status is what the LBs' configuration and journals say of their servers, and
 // what their sockets say now.
 type Status struct {
-	LBs []LBStatus `json:"lbs"`
+	LBs   []LBStatus `json:"lbs"`
+	Error string     `json:"error,omitempty"` // of the LBs that could not be asked
 }
 
 // An LBStatus is one LB.
@@ -39,6 +40,8 @@ type LBStatus struct {
 	Warnings []string       `json:"warnings"`
 	// Uncounted is why no connections could be counted.
 	Uncounted string `json:"not_counted,omitempty"`
+	// JournalError is why the journal could not be read.
+	JournalError string `json:"journal_error,omitempty"`
 }
 
 // A ServerStatus is one server line.
@@ -70,7 +73,10 @@ func ReadStatus(ctx context.Context, spec Spec, c Connector) (*Status, error) {
 	if err != nil && len(o.lbs) == 1 {
 		return nil, beforeTouching(ctx, err)
 	}
-	st := &Status{}
+	st := &Status{LBs: []LBStatus{}}
+	if err != nil {
+		st.Error = err.Error()
+	}
 	for _, r := range reports {
 		st.LBs = append(st.LBs, statusOf(spec, r))
 	}
@@ -84,6 +90,7 @@ func statusOf(spec Spec, lb LBPlan) LBStatus {
 		st.Warnings = append(st.Warnings, fmt.Sprintf("%s was skipped: %s", sk.File, sk.Error))
 	}
 	if r.StateError != nil {
+		st.JournalError = r.StateError.Message
 		st.Warnings = append(st.Warnings, "who drained what is not known: "+r.StateError.Message)
 	}
 	for _, s := range r.Servers {

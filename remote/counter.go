@@ -33,8 +33,8 @@ type Count struct {
 
 // Peer is who is at the other end of connections.
 type Peer struct {
-	Addr  netip.Addr
-	Count int
+	Addr  netip.Addr `json:"addr"`
+	Count int        `json:"count"`
 }
 
 // counterScript counts connections when it is told to: see there.

@@ -1,0 +1,73 @@
+package drain
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"sync"
+
+	"github.com/santhosh-tekuri/jsonschema/v6"
+)
+
+// compiledEvents are the schemas of the events, by name. Each is a part of the
+// published one, which would be slow to try in tests with thousands of events.
+var compiledEvents = sync.OnceValue(func() map[string]*jsonschema.Schema {
+	all := map[string]*jsonschema.Schema{}
+	for name, make := range kinds {
+		text, err := json.Marshal(Schema(make()))
+		if err != nil {
+			panic(err)
+		}
+		document, err := jsonschema.UnmarshalJSON(bytes.NewReader(text))
+		if err != nil {
+			panic(err)
+		}
+		c := jsonschema.NewCompiler()
+		c.AssertFormat()
+		if err := c.AddResource(name, document); err != nil {
+			panic(err)
+		}
+		all[name] = c.MustCompile(name)
+	}
+	return all
+})
+
+// valid panics when an event of a test is not as its published schema says.
+func valid(e Event) {
+	text, err := json.Marshal(e)
+	if err != nil {
+		panic(err)
+	}
+	schema := compiledEvents()[e.Head().Event]
+	if schema == nil {
+		panic(fmt.Sprintf("an event that is not among the kinds: %s", text))
+	}
+	value, err := jsonschema.UnmarshalJSON(bytes.NewReader(text))
+	if err == nil {
+		err = schema.Validate(value)
+	}
+	if err != nil {
+		panic(fmt.Sprintf("an event is not as its schema says: %v: %s", err, text))
+	}
+}
+
+// checked has the events of a run validated when it is over, so that the run is not
+// slowed down.
+func checked(o *Options) (check func()) {
+	var mu sync.Mutex
+	var seen []Event
+	emit := o.Emit
+	o.Emit = func(e Event) {
+		mu.Lock()
+		seen = append(seen, e)
+		mu.Unlock()
+		emit(e)
+	}
+	return func() {
+		mu.Lock()
+		defer mu.Unlock()
+		for _, e := range seen {
+			valid(e)
+		}
+	}
+}

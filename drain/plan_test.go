@@ -394,7 +394,7 @@ func TestPlanOverDifferentLBs(t *testing.T) {
 	if n := len(p.LBs[0].change(nginx.Want{Down: true}, false).Files[0].Servers); n != 1 {
 		t.Errorf("%d servers are changed on lb1", n)
 	}
-	p, err = plan("10.0.0.9")
+	_, err = plan("10.0.0.9")
 	if err == nil || !strings.Contains(err.Error(), "no server 10.0.0.9 in any upstream of "+confs[0].path("nginx.conf")) {
 		t.Errorf("got %v", err)
 	}

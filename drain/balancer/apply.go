@@ -47,10 +47,13 @@ func (l *Local) apply(ctx context.Context, c Change) (a Applied, err error) {
 	if err != nil {
 		return a, err
 	}
+	last := l.before
 	if l.before, err = l.running(ctx, conf, build); err != nil {
 		return a, err
 	}
-	l.after = l.before
+	if l.after = l.before; l.before.Started(last) {
+		l.mayHaveLoaded() // somebody else has reloaded it
+	}
 	if a.Notices, err = l.acceptPending(ctx, conf, c.AcceptPending); err != nil {
 		return a, err
 	}
@@ -74,8 +77,28 @@ func (l *Local) apply(ctx context.Context, c Change) (a Applied, err error) {
 	if err := l.test(ctx); err != nil {
 		return a, l.giveUp(ctx, had, fmt.Errorf("the edited configuration was refused: %w", err))
 	}
-	a.NeedsReload = true
+	if a.NeedsReload = l.differs(); !a.NeedsReload {
+		l.unlockConfiguration()
+	}
 	return a, nil
+}
+
+// differs tells whether nginx has loaded other files than there are: an edit that was
+// undone before any reload needs none.
+func (l *Local) differs() bool {
+	for _, f := range l.unloaded {
+		if f.Before != f.After {
+			return true
+		}
+	}
+	return false
+}
+
+// mayHaveLoaded notes that nginx may have loaded what there is, or not.
+func (l *Local) mayHaveLoaded() {
+	for path, f := range l.unloaded {
+		l.unloaded[path] = journal.FileHashes{After: f.After}
+	}
 }
 
 // giveUp undoes the edits after the first keep of them, which nothing has loaded
@@ -210,6 +233,11 @@ func (l *Local) replace(ctx context.Context, ch *fileChange) error {
 	}
 	// Noted first: a replacement whose end is not known may have happened.
 	l.edits = append(l.edits, edit)
+	if had, ok := l.unloaded[edit.Path]; ok {
+		l.unloaded[edit.Path] = journal.FileHashes{Before: had.Before, After: edit.After}
+	} else {
+		l.unloaded[edit.Path] = journal.FileHashes{Before: edit.Before, After: edit.After}
+	}
 	err := l.replaceFile(ch.file.Path, []byte(ch.file.Src), []byte(ch.now))
 	l.wrote = time.Now()
 	if errors.Is(err, nginx.ErrChanged) {

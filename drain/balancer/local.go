@@ -45,10 +45,13 @@ type Local struct {
 	editLock *journal.Lock
 	edits    []journal.Edit // announced by this operation and not restored
 	wrote    time.Time      // the last replacement of a file
-	sent     bool           // a reload was sent since nginx last had none of the edits
-	refused  bool           // the command of that reload failed
-	before   nginx.Running  // the generation before the last reload
-	after    nginx.Running  // the one that was verified after it
+	// unloaded are the files edited since nginx last loaded them: the hashes of what it
+	// has loaded, empty where that is not known, and of what they are now.
+	unloaded map[string]journal.FileHashes
+	sent     bool          // a reload was sent since nginx last had none of the edits
+	refused  bool          // the command of that reload failed
+	before   nginx.Running // the generation before the last reload
+	after    nginx.Running // the one that was verified after it
 	seen     map[string]time.Time
 
 	mu        sync.Mutex // guards what follows
@@ -85,7 +88,7 @@ func NewLocal(o Options) *Local {
 	if o.Nginx.Path == "" {
 		o.Nginx.Path = nginx.DefaultBinary
 	}
-	return &Local{options: o, journal: journal.Journal{Dir: o.StateDir, Keep: o.Keep}, done: make(chan struct{})}
+	return &Local{options: o, journal: journal.Journal{Dir: o.StateDir, Keep: o.Keep}, done: make(chan struct{}), unloaded: map[string]journal.FileHashes{}}
 }
 
 // effect does what changes something on this machine, or asks it something that

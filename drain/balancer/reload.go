@@ -42,6 +42,7 @@ func (l *Local) reload(ctx context.Context, limit time.Duration) error {
 		return err
 	}
 	l.sent = true
+	l.mayHaveLoaded()
 	var after nginx.Running
 	l.trace(l.binary().ReloadArgs())
 	err = l.effect("nginx -s reload", func() (err error) {
@@ -51,7 +52,7 @@ func (l *Local) reload(ctx context.Context, limit time.Duration) error {
 	var ce *nginx.CommandError
 	l.refused = errors.As(err, &ce)
 	if err == nil {
-		l.after, l.seen = after, nil
+		l.after, l.seen, l.unloaded = after, nil, map[string]journal.FileHashes{}
 	}
 	return err
 }

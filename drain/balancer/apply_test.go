@@ -1,0 +1,49 @@
+package balancer
+
+import (
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/drainctl/drainctl/nginx"
+)
+
+// TestUndoneEditNeedsNoReload: an edit that was undone before nginx has loaded it is
+// nothing to reload for, unless somebody has reloaded nginx in between.
+func TestUndoneEditNeedsNoReload(t *testing.T) {
+	r := newRig(t)
+	l := NewLocal(r.options())
+	defer l.Close()
+	apply := func(isDown, reload bool) {
+		t.Helper()
+		q := down("127.0.0.2")
+		q.Want, q.Unmanaged = &nginx.Want{Down: isDown}, true
+		report, err := l.Plan(t.Context(), q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, err := l.Apply(t.Context(), change(report, *q.Want))
+		if err != nil || len(a.Edited) == 0 || a.NeedsReload != reload {
+			t.Errorf("down %t: needs a reload %t, edited %d files, %v; want %t", isDown, a.NeedsReload, len(a.Edited), err, reload)
+		}
+	}
+	r.began(l, testID, down("127.0.0.2"))
+	apply(true, true)
+	apply(false, false)
+	apply(true, true)
+	if _, err := l.Reload(t.Context(), ReloadRequest{Timeout: time.Minute}); err != nil {
+		t.Fatal(err)
+	}
+	apply(false, true)
+	apply(true, false)
+	apply(false, true)
+	before := r.workers()
+	if err := syscall.Kill(r.master, syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	r.until("somebody's reload has come", func() bool {
+		now := r.workers()
+		return len(now) > 0 && now[0] != before[0]
+	})
+	apply(true, true)
+}

@@ -1,7 +1,9 @@
 package drain
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -27,9 +29,10 @@ func (configure) run(ctx context.Context, b *batch, d Direction, s Scope) Verdic
 	return b.revert(ctx, d)
 }
 
-// configure edits, tests and reloads.
+// configure edits, tests and reloads. What a rolling run puts back is put back on
+// every LB, whatever one of them says.
 func (b *batch) configure(ctx context.Context, d Direction) Verdict {
-	v := b.applyAll(ctx, b.plan.LBs, nginx.Want{Down: d == Forward})
+	v := b.applyAll(ctx, b.plan.LBs, nginx.Want{Down: d == Forward}, d == Reverse && b.o.plan.Spec.Kind == Run)
 	if v.Err == nil {
 		v.Detail = b.detail(d)
 	}
@@ -37,58 +40,80 @@ func (b *batch) configure(ctx context.Context, d Direction) Verdict {
 }
 
 // revert undoes what this operation has configured on the servers of a batch that
-// is not all of it, in the direction that leads back.
+// is not all of it, in the direction that leads back: on every LB, whatever one of
+// them says.
 func (b *batch) revert(ctx context.Context, d Direction) Verdict {
 	want := nginx.Want{Down: d == Forward}
-	parts, err := gather(ctx, b.o.lbs, func(ctx context.Context, lb *LB) (LBPlan, error) {
-		q := b.query()
-		q.Preflight, q.Want, q.Unmanaged, q.Returning = false, &want, true, nil
-		if err := b.o.usable(ctx, lb); err != nil {
-			return LBPlan{}, err
-		}
-		now, err := lb.ask(ctx, q)
-		if err != nil {
-			return now, err
-		}
+	q := b.query()
+	q.Preflight, q.Want, q.Unmanaged, q.Returning = false, &want, true, nil
+	parts, err := b.askEach(ctx, q)
+	for i, part := range parts {
 		// Of what it finds, only what was configured here.
-		did := b.part(lb).Report.Servers
-		now.Report.Servers = slices.DeleteFunc(now.Report.Servers, func(s balancer.Server) bool {
+		did := b.plan.LBs[i].Report.Servers
+		part.Report.Servers = slices.DeleteFunc(part.Report.Servers, func(s balancer.Server) bool {
 			return !slices.ContainsFunc(did, func(was balancer.Server) bool {
 				return was.Configure && was.Server == s.Server && was.File == s.File
 			})
 		})
-		return now, nil
-	})
-	if err != nil {
-		return failed(true, err)
 	}
-	return b.applyAll(ctx, parts, want)
+	v := b.applyAll(ctx, parts, want, true)
+	if err != nil {
+		return failed(true, join(err, v.Err))
+	}
+	return v
 }
 
-// applyAll edits and tests every LB, and reloads those that need it.
-func (b *batch) applyAll(ctx context.Context, parts []LBPlan, want nginx.Want) Verdict {
+// askEach asks every LB, and makes connections that broke anew. The part of one that
+// does not answer is empty, and its name too.
+func (b *batch) askEach(ctx context.Context, q balancer.Query) ([]LBPlan, error) {
+	return gather(ctx, b.o.lbs, func(ctx context.Context, lb *LB) (LBPlan, error) {
+		part, err := LBPlan{}, b.o.usable(ctx, lb)
+		if err == nil {
+			part, err = lb.ask(ctx, q)
+		}
+		if err != nil {
+			part = LBPlan{Report: &balancer.Report{}}
+		}
+		return part, err
+	})
+}
+
+// applyAll edits and tests every LB that has a part, and reloads those that need it:
+// all or nothing, or each that can be.
+func (b *batch) applyAll(ctx context.Context, parts []LBPlan, want nginx.Want, each bool) Verdict {
 	lbs := b.o.lbs
 	reload := make([]bool, len(lbs))
 	err := lbs.each(ctx, func(ctx context.Context, lb *LB) error {
 		i := slices.Index(lbs, lb)
+		if parts[i].LB == "" {
+			return nil
+		}
 		a, err := b.apply(ctx, lb, parts[i], want)
-		reload[i] = a.NeedsReload
+		reload[i] = a.NeedsReload && err == nil
 		return err
 	})
 	changed := slices.ContainsFunc(lbs, func(lb *LB) bool { return lb.edited }) || slices.Contains(reload, true)
-	if err != nil {
+	if err != nil && !each {
 		return failed(changed, err)
 	}
-	err = lbs.each(ctx, func(ctx context.Context, lb *LB) error {
+	reloadErr := lbs.each(ctx, func(ctx context.Context, lb *LB) error {
 		if !reload[slices.Index(lbs, lb)] {
 			return nil
 		}
 		return b.o.reload(ctx, lb)
 	})
-	if err != nil {
+	if err = join(err, reloadErr); err != nil {
 		return failed(changed, err)
 	}
 	return Verdict{Changed: changed}
+}
+
+// join is errors.Join, with a single error as it is.
+func join(a, b error) error {
+	if a == nil || b == nil {
+		return cmp.Or(a, b)
+	}
+	return errors.Join(a, b)
 }
 
 // detail says what the servers are now; the ones that an undrain leaves down are

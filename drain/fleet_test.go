@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -267,4 +268,115 @@ func TestLocksSideBySide(t *testing.T) {
 			t.Errorf("lb%d is not locked", i)
 		}
 	}
+}
+
+// TestSeveralTargets drains, or undrains, two backends of which the second does not
+// go along: it is rolled back alone, or both are, and the journals have what stands.
+func TestSeveralTargets(t *testing.T) {
+	late := func(a *poolApp) { a.open = 1 }
+	for _, test := range []struct {
+		name    string
+		kind    Kind
+		breaks  func(*poolApp)
+		change  func(*Spec)
+		exit    Exit
+		stands  Standing
+		out     []int // of the two, those that are out at the end
+		marked  []int // those that the journals have
+		stopped []int
+		reloads int // of each LB
+	}{
+		{"none fails", Drain, func(*poolApp) {}, nil, Done, "", []int{0, 1}, []int{0, 1}, []int{0, 1}, 1},
+		{"one is not drained", Drain, late, nil, TimedOut, Changed, []int{0}, []int{0}, []int{0}, 2},
+		{"one is not drained, together", Drain, late, func(s *Spec) { s.Together = true }, TimedOut, AsBefore, nil, nil, nil, 2},
+		{"one is not drained, leave", Drain, late, func(s *Spec) { s.OnTimeout = TimeoutLeave }, TimedOut, Changed, []int{0, 1}, []int{0, 1}, []int{0}, 1},
+		{"one is not drained, stop", Drain, late, func(s *Spec) { s.OnTimeout = TimeoutStop }, TimedOut, Changed, []int{0, 1}, []int{0, 1}, []int{0, 1}, 1},
+		{"one cannot be stopped", Drain, func(a *poolApp) { a.noStop = true }, nil, Partial, Changed, []int{0}, []int{0}, []int{0}, 2},
+		{"one cannot be stopped, together", Drain, func(a *poolApp) { a.noStop = true }, func(s *Spec) { s.Together = true }, Failed, AsBefore, nil, nil, nil, 2},
+		{"none fails", Undrain, func(*poolApp) {}, nil, Done, "", nil, nil, nil, 1},
+		{"one does not start", Undrain, func(a *poolApp) { a.noStart = true }, nil, Partial, Changed, []int{1}, []int{1}, []int{1}, 1},
+		{"one does not start, together", Undrain, func(a *poolApp) { a.noStart = true }, func(s *Spec) { s.Together = true }, Failed, AsBefore, []int{0, 1}, []int{0, 1}, []int{0, 1}, 0},
+		{"one is sick", Undrain, func(a *poolApp) { a.sick = true }, nil, Partial, Changed, []int{1}, []int{1}, []int{1}, 1},
+		{"one is sick, together", Undrain, func(a *poolApp) { a.sick = true }, func(s *Spec) { s.Together = true }, Failed, AsBefore, []int{0, 1}, []int{0, 1}, []int{0, 1}, 0},
+	} {
+		t.Run(fmt.Sprintf("%s/%s", test.kind, test.name), func(t *testing.T) {
+			t.Parallel()
+			p := newPool(t, 2)
+			two := func(k Kind) Spec {
+				s := p.spec(k)
+				s.Targets = s.Targets[:2]
+				s.Timeout, s.HealthTimeout, s.Given = 40*time.Millisecond, 40*time.Millisecond, []string{"timeout", "health-timeout"}
+				return s
+			}
+			reloads := test.reloads
+			if test.kind == Undrain {
+				p.run(two(Drain)).ended(t, Done, "", "")
+				reloads++
+			}
+			test.breaks(p.apps[1])
+			spec := two(test.kind)
+			if test.change != nil {
+				test.change(&spec)
+			}
+			p.run(spec).ended(t, test.exit, test.stands, "")
+			addresses := func(which []int) (all []string) {
+				for _, i := range which {
+					all = append(all, p.apps[i].name+":8080")
+				}
+				return all
+			}
+			for _, lb := range p.lbs {
+				var marked []string
+				for _, m := range lb.state.Marks {
+					marked = append(marked, m.Address)
+				}
+				if got := lb.out(); !slices.Equal(got, addresses(test.out)) || !slices.Equal(marked, addresses(test.marked)) || lb.reloads != reloads {
+					t.Errorf("%s: out %v, marked %v, %d reloads; want %v, %v, %d", lb.name, got, marked, lb.reloads, addresses(test.out), addresses(test.marked), reloads)
+				}
+			}
+			for i, a := range p.apps {
+				if a.active == slices.Contains(test.stopped, i) {
+					t.Errorf("%s is active %t", a.name, a.active)
+				}
+			}
+			p.apps[1].open, p.apps[1].noStop, p.apps[1].noStart, p.apps[1].sick = 0, false, false, false
+			p.putBack()
+		})
+	}
+}
+
+// TestSeveralTargetsEveryFault drains two backends, of which one is not drained in
+// time and is rolled back alone, with each call going wrong once. One undrain puts
+// everything back.
+func TestSeveralTargetsEveryFault(t *testing.T) {
+	late := func(t *testing.T) (*pool, Spec) {
+		p := newPool(t, 2)
+		spec := p.spec(Drain)
+		spec.Targets, spec.Timeout = spec.Targets[:2], 20*time.Millisecond
+		p.apps[1].open = 1
+		return p, spec
+	}
+	p, spec := late(t)
+	p.run(spec).ended(t, TimedOut, Changed, "not drained")
+	var faults []poolFault
+	for who, n := range p.calls {
+		for i := range n {
+			for _, kind := range []poolFaultKind{callFails, answerLost, linkBreaks, lbGone, crashBefore, crashAfter, interrupts, interruptsTwice} {
+				if !strings.HasPrefix(who, "192.") || kind != linkBreaks && kind != lbGone {
+					faults = append(faults, poolFault{who: who, n: i + 1, kind: kind})
+				}
+			}
+		}
+	}
+	eachFault(t, faults, func(t *testing.T, f poolFault) {
+		p, spec := late(t)
+		p.fault = f
+		out := p.run(spec)
+		t.Logf("%s %s: exit %d: %v", p.hit, f.kind, out.exit, out.err)
+		if f.kind != crashBefore && f.kind != crashAfter && out.exit != Done && out.exit != TimedOut {
+			out.truthful(p)
+		}
+		p.apps[1].open = 0
+		p.putBack()
+	})
 }

@@ -2,8 +2,11 @@ package drain
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
-	"maps"
+	"io"
+	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -12,471 +15,662 @@ import (
 
 	"github.com/drainctl/drainctl/drain/balancer"
 	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/nginx"
 	"github.com/drainctl/drainctl/remote"
 )
 
-// A pool is several LBs in front of several apps, made up: it can be made to fail
-// at any call, and it watches what must hold at every instant.
+// A pool is load balancers with the same servers, and the apps behind these. It is
+// all made up, but for the journals, which keep a real state. Its world goes on when
+// drainctl does not: a crash ends the calls, and another run finds what is left.
+//
+// All the time it makes sure that no LB sends requests to an app that is stopped.
 type pool struct {
-	t   *testing.T
-	lbs []*poolLB
+	t    *testing.T
+	lbs  []*poolLB
+	apps []*poolApp
 
-	mu   sync.Mutex
-	apps map[string]*poolApp // by host
+	mu    sync.Mutex
+	calls map[string]int // by who was called
+	seen  []string       // the calls, in their order: "lb0 apply"
+	fault poolFault
+	hit   string              // the call that went wrong
+	gone  bool                // the process of drainctl
+	end   func(poolFaultKind) // its contexts
+	at    map[string]func()   // what else happens at a call
 }
 
-// A poolApp is the app of one backend, with a switch.
-type poolApp struct {
-	active bool
-	ill    bool // it never gets healthy
-	boots  int
-	busy   int // open connections
-	stuck  bool
+// A poolFault is what goes wrong: the n-th call of one LB or app, or those with a name.
+type poolFault struct {
+	who  string
+	n    int    // from 1
+	call string // or each of this name
+	kind poolFaultKind
 }
 
-// A poolLB is what is on one LB, whoever is connected to it.
+type poolFaultKind string
+
+const (
+	callFails       poolFaultKind = "fails"        // and has done nothing
+	answerLost      poolFaultKind = "answer lost"  // it is done, and drainctl is told that it failed
+	linkBreaks      poolFaultKind = "link breaks"  // and can be made anew
+	lbGone          poolFaultKind = "lb gone"      // for as long as this drainctl lives
+	crashBefore     poolFaultKind = "crash before" // of drainctl
+	crashAfter      poolFaultKind = "crash after"  //
+	interrupts      poolFaultKind = "Ctrl-C"       // soft
+	interruptsTwice poolFaultKind = "Ctrl-C twice" // hard
+)
+
+// A poolLB is one LB: what its file says, what its nginx serves, and its journal.
 type poolLB struct {
-	pool *pool
-	name string
-
-	mu           sync.Mutex
-	down, loaded map[string]bool // addresses: in the files, and in what nginx serves
-	state        journal.State
-	reloads      int
-	locked       bool
+	*pool
+	name    string
+	lines   []poolLine
+	state   journal.State
+	reloads int
+	holder  map[string]*poolSession // of the locks on backends
+	live    []*poolSession
+	dead    bool
 }
 
-const poolPort = ":8080"
+type poolLine struct {
+	address       string
+	down, serving bool // what the file says; whether nginx sends requests there
+}
 
-func newPool(t *testing.T, lbs, apps int) *pool {
-	p := &pool{t: t, apps: map[string]*poolApp{}}
-	for i := range apps {
-		p.apps[fmt.Sprintf("192.168.1.%d", 10+i)] = &poolApp{active: true}
+// A poolApp is a backend with one unit.
+type poolApp struct {
+	*pool
+	name    string
+	active  bool
+	sick    bool // it runs, and answers nothing
+	noStop  bool // systemctl stop fails
+	noStart bool
+	skip    bool // --only-if says no
+	open    int
+	boots   int
+	noBoot  bool // systemctl reboot fails
+	works   int  // how often it was rebooted, which is the work
+}
+
+const poolConf = "/nginx.conf"
+
+// newPool is n LBs in front of three apps.
+func newPool(t *testing.T, n int) *pool {
+	p := &pool{t: t, calls: map[string]int{}, at: map[string]func(){}}
+	for i := range 3 {
+		p.apps = append(p.apps, &poolApp{pool: p, name: fmt.Sprintf("192.168.1.%d", 10+i), active: true})
 	}
-	for i := range lbs {
-		p.lbs = append(p.lbs, &poolLB{pool: p, name: fmt.Sprintf("lb%d", i), down: map[string]bool{}, loaded: map[string]bool{}, state: journal.State{Version: 2}})
+	for i := range n {
+		lb := &poolLB{pool: p, name: fmt.Sprintf("lb%d", i), holder: map[string]*poolSession{}}
+		for _, a := range p.apps {
+			lb.lines = append(lb.lines, poolLine{address: a.name + ":8080", serving: true})
+		}
+		p.lbs = append(p.lbs, lb)
 	}
 	return p
 }
 
-func (p *pool) hosts() []string { return slices.Sorted(maps.Keys(p.apps)) }
-
-// spec asks for all apps of the pool, over all LBs.
+// spec is of all three backends, on all LBs.
 func (p *pool) spec(k Kind) Spec {
 	s := DefaultSpec(k)
-	s.Targets, s.Counter, s.Service = p.hosts(), CounterLB, "app"
-	if k == Undrain {
-		s.Service = ""
-	}
+	s.Service, s.Counter, s.User, s.Host = "app", CounterLB, "tester", "pool"
+	s.Interval, s.Timeout, s.HealthTimeout = 20*time.Millisecond, patience, patience
 	for _, lb := range p.lbs {
 		s.LBs = append(s.LBs, lb.name)
 	}
-	s.Interval, s.Timeout, s.HealthTimeout = 20*time.Millisecond, patience, patience
-	s.User, s.Host, s.MinUp = "tester", "desk", 0
-	if k == Run {
-		s.Rollout.Command = []string{"true"}
-		s.MinUp = 1
+	for _, a := range p.apps {
+		s.Targets = append(s.Targets, a.name)
+	}
+	if k == Undrain {
+		s.Service, s.Counter = "", ""
+	}
+	s.Rollout.Reboot = k == Run
+	return s
+}
+
+// An outcome is how a run ended.
+type outcome struct {
+	*told
+	err    error
+	exit   Exit
+	result *Result
+}
+
+// stands is what the run says is so; empty where it was done.
+func (o outcome) stands() (s Stands) {
+	var f *Failure
+	if errors.As(o.err, &f) {
+		s = f.Stands
 	}
 	return s
 }
 
-// shorten bounds the waits of a spec for what never comes in this pool.
-func (p *pool) shorten(s *Spec) {
-	for _, app := range p.apps {
-		if app.busy > 0 {
-			s.Timeout = 100 * time.Millisecond
+// run runs a spec to its end.
+func (p *pool) run(spec Spec, more ...func(*Options)) outcome {
+	hard, end := context.WithCancelCause(context.Background())
+	soft, stop := context.WithCancelCause(context.Background())
+	defer end(nil)
+	defer stop(nil)
+	p.end = func(f poolFaultKind) {
+		switch f {
+		case interrupts:
+			stop(ErrInterrupted)
+		case interruptsTwice:
+			stop(ErrInterrupted)
+			end(ErrInterrupted)
+		default:
+			stop(errGone)
+			end(errGone)
 		}
-		if app.ill {
-			s.HealthTimeout = 2 * time.Second // the healthy ones need a moment, too
-		}
 	}
-}
-
-// A visit is the connections of one run to the pool. The n-th call fails, or all
-// from it on, as those of a process that is gone.
-type visit struct {
-	*pool
-	at    int  // the call that fails, from 1
-	crash bool // and all after it
-	only  string
-	told  told
-	// result is what the last run had to say.
-	result *Result
-
-	mu    sync.Mutex
-	calls int
-	what  string // the call that failed
-	gone  func()
-}
-
-func (p *pool) visit() *visit { return &visit{pool: p} }
-
-// next counts a call, and fails it if it is to.
-func (v *visit) next(what string) error {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	v.calls++
-	hit := v.calls == v.at
-	if v.only != "" {
-		hit = v.what == "" && strings.Contains(what, v.only)
+	p.seen, p.calls = nil, map[string]int{}
+	l := &told{}
+	o := Options{Connect: p, Emit: l.emit, bounds: bounds{health: time.Millisecond}}
+	for _, change := range more {
+		change(&o)
 	}
-	switch {
-	case hit:
-		v.what = what
-		if v.crash {
-			v.gone()
-		}
-		return errFault
-	case v.crash && v.what != "":
-		return errGone
-	}
-	return nil
-}
-
-// run runs a spec.
-func (v *visit) run(spec Spec, change ...func(*Options)) error {
-	hard, endHard := context.WithCancelCause(context.Background())
-	defer endHard(nil)
-	v.gone = func() { endHard(errGone) }
-	o := Options{Connect: v, Emit: v.told.emit, bounds: shortBounds}
-	for _, c := range change {
-		c(&o)
-	}
-	return v.runWith(hard, hard, spec, o)
-}
-
-func (v *visit) runWith(hard, soft context.Context, spec Spec, o Options) error {
 	defer checked(&o)()
 	op, err := Prepare(soft, spec, o)
-	if err != nil {
-		return err
+	out := outcome{told: l, result: ResultOf(err)}
+	if err == nil {
+		err = op.Run(hard, soft)
+		out.result = op.Result(err)
+		valid(Stamp(out.result))
+		op.Close()
 	}
-	defer op.Close()
-	err = op.Run(hard, soft)
-	v.result = op.Result(err)
-	valid(Stamp(v.result))
+	out.err, out.exit = err, ExitOf(err)
+	p.over()
+	return out
+}
+
+// over is the end of a process: its connections end, and with them its locks.
+func (p *pool) over() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.fault, p.gone = poolFault{}, false
+	for _, lb := range p.lbs {
+		for _, s := range lb.live {
+			s.cut()
+		}
+		lb.dead, lb.live = false, nil
+		if len(lb.holder) > 0 {
+			p.t.Errorf("%s: a lock is still held", lb.name)
+		}
+	}
+}
+
+// do is one call of an LB or an app, or has it go wrong.
+func (p *pool) do(ctx context.Context, who, call string, session *poolSession, op func() error) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.gone {
+		return errGone
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if session != nil && (session.over || session.dead) {
+		return &balancer.Error{Code: balancer.CodeConnection, Message: "the connection broke"}
+	}
+	p.calls[who]++
+	p.seen = append(p.seen, who+" "+call)
+	if f := p.at[who+" "+call]; f != nil {
+		f()
+	}
+	f := p.fault
+	hit := f.kind != "" && f.who == who && (f.n == p.calls[who] || f.call == call)
+	if !hit {
+		return p.check(op())
+	}
+	p.hit = who + " " + call
+	switch f.kind {
+	case answerLost:
+		_ = p.check(op())
+		return errFault
+	case linkBreaks, lbGone:
+		if session == nil {
+			return fmt.Errorf("%s: %w", who, remote.ErrConnection)
+		}
+		session.dead = f.kind == lbGone
+		session.cut()
+		return &balancer.Error{Code: balancer.CodeConnection, Message: "the connection broke"}
+	case interrupts, interruptsTwice:
+		err := p.check(op())
+		p.end(f.kind)
+		return err
+	case crashBefore, crashAfter:
+		if f.kind == crashAfter {
+			_ = p.check(op())
+		}
+		p.gone = true
+		p.end(f.kind)
+		return errGone
+	}
+	return errFault
+}
+
+// check makes sure, after each call, of what must always hold.
+func (p *pool) check(err error) error {
+	for _, lb := range p.lbs {
+		for _, l := range lb.lines {
+			if a := p.app(l.address); l.serving && !a.active {
+				p.t.Errorf("%s sends requests to %s, which is stopped; after %s", lb.name, l.address, p.seen[len(p.seen)-1])
+			}
+		}
+	}
 	return err
 }
 
-// LB implements [Connector].
-func (v *visit) LB(_ context.Context, name string, _ Nginx) (balancer.Balancer, error) {
-	if err := v.next(name + " connect"); err != nil {
-		return nil, err
+func (p *pool) app(address string) *poolApp {
+	for _, a := range p.apps {
+		if host, _, _ := strings.Cut(address, ":"); a.name == host {
+			return a
+		}
 	}
-	i := slices.IndexFunc(v.lbs, func(lb *poolLB) bool { return lb.name == name })
-	return &poolConn{poolLB: v.lbs[i], v: v, done: make(chan struct{})}, nil
+	panic("no app " + address)
+}
+
+// whole makes sure that everything is as it was at the start.
+func (p *pool) whole() {
+	p.t.Helper()
+	p.serving()
+	for _, lb := range p.lbs {
+		if len(lb.state.Marks) > 0 {
+			p.t.Errorf("%s: the journal has marks: %+v", lb.name, lb.state.Marks)
+		}
+	}
+}
+
+// serving makes sure that everything serves; what the journals say is another matter.
+func (p *pool) serving() {
+	p.t.Helper()
+	for _, lb := range p.lbs {
+		for _, l := range lb.lines {
+			if l.down || !l.serving {
+				p.t.Errorf("%s: %s is down %t, served %t", lb.name, l.address, l.down, l.serving)
+			}
+		}
+	}
+	for _, a := range p.apps {
+		if !a.active {
+			p.t.Errorf("%s: the app is stopped", a.name)
+		}
+	}
+}
+
+// out is the servers that an LB is without, in its file or in its nginx.
+func (lb *poolLB) out() (addresses []string) {
+	for _, l := range lb.lines {
+		if l.down || !l.serving {
+			addresses = append(addresses, l.address)
+		}
+	}
+	return addresses
+}
+
+// LB implements [Connector].
+func (p *pool) LB(ctx context.Context, name string, _ Nginx) (balancer.Balancer, error) {
+	i := slices.IndexFunc(p.lbs, func(lb *poolLB) bool { return lb.name == name })
+	lb := p.lbs[i]
+	s := &poolSession{poolLB: lb, done: make(chan struct{})}
+	err := p.do(ctx, name, "connect", nil, func() error {
+		if lb.dead {
+			return fmt.Errorf("%s: %w", name, remote.ErrConnection)
+		}
+		lb.live = append(lb.live, s)
+		return nil
+	})
+	return s, err
 }
 
 // Backend implements [Connector].
-func (v *visit) Backend(_ context.Context, b Backend) (remote.Host, error) {
-	if err := v.next("connect to " + b.Name); err != nil {
-		return nil, err
-	}
-	return &poolHost{name: b.Name, v: v}, nil
+func (p *pool) Backend(ctx context.Context, b Backend) (remote.Host, error) {
+	a := p.app(b.Name)
+	return a, p.do(ctx, a.name, "connect", nil, func() error { return nil })
 }
 
-// A poolHost is a backend with a systemd.
-type poolHost struct {
-	remote.Host
-	name string
-	v    *visit
+// Name implements [remote.Host].
+func (a *poolApp) Name() string { return a.name }
+
+// User implements [remote.Host].
+func (*poolApp) User() string { return "root" }
+
+// Run implements [remote.Host]: it is systemctl, and what else a run asks.
+func (a *poolApp) Run(ctx context.Context, c remote.Command) (r remote.Result, err error) {
+	err = a.do(ctx, a.name, strings.Join(c.Args[:min(2, len(c.Args))], " "), nil, func() error {
+		r = a.command(c.Args)
+		return nil
+	})
+	return r, err
 }
 
-func (h *poolHost) Name() string { return h.name }
-func (h *poolHost) User() string { return "root" }
-func (h *poolHost) Close() error { return nil }
-
-func (h *poolHost) Run(_ context.Context, c remote.Command) (remote.Result, error) {
-	command := strings.Join(c.Args, " ")
-	if err := h.v.next(h.name + " " + command); err != nil {
-		return remote.Result{}, err
-	}
-	h.v.pool.mu.Lock()
-	defer h.v.pool.mu.Unlock()
-	app := h.v.apps[h.name]
-	switch {
-	case strings.HasPrefix(command, "systemctl show"):
+func (a *poolApp) command(args []string) remote.Result {
+	failed := remote.Result{Code: 1, Stderr: []byte("it fails")}
+	switch strings.Join(args[:min(2, len(args))], " ") {
+	case "systemctl show":
 		state := "inactive"
-		if app.active {
+		if a.active {
 			state = "active"
 		}
-		return remote.Result{Stdout: []byte("LoadState=loaded\nActiveState=" + state + "\nSubState=x\nResult=success\n")}, nil
-	case command == "systemctl stop app":
-		if app.stuck {
-			return remote.Result{Code: 1, Stderr: []byte("Job failed.")}, nil
+		return remote.Result{Stdout: []byte("LoadState=loaded\nActiveState=" + state + "\nSubState=x\nResult=success\n")}
+	case "systemctl stop":
+		if a.noStop {
+			return failed
 		}
-		for _, lb := range h.v.lbs {
-			if !lb.loaded[h.name+poolPort] {
-				h.v.t.Errorf("%s is stopped while %s sends requests to it", h.name, lb.name)
+		a.active = false
+	case "systemctl start":
+		if a.noStart {
+			return failed
+		}
+		a.active = true
+	case "systemctl reboot":
+		if a.noBoot {
+			return failed
+		}
+		a.active = false // it is not enabled
+		a.boots++
+		a.works++
+	case "cat /proc/sys/kernel/random/boot_id":
+		return remote.Result{Stdout: fmt.Appendf(nil, "boot %d\n", a.boots)}
+	case "test -e":
+		if a.skip {
+			return remote.Result{Code: 1}
+		}
+	}
+	return remote.Result{}
+}
+
+// Start implements [remote.Host].
+func (*poolApp) Start(context.Context, remote.Command) (*remote.Stream, error) {
+	return nil, errors.New("nothing is talked to")
+}
+
+// DialContext implements [remote.Host].
+func (*poolApp) DialContext(context.Context, string, string) (net.Conn, error) {
+	return nil, errors.New("nothing is dialled")
+}
+
+// Close implements [remote.Host].
+func (*poolApp) Close() error { return nil }
+
+// A poolSession is one connection to an LB, and what the LB does for it.
+type poolSession struct {
+	*poolLB
+	done      chan struct{}
+	over      bool
+	dead      bool
+	id        string
+	query     balancer.Query
+	returning []string // servers of the last plan that are up, or will be
+	edits     []journal.Edit
+	sent      bool // a reload
+}
+
+// cut ends the session, and its locks.
+func (s *poolSession) cut() {
+	if s.over {
+		return
+	}
+	s.over = true
+	s.poolLB.dead = s.poolLB.dead || s.dead
+	for name, who := range s.holder {
+		if who == s {
+			delete(s.holder, name)
+		}
+	}
+	close(s.done)
+}
+
+func (s *poolSession) call(ctx context.Context, name string, op func() error) error {
+	return s.do(ctx, s.name, name, s, op)
+}
+
+// text is the file, and stands for its hash.
+func (lb *poolLB) text() string {
+	var b strings.Builder
+	for _, l := range lb.lines {
+		fmt.Fprintf(&b, "%s %t\n", l.address, l.down)
+	}
+	return b.String()
+}
+
+func keyed(address string) journal.Server {
+	return journal.Server{Module: "http", Upstream: "pool", Address: address}
+}
+
+// Plan implements [balancer.Balancer], as a Local does.
+func (s *poolSession) Plan(ctx context.Context, q balancer.Query) (r *balancer.Report, err error) {
+	err = s.call(ctx, "plan", func() error {
+		s.query = q
+		r = s.report(q)
+		s.returning = nil
+		for _, server := range r.Servers {
+			if !server.Down || q.Want != nil && !q.Want.Down && server.Configure {
+				s.returning = append(s.returning, server.Address)
 			}
 		}
-		app.active = false
-	case command == "systemctl start app":
-		app.active = true
-	case command == "systemctl reboot":
-		app.boots++
-		return remote.Result{}, remote.ErrConnection
-	case strings.HasPrefix(command, "cat /proc"):
-		return remote.Result{Stdout: fmt.Appendf(nil, "boot-%d\n", app.boots)}, nil
-	case strings.HasPrefix(command, "test "):
-		return remote.Result{Code: len(command) % 2}, nil
-	}
-	return remote.Result{}, nil
+		return nil
+	})
+	return r, err
 }
 
-// A poolConn is one connection to an LB.
-type poolConn struct {
-	balancer.Balancer // nil: what is not below must not be asked
-	*poolLB
-	v     *visit
-	id    string
-	was   map[string]bool // what the files said when the operation began
-	query balancer.Query
-	done  chan struct{}
-	close sync.Once
-}
-
-func (c *poolConn) call(what string) error {
-	if err := c.v.next(c.name + " " + what); err != nil {
-		return err
-	}
-	c.poolLB.mu.Lock()
-	return nil
-}
-
-func named(targets []string, host string) bool {
-	return slices.ContainsFunc(targets, func(t string) bool { return t == host || t == host+poolPort })
-}
-
-func (c *poolConn) Plan(_ context.Context, q balancer.Query) (*balancer.Report, error) {
-	if err := c.call("plan"); err != nil {
-		return nil, err
-	}
-	defer c.poolLB.mu.Unlock()
-	c.query = q
-	r := &balancer.Report{ConfPath: "/nginx.conf", Files: map[string]string{"/nginx.conf": "hash"}, State: c.state, Generation: &balancer.Generation{Serving: 1}}
-	r.State.Operations, r.State.Marks = slices.Clone(c.state.Operations), slices.Clone(c.state.Marks)
-	up := balancer.Upstream{Name: "pool"}
-	for i, host := range c.pool.hosts() {
-		s := balancer.Server{Server: journal.Server{Module: "http", Upstream: "pool", Address: host + poolPort}, Name: "pool", File: "/nginx.conf", At: i, Down: c.down[host+poolPort]}
-		s.Managed = len(c.state.MarksOn(s.Server)) > 0
-		isNamed, returns := len(q.Targets) == 0 || named(q.Targets, host), named(q.Returning, host) && s.Down && s.Managed
-		if q.Want != nil {
-			s.Configure = s.Down != q.Want.Down && (q.Want.Down || s.Managed || q.Unmanaged)
+func (s *poolSession) report(q balancer.Query) *balancer.Report {
+	var state journal.State
+	data, _ := json.Marshal(s.state)
+	_ = json.Unmarshal(data, &state)
+	r := &balancer.Report{ConfPath: poolConf, Files: map[string]string{poolConf: s.text()}, State: state}
+	up := balancer.Upstream{Name: "pool", File: poolConf, Line: 1}
+	targets, returning := targetsOf(q.Targets), targetsOf(q.Returning)
+	for i, l := range s.lines {
+		d := balancer.Server{Server: keyed(l.address), Name: "pool", Text: l.address, File: poolConf, Line: i + 1, At: i, Down: l.down}
+		d.Managed = len(s.state.MarksOn(d.Server)) > 0
+		if w := q.Want; w != nil {
+			d.Configure = d.Down != w.Down && (w.Down || d.Managed || q.Unmanaged)
 		}
-		if !s.Down || returns {
+		named := len(targets) == 0 || matches(targets, l.address)
+		back := matches(returning, l.address) && d.Down && d.Managed
+		if named {
+			r.Servers = append(r.Servers, d)
+		}
+		if back {
+			d.Configure = true
+			r.Returning = append(r.Returning, d)
+		}
+		if !l.down || back {
 			up.Live++
-			if !isNamed {
+			if !named {
 				up.Remain++
 			}
 		}
-		switch {
-		case isNamed:
-			r.Servers = append(r.Servers, s)
-		case returns:
-			s.Configure = true
-			r.Returning = append(r.Returning, s)
-		}
 	}
 	r.Upstreams = []balancer.Upstream{up}
-	return r, nil
+	return r
 }
 
-func (c *poolConn) Lock(context.Context, balancer.LockRequest) error {
-	if err := c.call("lock"); err != nil {
-		return err
+func targetsOf(texts []string) (all []nginx.Target) {
+	for _, text := range texts {
+		if t, err := nginx.ParseTarget(text); err == nil {
+			all = append(all, t)
+		}
 	}
-	defer c.poolLB.mu.Unlock()
-	c.locked = true
+	return all
+}
+
+// Lock implements [balancer.Balancer].
+func (s *poolSession) Lock(ctx context.Context, r balancer.LockRequest) error {
+	return s.call(ctx, "lock", func() error {
+		for _, name := range r.Backends {
+			if s.holder[name] != nil {
+				return &balancer.Error{Code: balancer.CodeLocked, Message: name + " is locked", Holder: &r.Holder}
+			}
+		}
+		for _, name := range r.Backends {
+			s.holder[name] = s
+		}
+		return nil
+	})
+}
+
+// Begin implements [balancer.Balancer].
+func (s *poolSession) Begin(ctx context.Context, b balancer.Beginning) error {
+	return s.call(ctx, "begin", func() error {
+		s.id = b.Operation.ID
+		if op, ok := s.state.Find(s.id); ok {
+			s.edits, s.sent = slices.Clone(op.Edits), len(op.Edits) > 0
+			return nil
+		}
+		return s.state.Begin(b.Operation)
+	})
+}
+
+// Apply implements [balancer.Balancer].
+func (s *poolSession) Apply(ctx context.Context, c balancer.Change) (a balancer.Applied, err error) {
+	err = s.call(ctx, "apply", func() error {
+		e := journal.Edit{Path: poolConf, Before: s.text()}
+		for _, f := range c.Files {
+			if f.SHA256 != s.text() {
+				return &balancer.Error{Code: balancer.CodeChanged, Message: poolConf + " was changed in between"}
+			}
+			for _, edit := range f.Servers {
+				if l := &s.lines[edit.At]; l.down != edit.Want.Down {
+					l.down = edit.Want.Down
+					sp := journal.Splice{Server: keyed(l.address), At: edit.At, Line: edit.At + 1}
+					if l.down {
+						sp.New = " down"
+					} else {
+						sp.Old = " down"
+					}
+					e.Splices = append(e.Splices, sp)
+				}
+			}
+		}
+		if len(e.Splices) > 0 {
+			e.After = s.text()
+			if err := s.state.Announce(s.id, e); err != nil {
+				return err
+			}
+			s.edits = append(s.edits, e)
+			a.Edited = []journal.Edit{e}
+		}
+		a.NeedsReload = slices.ContainsFunc(s.lines, func(l poolLine) bool { return l.serving == l.down })
+		return nil
+	})
+	return a, err
+}
+
+func (s *poolSession) load() {
+	for i, l := range s.lines {
+		s.lines[i].serving = !l.down
+	}
+	s.reloads++
+}
+
+// Reload implements [balancer.Balancer].
+func (s *poolSession) Reload(ctx context.Context, _ balancer.ReloadRequest) (g balancer.Generation, err error) {
+	err = s.call(ctx, "reload", func() error {
+		s.sent = true
+		s.load()
+		g.Serving = 2
+		return nil
+	})
+	return g, err
+}
+
+// Restore implements [balancer.Balancer].
+func (s *poolSession) Restore(ctx context.Context, _ balancer.ReloadRequest) (r balancer.Restored, err error) {
+	err = s.call(ctx, "restore", func() error {
+		r.Changed = len(s.edits) > 0 || s.sent
+		for _, e := range slices.Backward(s.edits) {
+			for _, sp := range e.Splices {
+				s.lines[sp.At].down = sp.New == ""
+			}
+		}
+		s.edits = nil
+		if s.sent {
+			s.load()
+		}
+		s.sent = false
+		return s.state.Restored(s.id, 0)
+	})
+	return r, err
+}
+
+// Watch implements [balancer.Balancer].
+func (s *poolSession) Watch(ctx context.Context, w balancer.WatchRequest) (seen balancer.Watched, err error) {
+	err = s.call(ctx, "watch", func() error {
+		seen.Buffered = -1
+		if w.Generation {
+			seen.Generation = &balancer.Generation{Serving: 2}
+			return nil
+		}
+		for _, server := range s.report(s.query).Servers {
+			if server.Configure {
+				seen.Drift = &balancer.Drift{Reason: balancer.DriftDownRemoved, Places: []string{server.Address}}
+			}
+		}
+		return nil
+	})
+	return seen, err
+}
+
+// Connections implements [balancer.Balancer].
+func (s *poolSession) Connections(ctx context.Context, q balancer.ConnectionsQuery) (c balancer.Connections, err error) {
+	err = s.call(ctx, "connections", func() error {
+		for _, l := range s.lines {
+			if matches(targetsOf(q.Targets), l.address) {
+				c.Open += s.app(l.address).open
+			}
+		}
+		return nil
+	})
+	return c, err
+}
+
+// Health implements [balancer.Balancer].
+func (s *poolSession) Health(ctx context.Context, h balancer.HealthCheck) error {
+	return s.call(ctx, "health", func() error {
+		for _, address := range s.returning {
+			if a := s.app(address); matches(targetsOf(h.Targets), address) && (!a.active || a.sick) {
+				return errors.New("connection refused")
+			}
+		}
+		return nil
+	})
+}
+
+// Record implements [balancer.Balancer].
+func (s *poolSession) Record(ctx context.Context, r balancer.Recorded) error {
+	return s.call(ctx, "record", func() error { return s.state.Record(s.id, r.Released, r.Progress) })
+}
+
+// End implements [balancer.Balancer].
+func (s *poolSession) End(ctx context.Context, e balancer.Ending) error {
+	return s.call(ctx, "end", func() error {
+		return s.state.End(s.id, journal.Ending{Result: e.Result, Open: e.Open, NotDrained: e.NotDrained, At: time.Now(), Supersede: e.Supersede})
+	})
+}
+
+// State implements [balancer.Balancer].
+func (s *poolSession) State(ctx context.Context) (state journal.State, err error) {
+	err = s.call(ctx, "state", func() error {
+		state = s.report(balancer.Query{}).State
+		return nil
+	})
+	return state, err
+}
+
+// History implements [balancer.Balancer].
+func (s *poolSession) History(context.Context, balancer.HistoryQuery) (balancer.History, error) {
+	return balancer.History{}, io.EOF
+}
+
+// Close implements [balancer.Balancer].
+func (s *poolSession) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.cut()
 	return nil
 }
 
-func (c *poolConn) Begin(_ context.Context, b balancer.Beginning) error {
-	if err := c.call("begin"); err != nil {
-		return err
-	}
-	defer c.poolLB.mu.Unlock()
-	c.id, c.was = b.Operation.ID, maps.Clone(c.down)
-	return c.state.Begin(b.Operation)
-}
-
-func (c *poolConn) Apply(_ context.Context, change balancer.Change) (a balancer.Applied, err error) {
-	if err := c.call("apply"); err != nil {
-		return a, err
-	}
-	defer c.poolLB.mu.Unlock()
-	e := journal.Edit{Path: "/nginx.conf", Before: fmt.Sprint(c.down)}
-	for _, f := range change.Files {
-		for _, s := range f.Servers {
-			address := c.pool.hosts()[s.At] + poolPort
-			if c.down[address] == s.Want.Down {
-				continue
-			}
-			splice := journal.Splice{Server: journal.Server{Module: "http", Upstream: "pool", Address: address}, At: s.At}
-			if s.Want.Down {
-				splice.New = " down"
-			}
-			e.Splices = append(e.Splices, splice)
-			if delete(c.down, address); s.Want.Down {
-				c.down[address] = true
-			}
-		}
-	}
-	if len(e.Splices) == 0 {
-		a.NeedsReload = !maps.Equal(c.down, c.loaded)
-		return a, nil
-	}
-	e.After = fmt.Sprint(c.down)
-	a.Edited, a.NeedsReload = []journal.Edit{e}, true
-	return a, c.state.Announce(c.id, e)
-}
-
-func (c *poolConn) Reload(context.Context, balancer.ReloadRequest) (balancer.Generation, error) {
-	if err := c.call("reload"); err != nil {
-		return balancer.Generation{}, err
-	}
-	defer c.poolLB.mu.Unlock()
-	c.load()
-	return balancer.Generation{Serving: 1}, nil
-}
-
-// load has nginx serve what the files say. It must not send requests to an app
-// that is stopped.
-func (c *poolConn) load() {
-	c.reloads++
-	for host, app := range c.pool.apps {
-		if c.loaded[host+poolPort] && !c.down[host+poolPort] && !app.active {
-			c.pool.t.Errorf("%s comes back on %s, and its app is stopped", host, c.name)
-		}
-	}
-	c.loaded = maps.Clone(c.down)
-}
-
-func (c *poolConn) Restore(context.Context, balancer.ReloadRequest) (r balancer.Restored, err error) {
-	if err := c.call("restore"); err != nil {
-		return r, err
-	}
-	defer c.poolLB.mu.Unlock()
-	if c.was == nil || maps.Equal(c.was, c.down) && maps.Equal(c.was, c.loaded) {
-		return r, nil
-	}
-	c.down = maps.Clone(c.was)
-	c.load()
-	return balancer.Restored{Changed: true}, c.state.Restored(c.id, 0)
-}
-
-func (c *poolConn) Watch(_ context.Context, w balancer.WatchRequest) (s balancer.Watched, err error) {
-	if err := c.call("watch"); err != nil {
-		return s, err
-	}
-	defer c.poolLB.mu.Unlock()
-	if w.Generation {
-		s.Generation = &balancer.Generation{Serving: 1}
-		return s, nil
-	}
-	for _, host := range c.pool.hosts() {
-		if named(c.query.Targets, host) && !c.loaded[host+poolPort] {
-			s.Drift = &balancer.Drift{Reason: balancer.DriftDownRemoved, Places: []string{host}}
-		}
-	}
-	return s, nil
-}
-
-func (c *poolConn) Connections(_ context.Context, q balancer.ConnectionsQuery) (n balancer.Connections, err error) {
-	if err := c.call("connections"); err != nil {
-		return n, err
-	}
-	defer c.poolLB.mu.Unlock()
-	for _, host := range c.pool.hosts() {
-		if named(q.Targets, host) {
-			n.Open += c.pool.apps[host].busy
-		}
-	}
-	return n, nil
-}
-
-func (c *poolConn) Health(_ context.Context, h balancer.HealthCheck) error {
-	if err := c.call("health"); err != nil {
-		return err
-	}
-	defer c.poolLB.mu.Unlock()
-	for host, app := range c.pool.apps {
-		if named(h.Targets, host) && (!app.active || app.ill) {
-			return fmt.Errorf("connect: %s refuses", host)
-		}
-	}
-	return nil
-}
-
-func (c *poolConn) Record(_ context.Context, r balancer.Recorded) error {
-	if err := c.call("record"); err != nil {
-		return err
-	}
-	defer c.poolLB.mu.Unlock()
-	if _, ok := c.state.Find(c.id); !ok {
-		return journal.ErrGone
-	}
-	return c.state.Record(c.id, r.Released, r.Progress)
-}
-
-func (c *poolConn) End(_ context.Context, e balancer.Ending) error {
-	if err := c.call("end"); err != nil {
-		return err
-	}
-	defer c.poolLB.mu.Unlock()
-	return c.state.End(c.id, journal.Ending{Result: e.Result, Open: e.Open, NotDrained: e.NotDrained, Supersede: e.Supersede})
-}
-
-func (c *poolConn) State(context.Context) (journal.State, error) {
-	if err := c.call("state"); err != nil {
-		return journal.State{}, err
-	}
-	defer c.poolLB.mu.Unlock()
-	return c.state, nil
-}
-
-func (c *poolConn) Close() error {
-	c.close.Do(func() { close(c.done) })
-	c.locked = false
-	return nil
-}
-
-func (c *poolConn) Done() <-chan struct{} { return c.done }
-
-// out is the hosts that some LB keeps out of the pool.
-func (p *pool) out() (hosts []string) {
-	for _, host := range p.hosts() {
-		if slices.ContainsFunc(p.lbs, func(lb *poolLB) bool { return lb.down[host+poolPort] || lb.loaded[host+poolPort] }) {
-			hosts = append(hosts, host)
-		}
-	}
-	return hosts
-}
-
-// allBack checks that every app runs and gets requests, and that no journal has
-// anything left.
-func (p *pool) allBack(what string) {
-	p.t.Helper()
-	if out := p.out(); len(out) > 0 {
-		p.t.Errorf("%s: %q are out of the pool", what, out)
-	}
-	for _, host := range p.hosts() {
-		if !p.apps[host].active {
-			p.t.Errorf("%s: the app on %s is stopped", what, host)
-		}
-	}
-	for _, lb := range p.lbs {
-		if len(lb.state.Marks) > 0 || len(lb.state.Operations) > 0 || lb.locked {
-			p.t.Errorf("%s: the journal of %s has %d marks and %s, locked %t", what, lb.name, len(lb.state.Marks), describeAll(lb.state.Operations), lb.locked)
-		}
-	}
-}
-
-// undrain puts all targets back, as an operator does after a failure.
-func (p *pool) undrain(what string) {
-	p.t.Helper()
-	if err := p.visit().run(p.spec(Undrain)); err != nil {
-		p.t.Errorf("%s: undrain: %v", what, err)
-	}
-	p.allBack(what + ", and an undrain")
-}
+// Done implements [balancer.Balancer].
+func (s *poolSession) Done() <-chan struct{} { return s.done }

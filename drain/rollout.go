@@ -347,7 +347,7 @@ func (r *rollout) batch(members []*member) error {
 			return err
 		}
 	}
-	if b, err = r.work(b, forward); err != nil || len(b.members) == 0 {
+	if b, err = r.work(b); err != nil || len(b.members) == 0 {
 		return err
 	}
 	if b = r.bringBack(b); len(b.members) == 0 {
@@ -363,15 +363,14 @@ func (r *rollout) batch(members []*member) error {
 func (r *rollout) bringBack(b *batch) (healthy *batch) {
 	steps := b.plan.stepsOf(Reverse)
 	for i, st := range steps[:len(steps)-1] { // the last clears the mark
-		v := Verdict{}
 		if i == 0 || r.o.lbs.broken() {
+			// An LB that is gone is no reason to leave the app stopped. The wait for
+			// health says what became of it.
 			if err := b.returns(r.hard); err != nil {
-				v = r.o.failedStep(Header{Step: st.name(), Direction: Reverse}, failed(false, err))
+				r.o.emit(&Warning{Text: err.Error()})
 			}
 		}
-		if v.Err == nil {
-			v = r.step(r.hard, st, b, Reverse)
-		}
+		v := r.step(r.hard, st, b, Reverse)
 		if v.Err == nil {
 			continue
 		}
@@ -390,8 +389,12 @@ func (r *rollout) step(ctx context.Context, st step, b *batch, d Direction) Verd
 		what.Returning = b.returning
 	}
 	r.o.emit(&StepStarted{Header: head, Description: what})
-	if err := r.o.record(ctx); err != nil {
+	switch err := r.o.record(ctx); {
+	case err == nil:
+	case d == Forward:
 		return r.o.failedStep(head, failed(false, err))
+	default: // the way back is taken all the same
+		r.o.emit(&Warning{Text: err.Error()})
 	}
 	if ctx.Err() != nil {
 		return failed(false, context.Cause(ctx))
@@ -421,33 +424,37 @@ func (r *rollout) takeBack(b *batch, v Verdict, taken []step) (rest *batch, err 
 
 // work does what the run is for. A backend whose work fails stays out, or is put
 // back.
-func (r *rollout) work(b *batch, taken []step) (rest *batch, err error) {
+func (r *rollout) work(b *batch) (rest *batch, err error) {
 	v := r.step(r.hard, work{}, b, Forward)
 	switch {
 	case v.Err == nil:
 		return b, nil
 	case len(v.Failed) == 0: // it was not begun
-		return r.takeBack(b, v, taken)
+		if r.hard.Err() == nil {
+			r.putBackAll(b)
+		}
+		return b, v.Err
 	case r.o.plan.Spec.Rollout.OnFailure == FailureLeave:
 		return r.leave(b, v), nil
 	}
-	back := b.only(v.Failed)
-	for _, st := range back.plan.stepsOf(Reverse) {
-		var undone Verdict
-		if st.name() == StepMarkDown {
-			undone = r.putBack(back)
-		} else {
-			undone = r.step(r.hard, st, back, Reverse)
-		}
-		if undone.Err != nil {
-			return r.leave(b, v), nil
-		}
-	}
-	for _, m := range v.Failed {
+	for _, m := range r.putBackAll(b.only(v.Failed)) {
 		r.o.ends = append(r.o.ends, backendEnd{m, journal.ResultRolledBack, v.Each[m]})
+		r.Failed = append(r.Failed, m.Name)
 	}
-	r.Failed = append(r.Failed, namesOf(v.Failed)...)
 	return b.without(v.Failed), r.record(nil)
+}
+
+// putBackAll makes backends healthy and clears their marks, with a reload of its
+// own. back are those that are in the pool again.
+func (r *rollout) putBackAll(b *batch) (back []*member) {
+	if b = r.bringBack(b); len(b.members) == 0 {
+		return nil
+	}
+	if v := r.putBack(b); v.Err != nil {
+		r.leave(b, v)
+		return nil
+	}
+	return b.members
 }
 
 // leave notes that backends stay out of the pool.
@@ -529,14 +536,14 @@ func (r *rollout) pause(i int) error {
 	return sleep(r.soft, wait)
 }
 
-// putBack clears the marks of a batch, with a reload of its own.
+// putBack clears the marks of a batch, with a reload of its own, on every LB that can
+// be asked.
 func (r *rollout) putBack(b *batch) Verdict {
-	head := Header{Step: StepMarkDown, Direction: Reverse}
-	up, err := r.o.backOf(r.hard, b)
-	if err != nil {
-		return r.o.failedStep(head, failed(false, err))
-	}
+	up, lost := r.o.backOf(r.hard, b)
 	v := r.step(r.hard, configure{}, up, Reverse)
+	if lost != nil {
+		v = r.o.failedStep(Header{Step: StepMarkDown, Direction: Reverse}, failed(true, join(lost, v.Err)))
+	}
 	if v.Err == nil {
 		if b == r.returning {
 			r.returning = nil
@@ -546,12 +553,17 @@ func (r *rollout) putBack(b *batch) Verdict {
 	return v
 }
 
-// backOf is a batch on its way back, planned with what stands now.
+// backOf is a batch on its way back, planned with what stands now. The error is of
+// the LBs that cannot be asked.
 func (o *Operation) backOf(ctx context.Context, b *batch) (*batch, error) {
 	spec := b.plan.Spec
 	spec.Kind = Undrain
 	up := &batch{o: o, plan: &Plan{Spec: spec}, members: b.members}
-	return up, up.replan(ctx, false)
+	q := up.query()
+	q.Preflight = false
+	reports, err := up.askEach(ctx, q)
+	up.plan = newPlan(spec, reports, false)
+	return up, err
 }
 
 // batchOf plans some backends that are taken out, beside those that come back, and
@@ -562,26 +574,17 @@ func (o *Operation) batchOf(ctx context.Context, members []*member, returning *b
 	if returning != nil {
 		b.returning = returning.plan.Spec.Targets
 	}
-	if err := b.replan(ctx, true); err != nil {
-		return nil, err
-	}
-	return b, b.plan.Verdict()
-}
-
-// replan plans a batch anew, with what stands now.
-func (b *batch) replan(ctx context.Context, preflight bool) error {
-	q := b.query()
-	q.Preflight = preflight
-	reports, err := gather(ctx, b.o.lbs, func(ctx context.Context, lb *LB) (LBPlan, error) {
-		if err := b.o.usable(ctx, lb); err != nil {
+	reports, err := gather(ctx, o.lbs, func(ctx context.Context, lb *LB) (LBPlan, error) {
+		if err := o.usable(ctx, lb); err != nil {
 			return LBPlan{}, err
 		}
-		return lb.ask(ctx, q)
+		return lb.ask(ctx, b.query())
 	})
-	if err == nil {
-		b.plan = newPlan(b.plan.Spec, reports, b.plan.DryRun)
+	if err != nil {
+		return nil, err
 	}
-	return err
+	b.plan = newPlan(b.plan.Spec, reports, b.plan.DryRun)
+	return b, b.plan.Verdict()
 }
 
 // end puts back what is healthy, and says how the run ended.

@@ -2,443 +2,580 @@ package drain
 
 import (
 	"context"
-	"errors"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/drainctl/drainctl/drain/journal"
 )
 
-// worked has the work of a run write each backend into a file, and gives them.
-func worked(t *testing.T, s *Spec) func() []string {
-	t.Helper()
-	file := filepath.Join(t.TempDir(), "worked")
-	s.Rollout.Command = []string{"sh", "-c", `echo "$DRAINCTL_HOST" >>"$1"`, "sh", file}
-	return func() []string {
-		b, _ := os.ReadFile(file)
-		return strings.Fields(string(b))
+// worked makes sure how often each backend was worked on.
+func (p *pool) worked(want ...int) {
+	p.t.Helper()
+	for i, a := range p.apps {
+		if a.works != want[i] {
+			p.t.Errorf("%s was worked on %d times, want %d", a.name, a.works, want[i])
+		}
 	}
 }
 
-// n batches cost n + 1 reloads on each LB; with a pause between them, 2n.
+// ended makes sure how a run ended.
+func (o outcome) ended(t *testing.T, exit Exit, s Standing, says string) {
+	t.Helper()
+	if o.exit != exit || o.stands().Standing != s || !strings.Contains(fmt.Sprint(o.err), says) {
+		t.Errorf("exit %d, %q: %v; want exit %d, %q and %q", o.exit, o.stands().Standing, o.err, exit, s, says)
+	}
+}
+
+// putBack undrains all of it, and makes sure that this is enough.
+func (p *pool) putBack() {
+	p.t.Helper()
+	if out := p.run(p.spec(Undrain)); out.exit != Done {
+		p.t.Errorf("undrain: exit %d: %v", out.exit, out.err)
+	}
+	p.whole()
+	for _, lb := range p.lbs {
+		if len(lb.state.Operations) > 0 {
+			p.t.Errorf("%s: after the undrain the journal has %+v", lb.name, lb.state.Operations)
+		}
+	}
+}
+
+// TestRolloutReloads: the reload that brings a batch back takes the next one out,
+// unless somebody is to look at it in between.
 func TestRolloutReloads(t *testing.T) {
 	for _, test := range []struct {
-		apps    int
-		batch   string
-		pause   time.Duration
+		name    string
+		change  func(*Rollout)
 		reloads int
 	}{
-		{3, "1", 0, 4}, {3, "1", time.Millisecond, 6}, {5, "2", 0, 4}, {4, "50%", 0, 3}, {4, "10%", 0, 5}, {2, "1", 0, 3},
+		{"three batches", func(*Rollout) {}, 4},
+		{"two batches", func(r *Rollout) { r.Batch = "2" }, 3},
+		{"a percentage", func(r *Rollout) { r.Batch = "67%" }, 3},
+		{"a small percentage", func(r *Rollout) { r.Batch = "1%" }, 4},
+		{"with a pause", func(r *Rollout) { r.Pause = time.Millisecond }, 6},
+		{"with a canary", func(r *Rollout) { r.Canary, r.CanaryWait = true, time.Millisecond }, 5},
+		{"a canary, and the rest at once", func(r *Rollout) { r.Canary, r.CanaryWait, r.Batch = true, time.Millisecond, "2" }, 4},
 	} {
-		p := newPool(t, 2, test.apps)
-		spec := p.spec(Run)
-		done := worked(t, &spec)
-		spec.Rollout.Batch, spec.Rollout.Pause = test.batch, test.pause
-		v := p.visit()
-		if err := v.run(spec); err != nil {
-			t.Fatal(err)
-		}
-		for _, lb := range p.lbs {
-			if lb.reloads != test.reloads {
-				t.Errorf("%+v: %d reloads on %s", test, lb.reloads, lb.name)
+		t.Run(test.name, func(t *testing.T) {
+			p := newPool(t, 2)
+			spec := p.spec(Run)
+			test.change(&spec.Rollout)
+			out := p.run(spec)
+			out.ended(t, Done, "", "")
+			for _, lb := range p.lbs {
+				if lb.reloads != test.reloads {
+					t.Errorf("%s was reloaded %d times, want %d", lb.name, lb.reloads, test.reloads)
+				}
+				if len(lb.state.Operations) > 0 {
+					t.Errorf("%s: the journal has %+v", lb.name, lb.state.Operations)
+				}
 			}
-		}
-		got := done()
-		slices.Sort(got)
-		if !slices.Equal(got, p.hosts()) {
-			t.Errorf("%+v: worked on %q", test, got)
-		}
-		p.allBack(fmt.Sprint(test))
+			p.whole()
+			p.worked(1, 1, 1)
+			if out.result.Result != journal.ResultDone || len(out.result.Done) != 3 || !out.result.Changed {
+				t.Errorf("result %+v", out.result)
+			}
+		})
 	}
 }
 
-// What becomes of a run in which something fails, and of what it is told to do
-// then.
-func TestRolloutFails(t *testing.T) {
-	const first, second, third = "192.168.1.10", "192.168.1.11", "192.168.1.12"
-	fails := func(host string) func(*pool, *Spec) {
-		return func(_ *pool, s *Spec) { s.Rollout.Command = []string{"sh", "-c", `test "$DRAINCTL_HOST" != ` + host} }
+// TestRolloutGuards: a batch that leaves too few is refused, and nothing is touched.
+func TestRolloutGuards(t *testing.T) {
+	p := newPool(t, 2)
+	spec := p.spec(Run)
+	spec.Rollout.Batch = "100%"
+	out := p.run(spec)
+	out.ended(t, Refused, Untouched, "would have no live server left")
+	p.whole()
+	p.worked(0, 0, 0)
+	spec.Rollout.Batch, spec.MinUp = "2", 2
+	p.run(spec).ended(t, Refused, Untouched, "fewer than 2")
+	if n := p.lbs[0].reloads; n != 0 {
+		t.Errorf("%d reloads", n)
 	}
-	and := func(changes ...func(*pool, *Spec)) func(*pool, *Spec) {
-		return func(p *pool, s *Spec) {
-			for _, c := range changes {
-				c(p, s)
-			}
-		}
-	}
-	gate := t.TempDir()
-	rollout := func(change func(*Rollout)) func(*pool, *Spec) { return func(_ *pool, s *Spec) { change(&s.Rollout) } }
+}
+
+// TestRolloutWorkFails: a backend whose work fails stays out or is put back, and the
+// run ends with it, or goes on.
+func TestRolloutWorkFails(t *testing.T) {
 	for _, test := range []struct {
-		name            string
-		change          func(*pool, *Spec)
-		exit            Exit
-		result          journal.Result
-		done, out, left []string
+		name   string
+		breaks func(*poolApp)
+		change func(*Spec)
+		exit   Exit
+		stands Standing
+		says   string
+		out    bool  // the one that fails stays out
+		works  []int // of each
+		done   int
 	}{
-		{"the work, and it stays out", fails(second), Partial, journal.ResultPartial, []string{first}, []string{second}, []string{third}},
-		{"the work, and it is put back", and(fails(second), rollout(func(r *Rollout) { r.OnFailure = FailureUndrain })), Failed, journal.ResultPartial, []string{first}, nil, []string{third}},
-		{"the work of the first", fails(first), Partial, journal.ResultPartial, nil, []string{first}, []string{second, third}},
-		{"one may fail", and(fails(second), rollout(func(r *Rollout) { r.MaxFailures = 1 })), Partial, journal.ResultPartial, []string{first, third}, []string{second}, nil},
-		{"one of a batch", and(fails(first), rollout(func(r *Rollout) { r.Batch = "2" })), Partial, journal.ResultPartial, []string{second}, []string{first}, []string{third}},
-		{"it is not drained in time", func(p *pool, _ *Spec) { p.apps[second].busy = 3 }, Failed, journal.ResultPartial, []string{first}, nil, []string{third}},
-		{"one of a batch is not drained in time", and(func(p *pool, _ *Spec) { p.apps[first].busy = 3 }, rollout(func(r *Rollout) { r.Batch, r.MaxFailures = "2", 1 })), Failed, journal.ResultPartial, []string{second, third}, nil, nil},
-		{"its service does not stop", func(p *pool, _ *Spec) { p.apps[second].stuck = true }, Failed, journal.ResultPartial, []string{first}, nil, []string{third}},
-		{"it never gets healthy", func(p *pool, _ *Spec) { p.apps[second].ill = true }, Partial, journal.ResultPartial, []string{first}, []string{second}, []string{third}},
-		{"the gate is closed", rollout(func(r *Rollout) { r.Gate = "false" }), Refused, journal.ResultRolledBack, nil, nil, []string{first, second, third}},
-		{"the gate closes", func(_ *pool, s *Spec) { s.Rollout.Gate = "sh -c 'mkdir " + filepath.Join(gate, "closed") + "'" }, Failed, journal.ResultPartial, []string{first}, nil, []string{second, third}},
-		{"a guard", func(p *pool, s *Spec) { s.Rollout.Batch, s.MinUp = "2", 2 }, Refused, "", nil, nil, nil},
+		{"leave", func(a *poolApp) { a.noBoot = true }, func(*Spec) {}, Partial, Changed, "reboot", true, []int{1, 0, 0}, 1},
+		{"undrain", func(a *poolApp) { a.noBoot = true }, func(s *Spec) { s.Rollout.OnFailure = FailureUndrain }, Failed, AllBack, "reboot", false, []int{1, 0, 0}, 1},
+		{"leave, and go on", func(a *poolApp) { a.noBoot = true }, func(s *Spec) { s.Rollout.MaxFailures = 1 }, Partial, Changed, "reboot", true, []int{1, 0, 1}, 2},
+		{"undrain, and go on", func(a *poolApp) { a.noBoot = true }, func(s *Spec) { s.Rollout.MaxFailures, s.Rollout.OnFailure = 1, FailureUndrain }, Failed, AllBack, "reboot", false, []int{1, 0, 1}, 2},
+		{"in a batch with one that does not", func(a *poolApp) { a.noBoot = true }, func(s *Spec) { s.Rollout.Batch = "2" }, Partial, Changed, "reboot", true, []int{1, 0, 0}, 1},
+		{"does not come up", func(a *poolApp) { a.noStart = true }, func(s *Spec) { s.Rollout.MaxFailures = 1 }, Partial, Changed, "systemctl start", true, []int{1, 1, 1}, 2},
+		{"is sick", func(a *poolApp) { a.sick = true }, func(s *Spec) { s.HealthTimeout = 20 * time.Millisecond }, Partial, Changed, "not healthy", true, []int{1, 1, 0}, 1},
+		{"cannot be stopped", func(a *poolApp) { a.noStop = true }, func(*Spec) {}, Failed, AllBack, "systemctl stop", false, []int{1, 0, 0}, 1},
+		{"is not drained", func(a *poolApp) { a.open = 1 }, func(s *Spec) { s.Timeout = 20 * time.Millisecond }, Failed, AllBack, "not drained", false, []int{1, 0, 0}, 1},
+		{"is not drained, and go on", func(a *poolApp) { a.open = 1 }, func(s *Spec) { s.Timeout, s.Rollout.MaxFailures = 20*time.Millisecond, 1 }, Failed, AllBack, "not drained", false, []int{1, 0, 1}, 2},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			p := newPool(t, 2, 3)
+			p := newPool(t, 2)
+			ill := p.apps[1]
+			test.breaks(ill)
 			spec := p.spec(Run)
-			test.change(p, &spec)
-			p.shorten(&spec)
-			v := p.visit()
-			err := v.run(spec)
-			if ExitOf(err) != test.exit {
-				t.Fatalf("exit %d (%v), want %d", ExitOf(err), err, test.exit)
+			test.change(&spec)
+			out := p.run(spec)
+			out.ended(t, test.exit, test.stands, test.says)
+			p.worked(test.works...)
+			if len(out.result.Done) != test.done || len(out.result.Done)+len(out.result.Untouched)+1 != 3 {
+				t.Errorf("done %v, untouched %v", out.result.Done, out.result.Untouched)
 			}
-			if out := p.out(); !slices.Equal(out, test.out) {
-				t.Errorf("out of the pool: %q, want %q", out, test.out)
+			if r := out.result.Backends; len(r) != 1 || r[0].Backend != ill.name {
+				t.Errorf("ended in another way: %+v", r)
 			}
-			if test.result == "" {
-				return
+			for _, lb := range p.lbs {
+				var want []string
+				if test.out {
+					want = []string{ill.name + ":8080"}
+				}
+				if got := lb.out(); !slices.Equal(got, want) {
+					t.Errorf("%s is without %v, want %v", lb.name, got, want)
+				}
 			}
-			var f *Failure
-			if errors.As(err, &f); test.exit == Partial && (f.Stands.Standing != Changed || len(f.Next) < 2) || test.exit == Failed && f.Stands.Standing != AllBack {
-				t.Errorf("stands %+v, next %+v", f.Stands, f.Next)
+			out.truthful(p)
+			*ill = poolApp{pool: p, name: ill.name, active: ill.active, works: ill.works, boots: ill.boots}
+			// What is done is not done again, the rest is.
+			resumed(p).ended(t, Done, "", "")
+			p.whole()
+			for i, a := range p.apps {
+				if a.works < 1 || test.works[i] == 1 && slices.Contains(out.result.Done, a.name) && a.works != 1 {
+					t.Errorf("after the resume, %s was worked on %d times", a.name, a.works)
+				}
 			}
-			r := v.result
-			if r.Result != test.result || !slices.Equal(r.Done, test.done) || !slices.Equal(r.Untouched, test.left) {
-				t.Errorf("result %q, done %q, left %q; want %q, %q, %q", r.Result, r.Done, r.Untouched, test.result, test.done, test.left)
-			}
-			for _, app := range p.apps {
-				app.ill, app.stuck, app.busy = false, false, 0
-			}
-			p.undrain(test.name)
 		})
 	}
 }
 
-// A run that stopped is resumed: what is done is not done again, and in the end
-// all is.
-func TestRolloutResumed(t *testing.T) {
-	p := newPool(t, 2, 3)
-	spec := p.spec(Run)
-	done := worked(t, &spec)
-	p.apps["192.168.1.11"].ill = true
-	p.shorten(&spec)
-	if err := p.visit().run(spec); ExitOf(err) != Partial {
-		t.Fatal(err)
-	}
-	p.apps["192.168.1.11"].ill = false
-	v := p.visit()
-	resumed, err := Resumed(t.Context(), p.spec(""), "", v)
+// resumes is the spec that continues with what was interrupted.
+func (p *pool) resumes() Spec {
+	p.t.Helper()
+	spec, err := Resumed(context.Background(), p.spec(Run), "", p)
+	p.over()
 	if err != nil {
-		t.Fatal(err)
+		p.t.Error(err)
 	}
-	resumed.HealthTimeout = patience
-	if err := v.run(resumed); err != nil {
-		t.Fatal(err)
-	}
-	if got := done(); !slices.Equal(got, []string{"192.168.1.10", "192.168.1.11", "192.168.1.11", "192.168.1.12"}) {
-		t.Errorf("worked on %q", got)
-	}
-	p.allBack("resumed")
+	return spec
 }
 
-// What somebody has taken out is no part of the run, and stays as it is; so does
-// what --only-if says no to.
-func TestRolloutSkips(t *testing.T) {
-	p := newPool(t, 2, 4)
-	theirs := p.spec(Drain)
-	theirs.Targets, theirs.User = []string{"192.168.1.12"}, "bob"
-	if err := p.visit().run(theirs); err != nil {
-		t.Fatal(err)
+// resumed continues with what was interrupted.
+func resumed(p *pool) outcome {
+	p.t.Helper()
+	return p.run(p.resumes())
+}
+
+// truthful makes sure that what a run says of what stands is so: an exit code that
+// promises it is not taken at its word.
+func (o outcome) truthful(p *pool) {
+	p.t.Helper()
+	s := o.stands()
+	if o.exit != Partial {
+		p.serving()
+		return
 	}
-	p.lbs[0].down["192.168.1.13"+poolPort], p.lbs[1].down["192.168.1.13"+poolPort] = true, true
-	p.lbs[0].loaded["192.168.1.13"+poolPort], p.lbs[1].loaded["192.168.1.13"+poolPort] = true, true
-	spec := p.spec(Run)
-	done := worked(t, &spec)
-	spec.MinUp = 1
-	v := p.visit()
-	if err := v.run(spec); err != nil {
-		t.Fatal(err)
-	}
-	if got := done(); !slices.Equal(got, []string{"192.168.1.10", "192.168.1.11"}) {
-		t.Errorf("worked on %q", got)
-	}
-	if r := v.result; len(r.Skipped) != 2 || !strings.Contains(r.Skipped[0].Reason, "drained by bob") || !strings.Contains(r.Skipped[1].Reason, "outside drainctl") {
-		t.Errorf("skipped %+v", r.Skipped)
-	}
-	if out := p.out(); !slices.Equal(out, []string{"192.168.1.12", "192.168.1.13"}) || p.apps["192.168.1.12"].active {
-		t.Errorf("out of the pool: %q", out)
+	if s.Standing != Changed {
+		p.t.Errorf("exit 5, and it stands %q", s.Standing)
 	}
 	for _, lb := range p.lbs {
-		if len(lb.state.Marks) != 1 || len(lb.state.Operations) != 1 || lb.state.Operations[0].User != "bob" {
-			t.Errorf("the journal has %+v", lb.state)
+		i := slices.IndexFunc(s.LBs, func(l LBStands) bool { return l.LB == lb.name })
+		if i < 0 {
+			p.t.Errorf("nothing is said of %s", lb.name)
+			continue
+		}
+		for _, l := range lb.lines {
+			said := slices.Contains(s.LBs[i].Servers, l.address+" in pool")
+			if (l.down || !l.serving) && !said && s.LBs[i].Unknown == "" {
+				p.t.Errorf("%s is without %s, which is not said: %+v", lb.name, l.address, s)
+			}
 		}
 	}
-
-	p = newPool(t, 1, 2)
-	spec = p.spec(Run)
-	done = worked(t, &spec)
-	spec.Rollout.OnlyIf = "test -n {host}" // the fake says no to an odd number of characters
-	p.apps["192.168.1.9"] = p.apps["192.168.1.10"]
-	delete(p.apps, "192.168.1.10")
-	spec.Targets = p.hosts()
-	v = p.visit()
-	if err := v.run(spec); err != nil {
-		t.Fatal(err)
+	for _, a := range p.apps {
+		if !a.active && !slices.ContainsFunc(s.Services, func(st ServiceStand) bool { return st.Backend == a.name }) {
+			p.t.Errorf("%s: the app is stopped, which is not said: %+v", a.name, s)
+		}
 	}
-	if r := v.result; len(r.Skipped) != 1 || len(r.Done) != 1 || !slices.Equal(done(), r.Done) || r.Done[0] == r.Skipped[0].Backend {
-		t.Errorf("skipped %+v, done %q, worked on %q", r.Skipped, r.Done, done())
+	if len(o.result.Next) == 0 {
+		p.t.Error("it is not said what to do next")
 	}
 }
 
-// After the canary somebody is asked, or a time passes.
+// TestRolloutGate: when the gate is closed, no further batch begins.
+func TestRolloutGate(t *testing.T) {
+	p := newPool(t, 2)
+	spec := p.spec(Run)
+	spec.Rollout.Gate = "false"
+	out := p.run(spec)
+	out.ended(t, Refused, Untouched, "the gate is closed: false ended with exit status 1")
+	p.whole()
+	p.worked(0, 0, 0)
+	if len(p.lbs[0].state.Operations) > 0 || p.lbs[0].reloads > 0 || out.result.Changed {
+		t.Errorf("%+v after %d reloads", p.lbs[0].state.Operations, p.lbs[0].reloads)
+	}
+
+	closed := filepath.Join(t.TempDir(), "closed")
+	spec.Rollout.Gate = "test ! -e " + closed
+	p.at[p.apps[1].name+" systemctl reboot"] = func() { touch(t, closed) }
+	out = p.run(spec)
+	out.ended(t, Failed, AllBack, "the gate is closed: test ! -e")
+	p.whole()
+	p.worked(1, 1, 0)
+	r := out.result
+	if r.Result != journal.ResultPartial || !slices.Equal(r.Untouched, []string{p.apps[2].name}) || len(r.Done) != 2 || r.Next[0].Words[1] != "resume" {
+		t.Errorf("result %+v", r)
+	}
+	resumed(p).ended(t, Failed, AllBack, "the gate is closed")
+	untouch(t, closed)
+	resumed(p).ended(t, Done, "", "")
+	p.whole()
+	p.worked(1, 1, 1)
+}
+
+// TestRolloutOnlyIf: who says no is left as it is, and is no part of the run.
+func TestRolloutOnlyIf(t *testing.T) {
+	p := newPool(t, 2)
+	p.apps[1].skip = true
+	spec := p.spec(Run)
+	spec.Rollout.OnlyIf = "test -e /run/reboot-required"
+	out := p.run(spec)
+	out.ended(t, Done, "", "")
+	p.worked(1, 0, 1)
+	p.whole()
+	if s := out.result.Skipped; len(s) != 1 || s[0].Backend != p.apps[1].name || p.lbs[0].reloads != 3 {
+		t.Errorf("skipped %v, after %d reloads", s, p.lbs[0].reloads)
+	}
+	for _, a := range p.apps {
+		a.skip = true
+	}
+	out = p.run(spec)
+	out.ended(t, Done, "", "")
+	if len(out.result.Skipped) != 3 || out.result.Changed || p.lbs[0].reloads != 3 {
+		t.Errorf("skipped %v, changed %t", out.result.Skipped, out.result.Changed)
+	}
+}
+
+// TestRolloutLeavesTheDrained: what somebody else has taken out is no part of the
+// run, and stays theirs.
+func TestRolloutLeavesTheDrained(t *testing.T) {
+	p := newPool(t, 2)
+	theirs := p.spec(Drain)
+	theirs.Targets = theirs.Targets[1:2]
+	p.run(theirs).ended(t, Done, "", "")
+	before := p.lbs[0].state.Marks
+	out := p.run(p.spec(Run))
+	out.ended(t, Done, "", "")
+	p.worked(1, 0, 1)
+	if s := out.result.Skipped; len(s) != 1 || !strings.Contains(s[0].Reason, "drained by tester on pool") {
+		t.Errorf("skipped %+v", s)
+	}
+	for _, lb := range p.lbs {
+		if got := lb.out(); !slices.Equal(got, []string{p.apps[1].name + ":8080"}) || p.apps[1].active {
+			t.Errorf("%s is without %v", lb.name, got)
+		}
+		if !slices.Equal(lb.state.Marks, before) || len(lb.state.Operations) != 1 || lb.state.Operations[0].Kind != journal.KindDrain {
+			t.Errorf("%s: the journal has %+v", lb.name, lb.state)
+		}
+	}
+	back := p.spec(Undrain)
+	back.Targets = theirs.Targets
+	p.run(back).ended(t, Done, "", "")
+	p.whole()
+}
+
+// TestRolloutCanary: one first, and then it is asked.
 func TestRolloutCanary(t *testing.T) {
-	for _, answer := range []bool{true, false} {
-		p := newPool(t, 1, 3)
+	for _, yes := range []bool{true, false} {
+		p := newPool(t, 2)
 		spec := p.spec(Run)
 		spec.Rollout.Canary, spec.Rollout.Batch = true, "2"
-		v, asked := p.visit(), ""
-		err := v.run(spec, func(o *Options) {
+		asked := 0
+		out := p.run(spec, func(o *Options) {
 			o.Ask = func(_ context.Context, question string) (bool, error) {
-				asked = question
-				if out := p.out(); len(out) > 0 {
-					t.Errorf("asked while %q are out", out)
+				asked++
+				p.whole() // and healthy, and back
+				if !strings.Contains(question, p.apps[0].name) {
+					t.Errorf("asked %q", question)
 				}
-				return answer, nil
+				return yes, nil
 			}
 		})
-		if !strings.Contains(asked, "192.168.1.10 is done") || (err == nil) != answer {
-			t.Errorf("asked %q: %v", asked, err)
+		if asked != 1 {
+			t.Errorf("asked %d times", asked)
 		}
-		if n := len(v.result.Done); n != map[bool]int{true: 3, false: 1}[answer] {
-			t.Errorf("answer %t: %d done", answer, n)
+		p.whole()
+		if yes {
+			out.ended(t, Done, "", "")
+			p.worked(1, 1, 1)
+			continue
 		}
-		p.undrain("canary")
+		out.ended(t, Failed, AllBack, "the answer was no")
+		p.worked(1, 0, 0)
 	}
-	p := newPool(t, 1, 2)
-	spec := p.spec(Run)
-	spec.Rollout.Canary, spec.Rollout.CanaryWait = true, time.Millisecond
-	v := p.visit()
-	if err := v.run(spec); err != nil || len(eventsOf[*Paused](&v.told)) != 1 || p.lbs[0].reloads != 4 {
-		t.Errorf("%v, %d reloads", err, p.lbs[0].reloads)
-	}
-	p.allBack("canary wait")
 }
 
-// Ctrl-C ends a run when the batch under way is back in the pool.
+// TestRolloutInterrupted: the first Ctrl-C ends the run when the batch is whole
+// again, the second at once.
 func TestRolloutInterrupted(t *testing.T) {
-	for name, when := range map[string]func(Event) bool{
-		"in the wait": func(e Event) bool { w, ok := e.(*Waiting); return ok && w.Target == "192.168.1.11" },
-		"in the work": func(e Event) bool {
-			s, ok := e.(*StepStarted)
-			return ok && s.Step == StepWork
-		},
-		"between two batches": func(e Event) bool { b, ok := e.(*BatchStarted); return ok && b.Number == 2 },
+	second := "192.168.1.11"
+	for _, test := range []struct {
+		name, who, call string
+		pause           bool
+		works           []int
+	}{
+		{"in the wait", "lb0", "watch", false, nil}, // of the first batch
+		{"in the stop", second, "systemctl stop", false, []int{1, 0, 0}},
+		{"in the work", second, "systemctl reboot", false, []int{1, 1, 0}},
+		{"in the start", second, "systemctl start", false, []int{1, 1, 0}},
+		{"in the pause", "", "", true, []int{1, 0, 0}},
 	} {
-		p := newPool(t, 2, 3)
-		spec := p.spec(Run)
-		v := p.visit()
-		soft, interrupt := context.WithCancelCause(t.Context())
-		o := Options{Connect: v, bounds: shortBounds, Emit: func(e Event) {
-			v.told.emit(e)
-			if when(e) {
-				interrupt(ErrInterrupted)
-			}
-		}}
-		err := v.runWith(t.Context(), soft, spec, o)
-		if ExitOf(err) != Interrupted || len(p.out()) > 0 || len(v.result.Done) != 1 {
-			t.Errorf("%s: exit %d (%v), out %q, done %q", name, ExitOf(err), err, p.out(), v.result.Done)
-		}
-		resumed, err := Resumed(t.Context(), p.spec(""), "", v)
-		if err == nil {
-			err = v.run(resumed)
-		}
-		if err != nil || len(v.result.Done) != 3 {
-			t.Errorf("%s, and resumed: %v, done %q", name, err, v.result.Done)
-		}
-		p.allBack(name)
-	}
-}
-
-// Each call of a run fails once. Then no LB sends requests to an app that is
-// stopped, what is said of it is true, and one undrain puts everything back.
-func TestRolloutEveryCallFails(t *testing.T) {
-	everyCall(t, func(p *pool, v *visit, err error, what string) {
-		if out := p.out(); ExitOf(err) != Partial && len(out) > 0 {
-			t.Errorf("%s: exit %d (%v), and %q are out", what, ExitOf(err), err, out)
-		}
-	}, false)
-}
-
-// The process is gone at each call of a run. One undrain puts everything back, or
-// one resume does the rest: what was recorded as done is not done again.
-func TestRolloutEveryCrash(t *testing.T) {
-	everyCall(t, nil, true)
-}
-
-// everyCall runs into a fault at each call of a run, and mends what it left by an
-// undrain, and by a resume where there is something to resume.
-func everyCall(t *testing.T, holds func(*pool, *visit, error, string), crash bool) {
-	clean := newPool(t, 2, 3).visit()
-	if err := clean.run(clean.spec(Run)); err != nil {
-		t.Fatal(err)
-	}
-	var all sync.WaitGroup
-	var cases atomic.Int32
-	slots := make(chan struct{}, casesAtOnce)
-	for at := range clean.calls {
-		for _, by := range []string{"undrain", "resume"} {
-			all.Go(func() {
-				slots <- struct{}{}
-				defer func() { <-slots }()
-				if oneCall(t, at+1, crash, by, holds) {
-					cases.Add(1)
+		for _, kind := range []poolFaultKind{interrupts, interruptsTwice} {
+			t.Run(fmt.Sprintf("%s/%s", test.name, kind), func(t *testing.T) {
+				t.Parallel()
+				p := newPool(t, 2)
+				p.fault = poolFault{who: test.who, call: test.call, kind: kind}
+				spec := p.spec(Run)
+				if test.pause {
+					spec.Rollout.Pause = 100 * time.Millisecond
 				}
+				paused := 0
+				out := p.run(spec, func(o *Options) {
+					emit := o.Emit
+					o.Emit = func(e Event) {
+						if _, ok := e.(*Paused); ok {
+							paused++
+							p.end(kind)
+						}
+						emit(e)
+					}
+				})
+				if test.pause != (paused == 1) {
+					t.Errorf("paused %d times", paused)
+				}
+				out.truthful(p)
+				if kind == interrupts {
+					out.ended(t, Interrupted, AllBack, "interrupted")
+				} else if out.exit != Partial {
+					t.Errorf("exit %d: %v", out.exit, out.err)
+				}
+				if test.works != nil {
+					p.worked(test.works...)
+				}
+				if len(out.result.Next) == 0 { // nothing is done that was to be remembered
+					p.run(spec).ended(t, Done, "", "")
+				} else {
+					resumed(p).ended(t, Done, "", "")
+				}
+				p.whole()
 			})
 		}
 	}
-	all.Wait()
-	t.Logf("%d cases of %d calls", cases.Load(), clean.calls)
 }
 
-// oneCall runs into one fault. It is false where the run came to its end before.
-func oneCall(t *testing.T, at int, crash bool, by string, holds func(*pool, *visit, error, string)) bool {
-	p := newPool(t, 2, 3)
-	spec := p.spec(Run)
-	done := worked(t, &spec)
-	v := p.visit()
-	v.at, v.crash = at, crash
-	err := v.run(spec)
-	if v.what == "" {
-		return false
+// TestRolloutHealthAfterResume: a backend that was out when drainctl ended comes
+// back only when it is healthy.
+func TestRolloutHealthAfterResume(t *testing.T) {
+	p := newPool(t, 2)
+	p.fault = poolFault{who: p.apps[1].name, call: "systemctl reboot", kind: crashAfter}
+	p.run(p.spec(Run))
+	p.apps[1].sick = true
+	spec := p.resumes()
+	spec.HealthTimeout = 20 * time.Millisecond
+	out := p.run(spec)
+	out.ended(t, Partial, Changed, "not healthy")
+	out.truthful(p)
+	if got := p.lbs[0].out(); !slices.Equal(got, []string{p.apps[1].name + ":8080"}) {
+		t.Errorf("out is %v", got)
 	}
-	what := fmt.Sprintf("call %d (%s) fails, crash %t, exit %d (%v)", at, v.what, crash, ExitOf(err), err)
-	recorded := map[string]bool{}
-	resumable := false
-	for _, lb := range p.lbs {
-		lb.locked = false
-		resumable = resumable || len(lb.state.Unfinished()) > 0
-		for host, app := range p.apps {
-			if !app.active && !lb.loaded[host+poolPort] {
-				t.Errorf("%s: %s sends requests to %s, which is stopped", what, lb.name, host)
-			}
-		}
-		for _, op := range lb.state.Operations {
-			for _, host := range progressOf(op).Done {
-				recorded[host] = true
-			}
-		}
-	}
-	if holds != nil {
-		holds(p, v, err, what)
-	}
-	if by == "undrain" || !resumable {
-		p.undrain(what)
-		return true
-	}
-	before := len(done())
-	v = p.visit()
-	resumed, err := Resumed(t.Context(), p.spec(""), "", v)
-	if err == nil {
-		err = v.run(resumed)
-	}
-	if err != nil {
-		t.Errorf("%s: resume: %v", what, err)
-		return true
-	}
-	for _, host := range done()[before:] {
-		if recorded[host] {
-			t.Errorf("%s: resume has done %s again", what, host)
-		}
-	}
-	if all := done(); !slices.Equal(slices.Compact(slices.Sorted(slices.Values(all))), p.hosts()) {
-		t.Errorf("%s: worked on %q", what, all)
-	}
-	p.allBack(what + ", and a resume")
-	return true
 }
 
-// Of several targets, one that fails is rolled back alone, and the rest goes on;
-// with --together all of them are rolled back. The journal has what stands, and one
-// undrain ends it.
-func TestSeveralTargets(t *testing.T) {
-	const good, bad = "192.168.1.10", "192.168.1.11"
-	for _, test := range []struct {
-		name   string
-		kind   Kind
-		change func(*poolApp, *Spec)
-		exit   Exit
-		out    []string // of the pool, in the end
-	}{
-		{"nothing fails", Drain, func(*poolApp, *Spec) {}, Done, []string{good, bad}},
-		{"one is not drained in time", Drain, func(a *poolApp, _ *Spec) { a.busy = 2 }, TimedOut, []string{good}},
-		{"one is not drained in time, and is left", Drain, func(a *poolApp, s *Spec) { a.busy, s.OnTimeout = 2, TimeoutLeave }, TimedOut, []string{good, bad}},
-		{"one is not drained in time, and is stopped", Drain, func(a *poolApp, s *Spec) { a.busy, s.OnTimeout = 2, TimeoutStop }, TimedOut, []string{good, bad}},
-		{"one does not stop", Drain, func(a *poolApp, _ *Spec) { a.stuck = true }, Partial, []string{good}},
-		{"together, one is not drained in time", Drain, func(a *poolApp, s *Spec) { a.busy, s.Together = 2, true }, TimedOut, nil},
-		{"together, one does not stop", Drain, func(a *poolApp, s *Spec) { a.stuck, s.Together = true, true }, Failed, nil},
-		{"one is ill", Undrain, func(a *poolApp, _ *Spec) { a.ill = true }, Partial, []string{bad}},
-		{"together, one is ill", Undrain, func(a *poolApp, s *Spec) { a.ill, s.Together = true, true }, Failed, []string{good, bad}},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			t.Parallel()
-			p := newPool(t, 2, 3)
-			spec := p.spec(test.kind)
-			spec.Targets = []string{good, bad}
-			if test.kind == Undrain {
-				first := p.spec(Drain)
-				first.Targets = spec.Targets
-				if err := p.visit().run(first); err != nil {
-					t.Fatal(err)
+// TestRolloutEveryFault has each call of each LB and each backend go wrong once, in
+// each way, in a run of three batches.
+func TestRolloutEveryFault(t *testing.T) {
+	kinds := []poolFaultKind{callFails, answerLost, linkBreaks, lbGone, crashBefore, crashAfter, interrupts, interruptsTwice}
+	p := newPool(t, 2)
+	p.run(p.spec(Run)).ended(t, Done, "", "")
+	var faults []poolFault
+	for who, n := range p.calls {
+		for i := range n {
+			for _, kind := range kinds {
+				if !strings.HasPrefix(who, "192.") || kind != linkBreaks && kind != lbGone {
+					faults = append(faults, poolFault{who: who, n: i + 1, kind: kind})
 				}
 			}
-			app := p.apps[bad]
-			test.change(app, &spec)
-			p.shorten(&spec)
-			v := p.visit()
-			err := v.run(spec)
-			if ExitOf(err) != test.exit || !slices.Equal(p.out(), test.out) {
-				t.Fatalf("exit %d (%v), out of the pool %q; want %d, %q", ExitOf(err), err, p.out(), test.exit, test.out)
-			}
-			leave, stop := spec.OnTimeout == TimeoutLeave, spec.OnTimeout == TimeoutStop
-			for host, app := range p.apps {
-				out := slices.Contains(test.out, host)
-				if wantActive := !out || leave && host == bad; app.active != wantActive {
-					t.Errorf("the app on %s is active: %t", host, app.active)
-				}
-			}
-			if one := len(v.result.Backends); one != 0 && (v.result.Backends[0].Backend != bad || err == nil) || one == 0 && len(test.out) == 1 {
-				t.Errorf("backends that ended in another way: %+v", v.result.Backends)
-			}
-			for _, lb := range p.lbs {
-				for _, host := range p.hosts() {
-					marked := len(lb.state.MarksOn(journal.Server{Module: "http", Upstream: "pool", Address: host + poolPort})) > 0
-					if marked != slices.Contains(test.out, host) {
-						t.Errorf("%s in the journal of %s is marked: %t", host, lb.name, marked)
-					}
-				}
-				if leave && (len(lb.state.Operations) != 1 || len(lb.state.Operations[0].NotDrained) != 1) {
-					t.Errorf("left: %+v", lb.state.Operations)
-				}
-			}
-			if (leave || stop) && v.result.Result == journal.ResultRolledBack {
-				t.Errorf("result %q", v.result.Result)
-			}
-			app.busy, app.stuck, app.ill = 0, false, false
-			p.undrain(test.name)
+		}
+	}
+	eachFault(t, faults, oneFault)
+}
+
+// eachFault runs many cases, which do little but wait, beside each other.
+func eachFault(t *testing.T, faults []poolFault, do func(*testing.T, poolFault)) {
+	slots := make(chan struct{}, 64)
+	var all sync.WaitGroup
+	for _, f := range faults {
+		slots <- struct{}{}
+		all.Go(func() {
+			defer func() { <-slots }()
+			t.Run(fmt.Sprintf("%s/%d/%s", f.who, f.n, f.kind), func(t *testing.T) { do(t, f) })
 		})
 	}
+	all.Wait()
+	t.Logf("%d cases", len(faults))
+}
+
+// TestRolloutEveryCrashOfResume has drainctl crash in the middle of a run, and again at
+// each call of the resume. The next resume knows what both have done.
+func TestRolloutEveryCrashOfResume(t *testing.T) {
+	crashed := func(t *testing.T) *pool {
+		p := newPool(t, 2)
+		p.fault = poolFault{who: p.apps[1].name, call: "systemctl reboot", kind: crashBefore}
+		p.run(p.spec(Run))
+		p.worked(1, 0, 0)
+		return p
+	}
+	p := crashed(t)
+	resumed(p).ended(t, Done, "", "")
+	p.whole()
+	p.worked(1, 1, 1)
+	var faults []poolFault
+	for who, n := range p.calls {
+		for i := range n {
+			faults = append(faults, poolFault{who: who, n: i + 1, kind: crashBefore}, poolFault{who: who, n: i + 1, kind: crashAfter})
+		}
+	}
+	eachFault(t, faults, func(t *testing.T, f poolFault) {
+		p := crashed(t)
+		spec := p.resumes()
+		p.fault = f
+		p.run(spec)
+		resumeToTheEnd(t, p)
+		if p.apps[0].works != 1 {
+			t.Errorf("%s was worked on %d times", p.apps[0].name, p.apps[0].works)
+		}
+	})
+}
+
+func oneFault(t *testing.T, f poolFault) {
+	p := newPool(t, 2)
+	p.fault = f
+	out := p.run(p.spec(Run))
+	t.Logf("%s %s: exit %d: %v", p.hit, f.kind, out.exit, out.err)
+	crashed := f.kind == crashBefore || f.kind == crashAfter
+	if !crashed {
+		out.truthful(p)
+		if out.exit != Partial && f.kind != lbGone {
+			p.whole()
+		}
+		if f.kind == lbGone {
+			for _, lb := range p.lbs {
+				if lb.name != f.who && len(lb.out()) > 1 {
+					t.Errorf("%s is without %v, though it can be asked", lb.name, lb.out())
+				}
+			}
+			for _, a := range p.apps {
+				if !a.active {
+					t.Errorf("%s: the app is left stopped, though only an LB is gone", a.name)
+				}
+			}
+		}
+		p.putBack()
+		return
+	}
+	resumeToTheEnd(t, p)
+}
+
+// resumeToTheEnd resumes after a crash. What is recorded as done is not done again, and
+// all is back at the end.
+func resumeToTheEnd(t *testing.T, p *pool) {
+	t.Helper()
+	if len(p.unfinished()) == 0 { // not begun, or ended
+		p.whole()
+		return
+	}
+	done, works := recordedDone(t, p), map[string]int{}
+	for _, a := range p.apps {
+		works[a.name] = a.works
+	}
+	resumed(p).ended(t, Done, "", "")
+	p.whole()
+	for _, a := range p.apps {
+		if slices.Contains(done, a.name) && a.works != works[a.name] {
+			t.Errorf("%s was recorded as done, and worked on again", a.name)
+		}
+		if a.works == 0 {
+			t.Errorf("%s was never worked on", a.name)
+		}
+	}
+	for _, lb := range p.lbs {
+		if len(lb.state.Operations) > 0 {
+			t.Errorf("%s: the journal has %+v", lb.name, lb.state.Operations)
+		}
+	}
+}
+
+// unfinished is the operations that can be resumed.
+func (p *pool) unfinished() (ids []string) {
+	for _, lb := range p.lbs {
+		for _, op := range lb.state.Unfinished() {
+			ids = append(ids, op.ID)
+		}
+	}
+	return once(ids)
+}
+
+// recordedDone is the backends whose work is recorded as done.
+func recordedDone(t *testing.T, p *pool) (names []string) {
+	for _, lb := range p.lbs {
+		for _, op := range lb.state.Operations {
+			var did progress
+			if op.Progress != nil {
+				if err := json.Unmarshal(op.Progress, &did); err != nil {
+					t.Error(err)
+				}
+			}
+			names = append(names, did.Done...)
+		}
+	}
+	return names
+}
+
+func touch(t *testing.T, path string) {
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Error(err)
+	}
+}
+
+func untouch(t *testing.T, path string) {
+	if err := os.Remove(path); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestRolloutJournalFull: what cannot be written down is no reason to leave an app
+// stopped.
+func TestRolloutJournalFull(t *testing.T) {
+	p := newPool(t, 2)
+	p.at[p.apps[1].name+" systemctl reboot"] = func() { p.fault = poolFault{who: "lb0", call: "record", kind: callFails} }
+	out := p.run(p.spec(Run))
+	out.ended(t, Failed, AllBack, errFault.Error())
+	out.truthful(p)
+	p.worked(1, 1, 0)
+	p.putBack()
 }

@@ -29,6 +29,13 @@ fish                                             fish
 tcsh                                             tcsh
 zsh                                              zsh
 /etc/ssl/certs/ca-certificates.crt               ca-certificates
+ansible-playbook                                 ansible-core
+yamllint                                         yamllint
+pycodestyle                                      pycodestyle
+/usr/lib/python3/dist-packages/voluptuous        python3-voluptuous
+git                                              git
+rsync                                            rsync
+npx                                              npm
 '
 
 missing=()

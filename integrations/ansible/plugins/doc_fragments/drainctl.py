@@ -17,6 +17,15 @@ options:
       - The drainctl program.
     type: path
     default: drainctl
+  config:
+    description:
+      - A configuration file of drainctl, on the host that drainctl runs on.
+    type: path
+  group:
+    description:
+      - Groups of load balancers in the configuration file.
+    type: list
+    elements: str
   upstream:
     description:
       - Only in these upstreams.

@@ -12,6 +12,8 @@ import re
 TARGET = dict(type='list', elements='str')
 
 PLACE = dict(
+    config=dict(type='path'),
+    group=dict(type='list', elements='str'),
     upstream=dict(type='list', elements='str'),
     lb=dict(type='list', elements='str'),
     lb_from=dict(type='path'),

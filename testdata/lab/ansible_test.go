@@ -237,8 +237,7 @@ func TestAnsibleModules(t *testing.T) {
 	wants(desk.module(0, "status", options(nil), "--check"), false, `"state": "up"`)
 }
 
-// installs is a playbook that installs drainctl with the role, and then uses it on the
-// load balancer, in one play for all hosts.
+// installs is a playbook that installs with the role what each kind of host needs.
 const installs = `
 - hosts: balancers
   gather_facts: false

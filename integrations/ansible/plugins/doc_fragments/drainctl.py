@@ -41,6 +41,10 @@ options:
     description:
       - A file with load balancers, one a line.
     type: path
+  metrics:
+    description:
+      - A file that metrics are written to, for the textfile collector of node_exporter.
+    type: path
   parallel:
     description:
       - How many load balancers are asked at once.

@@ -17,6 +17,7 @@ PLACE = dict(
     upstream=dict(type='list', elements='str'),
     lb=dict(type='list', elements='str'),
     lb_from=dict(type='path'),
+    metrics=dict(type='path'),
     parallel=dict(type='int'),
     nginx=dict(type='path'),
     nginx_conf=dict(type='path'),

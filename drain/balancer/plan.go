@@ -11,6 +11,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/aymanbagabas/go-udiff"
@@ -40,7 +41,11 @@ func (l *Local) Plan(ctx context.Context, q Query) (*Report, error) {
 	tested := make(chan error, 1)
 	if q.Preflight {
 		// Beside the reading, so that the answer takes no longer than nginx's own test.
-		go func() { tested <- l.test(ctx) }()
+		ctx, cancel := context.WithCancel(ctx)
+		var over sync.WaitGroup
+		over.Go(func() { tested <- l.test(ctx) })
+		defer over.Wait() // an answer that needs no test leaves no nginx behind
+		defer cancel()
 	}
 	if err := l.read(ctx, r); err != nil {
 		return nil, err

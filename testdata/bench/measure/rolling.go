@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"strings"
 	"time"
@@ -19,6 +20,7 @@ type pass struct {
 	name              string
 	command           string // for the shell of the load balancer
 	took              []time.Duration
+	waited            []time.Duration // of that, for what clients had open
 	reloads           []int64
 	requests, streams int
 	failed            int
@@ -35,8 +37,8 @@ func (m measurements) rolling(ctx context.Context, l *lab.Lab) error {
 		addrs = append(addrs, app.Addr)
 	}
 	loop := &pass{name: "shell loop of drain and undrain", command: "set -e; for app in " + strings.Join(addrs, " ") +
-		"; do drainctl drain $app --service " + lab.AppUnit + "; drainctl undrain $app; done"}
-	run := &pass{name: "drainctl run", command: "drainctl run --upstream backend_servers --service " + lab.AppUnit + " -- true"}
+		"; do drainctl drain $app --service " + lab.AppUnit + " --output json; drainctl undrain $app --output json; done"}
+	run := &pass{name: "drainctl run", command: "drainctl run --upstream backend_servers --service " + lab.AppUnit + " --output json -- true"}
 	// Only so does nginx's master log each reload.
 	conf := "error_log /var/log/nginx/reloads.log notice;\n" + lab.NginxConf
 	if err := l.LB.WriteConf(ctx, map[string]string{lab.NginxConfPath: conf}); err != nil {
@@ -51,8 +53,8 @@ func (m measurements) rolling(ctx context.Context, l *lab.Lab) error {
 	}
 	fmt.Printf("\nthree apps out and back, one at a time, under load (median of %d)\n", m.passes)
 	for _, p := range []*pass{loop, run} {
-		fmt.Printf("  %-32s %5.1f s, %d reloads, %d of %d requests and %d streams failed\n",
-			p.name, median(p.took).Seconds(), median(p.reloads), p.failed, p.requests, p.streams)
+		fmt.Printf("  %-32s %5.1f s, of which %.1f s for open requests; %d reloads, %d of %d requests and %d streams failed\n",
+			p.name, median(p.took).Seconds(), median(p.waited).Seconds(), median(p.reloads), p.failed, p.requests, p.streams)
 	}
 	reloads, ratio := median(run.reloads), median(run.took).Seconds()/median(loop.took).Seconds()
 	fmt.Printf("  time x %.2f, goal: less than x 1.00: %s; reloads, goal: %d: %s; failed, goal: none: %s\n",
@@ -92,10 +94,11 @@ func (p *pass) timed(ctx context.Context, l *lab.Lab, load *lab.Load) error {
 		return err
 	}
 	began := time.Now()
-	if out, err := l.LB.Run(ctx, "sh", "-c", p.command); err != nil {
-		return fmt.Errorf("%w\n%s", err, out)
+	out, err := l.LB.Run(ctx, "sh", "-c", p.command)
+	if err != nil {
+		return err
 	}
-	p.took = append(p.took, time.Since(began))
+	p.took, p.waited = append(p.took, time.Since(began)), append(p.waited, waitsIn(out))
 	after, err := reloadsOf(ctx, l.LB)
 	p.reloads = append(p.reloads, after-before)
 	if err != nil {
@@ -111,6 +114,23 @@ func (p *pass) timed(ctx context.Context, l *lab.Lab, load *lab.Load) error {
 		}
 		return true
 	})
+}
+
+// waitsIn is how long the drains took, whose events are given, from the mark to the
+// last of the open requests.
+func waitsIn(events string) (sum time.Duration) {
+	for line := range strings.Lines(events) {
+		var e struct {
+			Event     string  `json:"event"`
+			Step      string  `json:"step"`
+			Direction string  `json:"direction"`
+			Elapsed   float64 `json:"elapsed"`
+		}
+		if json.Unmarshal([]byte(line), &e) == nil && e.Event == "step_done" && e.Step == "wait" && e.Direction == "forward" {
+			sum += time.Duration(e.Elapsed * float64(time.Second))
+		}
+	}
+	return sum
 }
 
 // reloadsOf is how many reloads nginx's own log has.

@@ -27,7 +27,7 @@ func main() {
 	flag.IntVar(&m.passes, "passes", 5, "`how many` rolling runs beside as many shell loops; 0 leaves them out")
 	flag.IntVar(&m.overLB, "over-lb", 9, "`how many` drains over --lb beside as many on the load balancer; 0 leaves them out")
 	flag.Parse()
-	if flag.NArg() > 0 || m.runs < 1 || m.drains < 0 {
+	if flag.NArg() > 0 || m.runs < 1 || min(m.drains, m.overLB, m.fleets, m.passes) < 0 {
 		flag.Usage()
 		os.Exit(2)
 	}

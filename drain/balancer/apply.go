@@ -260,7 +260,7 @@ func (l *Local) stale(ctx context.Context, a Applied, edits []FileEdit) (Applied
 		if err != nil {
 			return a, err
 		}
-		if at.After(l.before.Loaded()) {
+		if was, ok := l.unloaded[e.Path]; at.After(l.before.Loaded()) && !(ok && was.Before == e.SHA256) {
 			a.Stale = append(a.Stale, e.Path)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/drainctl/drainctl/drain/journal"
@@ -42,6 +43,7 @@ func (l *Local) reload(ctx context.Context, limit time.Duration) error {
 		return err
 	}
 	l.sent = true
+	known := maps.Clone(l.unloaded)
 	l.mayHaveLoaded()
 	var after nginx.Running
 	l.trace(l.binary().ReloadArgs())
@@ -51,8 +53,12 @@ func (l *Local) reload(ctx context.Context, limit time.Duration) error {
 	})
 	var ce *nginx.CommandError
 	l.refused = errors.As(err, &ce)
-	if err == nil {
+	var failure *nginx.ReloadError
+	switch {
+	case err == nil:
 		l.after, l.seen, l.unloaded = after, nil, map[string]journal.FileHashes{}
+	case errors.As(err, &failure) && failure.Sure:
+		l.unloaded = known // it goes on with what it had loaded before
 	}
 	return err
 }

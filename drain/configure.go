@@ -32,7 +32,14 @@ func (configure) run(ctx context.Context, b *batch, d Direction, s Scope) Verdic
 // configure edits, tests and reloads. What a rolling run puts back is put back on
 // every LB, whatever one of them says.
 func (b *batch) configure(ctx context.Context, d Direction) Verdict {
-	v := b.applyAll(ctx, b.plan.LBs, nginx.Want{Down: d == Forward}, d == Reverse && b.o.plan.Spec.Kind == Run)
+	again := func(ctx context.Context, lb *LB) (LBPlan, error) {
+		part, err := lb.ask(ctx, b.query())
+		if err == nil {
+			err = newPlan(b.plan.Spec, []LBPlan{part}, false).Verdict()
+		}
+		return part, err
+	}
+	v := b.applyAll(ctx, b.plan.LBs, nginx.Want{Down: d == Forward}, again, d == Reverse && b.o.plan.Spec.Kind == Run)
 	if v.Err == nil {
 		v.Detail = b.detail(d)
 	}
@@ -46,17 +53,22 @@ func (b *batch) revert(ctx context.Context, d Direction) Verdict {
 	want := nginx.Want{Down: d == Forward}
 	q := b.query()
 	q.Preflight, q.Want, q.Unmanaged, q.Returning = false, &want, true, nil
-	parts, err := b.askEach(ctx, q)
-	for i, part := range parts {
-		// Of what it finds, only what was configured here.
-		did := b.plan.LBs[i].Report.Servers
-		part.Report.Servers = slices.DeleteFunc(part.Report.Servers, func(s balancer.Server) bool {
+	// Of what is found, only what was configured here.
+	ask := func(ctx context.Context, lb *LB) (LBPlan, error) {
+		now, err := lb.ask(ctx, q)
+		if err != nil {
+			return now, err
+		}
+		did := b.part(lb).Report.Servers
+		now.Report.Servers = slices.DeleteFunc(now.Report.Servers, func(s balancer.Server) bool {
 			return !slices.ContainsFunc(did, func(was balancer.Server) bool {
 				return was.Configure && was.Server == s.Server && was.File == s.File
 			})
 		})
+		return now, nil
 	}
-	v := b.applyAll(ctx, parts, want, true)
+	parts, err := b.o.askEach(ctx, ask)
+	v := b.applyAll(ctx, parts, want, ask, true)
 	if err != nil {
 		return failed(true, join(err, v.Err))
 	}
@@ -65,11 +77,11 @@ func (b *batch) revert(ctx context.Context, d Direction) Verdict {
 
 // askEach asks every LB, and makes connections that broke anew. The part of one that
 // does not answer is empty, and its name too.
-func (b *batch) askEach(ctx context.Context, q balancer.Query) ([]LBPlan, error) {
-	return gather(ctx, b.o.lbs, func(ctx context.Context, lb *LB) (LBPlan, error) {
-		part, err := LBPlan{}, b.o.usable(ctx, lb)
+func (o *Operation) askEach(ctx context.Context, ask asker) ([]LBPlan, error) {
+	return gather(ctx, o.lbs, func(ctx context.Context, lb *LB) (LBPlan, error) {
+		part, err := LBPlan{}, o.usable(ctx, lb)
 		if err == nil {
-			part, err = lb.ask(ctx, q)
+			part, err = ask(ctx, lb)
 		}
 		if err != nil {
 			part = LBPlan{Report: &balancer.Report{}}
@@ -78,9 +90,12 @@ func (b *batch) askEach(ctx context.Context, q balancer.Query) ([]LBPlan, error)
 	})
 }
 
+// An asker asks an LB for its part.
+type asker func(context.Context, *LB) (LBPlan, error)
+
 // applyAll edits and tests every LB that has a part, and reloads those that need it:
-// all or nothing, or each that can be.
-func (b *batch) applyAll(ctx context.Context, parts []LBPlan, want nginx.Want, each bool) Verdict {
+// all or nothing, or, on the way back, each that can be.
+func (b *batch) applyAll(ctx context.Context, parts []LBPlan, want nginx.Want, again asker, each bool) Verdict {
 	lbs := b.o.lbs
 	reload := make([]bool, len(lbs))
 	err := lbs.each(ctx, func(ctx context.Context, lb *LB) error {
@@ -88,7 +103,14 @@ func (b *batch) applyAll(ctx context.Context, parts []LBPlan, want nginx.Want, e
 		if parts[i].LB == "" {
 			return nil
 		}
-		a, err := b.apply(ctx, lb, parts[i], want)
+		// There is no way back without what somebody else has pending.
+		a, err := b.apply(ctx, lb, parts[i].change(want, each || b.plan.Spec.Allow.Pending), func() (balancer.Change, error) {
+			part, err := again(ctx, lb)
+			if err != nil {
+				return balancer.Change{}, err
+			}
+			return part.change(want, each || b.plan.Spec.Allow.Pending), nil
+		})
 		reload[i] = a.NeedsReload && err == nil
 		return err
 	})
@@ -152,18 +174,15 @@ const attempts = 5
 
 // apply edits and tests one LB. Files that have changed since they were planned
 // are planned again, and the guards asked again.
-func (b *batch) apply(ctx context.Context, lb *LB, part LBPlan, want nginx.Want) (a balancer.Applied, err error) {
+func (b *batch) apply(ctx context.Context, lb *LB, c balancer.Change, again func() (balancer.Change, error)) (a balancer.Applied, err error) {
 	for try := 0; ; try++ {
 		lb.loaded = false
-		a, err = lb.Apply(ctx, part.change(want, b.plan.Spec.Allow.Pending))
+		a, err = lb.Apply(ctx, c)
 		if balancer.CodeOf(err) != balancer.CodeChanged || try == attempts {
 			break
 		}
 		b.o.emit(&Warning{Header: Header{LB: lb.Name, Step: StepMarkDown}, Text: fmt.Sprintf("%v: planning again", err)})
-		if part, err = lb.ask(ctx, b.query()); err != nil {
-			return a, err
-		}
-		if err := newPlan(b.plan.Spec, []LBPlan{part}, false).Verdict(); err != nil {
+		if c, err = again(); err != nil {
 			return a, err
 		}
 	}

@@ -561,7 +561,7 @@ func (o *Operation) backOf(ctx context.Context, b *batch) (*batch, error) {
 	up := &batch{o: o, plan: &Plan{Spec: spec}, members: b.members}
 	q := up.query()
 	q.Preflight = false
-	reports, err := up.askEach(ctx, q)
+	reports, err := o.askEach(ctx, func(ctx context.Context, lb *LB) (LBPlan, error) { return lb.ask(ctx, q) })
 	up.plan = newPlan(spec, reports, false)
 	return up, err
 }

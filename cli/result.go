@@ -110,6 +110,9 @@ func standsText(s drain.Stands) string {
 	}
 	var parts []string
 	for _, lb := range s.LBs {
+		if len(lb.Servers) == 0 && lb.Unknown == "" {
+			continue // it has what it had
+		}
 		servers := strings.Join(lb.Servers, ", ")
 		state := "as it was before"
 		switch {

@@ -103,6 +103,7 @@ func (b *batch) applyAll(ctx context.Context, parts []LBPlan, want nginx.Want, a
 		if parts[i].LB == "" {
 			return nil
 		}
+		lb.without(want, parts[i].Report.Servers)
 		// There is no way back without what somebody else has pending.
 		a, err := b.apply(ctx, lb, parts[i].change(want, each || b.plan.Spec.Allow.Pending), func() (balancer.Change, error) {
 			part, err := again(ctx, lb)
@@ -124,10 +125,35 @@ func (b *batch) applyAll(ctx context.Context, parts []LBPlan, want nginx.Want, a
 		}
 		return b.o.reload(ctx, lb)
 	})
+	for i, lb := range lbs {
+		if parts[i].LB != "" && lb.loaded {
+			lb.with(want, parts[i].Report)
+		}
+	}
 	if err = join(err, reloadErr); err != nil {
 		return failed(changed, err)
 	}
 	return Verdict{Changed: changed}
+}
+
+// without notes what an LB may be without from now on.
+func (lb *LB) without(want nginx.Want, servers []balancer.Server) {
+	for _, s := range servers {
+		if want.Down && !slices.Contains(lb.out, s.Address) {
+			lb.out = append(lb.out, s.Address)
+		}
+	}
+}
+
+// with notes what an LB was seen to have again.
+func (lb *LB) with(want nginx.Want, r *balancer.Report) {
+	back := r.Returning
+	if !want.Down {
+		back = append(slices.Clone(back), r.Servers...)
+	}
+	lb.out = slices.DeleteFunc(lb.out, func(address string) bool {
+		return slices.ContainsFunc(back, func(s balancer.Server) bool { return s.Address == address })
+	})
 }
 
 // join is errors.Join, with a single error as it is.
@@ -226,7 +252,7 @@ func (o *Operation) restore(ctx context.Context) Verdict {
 		}
 		changed[slices.Index(o.lbs, lb)] = done.Changed
 		if err == nil {
-			lb.edited, lb.loaded = false, true
+			lb.edited, lb.loaded, lb.out = false, true, nil
 		}
 		return err
 	})

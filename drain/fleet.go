@@ -26,6 +26,7 @@ type LB struct {
 	history balancer.Lines // not yet recorded
 	edited  bool           // this run has changed files, and not restored them
 	loaded  bool           // nginx was seen to serve what the files say
+	out     []string       // addresses that it may be without, because of this run
 	lost    string         // why it cannot be asked any more
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/drainctl/drainctl/drain/balancer"
 	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/nginx"
 )
 
 // OnFailure is what a rolling run does with a backend whose work failed.
@@ -206,6 +207,7 @@ type rollout struct {
 	// with the edit that takes the next one out, so that n batches cost n + 1
 	// reloads.
 	returning *batch
+	found     []string // backends that were out when it began
 	// unrecorded are backends that are back, where the journals do not say so yet.
 	unrecorded []*member
 }
@@ -216,6 +218,7 @@ var errGate = errors.New("the gate is closed")
 // roll takes one batch after the other.
 func (o *Operation) roll(hard, soft context.Context) error {
 	r := &rollout{o: o, hard: hard, soft: soft, progress: o.progress}
+	r.findOut()
 	left, before := r.left()
 	r.returning = before
 	all, err := batches(o.plan.Spec.Rollout, left)
@@ -265,6 +268,43 @@ func (r *rollout) left() (left []*member, before *batch) {
 		before = r.o.whole.only(returning)
 	}
 	return left, before
+}
+
+// findOut notes what the run that is continued has left out.
+func (r *rollout) findOut() {
+	for i, lb := range r.o.lbs {
+		for _, s := range r.o.plan.LBs[i].Report.Servers {
+			if s.Managed {
+				lb.without(nginx.Want{Down: true}, []balancer.Server{s})
+			}
+		}
+	}
+	for _, m := range r.o.whole.members {
+		if r.marked(m) {
+			r.found = append(r.found, m.Name)
+		}
+	}
+	r.o.taken = slices.Clone(r.found)
+}
+
+// foundOut notes that backends are as they were found when the run began: out, where
+// the one before had left them out.
+func (r *rollout) foundOut(members []*member) {
+	for _, m := range members {
+		if slices.Contains(r.found, m.Name) {
+			r.o.taken = once(append(r.o.taken, m.Name))
+		}
+	}
+}
+
+// marked tells whether a mark of drainctl stands on a backend: nginx may be without it
+// though the file has it again.
+func (r *rollout) marked(m *member) bool {
+	return slices.ContainsFunc(r.o.plan.LBs, func(lb LBPlan) bool {
+		return slices.ContainsFunc(lb.Report.Servers, func(s balancer.Server) bool {
+			return s.Managed && matches(m.plan.targets(), s.Address)
+		})
+	})
 }
 
 // batches shares backends out.
@@ -333,7 +373,7 @@ func (r *rollout) batch(members []*member) error {
 	if err != nil {
 		return err
 	}
-	r.o.taken = append(r.o.taken, namesOf(b.members)...)
+	r.o.taken = once(append(r.o.taken, namesOf(b.members)...))
 	forward := b.plan.stepsOf(Forward)
 	for i, st := range forward {
 		v := r.step(r.soft, st, b, Forward)
@@ -411,6 +451,7 @@ func (r *rollout) takeBack(b *batch, v Verdict, taken []step) (rest *batch, err 
 		if err := b.release(r.hard, nil); err != nil {
 			return b, r.o.partial(v, failed(true, err))
 		}
+		r.foundOut(b.members)
 		return b, v.Err
 	}
 	sub := b.only(v.Failed)
@@ -418,6 +459,7 @@ func (r *rollout) takeBack(b *batch, v Verdict, taken []step) (rest *batch, err 
 	if err := r.o.rollBackAlone(r.hard, sub, rest, taken, Forward, v); err != nil {
 		return b, err
 	}
+	r.foundOut(v.Failed)
 	r.Failed = append(r.Failed, namesOf(v.Failed)...)
 	return rest, r.record(nil)
 }
@@ -636,7 +678,7 @@ func (r *rollout) end(err error, left []*member) error {
 		why = append(why, fmt.Errorf("%s: %w", e.Name, e.why.Err))
 		f.Log = append(f.Log, e.why.Log...)
 	}
-	if len(out) > 0 {
+	if len(out) > 0 || len(o.taken) > 0 && f.Exit != Refused {
 		f.Exit, f.Stands = Partial, o.stands()
 		for _, e := range out {
 			f.Next = append(f.Next, o.undrainOf(e.plan.Targets, "puts "+e.Name+" back"))

@@ -293,8 +293,12 @@ func (o *Operation) partial(why, rollback Verdict) error {
 func (o *Operation) stands() Stands {
 	s := Stands{Standing: Changed}
 	for i, lb := range o.lbs {
+		servers := o.standing(o.plan.LBs[i].Report.Servers)
+		if kind := o.plan.Spec.Kind; lb.lost == "" && (kind == Run || kind == Drain && lb.edited) {
+			servers = slices.DeleteFunc(servers, func(s balancer.Server) bool { return !slices.Contains(lb.out, s.Address) })
+		}
 		s.LBs = append(s.LBs, LBStands{
-			LB: lb.Name, Servers: names(o.standing(o.plan.LBs[i].Report.Servers)), Down: o.plan.Spec.Kind != Undrain,
+			LB: lb.Name, Servers: names(servers), Down: o.plan.Spec.Kind != Undrain,
 			Edited: lb.edited, Loaded: lb.loaded, Unknown: lb.lost,
 		})
 	}

@@ -65,6 +65,7 @@ type poolLB struct {
 	*pool
 	name    string
 	lines   []poolLine
+	comment string // what else is in the file
 	state   journal.State
 	reloads int
 	holder  map[string]*poolSession // of the locks on backends
@@ -428,6 +429,7 @@ func (s *poolSession) call(ctx context.Context, name string, op func() error) er
 // text is the file, and stands for its hash.
 func (lb *poolLB) text() string {
 	var b strings.Builder
+	b.WriteString(lb.comment)
 	for _, l := range lb.lines {
 		fmt.Fprintf(&b, "%s %t\n", l.address, l.down)
 	}

@@ -188,6 +188,9 @@ func resumed(p *pool) outcome {
 func (o outcome) truthful(p *pool) {
 	p.t.Helper()
 	s := o.stands()
+	if s.Standing == Untouched { // whatever was so before
+		return
+	}
 	if o.exit != Partial {
 		p.serving()
 		return
@@ -205,6 +208,9 @@ func (o outcome) truthful(p *pool) {
 			said := slices.Contains(s.LBs[i].Servers, l.address+" in pool")
 			if (l.down || !l.serving) && !said && s.LBs[i].Unknown == "" {
 				p.t.Errorf("%s is without %s, which is not said: %+v", lb.name, l.address, s)
+			}
+			if said && !l.down && l.serving && s.LBs[i].Edited && s.LBs[i].Loaded && s.LBs[i].Unknown == "" {
+				p.t.Errorf("%s has %s, and it is said that it has not: %+v", lb.name, l.address, s)
 			}
 		}
 	}
@@ -440,9 +446,9 @@ func eachFault(t *testing.T, faults []poolFault, do func(*testing.T, poolFault))
 	t.Logf("%d cases", len(faults))
 }
 
-// TestRolloutEveryCrashOfResume has drainctl crash in the middle of a run, and again at
-// each call of the resume. The next resume knows what both have done.
-func TestRolloutEveryCrashOfResume(t *testing.T) {
+// TestRolloutEveryFaultOfResume has drainctl crash in the middle of a run, and each call
+// of its resume go wrong. The next resume knows what both have done.
+func TestRolloutEveryFaultOfResume(t *testing.T) {
 	crashed := func(t *testing.T) *pool {
 		p := newPool(t, 2)
 		p.fault = poolFault{who: p.apps[1].name, call: "systemctl reboot", kind: crashBefore}
@@ -457,14 +463,20 @@ func TestRolloutEveryCrashOfResume(t *testing.T) {
 	var faults []poolFault
 	for who, n := range p.calls {
 		for i := range n {
-			faults = append(faults, poolFault{who: who, n: i + 1, kind: crashBefore}, poolFault{who: who, n: i + 1, kind: crashAfter})
+			for _, kind := range []poolFaultKind{crashBefore, crashAfter, callFails, interrupts, interruptsTwice} {
+				faults = append(faults, poolFault{who: who, n: i + 1, kind: kind})
+			}
 		}
 	}
 	eachFault(t, faults, func(t *testing.T, f poolFault) {
 		p := crashed(t)
 		spec := p.resumes()
 		p.fault = f
-		p.run(spec)
+		out := p.run(spec)
+		t.Logf("%s %s: exit %d: %v", p.hit, f.kind, out.exit, out.err)
+		if f.kind != crashBefore && f.kind != crashAfter {
+			out.truthful(p)
+		}
 		resumeToTheEnd(t, p)
 		if p.apps[0].works != 1 {
 			t.Errorf("%s was worked on %d times", p.apps[0].name, p.apps[0].works)
@@ -578,4 +590,28 @@ func TestRolloutJournalFull(t *testing.T) {
 	out.truthful(p)
 	p.worked(1, 1, 0)
 	p.putBack()
+}
+
+// TestRolloutFileChanges: somebody writes another line into the file in the moment of
+// each edit, also of those that lead back.
+func TestRolloutFileChanges(t *testing.T) {
+	p := newPool(t, 2)
+	p.apps[1].noStop = true
+	for _, lb := range p.lbs {
+		planned := ""
+		p.at[lb.name+" apply"] = func() {
+			if lb.comment == planned {
+				lb.comment += "#"
+				return
+			}
+			planned = lb.comment
+		}
+	}
+	out := p.run(p.spec(Run))
+	out.ended(t, Failed, AllBack, "systemctl stop")
+	p.whole()
+	p.worked(1, 0, 0)
+	if n := len(p.lbs[0].comment); n != 3 {
+		t.Errorf("the file was changed %d times", n)
+	}
 }

@@ -1,6 +1,7 @@
 package drain
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -520,6 +521,9 @@ func (s *poolSession) Begin(ctx context.Context, b balancer.Beginning) error {
 		if op, ok := s.state.Find(s.id); ok {
 			s.edits, s.sent = slices.Clone(op.Edits), len(op.Edits) > 0
 			return nil
+		}
+		if len(b.Lines) == 0 || !bytes.Contains(b.Lines[0], []byte(`"operation_started"`)) {
+			s.pool.t.Errorf("%s: the history begins with %s", s.name, b.Lines)
 		}
 		return s.state.Begin(b.Operation)
 	})

@@ -365,7 +365,11 @@ func (o *Operation) emit(e Event) {
 	for _, lb := range o.lbs {
 		if h.LB == "" || h.LB == lb.Name {
 			lb.mu.Lock()
-			lb.history = append(lb.history, line)
+			at := len(lb.history)
+			if _, ok := e.(*OperationStarted); ok {
+				at = 0 // it says what the history is of
+			}
+			lb.history = slices.Insert(lb.history, at, line)
 			lb.mu.Unlock()
 		}
 	}

@@ -156,7 +156,7 @@ func words(e drain.Event) string {
 	case *drain.Reloaded:
 		text := "a new generation serves: " + count(e.Serving, "worker")
 		if e.Finishing > 0 {
-			text += fmt.Sprintf("; %s of earlier generations still finish", count(e.Finishing, "worker"))
+			text += "; " + finishing(e.Finishing, "worker", " of earlier generations")
 		}
 		return text
 	case *drain.Waiting:
@@ -182,7 +182,7 @@ func words(e drain.Event) string {
 	case *drain.LBSkipped:
 		return fmt.Sprintf("%s cannot be reached and is left out; it may still send requests to the target: %s", e.LB, e.Error)
 	case *drain.BackendSkipped:
-		return fmt.Sprintf("%s is skipped: %s", e.Target, e.Reason)
+		return "skipped: " + e.Reason
 	case *drain.GenerationsAwaited:
 		return fmt.Sprintf("waiting on %s until at most %d earlier generations of nginx are left; %s", e.LB, e.Limit, earlier(e.Generation))
 	case *drain.Paused:
@@ -249,11 +249,20 @@ func work(what drain.Description) string {
 
 // earlier says what earlier generations of nginx hold.
 func earlier(g balancer.Generation) string {
-	text := fmt.Sprintf("%s still finish", count(g.Earlier, "earlier generation"))
+	text := finishing(g.Earlier, "earlier generation", "")
 	if g.Memory > 0 {
-		text += fmt.Sprintf(", and hold %d MB", g.Memory>>20)
+		text += fmt.Sprintf(" (%d MB)", g.Memory>>20)
 	}
 	return text
+}
+
+// finishing says how many things of something still finish.
+func finishing(n int, thing, of string) string {
+	verb := "finish"
+	if n == 1 {
+		verb = "finishes"
+	}
+	return fmt.Sprintf("%s%s still %s", count(n, thing), of, verb)
 }
 
 // limit says for how long a wait goes on, and what is done then.

@@ -181,12 +181,21 @@ func onTest(t *testing.T, lb *lab.Machine, then string) {
 // none.
 func TestOneOfTwoLoadBalancersFails(t *testing.T) {
 	drain := []string{"drain", lab.App1Addr, lab.App2Addr, "--service", lab.AppUnit, "--min-up", "1"}
+	roll := []string{"run", "--upstream", "backend_servers", "--service", lab.AppUnit, "--accept-pending", "--", "touch", "/home/deploy/worked"}
+	// rolled has a run end in its first batch, before its work.
+	rolled := func(t *testing.T, r *rolled, why string) {
+		t.Helper()
+		atDesk(t, r.l, roll...).wait().wants(t, 1, "on deploy@"+lab.LB2Addr, why, "every backend that was taken out is back in the pool")
+		mustRun(t, r.l.Desk, "test", "!", "-e", "/home/deploy/worked")
+		r.asBefore()
+	}
 	t.Run("its test", func(t *testing.T) {
 		r := newRolled(t)
 		serving := workers(t, r.l)
 		onTest(t, r.l.LB2, "echo 'policy: no server may be down' >&2; exit 1")
 		atDesk(t, r.l, drain...).wait().wants(t, 1, "on deploy@"+lab.LB2Addr, "the edited configuration was refused", "everything is as it was before")
 		r.asBefore()
+		rolled(t, r, "the edited configuration was refused")
 		sameWorkers(t, serving, workers(t, r.l))
 	})
 	t.Run("its reload, without a word", func(t *testing.T) {
@@ -202,6 +211,7 @@ func TestOneOfTwoLoadBalancersFails(t *testing.T) {
 		load := startLoad(t, r.l, r.l.Apps[0])
 		atDesk(t, r.l, append(drain, "--accept-pending")...).wait().wants(t, 1, "on deploy@"+lab.LB2Addr, "keeps the earlier one", "everything is as it was before")
 		r.asBefore()
+		rolled(t, r, "keeps the earlier one")
 		servesAgain(t, load, r.l.Apps[0])
 		noneFailed(t, load)
 	})

@@ -123,7 +123,7 @@ func standsText(s drain.Stands) string {
 		}
 		switch {
 		case lb.Unknown != "":
-			state += ", as far as was seen: " + lb.Unknown
+			state = fmt.Sprintf("not known (last seen %s): %s", state, lb.Unknown)
 		case lb.Edited && !lb.Loaded:
 			state += ", but nginx was not seen to load it"
 		case !lb.Edited && !lb.Loaded:

@@ -56,10 +56,15 @@ func (l *Lab) Reset(ctx context.Context) error {
 		}
 	}
 	err := l.onHosts(func(m *Machine) error {
-		if err := m.waitActive(ctx, "ssh"); err != nil { // it may just be booting
+		// It may just be booting, or a test has stopped sshd.
+		err := poll(ctx, bootLimit, func() error {
+			_, err := m.Run(ctx, "systemctl", "start", "ssh")
+			return err
+		})
+		if err != nil {
 			return err
 		}
-		_, err := m.Run(ctx, "sh", "-c", m.role.reset, "reset", initialPath, m.role.kept)
+		_, err = m.Run(ctx, "sh", "-c", m.role.reset, "reset", initialPath, m.role.kept)
 		return err
 	})
 	if err != nil {

@@ -261,6 +261,8 @@ type Result struct {
 	Done      []string `json:"done,omitempty"`
 	Untouched []string `json:"untouched,omitempty"`
 	Skipped   []Skip   `json:"skipped,omitempty"`
+	// GateClosed says that --gate, or the answer after the canary, began no further batch.
+	GateClosed bool `json:"gate_closed,omitempty"`
 	// Backends are those that ended in another way than the rest.
 	Backends []BackendResult `json:"backends,omitempty"`
 	Error    string          `json:"error,omitempty"`

@@ -233,7 +233,7 @@ func TestRolloutGate(t *testing.T) {
 	out.ended(t, Refused, Untouched, "the gate is closed: false ended with exit status 1")
 	p.whole()
 	p.worked(0, 0, 0)
-	if len(p.lbs[0].state.Operations) > 0 || p.lbs[0].reloads > 0 || out.result.Changed {
+	if len(p.lbs[0].state.Operations) > 0 || p.lbs[0].reloads > 0 || out.result.Changed || !out.result.GateClosed {
 		t.Errorf("%+v after %d reloads", p.lbs[0].state.Operations, p.lbs[0].reloads)
 	}
 
@@ -245,7 +245,7 @@ func TestRolloutGate(t *testing.T) {
 	p.whole()
 	p.worked(1, 1, 0)
 	r := out.result
-	if r.Result != journal.ResultPartial || !slices.Equal(r.Untouched, []string{p.apps[2].name}) || len(r.Done) != 2 || r.Next[0].Words[1] != "resume" {
+	if r.Result != journal.ResultPartial || !r.GateClosed || !slices.Equal(r.Untouched, []string{p.apps[2].name}) || len(r.Done) != 2 || r.Next[0].Words[1] != "resume" {
 		t.Errorf("result %+v", r)
 	}
 	resumed(p).ended(t, Failed, AllBack, "the gate is closed")

@@ -565,7 +565,7 @@ func ResultOf(err error) *Result {
 	if err == nil {
 		return r
 	}
-	r.Result, r.Error = journal.ResultRolledBack, err.Error()
+	r.Result, r.Error, r.GateClosed = journal.ResultRolledBack, err.Error(), errors.Is(err, errGate)
 	var f *Failure
 	if errors.As(err, &f) {
 		err, r.Stands, r.Log = f.Err, &f.Stands, f.Log

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
@@ -123,7 +124,7 @@ func seenText(c drain.Check) string {
 		if c.Name == drain.CheckReboot {
 			what = "reboot"
 		}
-		return fmt.Sprintf("%s may %s", s.User, what)
+		return fmt.Sprintf("%s may %s", cmp.Or(s.User, "the login user"), what)
 	case drain.CheckAgent:
 		return "drainctl " + s.Version
 	case drain.CheckConfiguration:

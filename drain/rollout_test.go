@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"github.com/drainctl/drainctl/drain/journal"
 )
 
@@ -613,5 +615,31 @@ func TestRolloutFileChanges(t *testing.T) {
 	p.worked(1, 0, 0)
 	if n := len(p.lbs[0].comment); n != 3 {
 		t.Errorf("the file was changed %d times", n)
+	}
+}
+
+// TestRolloutLeavesNothingRunning: no goroutine outlives a run, however it ends.
+func TestRolloutLeavesNothingRunning(t *testing.T) {
+	for _, f := range []poolFault{
+		{},
+		{call: "apply", kind: callFails},
+		{call: "watch", kind: linkBreaks},
+		{call: "watch", kind: lbGone},
+		{call: "reload", kind: interrupts},
+		{call: "watch", kind: interruptsTwice},
+	} {
+		t.Run("with "+string(f.kind), func(t *testing.T) {
+			p := newPool(t, 2)
+			before := goleak.IgnoreCurrent()
+			f.who = p.lbs[1].name
+			if f.call != "" {
+				p.fault = f
+			}
+			out := p.run(p.spec(Run))
+			if f.call != "" && p.hit == "" {
+				t.Fatalf("the fault was not met: %v", out.err)
+			}
+			goleak.VerifyNone(t, before)
+		})
 	}
 }

@@ -209,7 +209,7 @@ func (v *textView) plan(p *drain.Plan) {
 	if p.Unchanged() {
 		v.line("  the configuration needs no edit")
 	}
-	if (p.DryRun || v.options.verbose) && p.Spec.Kind != drain.Run {
+	if p.DryRun || v.options.verbose {
 		v.diffs(p)
 	}
 	for _, f := range p.Findings {
@@ -303,25 +303,20 @@ func (v *textView) generations(p *drain.Plan) {
 	}
 }
 
-// diffs prints the diff of each LB; those that have the same one are named
-// together.
+// diffs prints what the plan changes.
 func (v *textView) diffs(p *drain.Plan) {
-	var shown []string
-	for i, lb := range p.LBs {
-		if slices.Contains(shown, lb.Report.Diff) {
-			continue
+	for _, d := range p.Diffs() {
+		var of []string
+		if d.Batch > 0 {
+			of = append(of, fmt.Sprintf("batch %d/%d", d.Batch, len(p.Batches)))
 		}
-		shown = append(shown, lb.Report.Diff)
-		var same []string
-		for _, other := range p.LBs[i:] {
-			if other.Report.Diff == lb.Report.Diff {
-				same = append(same, other.LB)
-			}
+		if len(p.LBs) > 1 {
+			of = append(of, "on "+strings.Join(d.LBs, ", "))
 		}
-		if len(p.LBs) > 1 && lb.Report.Diff != "" {
-			v.line("%s", v.bold.Sprintf("on %s:", strings.Join(same, ", ")))
+		if len(of) > 0 {
+			v.line("%s", v.bold.Sprint(strings.Join(of, " ")+":"))
 		}
-		v.diff(lb.Report.Diff)
+		v.diff(d.Text)
 	}
 }
 

@@ -18,7 +18,7 @@ func rolloutCommand(s *session) *cli.Command {
 	f.text("service", &f.spec.Service, "", "systemd `UNIT` to stop before the work and to start after it; without it the work restarts the app", "s")
 	f.wait()
 	f.health()
-	f.yes("dry-run", &f.dryRun, "", "show the plan, and every warning and refusal; touch nothing")
+	f.yes("dry-run", &f.dryRun, "", "show the plan, the diff of each batch, and every warning and refusal; touch nothing")
 	f.which()
 	f.where()
 	f.run()

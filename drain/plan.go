@@ -24,8 +24,9 @@ type Plan struct {
 	Steps    []PlannedStep `json:"steps"`
 	Findings []Finding     `json:"findings"`
 	// Of a rolling run: the backends of each batch, and those that are left out.
-	Batches [][]string `json:"batches,omitempty"`
-	Skipped []Skip     `json:"skipped,omitempty"`
+	Batches    [][]string `json:"batches,omitempty"`
+	BatchDiffs []Diff     `json:"batch_diffs,omitempty"`
+	Skipped    []Skip     `json:"skipped,omitempty"`
 	// Unchecked is what could not be known, and why.
 	Unchecked []string `json:"not_checked"`
 	ExitCode  Exit     `json:"exit_code"` // that the run would end with, as far as is known
@@ -42,6 +43,32 @@ type PlannedStep struct {
 type LBPlan struct {
 	LB     string           `json:"lb"`
 	Report *balancer.Report `json:"report"`
+}
+
+// A Diff is what changes on LBs. A rolling run has one for each batch, beside the
+// configuration as it is now; the edit that takes a batch out also clears the one before.
+type Diff struct {
+	Batch int      `json:"batch,omitempty"`
+	LBs   []string `json:"lbs"`
+	Text  string   `json:"text"`
+}
+
+// Diffs is what the plan changes. LBs that have the same diff share it.
+func (p *Plan) Diffs() (all []Diff) {
+	if p.Spec.Kind == Run {
+		return p.BatchDiffs
+	}
+	for _, lb := range p.LBs {
+		i := slices.IndexFunc(all, func(d Diff) bool { return d.Text == lb.Report.Diff })
+		switch {
+		case lb.Report.Diff == "":
+		case i < 0:
+			all = append(all, Diff{LBs: []string{lb.LB}, Text: lb.Report.Diff})
+		default:
+			all[i].LBs = append(all[i].LBs, lb.LB)
+		}
+	}
+	return all
 }
 
 // A Backend is the host behind a target.

@@ -95,7 +95,10 @@ func (o *Operation) planRun(ctx context.Context, spec Spec, reports []LBPlan, dr
 	if p.Batches, err = batches(spec.Rollout, names); err != nil {
 		return nil, err
 	}
-	for _, batch := range p.Batches {
+	for _, lb := range p.LBs {
+		lb.Report.Diff = "" // of all batches at once
+	}
+	for i, batch := range p.Batches {
 		part := p.only(func(b Backend) bool { return slices.Contains(batch, b.Name) }).Spec
 		part.Kind = Drain
 		q := query(part)
@@ -106,7 +109,12 @@ func (o *Operation) planRun(ctx context.Context, spec Spec, reports []LBPlan, dr
 		if err != nil {
 			return nil, err
 		}
-		for _, f := range newPlan(part, asked, dry).Findings {
+		planned := newPlan(part, asked, dry)
+		for _, d := range planned.Diffs() {
+			d.Batch = i + 1
+			p.BatchDiffs = append(p.BatchDiffs, d)
+		}
+		for _, f := range planned.Findings {
 			if !slices.Contains(p.Findings, f) {
 				p.Findings = append(p.Findings, f)
 			}

@@ -147,7 +147,7 @@ func (o *Operation) usable(ctx context.Context, lb *LB) error {
 		lb.lost = err.Error()
 		return fmt.Errorf("the connection to the load balancer %s broke, and could not be made again: %w", lb.Name, err)
 	}
-	lb.Balancer = b
+	lb.Balancer, lb.lost = b, ""
 	return nil
 }
 

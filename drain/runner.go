@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/drainctl/drainctl/drain/backend"
@@ -335,12 +336,26 @@ func (o *Operation) undrain(reason string) Command { return o.undrainOf(o.plan.S
 func (o *Operation) undrainOf(targets []string, reason string) Command {
 	spec := o.plan.Spec
 	words := append([]string{"drainctl", string(Undrain)}, targets...)
-	return Command{Words: append(words, spec.words("config", "lb", "state-dir", "upstream")...), Reason: reason}
+	return Command{Words: append(words, spec.words("config", "lb", "state-dir", "upstream")...), Reason: o.despite(reason)}
+}
+
+// despite is the reason for a command, with what it takes while LBs are gone.
+func (o *Operation) despite(reason string) string {
+	var gone []string
+	for _, lb := range o.lbs {
+		if lb.lost != "" {
+			gone = append(gone, lb.Name)
+		}
+	}
+	if len(gone) == 0 || len(gone) == len(o.lbs) {
+		return reason
+	}
+	return fmt.Sprintf("%s; with --skip-unreachable-lb %d while %s cannot be reached", reason, len(gone), strings.Join(gone, ", "))
 }
 
 // resume is the command line that continues with this operation.
 func (o *Operation) resume(reason string) Command {
-	return Command{Words: append([]string{"drainctl", "resume", o.id}, o.plan.Spec.words("config", "lb", "state-dir")...), Reason: reason}
+	return Command{Words: append([]string{"drainctl", "resume", o.id}, o.plan.Spec.words("config", "lb", "state-dir")...), Reason: o.despite(reason)}
 }
 
 // emit tells of an event, and keeps it for the history: of all LBs, unless it is

@@ -226,7 +226,8 @@ func TestOneOfTwoLoadBalancersFails(t *testing.T) {
 		if err := r.l.LB2.Cut(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		end := c.wait().wants(t, 5, "rolling back", "deploy@"+lab.LB2Addr, "drainctl: next: drainctl undrain")
+		end := c.wait().wants(t, 5, "rolling back", "deploy@"+lab.LB2Addr, "drainctl: next: drainctl undrain",
+			"with --skip-unreachable-lb 1 while deploy@"+lab.LB2Addr+" cannot be reached")
 		for _, app := range r.l.Apps {
 			wantState(t, app, "active")
 		}

@@ -136,7 +136,7 @@ func (v *textView) history(entries []drain.HistoryEntry, unreadable []string) {
 			reason = e.Began.Reason
 		}
 		rows = append(rows, fmt.Sprintf("%s\t%s\t%s\t%s\t%s\t%s\t%s on %s\t%s", e.ID, e.Began.Time.Local().Format(clockFormat), e.Began.Kind,
-			strings.Join(e.Began.Targets, ", "), resultText(e), took, e.Began.User, e.Began.Host, reason))
+			cmp.Or(strings.Join(e.Began.Targets, ", "), "-"), resultText(e), took, e.Began.User, e.Began.Host, reason))
 	}
 	v.table(rows)
 	if len(entries) == 0 {

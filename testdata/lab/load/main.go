@@ -22,10 +22,10 @@ func main() {
 	clients := flag.Int("clients", traffic.DefaultClients, "`number` of clients that loop over requests")
 	streams := flag.Int("streams", traffic.DefaultStreams, "`number` of upgraded streams open at once")
 	limit := flag.Duration("for", traffic.DefaultLimit, "`time` after which the load ends by itself")
-	only := flag.String("only", "", "the `kind` of request that the clients send: fast, uploads, or all there are")
+	only := flag.String("only", "", "the `kind` of request that the clients send: fast, uploads or even; by default all there are")
 	every := flag.Duration("every", time.Second, "`time` between two lines of progress")
 	flag.Parse()
-	known := slices.Contains([]traffic.Kind{"", traffic.Fast, traffic.Uploads}, traffic.Kind(*only))
+	known := *only == "" || slices.Contains(traffic.Kinds, traffic.Kind(*only))
 	if flag.NArg() == 0 || *clients < 0 || *streams < 0 || *limit <= 0 || *every <= 0 || !known {
 		fmt.Fprintln(os.Stderr, "usage: load [flags] HOST:PORT...")
 		flag.PrintDefaults()

@@ -31,6 +31,7 @@ const (
 	// well above the longest that is asked for, well below the time a test has.
 	requestLimit = 30 * time.Second
 	longestHold  = 3 * time.Second
+	evenHold     = 2 * time.Second
 	uploadSize   = 64 << 10
 )
 
@@ -56,7 +57,13 @@ const (
 	// Uploads is uploads that take seconds to send. While one is sent, nginx holds it
 	// and no server does; the server then takes a moment, in which it can be cut.
 	Uploads Kind = "uploads"
+	// Even is requests that all take the same time, so that every wait for those that
+	// are open takes the same time too.
+	Even Kind = "even"
 )
+
+// Kinds are all there are.
+var Kinds = []Kind{Fast, Uploads, Even}
 
 // Run makes load until ctx ends or the limit is reached. Then it begins nothing new,
 // lets what is open end well, and returns what was seen. It ends at most
@@ -145,6 +152,9 @@ func newClient(n int, target string, t *tally) *client {
 
 func (c *client) loop(ctx context.Context) {
 	defer c.keep.CloseIdleConnections()
+	if c.only == Even { // or they would begin and end together, again and again
+		pause(ctx, c.random, 0, evenHold)
+	}
 	for ctx.Err() == nil {
 		c.turn++
 		c.request()
@@ -159,6 +169,8 @@ func (c *client) request() {
 	switch {
 	case c.only == Fast:
 		c.do(c.keep, fast, http.MethodGet, fmt.Sprintf("/page/%d", c.turn))
+	case c.only == Even:
+		c.do(c.fresh, held, http.MethodPost, fmt.Sprintf("/hold?s=%.2f", evenHold.Seconds()))
 	case c.only == Uploads:
 		c.do(c.fresh, upload, http.MethodPost, "/upload?s=0.05")
 	case c.turn%20 == 7:

@@ -1,5 +1,5 @@
 // Package cli is the command line: a file per command, whose flags write into a
-// drain.Spec; and everything a person sees, in text.go, live.go and json.go.
+// drain.Spec. What a person or a program then sees is show's.
 package cli
 
 import (
@@ -13,6 +13,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/drainctl/drainctl/cli/show"
 	"github.com/drainctl/drainctl/drain"
 )
 
@@ -31,7 +32,7 @@ func Run(args []string, stdout, stderr io.Writer) int {
 // A session is one run of the program.
 type session struct {
 	stdout, stderr io.Writer
-	view           view        // set once the flags are read
+	view           show.View   // set once the flags are read
 	line           []string    // the command line, flags first
 	command        []string    // what follows "--" of a rolling run
 	system         drain.Nginx // this machine's, by its own configuration file
@@ -39,7 +40,8 @@ type session struct {
 	// listeners are told of the events beside the view; record, of an operation, is
 	// one of them.
 	listeners []func(drain.Event)
-	record    *record
+	record    *show.Record
+	newView   func(output string, options show.Options) show.View
 	// What the flags are read for.
 	operate func(ctx context.Context, spec drain.Spec, dryRun bool) error
 	resume  func(ctx context.Context, spec drain.Spec, name string) error
@@ -47,13 +49,14 @@ type session struct {
 	check   func(ctx context.Context, spec drain.Spec) error
 	list    func(ctx context.Context, spec drain.Spec, id string) error
 	serve   func(ctx context.Context, spec drain.Spec) error
-	explain func(spec drain.Spec, files []string, values []configValue) error
-	publish func(*record)
+	explain func(spec drain.Spec, files []string, values []show.ConfigValue) error
+	publish func(*show.Record)
 }
 
 func newSession(stdout, stderr io.Writer) *session {
 	s := &session{stdout: stdout, stderr: stderr}
 	s.operate, s.resume, s.show, s.list, s.serve = s.runOperation, s.resumeOperation, s.showStatus, s.showHistory, s.serveAgent
+	s.newView = s.viewFor
 	s.explain, s.check, s.publish = s.showConfig, s.showChecks, s.publishRecord
 	return s
 }
@@ -87,7 +90,7 @@ func (e shownError) Unwrap() error { return e.error }
 // finish tells how it ended, and gives the exit code.
 func (s *session) finish(err error) int {
 	if s.view == nil {
-		s.view = newTextView(s.stdout, s.stderr, viewOptions{})
+		s.view = show.NewText(s.stdout, s.stderr, show.Options{})
 	}
 	var f *drain.Failure
 	if err != nil && !errors.As(err, &f) && errors.Is(err, errUsage) {
@@ -97,7 +100,7 @@ func (s *session) finish(err error) int {
 	if errors.As(err, &shown) {
 		err = shown.error
 	} else {
-		s.view.event(drain.Stamp(drain.ResultOf(err)))
+		s.view.Event(drain.Stamp(drain.ResultOf(err)))
 	}
 	if s.record != nil && drain.ExitOf(err) != drain.Usage {
 		s.publish(s.record)

@@ -1,11 +1,7 @@
 package cli
 
 import (
-	"cmp"
 	"context"
-	"fmt"
-	"strings"
-	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -61,101 +57,12 @@ func (s *session) checkCheck(spec drain.Spec) error {
 }
 
 func (s *session) showChecks(ctx context.Context, spec drain.Spec) error {
-	_, soft, stop := withSignals(ctx, func(first bool) { s.view.signal("", first) })
+	_, soft, stop := withSignals(ctx, func(first bool) { s.view.Signal("", first) })
 	defer stop()
 	r, err := drain.CheckAll(soft, spec, s.machines(false))
 	if err != nil {
 		return err
 	}
-	s.view.checks(r)
+	s.view.Checks(r)
 	return shownError{r.Verdict()}
-}
-
-// checks shows a line for each check, and a summary.
-func (v *textView) checks(r *drain.CheckReport) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	where, name := 0, 0
-	for _, c := range r.Checks {
-		where, name = max(where, len(c.LB+c.Backend)), max(name, len(c.Name))
-	}
-	marks := map[drain.CheckResult]string{
-		drain.CheckOK: v.good.Sprint("ok         "), drain.CheckWarning: v.warn.Sprint("warning    "),
-		drain.CheckFailed: v.bad.Sprint("FAILED     "), drain.NotChecked: v.faint.Sprint("not checked"),
-	}
-	for _, c := range r.Checks {
-		text := ""
-		switch {
-		case c.Result == drain.CheckOK:
-			text = seenText(c)
-		case c.Finding != nil:
-			// What a tool has said may be of several lines.
-			text = strings.ReplaceAll(strings.TrimSpace(c.Finding.Text), "\n", "; ")
-			if c.Finding.Override != "" {
-				text += "; " + hint(c.Finding.Override)
-			}
-		default:
-			text = fmt.Sprintf("it needs %s", c.Needs)
-		}
-		v.line("%s", strings.TrimRight(fmt.Sprintf("%s  %-*s  %-*s  %s", marks[c.Result], where, c.LB+c.Backend, name, c.Name, text), " "))
-	}
-	sum := fmt.Sprintf("%s: %d ok", count(len(r.Checks), "check"), r.Count(drain.CheckOK))
-	for _, result := range []drain.CheckResult{drain.CheckWarning, drain.CheckFailed, drain.NotChecked} {
-		if n := r.Count(result); n > 0 {
-			sum += fmt.Sprintf(", %d %s", n, result)
-		}
-	}
-	v.line("%s", v.bold.Sprint(sum))
-}
-
-// seenText is what a check that passed saw.
-func seenText(c drain.Check) string {
-	s := c.Seen
-	switch c.Name {
-	case drain.CheckSSH:
-		return s.Host
-	case drain.CheckHostKey:
-		return "known"
-	case drain.CheckSudo, drain.CheckReboot:
-		if s.User == "root" {
-			return "not needed: the login is root's"
-		}
-		what := map[bool]string{true: "start the agent", false: "stop and start the unit"}[c.LB != ""]
-		if c.Name == drain.CheckReboot {
-			what = "reboot"
-		}
-		return fmt.Sprintf("%s may %s", cmp.Or(s.User, "the login user"), what)
-	case drain.CheckAgent:
-		return "drainctl " + s.Version
-	case drain.CheckConfiguration:
-		return s.Configuration
-	case drain.CheckServer:
-		return strings.Join(s.Servers, ", ")
-	case drain.CheckNginx:
-		text := strings.TrimSpace("nginx "+s.Version) + ", " + count(s.Generation.Serving, "worker")
-		if s.Generation.Earlier > 0 {
-			text += "; " + earlier(*s.Generation)
-		}
-		return text
-	case drain.CheckTest:
-		return "passed"
-	case drain.CheckFiles:
-		return "can be replaced"
-	case drain.CheckPending:
-		return "nothing was changed since nginx was last loaded"
-	case drain.CheckJournal:
-		return "can be read"
-	case drain.CheckSpace:
-		return fmt.Sprintf("%d MB free for the journal", s.Free>>20)
-	case drain.CheckClock:
-		if skew := s.Skew.Duration().Abs().Round(time.Millisecond); skew > 0 {
-			return fmt.Sprintf("%s from this machine's", skew)
-		}
-		return "as this machine's"
-	case drain.CheckUnit:
-		return s.Service.Unit + " is " + s.Service.Active
-	case drain.CheckCounter:
-		return fmt.Sprintf("%s open, by %s", count(*s.Open, "connection"), s.Counter)
-	}
-	return ""
 }

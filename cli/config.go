@@ -10,6 +10,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/drainctl/drainctl/cli/show"
 	"github.com/drainctl/drainctl/drain"
 	"github.com/drainctl/drainctl/drain/backend"
 	"github.com/drainctl/drainctl/nginx"
@@ -57,16 +58,8 @@ func configCommand(s *session) *cli.Command {
 	}
 }
 
-// A configValue is a setting and where it comes from.
-type configValue struct {
-	Section string `json:"section"`
-	Key     string `json:"key"`
-	Value   any    `json:"value"` // a list, a number, a bool or text
-	From    string `json:"from"`  // built-in, environment, flag, or FILE:LINE
-}
-
 // explained is what holds, in the order of the flags.
-func (f *specFlags) explained(s *session) []configValue {
+func (f *specFlags) explained(s *session) []show.ConfigValue {
 	if len(f.spec.Targets) == 1 {
 		return f.explainedTarget(s, f.spec.Targets[0])
 	}
@@ -82,19 +75,19 @@ func (f *specFlags) explained(s *session) []configValue {
 		for _, name := range slices.Sorted(maps.Keys(part.of)) {
 			for _, key := range slices.Sorted(maps.Keys(part.of[name])) {
 				v := part.of[name][key]
-				values = append(values, configValue{part.name + "." + name, key, v.as(sectionFields(part.name)[key].Type()), v.at})
+				values = append(values, show.ConfigValue{Section: part.name + "." + name, Key: key, Value: v.as(sectionFields(part.name)[key].Type()), From: v.at})
 			}
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.groups)) {
-		values = append(values, configValue{"groups", name, c.groups[name].texts, c.groups[name].at})
+		values = append(values, show.ConfigValue{Section: "groups", Key: name, Value: c.groups[name].texts, From: c.groups[name].at})
 	}
 	return values
 }
 
 // explainedTarget is what holds for one backend, in the upstreams that the line
 // names.
-func (f *specFlags) explainedTarget(s *session, target string) []configValue {
+func (f *specFlags) explainedTarget(s *session, target string) []show.ConfigValue {
 	layers := []section{f.config.defaults}
 	for _, name := range upstreamNames(f.spec.Upstreams) {
 		layers = append(layers, f.config.upstreams[name])
@@ -121,12 +114,12 @@ func upstreamNames(names []string) (all []string) {
 
 // layered is the values of flags: as they were given, else as the last of the layers
 // has them that has them, else as they are built in.
-func (f *specFlags) layered(s *session, name string, of any, flags map[string]reflect.Value, layers ...section) (values []configValue) {
+func (f *specFlags) layered(s *session, name string, of any, flags map[string]reflect.Value, layers ...section) (values []show.ConfigValue) {
 	drain.EachFlag(of, func(flag string, field reflect.Value) {
 		if _, ok := flags[flag]; !ok {
 			return
 		}
-		v := configValue{name, flag, shownValue(field), "built-in"}
+		v := show.ConfigValue{Section: name, Key: flag, Value: shownValue(field), From: "built-in"}
 		switch {
 		case s.typed(findFlag(f.flags, flag).Names()...):
 			v.From = "flag"
@@ -172,7 +165,7 @@ func shownValue(v reflect.Value) any {
 	return v.Interface()
 }
 
-func (s *session) showConfig(_ drain.Spec, files []string, values []configValue) error {
-	s.view.config(files, values)
+func (s *session) showConfig(_ drain.Spec, files []string, values []show.ConfigValue) error {
+	s.view.Config(files, values)
 	return shownError{nil} // there is no result to add to it
 }

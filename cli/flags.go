@@ -14,6 +14,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/drainctl/drainctl/cli/show"
 	"github.com/drainctl/drainctl/drain"
 	"github.com/drainctl/drainctl/drain/journal"
 	"github.com/drainctl/drainctl/nginx"
@@ -256,7 +257,7 @@ func (f *specFlags) read(s *session, c *cli.Context) error {
 	}
 	f.spec.User, f.spec.Host = whoAsks()
 	if s.record != nil {
-		s.record.spec = f.spec
+		s.record.Spec = f.spec
 	}
 	return nil
 }
@@ -272,23 +273,26 @@ func specFields(of any) map[string]reflect.Value {
 // listen sets the view that a command's flags ask for, and who else is told of its
 // events.
 func (s *session) listen(f *specFlags, command string) {
-	options := viewOptions{plain: f.noColor, verbose: f.verbose, document: f.document || f.dryRun}
-	switch {
-	case f.output == "json":
-		s.view = newJSONView(s.stdout, s.stderr, options)
-	case onGitHub():
-		s.view = newGithubView(newTextView(s.stdout, s.stderr, options))
-	default:
-		s.view = newTextView(s.stdout, s.stderr, options)
-	}
+	s.view = s.newView(f.output, show.Options{Plain: f.noColor, Verbose: f.verbose, Document: f.document || f.dryRun})
 	s.metrics = f.metrics
 	if f.operation && !f.dryRun {
-		s.record = &record{command: command, began: time.Now()}
-		s.listeners = append(s.listeners, s.record.event)
+		s.record = show.NewRecord(command)
+		s.listeners = append(s.listeners, s.record.Event)
 	}
 	if len(s.listeners) > 0 {
-		s.view = fanOut{s.view, s.listeners}
+		s.view = show.FanOut{View: s.view, Others: s.listeners}
 	}
+}
+
+// viewFor is the view of an output, text or json.
+func (s *session) viewFor(output string, options show.Options) show.View {
+	switch {
+	case output == "json":
+		return show.NewJSON(s.stdout, s.stderr, options)
+	case show.OnGithub():
+		return show.NewGithub(show.NewText(s.stdout, s.stderr, options))
+	}
+	return show.NewText(s.stdout, s.stderr, options)
 }
 
 // targets reads the arguments of a command.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/drainctl/drainctl/cli/show"
 	"github.com/drainctl/drainctl/drain"
 )
 
@@ -25,10 +26,10 @@ type heard struct {
 	spec    drain.Spec
 	name    string // of what to resume, or to show
 	dryRun  bool
-	values  []configValue
+	values  []show.ConfigValue
 	json    bool
 	metrics string
-	options viewOptions
+	options show.Options
 	code    int
 	out     string
 	err     string
@@ -39,19 +40,13 @@ func hear(words ...string) *heard {
 	var out, errOut bytes.Buffer
 	h := &heard{}
 	s := newSession(&out, &errOut)
+	s.newView = func(output string, options show.Options) show.View {
+		h.json, h.options = output == "json", options
+		return s.viewFor(output, options)
+	}
 	got := func(spec drain.Spec, name string) error {
 		h.reached, h.spec, h.name = true, spec, name
 		h.metrics = s.metrics
-		shown := s.view
-		if all, ok := shown.(fanOut); ok {
-			shown = all.view
-		}
-		switch v := shown.(type) {
-		case *jsonView:
-			h.json, h.options = true, v.options
-		case *textView:
-			h.options = v.options
-		}
 		return shownError{nil}
 	}
 	s.operate = func(_ context.Context, spec drain.Spec, dryRun bool) error {
@@ -63,14 +58,14 @@ func hear(words ...string) *heard {
 	s.check = func(_ context.Context, spec drain.Spec) error { return got(spec, "") }
 	s.list = func(_ context.Context, spec drain.Spec, id string) error { return got(spec, id) }
 	s.serve = func(_ context.Context, spec drain.Spec) error { return got(spec, "") }
-	s.explain = func(spec drain.Spec, _ []string, values []configValue) error {
+	s.explain = func(spec drain.Spec, _ []string, values []show.ConfigValue) error {
 		h.values = values
 		return got(spec, "")
 	}
 	if slices.Contains(words, "run") && !slices.Contains(words, "--") {
 		words = append(words, "--", "./deploy.sh") // it needs something to do
 	}
-	s.publish = func(*record) {}
+	s.publish = func(*show.Record) {}
 	h.code = s.run(append([]string{"drainctl"}, words...))
 	h.out, h.err = out.String(), errOut.String()
 	return h
@@ -168,8 +163,8 @@ func arrivals() map[string]arrival {
 		"ssh-host":               {value: "10.0.0.10", want: drain.SSH{Host: "10.0.0.10"}, got: func(h *heard) any { return h.spec.SSH }, with: forStop},
 		"output":                 {value: "json", want: true, got: func(h *heard) any { return h.json }},
 		"metrics":                {value: "../testdata/drainctl.prom", want: "../testdata/drainctl.prom", got: func(h *heard) any { return h.metrics }},
-		"no-color":               {value: "true", want: true, got: func(h *heard) any { return h.options.plain }},
-		"verbose":                {value: "true", want: true, got: func(h *heard) any { return h.options.verbose }},
+		"no-color":               {value: "true", want: true, got: func(h *heard) any { return h.options.Plain }},
+		"verbose":                {value: "true", want: true, got: func(h *heard) any { return h.options.Verbose }},
 	}
 }
 

@@ -32,18 +32,18 @@ func historyCommand(s *session) *cli.Command {
 }
 
 func (s *session) showHistory(ctx context.Context, spec drain.Spec, id string) error {
-	_, soft, stop := withSignals(ctx, func(first bool) { s.view.signal("", first) })
+	_, soft, stop := withSignals(ctx, func(first bool) { s.view.Signal("", first) })
 	defer stop()
 	if id == "" {
 		entries, unreadable, err := drain.ReadHistory(soft, spec, s.machines(true))
 		if err == nil {
-			s.view.history(entries, unreadable)
+			s.view.History(entries, unreadable)
 		}
 		return err
 	}
 	events, truncated, err := drain.ReadOperation(soft, spec, id, s.machines(true))
 	if err == nil {
-		s.view.operation(id, events, truncated)
+		s.view.Operation(id, events, truncated)
 	}
 	return err
 }

@@ -23,6 +23,7 @@ import (
 	trace "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/drainctl/drainctl/cli/show"
 	"github.com/drainctl/drainctl/drain"
 )
 
@@ -122,7 +123,7 @@ func TestMetrics(t *testing.T) {
 func TestMetricsWithoutJournal(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "x.prom")
 	st := &drain.Status{LBs: []drain.LBStatus{{LB: "lb1", JournalError: "no"}, {LB: "lb2"}}}
-	if err := writeMetrics(file, nil, drain.Spec{LBs: []string{"lb1", "lb2", "lb3"}}, st); err != nil {
+	if err := show.WriteMetrics(file, nil, drain.Spec{LBs: []string{"lb1", "lb2", "lb3"}}, st); err != nil {
 		t.Fatal(err)
 	}
 	got := metricsIn(t, file)
@@ -331,32 +332,6 @@ func TestOnGitHub(t *testing.T) {
 		}
 	}
 	if strings.Count(string(text), "### ") != 2 || !strings.Contains(string(text), "| wait | "+drain.ThisMachine+" | failed: not drained after 300ms") {
-		t.Errorf("%s", text)
-	}
-}
-
-// What is shown on GitHub is no workflow command, unless it is ours.
-func TestGitHubEscapes(t *testing.T) {
-	var out, errOut bytes.Buffer
-	v := newGithubView(newTextView(&out, &errOut, viewOptions{}))
-	v.event(drain.Stamp(&drain.Result{ExitCode: drain.Failed, Error: "50%\nof it\r", Log: []string{"::error::mine"}}))
-	lines := strings.Split(strings.TrimSpace(errOut.String()), "\n")
-	from := slices.IndexFunc(lines, func(l string) bool { return strings.HasPrefix(l, "::stop-commands::") })
-	app := slices.Index(lines, "  ::error::mine")
-	if from < 0 || app < from {
-		t.Fatalf("%q", lines)
-	}
-	to := slices.Index(lines, "::"+strings.TrimPrefix(lines[from], "::stop-commands::")+"::")
-	if to < app || lines[len(lines)-1] != "::error title=drainctl::50%25%0Aof it%0D" {
-		t.Errorf("%q", lines)
-	}
-	r := &record{command: "drain", result: &drain.Result{ExitCode: drain.Failed, Error: "a|b <script>"}, steps: []stepRecord{{err: "x | y\nz"}}}
-	file := filepath.Join(t.TempDir(), "summary.md")
-	if err := writeSummary(file, r); err != nil {
-		t.Fatal(err)
-	}
-	text, _ := os.ReadFile(file)
-	if !strings.Contains(string(text), `failed: x \| y<br>z |`) || !strings.Contains(string(text), "a\\|b &lt;script&gt;") {
 		t.Errorf("%s", text)
 	}
 }

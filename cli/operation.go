@@ -150,22 +150,22 @@ Every flag can also be given as an environment variable: %s.`, purpose, envPrefi
 // machines is what reaches the machines of a run.
 func (s *session) machines(unprivileged bool) drain.Machines {
 	return drain.Machines{
-		Version: versionText(), System: s.system, Passphrase: passphrase(s.view), Trace: s.view.trace, Unprivileged: unprivileged,
+		Version: versionText(), System: s.system, Passphrase: passphrase(s.view), Trace: s.view.Trace, Unprivileged: unprivileged,
 		Copied: func(lb, path string) {
-			s.view.event(drain.Stamp(&drain.AgentCopied{Header: drain.Header{LB: lb}, Path: path}))
+			s.view.Event(drain.Stamp(&drain.AgentCopied{Header: drain.Header{LB: lb}, Path: path}))
 		},
 	}
 }
 
 // runOperation plans, and then shows or runs.
 func (s *session) runOperation(ctx context.Context, spec drain.Spec, dryRun bool) error {
-	hard, soft, stop := withSignals(ctx, func(first bool) { s.view.signal(spec.Kind, first) })
+	hard, soft, stop := withSignals(ctx, func(first bool) { s.view.Signal(spec.Kind, first) })
 	defer stop()
-	options := drain.Options{Connect: s.machines(dryRun), Emit: s.view.event, Ask: s.asker(), Accept: func(p *drain.Plan) error {
+	options := drain.Options{Connect: s.machines(dryRun), Emit: s.view.Event, Ask: s.asker(), Accept: func(p *drain.Plan) error {
 		if err := s.checkSSH(p.Spec); err != nil {
 			return err
 		}
-		s.view.event(drain.Stamp(&drain.Planned{Plan: p}))
+		s.view.Event(drain.Stamp(&drain.Planned{Plan: p}))
 		return nil
 	}}
 	if dryRun {
@@ -186,7 +186,7 @@ func (s *session) runOperation(ctx context.Context, spec drain.Spec, dryRun bool
 
 // shown shows how a run ended.
 func (s *session) shown(r *drain.Result, err error) error {
-	s.view.event(drain.Stamp(r))
+	s.view.Event(drain.Stamp(r))
 	return shownError{err}
 }
 

@@ -36,7 +36,7 @@ func resumeCommand(s *session) *cli.Command {
 }
 
 func (s *session) resumeOperation(ctx context.Context, spec drain.Spec, name string) error {
-	_, soft, stop := withSignals(ctx, func(first bool) { s.view.signal("", first) })
+	_, soft, stop := withSignals(ctx, func(first bool) { s.view.Signal("", first) })
 	full, err := drain.Resumed(soft, spec, name, s.machines(false))
 	stop()
 	if err != nil {

@@ -1,12 +1,6 @@
 package cli
 
 import (
-	"bufio"
-	"context"
-	"fmt"
-	"os"
-	"strings"
-
 	"github.com/urfave/cli/v2"
 
 	"github.com/drainctl/drainctl/drain"
@@ -102,28 +96,4 @@ func (s *session) checkRollout(spec drain.Spec) error {
 		}
 	}
 	return s.checkDrain(spec)
-}
-
-// asker asks on the terminal; nil where there is none.
-func (s *session) asker() func(context.Context, string) (bool, error) {
-	if !isTerminal(s.stdout) || !isTerminal(os.Stdin) {
-		return nil
-	}
-	return func(ctx context.Context, question string) (yes bool, err error) {
-		s.view.pause(func() {
-			fmt.Fprintf(s.stdout, "%s [y/N] ", question)
-			answer := make(chan string, 1)
-			go func() {
-				line, _ := bufio.NewReader(os.Stdin).ReadString('\n')
-				answer <- strings.ToLower(strings.TrimSpace(line))
-			}()
-			select {
-			case a := <-answer:
-				yes = a == "y" || a == "yes"
-			case <-ctx.Done():
-				err = context.Cause(ctx)
-			}
-		})
-		return yes, err
-	}
 }

@@ -7,38 +7,21 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/invopop/jsonschema"
 	"github.com/urfave/cli/v2"
 
-	"github.com/drainctl/drainctl/drain"
+	"github.com/drainctl/drainctl/cli/show"
 )
 
-// schemas are the JSON Schemas of what is printed, by name.
-var schemas = map[string]func() any{
-	"check":     func() any { return drain.Schema(&checkDocument{}) },
-	"config":    configSchema, // of the file
-	"events":    func() any { return eventSchema() },
-	"history":   func() any { return drain.Schema(&historyDocument{}) },
-	"operation": func() any { return operationSchema() },
-	"plan":      func() any { return drain.Schema(&drain.Planned{}) },
-	"settings":  func() any { return drain.Schema(&configDocument{}) },
-	"status":    func() any { return drain.Schema(&statusDocument{}) },
-}
-
-// eventSchema is of a line of --output json.
-func eventSchema() *jsonschema.Schema { return drain.EventSchema(&commandLine{}, &signalLine{}) }
-
-// operationSchema is of one operation of the history, which holds events.
-func operationSchema() *jsonschema.Schema {
-	s, events := drain.Schema(&operationDocument{}), eventSchema()
-	maps.Copy(s.Definitions, events.Definitions)
-	list, _ := s.Definitions["cli.operationDocument"].Properties.Get("events")
-	list.OneOf[0].Items = &jsonschema.Schema{OneOf: events.OneOf}
-	return s
+// schemas are the JSON Schemas of what is printed and of the configuration file, by
+// name.
+func schemas() map[string]func() any {
+	all := maps.Clone(show.Schemas)
+	all["config"] = configSchema
+	return all
 }
 
 func schemaCommand(s *session) *cli.Command {
-	names := strings.Join(slices.Sorted(maps.Keys(schemas)), ", ")
+	names := strings.Join(slices.Sorted(maps.Keys(schemas())), ", ")
 	return &cli.Command{
 		Name:        "schema",
 		Usage:       "print the JSON Schema of what is printed with --output json",
@@ -51,7 +34,7 @@ func schemaCommand(s *session) *cli.Command {
 			} else if len(args) == 1 {
 				name = args[0]
 			}
-			schema := schemas[name]
+			schema := schemas()[name]
 			if schema == nil {
 				return usage("schema %q is none of %s", name, names)
 			}

@@ -22,7 +22,7 @@ import (
 // compiled are the schemas, by name.
 var compiled = sync.OnceValue(func() map[string]*jsonschema.Schema {
 	all := map[string]*jsonschema.Schema{}
-	for name, schema := range schemas {
+	for name, schema := range schemas() {
 		text, err := json.Marshal(schema())
 		if err != nil {
 			panic(err)
@@ -96,7 +96,7 @@ func TestSchemaRefuses(t *testing.T) {
 // or document that it is in.
 func fieldNames() []string {
 	names := map[string]bool{}
-	for _, schema := range schemas {
+	for _, schema := range schemas() {
 		root, ok := schema().(*invopop.Schema)
 		if !ok { // the configuration file's, which is not printed
 			continue
@@ -154,7 +154,7 @@ func TestNamesAreNeverRemoved(t *testing.T) {
 }
 
 func TestSchemaCommand(t *testing.T) {
-	for _, name := range slices.Sorted(maps.Keys(schemas)) {
+	for _, name := range slices.Sorted(maps.Keys(schemas())) {
 		h := hear("schema", name)
 		var printed map[string]any
 		if err := json.Unmarshal([]byte(h.out), &printed); h.code != 0 || err != nil || printed["$schema"] == nil {

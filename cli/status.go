@@ -6,6 +6,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/drainctl/drainctl/cli/show"
 	"github.com/drainctl/drainctl/drain"
 )
 
@@ -37,15 +38,15 @@ func statusCommand(s *session) *cli.Command {
 }
 
 func (s *session) showStatus(ctx context.Context, spec drain.Spec) error {
-	_, soft, stop := withSignals(ctx, func(first bool) { s.view.signal("", first) })
+	_, soft, stop := withSignals(ctx, func(first bool) { s.view.Signal("", first) })
 	defer stop()
 	st, err := drain.ReadStatus(soft, spec, s.machines(true))
 	if st == nil {
 		return err
 	}
-	s.view.status(st)
+	s.view.Status(st)
 	if s.metrics != "" {
-		err = errors.Join(err, writeMetrics(s.metrics, nil, spec, st))
+		err = errors.Join(err, show.WriteMetrics(s.metrics, nil, spec, st))
 	}
 	return err
 }

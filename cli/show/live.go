@@ -1,4 +1,4 @@
-package cli
+package show
 
 import (
 	"os"
@@ -13,7 +13,7 @@ import (
 // a line now and then, while a step is under way, so that a log of a long wait
 // stays short, and is never silent for long.
 type liveLine struct {
-	v   *textView
+	v   *Text
 	bar *progressbar.ProgressBar
 
 	step     string // what is under way; empty: nothing

@@ -1,4 +1,4 @@
-package cli
+package show
 
 import (
 	"fmt"
@@ -28,10 +28,11 @@ import (
 //   - Colour marks, and never says anything that the words do not. There is none
 //     with --no-color, NO_COLOR, or when the output is not a terminal.
 
-type textView struct {
+// A Text is the view of a person.
+type Text struct {
 	mu       sync.Mutex
 	out, err io.Writer
-	options  viewOptions
+	options  Options
 	live     bool // the output is a terminal whose last line can be rewritten
 	wait     liveLine
 	refused  bool   // the plan has told all that the end would
@@ -42,12 +43,13 @@ type textView struct {
 	bold, good, bad, warn, faint, add, del *color.Color
 }
 
-func newTextView(out, errOut io.Writer, options viewOptions) *textView {
-	v := &textView{out: out, err: errOut, options: options}
+// NewText is the text for a person; with a terminal as out it has a live line.
+func NewText(out, errOut io.Writer, options Options) *Text {
+	v := &Text{out: out, err: errOut, options: options}
 	v.wait.v = v
-	tty := isTerminal(out) && os.Getenv("TERM") != "dumb"
+	tty := IsTerminal(out) && os.Getenv("TERM") != "dumb"
 	v.live = tty
-	colour := tty && !options.plain && os.Getenv("NO_COLOR") == ""
+	colour := tty && !options.Plain && os.Getenv("NO_COLOR") == ""
 	shade := func(attrs ...color.Attribute) *color.Color {
 		c := color.New(attrs...)
 		if colour {
@@ -64,15 +66,15 @@ func newTextView(out, errOut io.Writer, options viewOptions) *textView {
 }
 
 // line prints one line of the story.
-func (v *textView) line(format string, args ...any) {
+func (v *Text) line(format string, args ...any) {
 	v.wait.clear()
 	fmt.Fprintf(v.out, format+"\n", args...)
 }
 
-func (v *textView) warning(text string) { v.line("%s %s", v.warn.Sprint("warning:"), text) }
+func (v *Text) warning(text string) { v.line("%s %s", v.warn.Sprint("warning:"), text) }
 
-// event shows what happens in a run.
-func (v *textView) event(e drain.Event) {
+// Event shows what happens in a run.
+func (v *Text) Event(e drain.Event) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	switch e := e.(type) {
@@ -128,7 +130,7 @@ func (v *textView) event(e drain.Event) {
 }
 
 // on says which LB or backend an event is about, where there are several.
-func (v *textView) on(e drain.Event) string {
+func (v *Text) on(e drain.Event) string {
 	switch h := e.Head(); {
 	case h.LB != "" && v.fleet:
 		return h.LB + ": "
@@ -380,17 +382,17 @@ func count(n int, thing string) string {
 	return fmt.Sprintf("%d %ss", n, thing)
 }
 
-// trace shows a command as it is run, with --verbose.
-func (v *textView) trace(host, command string) {
-	if v.options.verbose {
+// Trace shows a command as it is run, with --verbose.
+func (v *Text) Trace(host, command string) {
+	if v.options.Verbose {
 		v.mu.Lock()
 		defer v.mu.Unlock()
 		v.line("  %s", v.faint.Sprintf("[%s] %s", host, command))
 	}
 }
 
-// signal says that a signal was received.
-func (v *textView) signal(kind drain.Kind, first bool) {
+// Signal says that a Signal was received.
+func (v *Text) Signal(kind drain.Kind, first bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	text := "interrupted: rolling back; Ctrl-C again stops at once"
@@ -403,8 +405,8 @@ func (v *textView) signal(kind drain.Kind, first bool) {
 	v.line("%s", v.warn.Sprint(text))
 }
 
-// pause keeps quiet while somebody types.
-func (v *textView) pause(f func()) {
+// Pause keeps quiet while somebody types.
+func (v *Text) Pause(f func()) {
 	v.mu.Lock()
 	v.wait.clear()
 	v.mu.Unlock()
@@ -426,8 +428,8 @@ func outcome(r *drain.Result) string {
 // summaryHead is the columns of a job summary.
 var summaryHead = []string{"step", "backends", "result", "time"}
 
-func summaryTitle(r *record) string {
-	return "drainctl " + r.kind() + " " + strings.Join(r.spec.Targets, ", ")
+func summaryTitle(r *Record) string {
+	return "drainctl " + r.Kind() + " " + strings.Join(r.Spec.Targets, ", ")
 }
 
 // summaryRow is a step in those columns.

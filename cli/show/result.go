@@ -1,4 +1,4 @@
-package cli
+package show
 
 import (
 	"fmt"
@@ -12,7 +12,7 @@ import (
 
 // result is the end: the summary of what is done, or what went wrong, what is so
 // now, and what to type next.
-func (v *textView) result(r *drain.Result) {
+func (v *Text) result(r *drain.Result) {
 	v.wait.clear()
 	v.backends(r)
 	if r.ExitCode == drain.Done {
@@ -40,7 +40,7 @@ func (v *textView) result(r *drain.Result) {
 }
 
 // backends tells how each backend ended, where they ended in different ways.
-func (v *textView) backends(r *drain.Result) {
+func (v *Text) backends(r *drain.Result) {
 	if r.Kind == drain.Run && len(r.Done) > 0 {
 		v.line("%s %s", v.good.Sprint("done:"), strings.Join(r.Done, ", "))
 	}
@@ -81,7 +81,7 @@ func nextText(c drain.Command) string {
 
 // why prints what went wrong: of a refusal every finding, each with the flag
 // that overrides it right after it.
-func (v *textView) why(r *drain.Result) {
+func (v *Text) why(r *drain.Result) {
 	found := slices.Clone(r.Findings)
 	if len(found) == 0 {
 		found = []drain.Finding{{Text: r.Error}}
@@ -187,7 +187,7 @@ func summary(r *drain.Result) string {
 }
 
 // plan shows what will be done, or with --dry-run would be.
-func (v *textView) plan(p *drain.Plan) {
+func (v *Text) plan(p *drain.Plan) {
 	would := ""
 	if p.DryRun {
 		would = " (dry run: nothing is touched)"
@@ -209,7 +209,7 @@ func (v *textView) plan(p *drain.Plan) {
 	if p.Unchanged() {
 		v.line("  the configuration needs no edit")
 	}
-	if p.DryRun || v.options.verbose {
+	if p.DryRun || v.options.Verbose {
 		v.diffs(p)
 	}
 	for _, f := range p.Findings {
@@ -226,7 +226,7 @@ func (v *textView) plan(p *drain.Plan) {
 }
 
 // verdict says what a real run would end with.
-func (v *textView) verdict(p *drain.Plan) {
+func (v *Text) verdict(p *drain.Plan) {
 	if p.ExitCode == drain.Done {
 		v.line("all checks passed")
 		return
@@ -249,7 +249,7 @@ const maxServersShown = 20
 
 // servers lists the servers of a plan: a line each on one LB, a table with a row
 // for each line and LB on several. LBs that say the same are one row.
-func (v *textView) servers(p *drain.Plan) {
+func (v *Text) servers(p *drain.Plan) {
 	type row struct{ server, state, change string }
 	var rows []row
 	where := map[row][]string{}
@@ -295,7 +295,7 @@ func parameters(s balancer.Server) string {
 
 // generations tells what earlier generations of nginx hold: each reload leaves one
 // behind.
-func (v *textView) generations(p *drain.Plan) {
+func (v *Text) generations(p *drain.Plan) {
 	for _, lb := range p.LBs {
 		if g := lb.Report.Generation; p.Spec.Kind == drain.Run && g != nil && g.Earlier > 0 {
 			v.line("  on %s, %s", lb.LB, earlier(*g))
@@ -304,7 +304,7 @@ func (v *textView) generations(p *drain.Plan) {
 }
 
 // diffs prints what the plan changes.
-func (v *textView) diffs(p *drain.Plan) {
+func (v *Text) diffs(p *drain.Plan) {
 	for _, d := range p.Diffs() {
 		var of []string
 		if d.Batch > 0 {
@@ -321,7 +321,7 @@ func (v *textView) diffs(p *drain.Plan) {
 }
 
 // diff prints a unified diff, coloured by what each line is.
-func (v *textView) diff(text string) {
+func (v *Text) diff(text string) {
 	for line := range strings.Lines(text) {
 		line = strings.TrimSuffix(line, "\n")
 		switch {

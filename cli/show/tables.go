@@ -1,4 +1,4 @@
-package cli
+package show
 
 import (
 	"cmp"
@@ -16,7 +16,7 @@ import (
 const clockFormat = "2006-01-02 15:04:05"
 
 // table prints rows whose cells are separated by tabs.
-func (v *textView) table(rows []string) {
+func (v *Text) table(rows []string) {
 	var text strings.Builder
 	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
 	for _, row := range rows {
@@ -28,8 +28,8 @@ func (v *textView) table(rows []string) {
 	}
 }
 
-// status shows the servers, and the operations that their states come from.
-func (v *textView) status(st *drain.Status) {
+// Status shows the servers, and the operations that their states come from.
+func (v *Text) Status(st *drain.Status) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	for _, lb := range st.LBs {
@@ -68,7 +68,7 @@ func (v *textView) status(st *drain.Status) {
 }
 
 // operations tells of each operation behind the table's states, once.
-func (v *textView) operations(servers []drain.ServerStatus) {
+func (v *Text) operations(servers []drain.ServerStatus) {
 	told := map[string]bool{}
 	for _, s := range servers {
 		who, id := "", ""
@@ -94,8 +94,16 @@ func (v *textView) operations(servers []drain.ServerStatus) {
 	}
 }
 
-// config shows settings and where they come from.
-func (v *textView) config(files []string, values []configValue) {
+// A ConfigValue is a setting and where it comes from.
+type ConfigValue struct {
+	Section string `json:"section"`
+	Key     string `json:"key"`
+	Value   any    `json:"value"` // a list, a number, a bool or text
+	From    string `json:"from"`  // built-in, environment, flag, or FILE:LINE
+}
+
+// Config shows settings and where they come from.
+func (v *Text) Config(files []string, values []ConfigValue) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	rows := []string{"SECTION\tKEY\tVALUE\tFROM"}
@@ -122,8 +130,8 @@ func resultText(e drain.HistoryEntry) string {
 	return string(e.Ended.Result)
 }
 
-// history shows the list of operations, the latest last.
-func (v *textView) history(entries []drain.HistoryEntry, unreadable []string) {
+// History shows the list of operations, the latest last.
+func (v *Text) History(entries []drain.HistoryEntry, unreadable []string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	rows := []string{"ID\tBEGAN\tOPERATION\tTARGET\tRESULT\tTOOK\tBY\tREASON"}
@@ -159,8 +167,8 @@ func truncatedText(n int) string {
 	return count(n, "line") + " could not be read: cut short by a crash or a full disk"
 }
 
-// operation shows one operation, step by step.
-func (v *textView) operation(id string, events []drain.Event, truncated int) {
+// Operation shows one Operation, step by step.
+func (v *Text) Operation(id string, events []drain.Event, truncated int) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	ended := false
@@ -213,7 +221,7 @@ func edits(all []journal.Edit) []string {
 	return lines
 }
 
-func (v *textView) began(id string, e *drain.OperationStarted) {
+func (v *Text) began(id string, e *drain.OperationStarted) {
 	v.line("%s %s %s, by %s", v.bold.Sprint(id), e.Kind, strings.Join(e.Targets, ", "), journal.Who(e.User, e.Host, e.Reason, e.Time))
 	if e.Continues != "" {
 		v.line("  continues %s", e.Continues)

@@ -1,4 +1,4 @@
-package cli
+package show
 
 import (
 	"crypto/rand"
@@ -10,21 +10,23 @@ import (
 	"github.com/drainctl/drainctl/drain"
 )
 
-func onGitHub() bool { return os.Getenv("GITHUB_ACTIONS") == "true" }
+// OnGithub tells whether this is a job of GitHub Actions.
+func OnGithub() bool { return os.Getenv("GITHUB_ACTIONS") == "true" }
 
 // A githubView is the text with workflow commands of GitHub Actions: each step is
 // a group, and a failure is an annotation.
 type githubView struct {
-	*textView
+	*Text
 	grouped bool
 }
 
-func newGithubView(v *textView) *githubView {
+// NewGithub is the text for a job of GitHub Actions.
+func NewGithub(v *Text) View {
 	v.stepMark = "::group::"
-	return &githubView{textView: v}
+	return &githubView{Text: v}
 }
 
-func (v *githubView) event(e drain.Event) {
+func (v *githubView) Event(e drain.Event) {
 	switch e := e.(type) {
 	case *drain.StepStarted, *drain.RollingBack:
 		v.group(true)
@@ -35,7 +37,7 @@ func (v *githubView) event(e drain.Event) {
 		v.end(e)
 		return
 	}
-	v.textView.event(e)
+	v.Text.Event(e)
 }
 
 // group ends the group that is open; with begin, another one follows.
@@ -54,7 +56,7 @@ func (v *githubView) end(r *drain.Result) {
 	if len(r.Log) > 0 {
 		fmt.Fprintf(v.err, "::stop-commands::%s\n", token)
 	}
-	v.textView.event(r)
+	v.Text.Event(r)
 	if len(r.Log) > 0 {
 		fmt.Fprintf(v.err, "::%s::\n", token)
 	}
@@ -64,8 +66,8 @@ func (v *githubView) end(r *drain.Result) {
 	}
 }
 
-// writeSummary adds what was done to the job's summary, a file in Markdown.
-func writeSummary(file string, r *record) error {
+// WriteSummary adds what was done to the job's summary, a file in Markdown.
+func WriteSummary(file string, r *Record) error {
 	cell := func(text string) string {
 		return strings.NewReplacer("|", "\\|", "\n", "<br>").Replace(html.EscapeString(text))
 	}

@@ -1,4 +1,4 @@
-package cli
+package show
 
 import (
 	"context"
@@ -19,9 +19,9 @@ import (
 // nothing up.
 const traceLimit = 2 * time.Second
 
-// sendTrace sends the trace of an operation, a span for each step, to where the
+// SendTrace sends the trace of an operation, a span for each step, to where the
 // OTEL_ variables say.
-func sendTrace(r *record) error {
+func SendTrace(r *Record, version string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), traceLimit)
 	defer cancel()
 	// What else the SDK says of it comes back from the flush.
@@ -31,7 +31,7 @@ func sendTrace(r *record) error {
 		return fmt.Errorf("the trace was not sent: %w", err)
 	}
 	about, err := resource.New(ctx, resource.WithTelemetrySDK(), resource.WithAttributes(
-		attribute.String("service.name", "drainctl"), attribute.String("service.version", versionText())), resource.WithFromEnv())
+		attribute.String("service.name", "drainctl"), attribute.String("service.version", version)), resource.WithFromEnv())
 	if err != nil {
 		return fmt.Errorf("the trace was not sent: %w", err)
 	}
@@ -46,10 +46,10 @@ func sendTrace(r *record) error {
 }
 
 // spans makes the spans, each with its own times.
-func (r *record) spans(ctx context.Context, tracer trace.Tracer) {
-	ctx, whole := tracer.Start(ctx, "drainctl "+r.kind(), trace.WithTimestamp(r.began), trace.WithAttributes(
+func (r *Record) spans(ctx context.Context, tracer trace.Tracer) {
+	ctx, whole := tracer.Start(ctx, "drainctl "+r.Kind(), trace.WithTimestamp(r.began), trace.WithAttributes(
 		attribute.String("drainctl.operation", r.result.Operation),
-		attribute.StringSlice("drainctl.targets", r.spec.Targets),
+		attribute.StringSlice("drainctl.targets", r.Spec.Targets),
 		attribute.StringSlice("drainctl.lbs", r.lbs),
 		attribute.String("drainctl.result", string(r.result.Result)),
 		attribute.Int("drainctl.exit_code", int(r.result.ExitCode))))

@@ -1,4 +1,4 @@
-package cli
+package show
 
 import (
 	"encoding/json"
@@ -17,17 +17,18 @@ import (
 type jsonView struct {
 	mu      sync.Mutex
 	out     io.Writer
-	beside  *textView
-	options viewOptions
+	beside  *Text
+	options Options
 	printed bool
 }
 
-func newJSONView(out, errOut io.Writer, options viewOptions) *jsonView {
+// NewJSON is the view for a program.
+func NewJSON(out, errOut io.Writer, options Options) View {
 	besideOut := io.Discard
-	if options.document {
+	if options.Document {
 		besideOut = errOut
 	}
-	return &jsonView{out: out, beside: newTextView(besideOut, errOut, options), options: options}
+	return &jsonView{out: out, beside: NewText(besideOut, errOut, options), options: options}
 }
 
 // What is no event of an operation has these types.
@@ -62,7 +63,7 @@ type (
 		Event  string        `json:"event" jsonschema:"enum=config"`
 		Time   time.Time     `json:"time"`
 		Files  []string      `json:"files"`
-		Values []configValue `json:"values"`
+		Values []ConfigValue `json:"values"`
 	}
 	// A historyDocument lists operations, the latest last.
 	historyDocument struct {
@@ -104,24 +105,24 @@ func (v *jsonView) print(object any) {
 	v.printed = true
 }
 
-func (v *jsonView) event(e drain.Event) {
+func (v *jsonView) Event(e drain.Event) {
 	_, isPlan := e.(*drain.Planned)
 	_, isResult := e.(*drain.Result)
-	if !v.options.document || isPlan || isResult && !v.printed {
+	if !v.options.Document || isPlan || isResult && !v.printed {
 		v.print(e)
 	}
-	if isResult || v.options.document && !isPlan {
-		v.beside.event(e)
+	if isResult || v.options.Document && !isPlan {
+		v.beside.Event(e)
 	}
 }
 
-func (v *jsonView) status(st *drain.Status) { v.print(statusDocument{"status", time.Now(), st}) }
+func (v *jsonView) Status(st *drain.Status) { v.print(statusDocument{"status", time.Now(), st}) }
 
-func (v *jsonView) checks(r *drain.CheckReport) {
+func (v *jsonView) Checks(r *drain.CheckReport) {
 	v.print(checkDocument{"check", time.Now(), r})
 }
 
-func (v *jsonView) history(entries []drain.HistoryEntry, unreadable []string) {
+func (v *jsonView) History(entries []drain.HistoryEntry, unreadable []string) {
 	doc := historyDocument{Event: "history", Time: time.Now(), Operations: []historyOperation{}, Unreadable: append([]string{}, unreadable...)}
 	for _, e := range entries {
 		op := historyOperation{
@@ -136,29 +137,29 @@ func (v *jsonView) history(entries []drain.HistoryEntry, unreadable []string) {
 	v.print(doc)
 }
 
-func (v *jsonView) operation(id string, events []drain.Event, truncated int) {
+func (v *jsonView) Operation(id string, events []drain.Event, truncated int) {
 	v.print(operationDocument{"operation", time.Now(), id, events, truncated})
 }
 
-func (v *jsonView) config(files []string, values []configValue) {
+func (v *jsonView) Config(files []string, values []ConfigValue) {
 	v.print(configDocument{"config", time.Now(), files, values})
 }
 
-func (v *jsonView) trace(host, command string) {
+func (v *jsonView) Trace(host, command string) {
 	switch {
-	case v.options.document:
-		v.beside.trace(host, command)
-	case v.options.verbose:
+	case v.options.Document:
+		v.beside.Trace(host, command)
+	case v.options.Verbose:
 		v.print(commandLine{"command", time.Now(), host, command})
 	}
 }
 
-func (v *jsonView) signal(kind drain.Kind, first bool) {
-	if v.options.document {
-		v.beside.signal(kind, first)
+func (v *jsonView) Signal(kind drain.Kind, first bool) {
+	if v.options.Document {
+		v.beside.Signal(kind, first)
 		return
 	}
 	v.print(signalLine{"signal", time.Now(), first})
 }
 
-func (v *jsonView) pause(f func()) { f() }
+func (v *jsonView) Pause(f func()) { f() }

@@ -1,4 +1,4 @@
-package cli
+package show
 
 import (
 	"bytes"
@@ -16,8 +16,8 @@ import (
 func shows(t *testing.T, happens func(emit func(drain.Event))) string {
 	var out bytes.Buffer
 	synctest.Test(t, func(*testing.T) {
-		v := newTextView(&out, io.Discard, viewOptions{})
-		happens(func(e drain.Event) { v.event(drain.Stamp(e)) })
+		v := NewText(&out, io.Discard, Options{})
+		happens(func(e drain.Event) { v.Event(drain.Stamp(e)) })
 		synctest.Wait()
 	})
 	return out.String()

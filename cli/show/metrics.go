@@ -1,4 +1,4 @@
-package cli
+package show
 
 import (
 	"fmt"
@@ -11,9 +11,9 @@ import (
 	"github.com/drainctl/drainctl/drain/journal"
 )
 
-// writeMetrics replaces file by the metrics of an operation, if there was one, and
+// WriteMetrics replaces file by the metrics of an operation, if there was one, and
 // of the servers that are drained now, in Prometheus' text format.
-func writeMetrics(file string, r *record, spec drain.Spec, st *drain.Status) error {
+func WriteMetrics(file string, r *Record, spec drain.Spec, st *drain.Status) error {
 	all := &metrics{prometheus.NewRegistry()}
 	if r != nil {
 		all.operation(r)
@@ -39,10 +39,10 @@ func (m *metrics) gauge(name, help string, labels ...string) func(v float64, val
 	}
 }
 
-func (m *metrics) operation(r *record) {
+func (m *metrics) operation(r *Record) {
 	steps := m.gauge("step_duration_seconds", "How long a step of the last operation took; over all batches.", "operation", "step", "direction")
 	for _, s := range r.steps {
-		steps(s.ended.Sub(s.began).Seconds(), r.kind(), string(s.step), string(s.direction))
+		steps(s.ended.Sub(s.began).Seconds(), r.Kind(), string(s.step), string(s.direction))
 	}
 	open := m.gauge("connections_at_start", "Connections to the backend when the wait for their end began.", "backend")
 	for backend, n := range r.open {
@@ -54,16 +54,16 @@ func (m *metrics) operation(r *record) {
 		if r.result.Result == result {
 			is = 1
 		}
-		results(is, r.kind(), string(result))
+		results(is, r.Kind(), string(result))
 	}
-	m.gauge("operation_exit_code", "Exit code of the last operation.", "operation")(float64(r.result.ExitCode), r.kind())
-	m.gauge("operation_end_time_seconds", "Unix time of the end of the last operation.", "operation")(float64(r.result.Time.UnixMilli())/1000, r.kind())
+	m.gauge("operation_exit_code", "Exit code of the last operation.", "operation")(float64(r.result.ExitCode), r.Kind())
+	m.gauge("operation_end_time_seconds", "Unix time of the end of the last operation.", "operation")(float64(r.result.Time.UnixMilli())/1000, r.Kind())
 }
 
 func (m *metrics) servers(spec drain.Spec, st *drain.Status) {
 	read := m.gauge("lb_read", "1 if the load balancer's servers and journal could be read.", "lb")
 	since := m.gauge("server_drained_since_seconds", "Unix time of the operation that took a server, which is down now, out of its pool.", "lb", "upstream", "server")
-	for _, name := range lbNames(spec) {
+	for _, name := range lbsOf(spec) {
 		i := slices.IndexFunc(st.LBs, func(lb drain.LBStatus) bool { return lb.LB == name })
 		if i < 0 || st.LBs[i].JournalError != "" {
 			read(0, name)

@@ -1,0 +1,52 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/drainctl/drainctl/cli/show"
+	"github.com/drainctl/drainctl/drain"
+)
+
+// statusLimit bounds asking the LBs for their servers once an operation is over.
+const statusLimit = 30 * time.Second
+
+// publishRecord tells those who are told at the end. That one cannot be told
+// changes nothing in how the operation ended.
+func (s *session) publishRecord(r *show.Record) {
+	var tellers []func() error
+	if file := os.Getenv("GITHUB_STEP_SUMMARY"); show.OnGithub() && file != "" {
+		tellers = append(tellers, func() error { return show.WriteSummary(file, r) })
+	}
+	if s.metrics != "" {
+		tellers = append(tellers, func() error { return s.measure(r) })
+	}
+	if os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT")+os.Getenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") != "" {
+		tellers = append(tellers, func() error { return show.SendTrace(r, versionText()) })
+	}
+	for _, tell := range tellers {
+		if err := tell(); err != nil {
+			fmt.Fprintf(s.stderr, "drainctl: warning: %v\n", err)
+		}
+	}
+}
+
+// measure writes the metrics of an operation, and of the servers after it.
+func (s *session) measure(r *show.Record) error {
+	ctx, cancel := context.WithTimeout(context.Background(), statusLimit)
+	defer cancel()
+	spec := drain.DefaultSpec("")
+	spec.LBs, spec.Nginx, spec.Parallel = r.Spec.LBs, r.Spec.Nginx, r.Spec.Parallel
+	// The view has shown the end: it is told no more.
+	st, err := drain.ReadStatus(ctx, spec, drain.Machines{Version: versionText(), Passphrase: passphrase(s.view)})
+	if st == nil {
+		st = &drain.Status{}
+	}
+	if err != nil {
+		err = fmt.Errorf("--metrics %s: the servers are not in it: %w", s.metrics, err)
+	}
+	return cmp.Or(show.WriteMetrics(s.metrics, r, spec, st), err)
+}

@@ -1,0 +1,97 @@
+package show
+
+import (
+	"cmp"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/drainctl/drainctl/drain"
+)
+
+// A Record is what an operation did, for those who are told at its end: metrics,
+// a trace, a job summary.
+type Record struct {
+	command string     // that was typed
+	Spec    drain.Spec // as it was planned, or typed
+
+	began time.Time
+
+	mu            sync.Mutex
+	lbs, backends []string
+	started       *drain.StepStarted // the last one
+	steps         []stepRecord
+	open          map[string]int // connections at the start of the wait, by backend
+	result        *drain.Result
+}
+
+// NewRecord is the record of an operation that begins now with a command.
+func NewRecord(command string) *Record { return &Record{command: command, began: time.Now()} }
+
+// A stepRecord is one step that ended, in one direction.
+type stepRecord struct {
+	step         drain.StepName
+	direction    drain.Direction
+	backends     []string
+	began, ended time.Time
+	changed      bool
+	err          string
+}
+
+func (r *Record) Event(e drain.Event) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	h := e.Head()
+	switch e := e.(type) {
+	case *drain.Planned:
+		r.Spec, r.lbs, r.backends = e.Plan.Spec, nil, nil
+		for _, lb := range e.Plan.LBs {
+			r.lbs = append(r.lbs, lb.LB)
+		}
+		for _, b := range e.Plan.Backends {
+			r.backends = append(r.backends, b.Name)
+		}
+	case *drain.BatchStarted:
+		r.backends = e.Backends
+	case *drain.StepStarted:
+		r.started = e
+	case *drain.Waiting:
+		if _, known := r.open[e.Target]; !known && e.Error == "" {
+			if r.open == nil {
+				r.open = map[string]int{}
+			}
+			r.open[e.Target] = e.Open
+		}
+	case *drain.StepDone:
+		r.ended(h, h.Time.Add(-e.Elapsed.Duration()), stepRecord{changed: e.Changed})
+	case *drain.StepFailed:
+		began := h.Time
+		if s := r.started; s != nil && s.Step == e.Step && s.Direction == e.Direction {
+			began = s.Time
+		} else if n := len(r.steps); n > 0 { // of a rollback
+			began = r.steps[n-1].ended
+		}
+		r.ended(h, began, stepRecord{err: e.Error})
+	case *drain.Result:
+		r.result = e
+	}
+}
+
+func (r *Record) ended(h *drain.Header, began time.Time, s stepRecord) {
+	s.step, s.direction, s.began, s.ended, s.backends = h.Step, h.Direction, began, h.Time, r.backends
+	if h.Target != "" {
+		s.backends = []string{h.Target}
+	}
+	r.steps = append(r.steps, s)
+}
+
+// Kind is what was asked for; of a resume, once that is known.
+func (r *Record) Kind() string { return cmp.Or(string(r.Spec.Kind), r.command) }
+
+// lbsOf is the load balancers of a spec, as they are called.
+func lbsOf(spec drain.Spec) []string {
+	if len(spec.LBs) == 0 {
+		return []string{drain.ThisMachine}
+	}
+	return slices.Clone(spec.LBs)
+}

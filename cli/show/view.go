@@ -1,0 +1,51 @@
+// Package show is everything that is shown of a run: to a person as text, to a
+// program as JSON, and to those who are told at its end.
+package show
+
+import (
+	"io"
+	"os"
+
+	"github.com/mattn/go-isatty"
+
+	"github.com/drainctl/drainctl/drain"
+)
+
+// A View shows what happens: as text for a person, or as JSON for a program. A
+// write that fails is ignored: who stops reading does not stop a drain.
+type View interface {
+	Event(drain.Event)
+	Status(*drain.Status)
+	Checks(*drain.CheckReport)
+	History(entries []drain.HistoryEntry, unreadable []string)
+	Operation(id string, events []drain.Event, truncated int)
+	Config(files []string, values []ConfigValue)
+	Trace(host, command string)
+	Signal(kind drain.Kind, first bool)
+	Pause(func()) // keeps quiet while somebody types
+}
+
+// Options are what a view is asked for.
+type Options struct {
+	Plain, Verbose bool
+	Document       bool // JSON is one document, not a line for each event
+}
+
+// A FanOut is a view whose events others are told as well.
+type FanOut struct {
+	View
+	Others []func(drain.Event)
+}
+
+func (f FanOut) Event(e drain.Event) {
+	f.View.Event(e)
+	for _, tell := range f.Others {
+		tell(e)
+	}
+}
+
+// IsTerminal tells whether w is a terminal.
+func IsTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && isatty.IsTerminal(f.Fd())
+}

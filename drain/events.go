@@ -146,6 +146,48 @@ type Waiting struct {
 	Limit     Seconds       `json:"limit,omitempty"`
 	Low       int           `json:"low_in_a_row"`
 	Error     string        `json:"error,omitempty"` // the connections cannot be counted now
+	// Held are the connections that hold on longest, the longest first, at most
+	// MaxHeld. They are looked at less often than the count is, and not with every
+	// counter.
+	Held []Held `json:"held,omitempty"`
+	// Stuck is why the wait is not over, once the count has not fallen for a while.
+	Stuck *Stuck `json:"stuck,omitempty"`
+}
+
+// MaxHeld bounds the connections that a reading names.
+const MaxHeld = 5
+
+// A Held is one open connection of a reading.
+type Held struct {
+	Address string `json:"address"` // of the far end
+	Port    uint16 `json:"port"`
+	LB      string `json:"lb,omitempty"` // whose it is; empty: another client
+	// OpenFor is since when it was seen: it may have been open before.
+	OpenFor Seconds `json:"open_for"`
+	// Idle is how long nothing was sent in either direction.
+	Idle Seconds `json:"idle_for"`
+}
+
+// A StuckReason is what the connections that are left look like.
+type StuckReason string
+
+// The reasons.
+const (
+	StuckUpgraded StuckReason = "upgraded"     // LBs' connections with data in both directions: WebSocket, long polls
+	StuckSending  StuckReason = "sending"      // LBs' connections on which only the backend sends: a download, an event stream
+	StuckSilent   StuckReason = "silent"       // LBs' connections on which nothing is sent: the app has not answered
+	StuckClients  StuckReason = "other_client" // connections of others than the LBs
+)
+
+// A Stuck is why a wait is not over, by the connections that are left.
+type Stuck struct {
+	Reason      StuckReason `json:"reason"`
+	Connections int         `json:"connections"` // of Open, that it is about
+	OpenFor     Seconds     `json:"open_for"`    // the longest of them
+	// ShutdownTimeout is nginx's worker_shutdown_timeout, at which it cuts them; 0: none.
+	ShutdownTimeout Seconds `json:"shutdown_timeout,omitempty"`
+	// CanStop tells that --on-timeout stop is not set, and a service is there to stop.
+	CanStop bool `json:"can_stop,omitempty"`
 }
 
 // A HealthChecked is one try of the health check.

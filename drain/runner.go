@@ -241,7 +241,7 @@ func (o *Operation) back(ctx context.Context, b *batch, taken []step, d Directio
 		if ctx.Err() != nil {
 			return Verdict{Err: context.Cause(ctx)}
 		}
-		if v := o.runStep(ctx, st, b, Header{Step: st.name(), Direction: d.opposite()}, ThisOperation); v.Err != nil {
+		if v := o.runStep(ctx, st, b, Header{Step: st.name(), Direction: d.Opposite()}, ThisOperation); v.Err != nil {
 			return v
 		}
 	}

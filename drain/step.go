@@ -26,7 +26,8 @@ const (
 	Reverse Direction = "reverse"
 )
 
-func (d Direction) opposite() Direction {
+// Opposite is the direction of what undoes it.
+func (d Direction) Opposite() Direction {
 	if d == Forward {
 		return Reverse
 	}

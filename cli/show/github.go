@@ -22,7 +22,7 @@ type githubView struct {
 
 // NewGithub is the text for a job of GitHub Actions.
 func NewGithub(v *Text) View {
-	v.stepMark = "::group::"
+	v.stepMark, v.screen = "::group::", nil
 	return &githubView{Text: v}
 }
 

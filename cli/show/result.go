@@ -13,7 +13,7 @@ import (
 // result is the end: the summary of what is done, or what went wrong, what is so
 // now, and what to type next.
 func (v *Text) result(r *drain.Result) {
-	v.wait.clear()
+	v.clear()
 	v.backends(r)
 	if r.ExitCode == drain.Done {
 		if r.Kind != "" {

@@ -1,9 +1,12 @@
 package show
 
 import (
+	"cmp"
 	"fmt"
 	"io"
+	"net"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -33,8 +36,11 @@ type Text struct {
 	mu       sync.Mutex
 	out, err io.Writer
 	options  Options
-	live     bool // the output is a terminal whose last line can be rewritten
-	wait     liveLine
+	screen   *screen // of a terminal; nil: the output is none
+	tick     *time.Timer
+	paused   bool // somebody types
+	run      progress
+	log      waitLog
 	refused  bool   // the plan has told all that the end would
 	fleet    bool   // there are several LBs
 	many     bool   // there are several backends
@@ -43,13 +49,11 @@ type Text struct {
 	bold, good, bad, warn, faint, add, del *color.Color
 }
 
-// NewText is the text for a person; with a terminal as out it has a live line.
+// NewText is the text for a person; with a terminal as out it has a live area.
 func NewText(out, errOut io.Writer, options Options) *Text {
-	v := &Text{out: out, err: errOut, options: options}
-	v.wait.v = v
-	tty := IsTerminal(out) && os.Getenv("TERM") != "dumb"
-	v.live = tty
-	colour := tty && !options.Plain && os.Getenv("NO_COLOR") == ""
+	v := &Text{out: out, err: errOut, options: options, screen: newScreen(out)}
+	v.log.v = v
+	colour := v.screen != nil && !options.Plain && os.Getenv("NO_COLOR") == ""
 	shade := func(attrs ...color.Attribute) *color.Color {
 		c := color.New(attrs...)
 		if colour {
@@ -67,7 +71,7 @@ func NewText(out, errOut io.Writer, options Options) *Text {
 
 // line prints one line of the story.
 func (v *Text) line(format string, args ...any) {
-	v.wait.clear()
+	v.clear()
 	fmt.Fprintf(v.out, format+"\n", args...)
 }
 
@@ -77,6 +81,24 @@ func (v *Text) warning(text string) { v.line("%s %s", v.warn.Sprint("warning:"),
 func (v *Text) Event(e drain.Event) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	stuck, _ := e.(*drain.Waiting)
+	first := stuck != nil && v.run.stuck(stuck)
+	notes := v.run.rows // of a step that ends now
+	v.run.heed(e)
+	switch {
+	case v.screen == nil:
+		v.event(e)
+		if first {
+			v.line("  %s%s", v.on(e), stuckText(stuck.Stuck))
+		}
+	case !v.drawn(e, notes):
+		v.event(e)
+	}
+	v.draw()
+}
+
+// event shows an event as lines.
+func (v *Text) event(e drain.Event) {
 	switch e := e.(type) {
 	case *drain.Planned:
 		v.fleet, v.many = len(e.Plan.LBs) > 1, len(e.Plan.Backends) > 1
@@ -84,16 +106,11 @@ func (v *Text) Event(e drain.Event) {
 	case *drain.BatchStarted:
 		v.line("%s %s", v.bold.Sprintf("batch %d/%d", e.Number, e.Of), strings.Join(e.Backends, ", "))
 	case *drain.StepStarted:
-		mark := " "
-		if e.Of > 0 {
-			mark = fmt.Sprintf("%d/%d", e.Number, e.Of)
-		}
-		v.wait.begin(describe(e.Step, e.Direction, e.Description))
-		v.line("%s%s %s", v.stepMark, v.bold.Sprint(mark), v.wait.step)
+		v.log.begin()
+		v.line("%s%s%s", v.stepMark, v.bold.Sprint(cmp.Or(v.run.place(), "  ")), words(e))
 	case *drain.WorkOutput:
-		v.line("  %s %s", v.faint.Sprint(e.Target+":"), e.Line)
+		v.line("  %s %s", v.faint.Sprint(e.Target+":"), v.printed(e.Line))
 	case *drain.StepDone:
-		v.wait.backends = nil // in a rollback the next step follows unsaid
 		mark := v.good.Sprint("done:")
 		if !e.Changed && e.Step != drain.StepWait {
 			mark = v.good.Sprint("unchanged:")
@@ -103,22 +120,22 @@ func (v *Text) Event(e drain.Event) {
 			mark = "     "
 		}
 	case *drain.Waiting:
-		v.wait.show(waitState{e.Target, waiting(e), openNow(e), e.Low >= backend.LowReadings}, false)
+		v.log.reading(false)
 	case *drain.HealthChecked:
-		v.wait.show(waitState{e.Target, health(e), checksNow(e), e.Passed >= e.Needed}, e.Error == "")
+		v.log.reading(e.Error == "")
 	case *drain.Result:
-		v.wait.end()
+		v.log.end()
 		v.result(e)
 	case *drain.RollingBack:
-		v.wait.begin(words(e))
+		v.log.begin()
 		v.line("%s%s", v.stepMark, v.warn.Sprint(v.on(e)+words(e)))
 	case *drain.StepFailed:
 		v.line("  %s %s%s", v.bad.Sprint("failed:"), v.on(e), e.Error)
 	case *drain.LockAwaited:
-		v.wait.begin(words(e))
+		v.log.begin()
 		v.line("  %s %s%s", v.warn.Sprint("warning:"), v.on(e), words(e))
 	case *drain.GenerationsAwaited, *drain.Paused:
-		v.wait.begin(words(e))
+		v.log.begin()
 		v.line("  %s", words(e))
 	case *drain.Warning, *drain.OtherClient, *drain.StoppingAnyway, *drain.LBSkipped, *drain.BackendSkipped:
 		v.line("  %s %s%s", v.warn.Sprint("warning:"), v.on(e), words(e))
@@ -205,8 +222,20 @@ func paths(edits []journal.Edit) []string {
 	return all
 }
 
-// describe says what a step will do.
+// describe says what a step will do, how, and for how long.
 func describe(step drain.StepName, d drain.Direction, what drain.Description) string {
+	text := title(step, d, what) + how(step, d, what)
+	switch {
+	case step == drain.StepWait && d == drain.Forward:
+		text += fmt.Sprintf(" (%s)", limit(what.Limit, atTimeout(what)))
+	case step == drain.StepWait:
+		text += fmt.Sprintf(" (%s)", limit(what.Limit, "roll back"))
+	}
+	return text
+}
+
+// title says what a step will do.
+func title(step drain.StepName, d drain.Direction, what drain.Description) string {
 	servers := strings.Join(what.Servers, ", ")
 	switch {
 	case step == drain.StepMarkDown && d == drain.Forward:
@@ -214,9 +243,9 @@ func describe(step drain.StepName, d drain.Direction, what drain.Description) st
 		if len(what.Returning) > 0 {
 			back = ", clear down on " + strings.Join(what.Returning, ", ")
 		}
-		return "mark " + servers + " down" + back + ", test, reload, verify the new workers"
+		return "mark " + servers + " down" + back
 	case step == drain.StepMarkDown:
-		return "clear down on " + servers + ", test, reload, verify the new workers"
+		return "clear down on " + servers
 	case step == drain.StepWork:
 		return work(what)
 	case step == drain.StepWait && d == drain.Forward:
@@ -224,13 +253,30 @@ func describe(step drain.StepName, d drain.Direction, what drain.Description) st
 		if what.Threshold > 0 {
 			few = count(what.Threshold, "connection") + " or fewer are"
 		}
-		return fmt.Sprintf("wait until %s open, by %s (%s)", few, what.Counter, limit(what.Limit, atTimeout(what)))
+		return "wait until " + few + " open"
 	case step == drain.StepWait:
-		return fmt.Sprintf("wait until healthy: %s (%s)", drain.HealthText(what.Health), limit(what.Limit, "roll back"))
+		return "wait until healthy"
 	case d == drain.Forward:
-		return fmt.Sprintf("stop %s on %s, verify that it is inactive", what.Service, what.Backend)
+		return fmt.Sprintf("stop %s on %s", what.Service, what.Backend)
 	}
-	return fmt.Sprintf("start %s on %s, verify that it is active", what.Service, what.Backend)
+	return fmt.Sprintf("start %s on %s", what.Service, what.Backend)
+}
+
+// how says how it does that.
+func how(step drain.StepName, d drain.Direction, what drain.Description) string {
+	switch {
+	case step == drain.StepMarkDown:
+		return ", test, reload, verify the new workers"
+	case step == drain.StepWait && d == drain.Forward:
+		return ", by " + what.Counter
+	case step == drain.StepWait:
+		return ": " + drain.HealthText(what.Health)
+	case step == drain.StepService && d == drain.Forward:
+		return ", verify that it is inactive"
+	case step == drain.StepService:
+		return ", verify that it is active"
+	}
+	return ""
 }
 
 // work is what a rolling run does with a backend that is out.
@@ -323,6 +369,11 @@ func waiting(e *drain.Waiting) string {
 	if e.Error != "" {
 		return fmt.Sprintf("the open connections cannot be counted now, trying again (%s%s): %s", elapsed, limit, e.Error)
 	}
+	return fmt.Sprintf("%s; %s%s", openFrom(e), elapsed, limit)
+}
+
+// openFrom is how many connections are open, and whose they are.
+func openFrom(e *drain.Waiting) string {
 	from := ""
 	for i, peer := range e.Peers {
 		from += fmt.Sprintf("%s%s (%d)", map[bool]string{true: ", from ", false: ", "}[i == 0], peer.Addr, peer.Count)
@@ -330,7 +381,7 @@ func waiting(e *drain.Waiting) string {
 	if e.MorePeers > 0 {
 		from += fmt.Sprintf(", and %d more", e.MorePeers)
 	}
-	return fmt.Sprintf("%d open%s; %s%s", e.Open, from, elapsed, limit)
+	return openNow(e) + from
 }
 
 func health(e *drain.HealthChecked) string {
@@ -343,20 +394,177 @@ func health(e *drain.HealthChecked) string {
 
 // waitText is what is waited for: backends, each by its name where there are
 // several, or a step.
-func waitText(step string, elapsed time.Duration, backends []waitState, several bool) string {
+func waitText(p *progress, several bool) string {
+	rows, elapsed := p.waited(), time.Since(p.began).Round(time.Second)
 	switch {
-	case len(backends) == 0:
-		return fmt.Sprintf("still: %s; %s", step, elapsed.Round(time.Second))
-	case len(backends) == 1 && several:
-		return backends[0].backend + ": " + backends[0].text
-	case len(backends) == 1:
-		return backends[0].text
+	case len(rows) == 0:
+		return fmt.Sprintf("still: %s%s; %s", p.name, p.how, elapsed)
+	case len(rows) == 1 && several:
+		return rows[0].name + ": " + rows[0].text
+	case len(rows) == 1:
+		return rows[0].text
 	}
 	var texts []string
-	for _, s := range backends {
-		texts = append(texts, s.backend+": "+s.short)
+	for _, r := range rows {
+		texts = append(texts, r.name+": "+r.short)
 	}
-	return fmt.Sprintf("%s; %s", strings.Join(texts, ", "), elapsed.Round(time.Second))
+	return fmt.Sprintf("%s; %s", strings.Join(texts, ", "), elapsed)
+}
+
+// stuckText says why a wait is not over, and what would end it.
+func stuckText(s *drain.Stuck) string {
+	what, end := "connection", "it is closed"
+	switch s.Reason {
+	case drain.StuckUpgraded:
+		what, end = "upgraded connection", "the client leaves"
+	case drain.StuckSending:
+		what, end = "connection on which only the backend sends", "all is sent or the client leaves"
+	case drain.StuckSilent:
+		what, end = "connection on which nothing is sent", "the app answers, or nginx gives up on it"
+	case drain.StuckClients:
+		what, end = "connection of another client than the load balancers", "that client closes it"
+	}
+	have, they := " has been open for ", "it ends when "
+	if s.Connections != 1 {
+		what = strings.NewReplacer("connection ", "connections ", "another client", "other clients").Replace(what + " ")
+		what, have, they = strings.TrimSuffix(what, " "), " have been open for ", "they end when "
+		end = strings.NewReplacer("closes it", "closes them", "on it", "on them").Replace(end)
+	}
+	like := map[drain.StuckReason]string{drain.StuckUpgraded: " (WebSocket?)", drain.StuckSending: " (a download, an event stream?)", drain.StuckSilent: " (a slow request?)"}
+	ends := []string{they + end}
+	if s.ShutdownTimeout > 0 && s.Reason != drain.StuckClients {
+		ends = append(ends, fmt.Sprintf("at worker_shutdown_timeout (%s)", backend.Span(s.ShutdownTimeout.Duration())))
+	}
+	if s.CanStop {
+		ends = append(ends, "with --on-timeout stop")
+	}
+	way := ends[0]
+	if n := len(ends); n > 1 {
+		way = strings.Join(ends[:n-1], ", ") + ", or " + ends[n-1]
+	}
+	return fmt.Sprintf("%d %s%s%s%s; %s", s.Connections, what, like[s.Reason], have, span(s.OpenFor.Duration()), way)
+}
+
+// heldText is a connection that holds on, of a backend where there are several.
+func heldText(h drain.Held, of string) string {
+	text := net.JoinHostPort(h.Address, strconv.Itoa(int(h.Port)))
+	if of != "" {
+		text += " to " + of
+	}
+	text += fmt.Sprintf(" open %s, idle %s", span(h.OpenFor.Duration()), span(h.Idle.Duration()))
+	if h.LB != "" && h.LB != h.Address {
+		text += ", by " + h.LB
+	}
+	return text
+}
+
+// checksText is the health of one backend, with the latest error.
+func checksText(r *waitRow) string {
+	if r.short == "not healthy" {
+		return "not healthy yet: " + r.healthError
+	}
+	return r.short + "; before: " + r.healthError
+}
+
+// outlook is what is to be expected of a wait: when it is over at the pace of now, and
+// what is done when the time is up before.
+func outlook(p *progress, now time.Time) string {
+	rows, limit := p.waited(), p.what.Limit.Duration()
+	if len(rows) == 0 {
+		return ""
+	}
+	var left time.Duration
+	for _, r := range rows {
+		if r.left == 0 {
+			left = 0 // it is over when all are
+			break
+		}
+		left = max(left, r.left)
+	}
+	var parts []string
+	switch {
+	case left == 0:
+	case limit > 0 && now.Sub(p.began)+left > limit:
+		parts = append(parts, "at this pace not in time")
+	case left < 5*time.Second:
+		parts = append(parts, "a few seconds left at this pace")
+	case left < 2*time.Minute:
+		parts = append(parts, fmt.Sprintf("about %s left at this pace", span(left.Round(5*time.Second))))
+	default:
+		parts = append(parts, fmt.Sprintf("about %s left at this pace", span(left.Round(time.Minute))))
+	}
+	if limit > 0 {
+		then := "roll back"
+		if p.direction == drain.Forward {
+			then = atTimeout(p.what)
+		}
+		parts = append(parts, fmt.Sprintf("after %s: %s", span(limit), then))
+	}
+	return strings.Join(parts, "; ")
+}
+
+// moreText sums rows up.
+func moreText(rows []*waitRow) string {
+	text, open, over := fmt.Sprintf("and %d more", len(rows)), 0, 0
+	for _, r := range rows {
+		open += r.open
+		if r.done {
+			over++
+		}
+	}
+	if over > 0 {
+		text += fmt.Sprintf(", %d of them done", over)
+	}
+	if open > 0 {
+		text += fmt.Sprintf(", %d open", open)
+	}
+	return text
+}
+
+// pendingText is a row of which nothing is known yet.
+const pendingText = "pending"
+
+// span is a duration in whole seconds.
+func span(d time.Duration) string { return backend.Span(d.Round(time.Second)) }
+
+// took is how long something has taken: short times to a tenth of a second.
+func took(d time.Duration) string {
+	if d < 10*time.Second {
+		return fmt.Sprintf("%.1fs", d.Seconds())
+	}
+	return span(d)
+}
+
+// footer says what Ctrl-C does.
+func footer(p *progress) string {
+	switch {
+	case p.interrupted:
+		return "Ctrl-C again: " + again
+	case p.rollingBack:
+		return "Ctrl-C twice: " + again
+	case p.kind == drain.Run:
+		return "Ctrl-C: put this batch back, then end"
+	}
+	return "Ctrl-C: roll back"
+}
+
+// again is what another Ctrl-C does.
+const again = "stop at once, and say what is left to undo"
+
+// interruptedText is what the first Ctrl-C does, or the second.
+func interruptedText(p *progress, kind drain.Kind, first bool) string {
+	now := "rolling back"
+	switch {
+	case !first:
+		return "interrupted again: stopping at once"
+	case p.name != "" && p.rollingBack:
+		now = "the rollback goes on to its end"
+	case kind == drain.Run && p.touched:
+		now = "no further batch begins, and this one is put back first"
+	case !p.touched:
+		return "interrupted: nothing is changed yet; Ctrl-C again stops at once"
+	}
+	return "interrupted: " + now + "; Ctrl-C again stops at once, and says what is left to undo"
 }
 
 // openNow is a reading in a word or two.
@@ -387,7 +595,8 @@ func (v *Text) Trace(host, command string) {
 	if v.options.Verbose {
 		v.mu.Lock()
 		defer v.mu.Unlock()
-		v.line("  %s", v.faint.Sprintf("[%s] %s", host, command))
+		v.line("  %s", v.faint.Sprintf("[%s] %s", host, v.printed(command)))
+		v.draw()
 	}
 }
 
@@ -395,22 +604,22 @@ func (v *Text) Trace(host, command string) {
 func (v *Text) Signal(kind drain.Kind, first bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	text := "interrupted: rolling back; Ctrl-C again stops at once"
-	switch {
-	case first && kind == drain.Run:
-		text = "interrupted: no further batch begins, and this one is put back first; Ctrl-C again stops at once"
-	case !first:
-		text = "interrupted again: stopping at once"
-	}
-	v.line("%s", v.warn.Sprint(text))
+	v.line("%s", v.warn.Sprint(interruptedText(&v.run, kind, first)))
+	v.run.interrupted = true
+	v.draw()
 }
 
 // Pause keeps quiet while somebody types.
 func (v *Text) Pause(f func()) {
 	v.mu.Lock()
-	v.wait.clear()
+	v.clear()
+	v.paused = true
 	v.mu.Unlock()
 	f()
+	v.mu.Lock()
+	v.paused = false
+	v.draw()
+	v.mu.Unlock()
 }
 
 // outcome is how it ended, in a sentence.

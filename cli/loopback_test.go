@@ -3,16 +3,20 @@ package cli
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/hinshun/vt10x"
 )
 
 // These tests drain for real: a private nginx on loopback with its own
@@ -692,8 +696,7 @@ func parseEvents(t *testing.T, out string) []map[string]any {
 	return events
 }
 
-// On a terminal the wait is one line that is rewritten, and what stays is the
-// same story.
+// On a terminal the wait is drawn in place, and what stays is a line or two a step.
 func TestOnATerminal(t *testing.T) {
 	if _, err := exec.LookPath("script"); err != nil {
 		t.Fatalf("this test needs script(1): install bsdutils (%v)", err)
@@ -701,18 +704,32 @@ func TestOnATerminal(t *testing.T) {
 	a, b := startApp(t, "a"), startApp(t, "b")
 	p := startProxy(t, pool(a, b))
 	p.hold(a)
-	r := p.command("script", "-qefc", "drainctl drain "+a.addr+" -c "+p.conf, os.DevNull)
+	r := p.command("script", "-qefc", "stty cols 120 rows 24; LC_ALL=C.UTF-8 drainctl drain "+a.addr+" -c "+p.conf, os.DevNull)
 	r.says("1 open, from 127.0.0.1 (1)")
+	r.says("█  1 at most")
 	a.release()
 	b.release()
 	<-r.ended
 	if r.failed != nil {
 		t.Fatalf("%v: %s", r.failed, r.output())
 	}
-	if lines := strings.Count(r.output(), "\n"); lines > 12 {
-		t.Errorf("%d lines; the wait must rewrite its own:\n%q", lines, r.output())
+	terminal := vt10x.New(vt10x.WithSize(120, 24))
+	if _, err := io.WriteString(terminal, r.output()); err != nil {
+		t.Fatal(err)
 	}
-	if !strings.Contains(r.output(), "is drained; nothing was stopped (no --service)") {
-		t.Errorf("%q", r.output())
+	shows := regexp.MustCompile(`(?m) +$`).ReplaceAllString(terminal.String(), "")
+	wanted := regexp.MustCompile(`^drain ` + a.addr + `
+  ` + a.addr + ` in pool, up \(\S+\)
+(warning: .*\n.*\n)?✓ 1/2 mark ` + a.addr + ` in pool down: done in [0-9.]+s
+      a new generation serves: .*
+✓ 2/2 wait until no connection is open: done in [0-9.]+s
+      0 connections open after [0-9.m]+s
+` + a.addr + ` is drained; nothing was stopped \(no --service\)
+\n*$`)
+	if !wanted.MatchString(shows) {
+		t.Errorf("%s\nwant %s", shows, wanted)
+	}
+	if !terminal.CursorVisible() {
+		t.Error("the cursor is hidden")
 	}
 }

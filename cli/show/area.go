@@ -97,7 +97,9 @@ func (v *Text) stepDone(e *drain.StepDone, notes []*waitRow) {
 		state = "unchanged"
 	}
 	v.line("%s", v.screen.text(fmt.Sprintf("%s %s%s: %s in %s", mark, v.bold.Sprint(place), name, state, took(e.Elapsed.Duration()))))
-	for _, text := range done(e) {
+	rest := *e // what the line above does not say
+	rest.Detail.Down, rest.Detail.Up = nil, nil
+	for _, text := range done(&rest) {
 		v.line("%s%s", indent, text)
 	}
 	for _, n := range notes {

@@ -71,8 +71,10 @@ func (p *progress) heed(e drain.Event) {
 		p.backends = slices.DeleteFunc(slices.Clone(p.backends), func(name string) bool { return name == e.Target })
 	case *drain.Edited, *drain.Reloaded:
 		p.row(e.Head().LB).text = words(e)
-	case *drain.Rebooting, *drain.WorkOutput:
-		p.row(e.Head().Target).text = words(e)
+	case *drain.Rebooting:
+		p.row(e.Target).text = words(e)
+	case *drain.WorkOutput:
+		p.row(e.Target).text = e.Line
 	case *drain.Waiting:
 		p.row(e.Target).reading(e)
 	case *drain.HealthChecked:

@@ -355,7 +355,11 @@ func done(e *drain.StepDone) []string {
 		lines = append(lines, fmt.Sprintf("healthy: %d of %d checks passed", d.Checks, d.Checks))
 	}
 	for _, s := range d.Services {
-		lines = append(lines, fmt.Sprintf("%s is %s", s.Unit, s.Active))
+		on := ""
+		if len(d.Services) > 1 {
+			on = " on " + s.Backend
+		}
+		lines = append(lines, fmt.Sprintf("%s%s is %s", s.Unit, on, s.Active))
 	}
 	return lines
 }
@@ -411,38 +415,33 @@ func waitText(p *progress, several bool) string {
 	return fmt.Sprintf("%s; %s", strings.Join(texts, ", "), elapsed)
 }
 
+// stuckWords are what connections look like, and when they end by themselves.
+var stuckWords = map[drain.StuckReason]struct{ one, several, looks, end string }{
+	drain.StuckUpgraded: {"upgraded connection", "upgraded connections", " (WebSocket?)", "the client leaves"},
+	drain.StuckSending:  {"connection on which only the backend sends", "connections on which only the backend sends", " (a download, an event stream?)", "all is sent or the client leaves"},
+	drain.StuckSilent:   {"connection on which nothing is sent", "connections on which nothing is sent", " (a slow request?)", "the app answers or nginx gives up"},
+	drain.StuckClients:  {"connection of another client than the load balancers", "connections of other clients than the load balancers", "", "the client leaves"},
+}
+
 // stuckText says why a wait is not over, and what would end it.
 func stuckText(s *drain.Stuck) string {
-	what, end := "connection", "it is closed"
-	switch s.Reason {
-	case drain.StuckUpgraded:
-		what, end = "upgraded connection", "the client leaves"
-	case drain.StuckSending:
-		what, end = "connection on which only the backend sends", "all is sent or the client leaves"
-	case drain.StuckSilent:
-		what, end = "connection on which nothing is sent", "the app answers, or nginx gives up on it"
-	case drain.StuckClients:
-		what, end = "connection of another client than the load balancers", "that client closes it"
+	w := stuckWords[s.Reason]
+	what, have, end := w.several, "have been open", "they end"
+	if s.Connections == 1 {
+		what, have, end = w.one, "has been open", "it ends"
 	}
-	have, they := " has been open for ", "it ends when "
-	if s.Connections != 1 {
-		what = strings.NewReplacer("connection ", "connections ", "another client", "other clients").Replace(what + " ")
-		what, have, they = strings.TrimSuffix(what, " "), " have been open for ", "they end when "
-		end = strings.NewReplacer("closes it", "closes them", "on it", "on them").Replace(end)
-	}
-	like := map[drain.StuckReason]string{drain.StuckUpgraded: " (WebSocket?)", drain.StuckSending: " (a download, an event stream?)", drain.StuckSilent: " (a slow request?)"}
-	ends := []string{they + end}
+	ends := []string{end + " when " + w.end}
 	if s.ShutdownTimeout > 0 && s.Reason != drain.StuckClients {
 		ends = append(ends, fmt.Sprintf("at worker_shutdown_timeout (%s)", backend.Span(s.ShutdownTimeout.Duration())))
 	}
 	if s.CanStop {
 		ends = append(ends, "with --on-timeout stop")
 	}
-	way := ends[0]
-	if n := len(ends); n > 1 {
-		way = strings.Join(ends[:n-1], ", ") + ", or " + ends[n-1]
+	ways := ends[0]
+	if n := len(ends) - 1; n > 0 {
+		ways = strings.Join(ends[:n], ", ") + ", or " + ends[n]
 	}
-	return fmt.Sprintf("%d %s%s%s%s; %s", s.Connections, what, like[s.Reason], have, span(s.OpenFor.Duration()), way)
+	return fmt.Sprintf("%d %s%s %s for %s; %s", s.Connections, what, w.looks, have, span(s.OpenFor.Duration()), ways)
 }
 
 // heldText is a connection that holds on, of a backend where there are several.

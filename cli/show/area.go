@@ -70,9 +70,9 @@ func (v *Text) clear() {
 	v.log.printed()
 }
 
-// drawn shows an event that is shown in another way on a terminal than in a log, and
+// onScreen shows an event that is shown in another way on a terminal than in a log, and
 // tells whether it is such a one.
-func (v *Text) drawn(e drain.Event, notes []*waitRow) bool {
+func (v *Text) onScreen(e drain.Event, notes []*waitRow) bool {
 	switch e := e.(type) {
 	case *drain.StepStarted, *drain.Edited, *drain.Reloaded, *drain.Rebooting, *drain.Waiting, *drain.HealthChecked:
 	case *drain.StepDone:

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -91,7 +92,7 @@ func (v *Text) Event(e drain.Event) {
 		if first {
 			v.line("  %s%s", v.on(e), stuckText(stuck.Stuck))
 		}
-	case !v.drawn(e, notes):
+	case !v.onScreen(e, notes):
 		v.event(e)
 	}
 	v.draw()
@@ -225,11 +226,8 @@ func paths(edits []journal.Edit) []string {
 // describe says what a step will do, how, and for how long.
 func describe(step drain.StepName, d drain.Direction, what drain.Description) string {
 	text := title(step, d, what) + how(step, d, what)
-	switch {
-	case step == drain.StepWait && d == drain.Forward:
+	if step == drain.StepWait {
 		text += fmt.Sprintf(" (%s)", limit(what.Limit, atTimeout(what)))
-	case step == drain.StepWait:
-		text += fmt.Sprintf(" (%s)", limit(what.Limit, "roll back"))
 	}
 	return text
 }
@@ -474,11 +472,10 @@ func outlook(p *progress, now time.Time) string {
 	}
 	var left time.Duration
 	for _, r := range rows {
-		if r.left == 0 {
-			left = 0 // it is over when all are
-			break
-		}
 		left = max(left, r.left)
+	}
+	if slices.ContainsFunc(rows, func(r *waitRow) bool { return r.left == 0 }) {
+		left = 0 // it is over when all are
 	}
 	var parts []string
 	switch {
@@ -493,11 +490,7 @@ func outlook(p *progress, now time.Time) string {
 		parts = append(parts, fmt.Sprintf("about %s left at this pace", span(left.Round(time.Minute))))
 	}
 	if limit > 0 {
-		then := "roll back"
-		if p.direction == drain.Forward {
-			then = atTimeout(p.what)
-		}
-		parts = append(parts, fmt.Sprintf("after %s: %s", span(limit), then))
+		parts = append(parts, fmt.Sprintf("after %s: %s", span(limit), atTimeout(p.what)))
 	}
 	return strings.Join(parts, "; ")
 }
@@ -556,8 +549,6 @@ func interruptedText(p *progress, kind drain.Kind, first bool) string {
 	switch {
 	case !first:
 		return "interrupted again: stopping at once"
-	case p.name != "" && p.rollingBack:
-		now = "the rollback goes on to its end"
 	case kind == drain.Run && p.touched:
 		now = "no further batch begins, and this one is put back first"
 	case !p.touched:
@@ -604,7 +595,9 @@ func (v *Text) Signal(kind drain.Kind, first bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.line("%s", v.warn.Sprint(interruptedText(&v.run, kind, first)))
-	v.run.interrupted = true
+	if v.run.interrupted = true; !first {
+		v.run.name = "" // what is left is said as lines
+	}
 	v.draw()
 }
 

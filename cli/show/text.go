@@ -490,7 +490,11 @@ func outlook(p *progress, now time.Time) string {
 		parts = append(parts, fmt.Sprintf("about %s left at this pace", span(left.Round(time.Minute))))
 	}
 	if limit > 0 {
-		parts = append(parts, fmt.Sprintf("after %s: %s", span(limit), atTimeout(p.what)))
+		then := atTimeout(p.what)
+		if p.kind == drain.Run && p.direction == drain.Reverse {
+			then = "leave it out of the pool"
+		}
+		parts = append(parts, fmt.Sprintf("after %s: %s", span(limit), then))
 	}
 	return strings.Join(parts, "; ")
 }

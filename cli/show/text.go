@@ -176,7 +176,7 @@ func words(e drain.Event) string {
 	case *drain.Reloaded:
 		text := "a new generation serves: " + count(e.Serving, "worker")
 		if e.Finishing > 0 {
-			text += "; " + finishing(e.Finishing, "worker", " of earlier generations")
+			text += "; " + finishing(e.Finishing, "earlier worker")
 		}
 		return text
 	case *drain.Waiting:
@@ -295,20 +295,20 @@ func work(what drain.Description) string {
 
 // earlier says what earlier generations of nginx hold.
 func earlier(g balancer.Generation) string {
-	text := finishing(g.Earlier, "earlier generation", "")
+	text := finishing(g.Earlier, "earlier generation")
 	if g.Memory > 0 {
 		text += fmt.Sprintf(" (%d MB)", g.Memory>>20)
 	}
 	return text
 }
 
-// finishing says how many things of something still finish.
-func finishing(n int, thing, of string) string {
+// finishing says how many things still finish.
+func finishing(n int, thing string) string {
 	verb := "finish"
 	if n == 1 {
 		verb = "finishes"
 	}
-	return fmt.Sprintf("%s%s still %s", count(n, thing), of, verb)
+	return fmt.Sprintf("%s still %s", count(n, thing), verb)
 }
 
 // limit says for how long a wait goes on, and what is done then.

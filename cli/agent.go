@@ -16,11 +16,13 @@ func agentCommand(s *session) *cli.Command {
 	f.control()
 	f.keep()
 	return &cli.Command{
-		Name:  "agent",
-		Usage: "serve this machine's nginx to a drainctl elsewhere (drainctl starts it itself)",
-		Description: "It speaks over standard input and output, and does only what a drain needs: it marks server\n" +
-			"lines of the configuration down or clears that, tests and reloads nginx, and keeps the journal.\n" +
-			"How nginx is run is said here or in the section nginx of /etc/drainctl.yaml, never by the\n" +
+		Name:      "agent",
+		Usage:     "serve this machine's nginx to a drainctl elsewhere",
+		Category:  catSetUp,
+		UsageText: "sudo drainctl agent\nssh lb1 sudo -n drainctl agent",
+		Description: "drainctl itself starts it on a load balancer. It speaks over standard input and output, and does only what a drain needs: it marks server " +
+			"lines of the configuration down or clears that, tests and reloads nginx, and keeps the journal. " +
+			"How nginx is run is said here or in the section nginx of /etc/drainctl.yaml, never by the " +
 			"other end. That file must be root's alone. A sudoers line for it:\n\n" +
 			"    deploy ALL=(root) NOPASSWD: /usr/bin/drainctl agent",
 		Flags: f.flags,

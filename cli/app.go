@@ -5,6 +5,7 @@ package cli
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/signal"
@@ -69,6 +70,10 @@ func (s *session) run(args []string) int {
 		s.line, s.command, err = arrange(app, args)
 	}
 	if err == nil {
+		if text, ok := helpAsked(app, s.line); ok {
+			fmt.Fprint(s.stdout, text)
+			return int(drain.Done)
+		}
 		err = app.RunContext(context.Background(), s.line)
 	}
 	return s.finish(err)
@@ -112,6 +117,7 @@ func newApp(s *session) *cli.App {
 	app := &cli.App{
 		Name:            "drainctl",
 		Usage:           "take a backend out of an nginx pool without cutting a request, and put it back",
+		UsageText:       "drainctl drain 192.168.1.10 --service my-web-app\ndrainctl undrain 192.168.1.10",
 		Version:         versionText(),
 		HideHelpCommand: true,
 		Writer:          s.stdout,
@@ -120,23 +126,24 @@ func newApp(s *session) *cli.App {
 		ExitErrHandler: func(*cli.Context, error) {},
 		OnUsageError:   asUsage,
 		Commands: []*cli.Command{
-			operationCommand(s, drain.Drain), operationCommand(s, drain.Undrain), rolloutCommand(s), checkCommand(s), resumeCommand(s), statusCommand(s), historyCommand(s),
-			schemaCommand(s), configCommand(s), agentCommand(s),
+			operationCommand(s, drain.Drain), operationCommand(s, drain.Undrain), rolloutCommand(s), resumeCommand(s),
+			statusCommand(s), historyCommand(s), checkCommand(s),
+			configCommand(s), schemaCommand(s), agentCommand(s),
 		},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
 				return usage("unknown command %q", c.Args().First())
 			}
-			return cli.ShowAppHelp(c)
+			fmt.Fprint(s.stdout, appHelp(c.App))
+			return nil
 		},
 	}
 	for _, cmd := range app.Commands {
 		cmd.OnUsageError = asUsage
 		cmd.HideHelpCommand = true
-		// The help flag is named here so that it, too, works anywhere.
-		cmd.Flags = append(cmd.Flags, cli.HelpFlag)
+		cmd.Flags = append(cmd.Flags, helpFlags()...)
 	}
-	app.Flags = []cli.Flag{cli.HelpFlag, cli.VersionFlag}
+	app.Flags = append(helpFlags(), cli.VersionFlag)
 	return app
 }
 

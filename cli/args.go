@@ -52,8 +52,7 @@ func arrange(app *cli.App, args []string) (line, command []string, err error) {
 		return nil, nil, err
 	}
 	if slices.ContainsFunc(flags, isHelp) {
-		// urfave/cli takes an argument beside --help for a help topic.
-		return []string{args[0], cmd.Name, "--help"}, nil, nil
+		return []string{args[0], cmd.Name, flags[slices.IndexFunc(flags, isHelp)]}, nil, nil
 	}
 	line = append([]string{args[0], cmd.Name}, flags...)
 	return append(append(line, "--"), positional...), command, nil
@@ -61,7 +60,7 @@ func arrange(app *cli.App, args []string) (line, command []string, err error) {
 
 func isHelp(word string) bool {
 	name, _, _, ok := flagWord(word)
-	return ok && slices.Contains(cli.HelpFlag.Names(), name)
+	return ok && findFlag(helpFlags(), name) != nil
 }
 
 // commandAt is where the command's name stands: the first word that is no flag
@@ -210,7 +209,7 @@ func checkEnv(app *cli.App, environ []string) error {
 	var names []string
 	for _, c := range app.Commands {
 		for _, f := range c.Flags {
-			if name := envName(f.Names()[0]); known[name] == nil && f.Names()[0] != "help" {
+			if name := envName(f.Names()[0]); known[name] == nil && findFlag(helpFlags(), f.Names()[0]) == nil {
 				known[name] = f
 				names = append(names, name)
 			}
@@ -241,7 +240,9 @@ func checkEnv(app *cli.App, environ []string) error {
 func commandNames(app *cli.App) []string {
 	var names []string
 	for _, c := range app.Commands {
-		names = append(names, c.Name)
+		if !c.Hidden {
+			names = append(names, c.Name)
+		}
 	}
 	return names
 }

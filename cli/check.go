@@ -11,9 +11,9 @@ import (
 func checkCommand(s *session) *cli.Command {
 	f := &specFlags{spec: drain.DefaultSpec(drain.Run)}
 	f.document = true
-	f.text("service", &f.spec.Service, "", "systemd `UNIT` that a run would stop and start on the backends", "s")
+	f.text("service", &f.spec.Service, "", "systemd `UNIT` that a run would stop and start", "s")
 	f.counter()
-	f.reboot("the right to reboot the backends, too")
+	f.reboot("try the right to reboot the backends, too")
 	f.which()
 	f.where()
 	f.nginx()
@@ -24,10 +24,12 @@ func checkCommand(s *session) *cli.Command {
 		Name:      "check",
 		Usage:     "try everything that a run would need, and touch nothing",
 		ArgsUsage: "[TARGET...]",
-		Description: "On each load balancer: SSH, sudo, the agent, nginx and its test, files that are not loaded, the\n" +
-			"journal and its disk, the clock. With a TARGET or --upstream, on their backends too: SSH, the unit,\n" +
-			"the right to stop and start it, the counter. All are tried, whatever fails; the exit code is 0 if a\n" +
-			"run would find all it needs, else 4. What is drained, and by how much, a --dry-run judges.",
+		Category:  catLook,
+		UsageText: "drainctl check\ndrainctl check --lb lb1 --lb lb2 --upstream web --service my-web-app",
+		Description: "On each load balancer: SSH, sudo, the agent, nginx and its test, files that are not loaded, the " +
+			"journal and its disk, the clock. With a TARGET or --upstream, on their backends too: SSH, the unit, " +
+			"the right to stop and start it, the counter. All are tried, whatever fails; the exit code is 0 if a " +
+			"run would find all it needs, else 4. What would be drained, a --dry-run of the run shows.",
 		Flags: f.flags,
 		Action: func(c *cli.Context) error {
 			if err := f.targets(c, 0); err != nil {

@@ -36,11 +36,13 @@ func configCommand(s *session) *cli.Command {
 		Name:      "config",
 		Usage:     "show the settings of a run, and where each value comes from",
 		ArgsUsage: "[TARGET]",
-		Description: "Settings come from flags, else from the environment, else from the configuration file: there\n" +
-			"from backends, else upstreams, else defaults. The file is --config FILE, else\n" +
-			"$XDG_CONFIG_HOME/drainctl.yaml (~/.config/drainctl.yaml), else /etc/drainctl.yaml. How this\n" +
-			"machine's nginx is run, the section nginx of /etc/drainctl.yaml says in any case. With a\n" +
-			"TARGET it is the settings for that backend; nginx is not asked, so name its upstream with\n" +
+		Category:  catSetUp,
+		UsageText: "drainctl config\ndrainctl config 192.168.1.10 --upstream web",
+		Description: "Settings come from flags, else from the environment, else from the configuration file: there " +
+			"from backends, else upstreams, else defaults. The file is --config FILE, else " +
+			"$XDG_CONFIG_HOME/drainctl.yaml (~/.config/drainctl.yaml), else /etc/drainctl.yaml. How this " +
+			"machine's nginx is run, the section nginx of /etc/drainctl.yaml says in any case. With a " +
+			"TARGET it is the settings for that backend; nginx is not asked, so name its upstream with " +
 			"--upstream.",
 		Flags: f.flags,
 		Action: func(c *cli.Context) error {

@@ -22,6 +22,7 @@ import (
 
 // Categories the help groups flags by.
 const (
+	catWait   = "Waiting:"
 	catLBs    = "Load balancers:"
 	catNginx  = "nginx:"
 	catSSH    = "SSH:"
@@ -76,9 +77,9 @@ func (f *specFlags) list(name string, to *[]string, category, usage string) {
 func (f *specFlags) where() {
 	var groups []string
 	from := ""
-	f.list("lb", &f.spec.LBs, catLBs, "load balancer `HOST`, USER@HOST or HOST:PORT, reached over SSH (repeatable; default: this machine)")
+	f.list("lb", &f.spec.LBs, catLBs, "load balancer, over SSH (default: this machine); [USER@]`HOST`[:PORT], repeatable")
 	f.text("lb-from", &from, catLBs, "read load balancers from `FILE`, one a line; - is standard input")
-	f.list("group", &groups, catLBs, "the load balancers of the group `NAME` in the configuration file (repeatable)")
+	f.list("group", &groups, catLBs, "load balancers of the group `NAME` in drainctl.yaml; repeatable")
 	f.after = append(f.after, func(c *cli.Context) error {
 		more, err := f.readLBs(from)
 		if err != nil {
@@ -98,7 +99,7 @@ func (f *specFlags) where() {
 	})
 	f.number("parallel", &f.spec.Parallel, catLBs, "ask `N` load balancers at once")
 	f.journal()
-	f.text("config", &f.spec.Config, "", "configuration `FILE` (default: ~/.config/drainctl.yaml, else /etc/drainctl.yaml)")
+	f.text("config", &f.spec.Config, "", "settings `FILE` (default: ~/.config/drainctl.yaml, else /etc/drainctl.yaml)")
 }
 
 // readLBs reads load balancers from a file, one a line. What follows # is a
@@ -135,7 +136,7 @@ func (f *specFlags) readLBs(from string) ([]string, error) {
 
 func (f *specFlags) journal() {
 	n := &f.spec.Nginx
-	f.text("state-dir", &n.StateDir, catNginx, "`DIRECTORY` of the journal and the locks, on the load balancer (default: "+journal.DefaultDir+")")
+	f.text("state-dir", &n.StateDir, catNginx, "`DIRECTORY` of the journal and locks, on the load balancer (default: "+journal.DefaultDir+")")
 }
 
 // keep says how long a history is kept.
@@ -147,7 +148,7 @@ func (f *specFlags) keep() {
 // nginx says where nginx and its configuration are on a load balancer.
 func (f *specFlags) nginx() {
 	n := &f.spec.Nginx
-	f.text("nginx-conf", &n.Conf, catNginx, "main configuration `PATH` (default: what nginx -V says, else "+nginx.DefaultConf+")", "c")
+	f.text("nginx-conf", &n.Conf, catNginx, "`PATH` of nginx.conf (default: what nginx -V says, else "+nginx.DefaultConf+")", "c")
 	f.text("nginx", &n.Path, catNginx, "`PATH` of the nginx binary (default: "+nginx.DefaultBinary+")")
 	f.after = append(f.after, func(*cli.Context) error {
 		if n.Conf == "" || filepath.IsAbs(n.Conf) {
@@ -171,7 +172,7 @@ func (f *specFlags) control() {
 
 // which narrows the targets.
 func (f *specFlags) which() {
-	f.list("upstream", &f.spec.Upstreams, "", "only in the upstream `NAME`, or http/NAME, stream/NAME (repeatable)")
+	f.list("upstream", &f.spec.Upstreams, "", "only in the upstream `NAME`; http/NAME or stream/NAME, repeatable")
 }
 
 // run says what any run takes.
@@ -180,11 +181,11 @@ func (f *specFlags) run() {
 	f.nginx()
 	f.control()
 	f.keep()
-	f.text("reason", &s.Reason, "", "why, for the journal and for others who look: `TEXT`")
+	f.text("reason", &s.Reason, "", "why, for the history and for colleagues who look")
 	f.yes("wait", &s.Wait, "", "wait while another operator holds the lock on a target")
-	f.number("skip-unreachable-lb", &s.SkipUnreachable, catLBs, "leave out up to `N` load balancers that cannot be reached; they may still send requests to the target")
-	f.yes("accept-pending", &s.Allow.Pending, catGuards, "files were changed since nginx was last loaded: put them live with this reload")
-	f.span("reload-timeout", &s.ReloadTimeout, catNginx, "how long a new generation of workers may take to serve")
+	f.number("skip-unreachable-lb", &s.SkipUnreachable, catLBs, "leave out up to `N` load balancers that cannot be reached; these may still send requests to the backend")
+	f.yes("accept-pending", &s.Allow.Pending, catGuards, "put files live that were changed since nginx was last loaded")
+	f.span("reload-timeout", &s.ReloadTimeout, catNginx, "how long new nginx workers may take to serve after a reload")
 	f.ssh()
 }
 
@@ -200,8 +201,8 @@ func (f *specFlags) ssh() {
 // shown says how it is shown.
 func (f *specFlags) shown() {
 	f.output = "text"
-	f.text("output", &f.output, catOutput, "`FORMAT`: text, or json (one event a line; of a dry run, status and history one document)")
-	f.yes("no-color", &f.noColor, catOutput, "no colours (also with NO_COLOR, or when not on a terminal)")
+	f.text("output", &f.output, catOutput, "`FORMAT` text or json; json: an event a line, or one document")
+	f.yes("no-color", &f.noColor, catOutput, "no colours (as with NO_COLOR, and when not on a terminal)")
 	f.yes("verbose", &f.verbose, catOutput, "show every command as it is run")
 }
 

@@ -17,6 +17,8 @@ func historyCommand(s *session) *cli.Command {
 		Name:      "history",
 		Usage:     "list operations, or show one with its steps and times",
 		ArgsUsage: "[ID]",
+		Category:  catLook,
+		UsageText: "drainctl history\ndrainctl history 20260504-120000.000-abcd",
 		Flags:     f.flags,
 		Action: func(c *cli.Context) error {
 			args := c.Args().Slice()

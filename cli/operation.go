@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"os/signal"
 	"sync"
@@ -16,17 +15,19 @@ import (
 // operationCommand is drain or undrain.
 func operationCommand(s *session, kind drain.Kind) *cli.Command {
 	f := &specFlags{spec: drain.DefaultSpec(kind)}
-	cmd := &cli.Command{Name: string(kind), ArgsUsage: "TARGET..."}
+	cmd := &cli.Command{Name: string(kind), ArgsUsage: "TARGET...", Category: catWork, Description: describeTarget}
 	if kind == drain.Drain {
-		cmd.Usage = "mark backends down in nginx, wait until nobody uses them, stop their service"
-		cmd.Description = describeTarget("a backend to drain")
+		cmd.Usage = "take backends out: mark down, wait until unused, stop the service"
+		cmd.UsageText = "drainctl drain 192.168.1.10 --service my-web-app\n" +
+			"drainctl drain app1:8080 --lb lb1 --lb lb2 --timeout 15m --dry-run"
 		f.drain()
 	} else {
-		cmd.Usage = "start the service of backends, wait until they are healthy, clear their down mark"
-		cmd.Description = describeTarget("a backend to put back")
+		cmd.Usage = "put backends back: start, wait until healthy, clear the down mark"
+		cmd.UsageText = "drainctl undrain 192.168.1.10\n" +
+			"drainctl undrain app1:8080 --lb lb1 --health http://{host}:{port}/ready"
 		f.undrain()
 	}
-	f.yes("dry-run", &f.dryRun, "", "show the plan, the diff, and every warning and refusal; touch nothing")
+	f.yes("dry-run", &f.dryRun, "", "show plan, diff, warnings and refusals, touch nothing")
 	f.which()
 	f.where()
 	f.run()
@@ -56,27 +57,27 @@ func operationCommand(s *session, kind drain.Kind) *cli.Command {
 // drain is the flags of a drain alone.
 func (f *specFlags) drain() {
 	s := &f.spec
-	f.text("service", &s.Service, "", "systemd `UNIT` to stop on the backend once it is drained; without it nothing is stopped", "s")
-	f.text("on-timeout", (*string)(&s.OnTimeout), "", "`WHAT` to do then: rollback, leave (down, app running) or stop (the app anyway)")
+	f.text("service", &s.Service, "", "systemd `UNIT` to stop once the backend is drained; without it nothing is stopped", "s")
 	f.wait()
+	f.text("on-timeout", (*string)(&s.OnTimeout), catWait, "`WHAT` at the timeout: rollback, leave or stop; leave: down, the app runs on; stop: the service, with connections open")
 	f.together()
 }
 
 // wait is the flags of whatever waits until backends are drained.
 func (f *specFlags) wait() {
 	s := &f.spec
-	f.number("threshold", &s.Threshold, "", "drained at `N` open connections or fewer")
-	f.span("interval", &s.Interval, "", "how often connections are counted; near the end more often")
-	f.span("timeout", &s.Timeout, "", "how long to wait for open connections; 0: no limit")
+	f.span("timeout", &s.Timeout, catWait, "how long to wait for open connections; 0: no limit")
+	f.number("threshold", &s.Threshold, catWait, "drained at `N` open connections or fewer")
+	f.span("interval", &s.Interval, catWait, "how often connections are counted; near the end more often")
 	f.counter()
-	f.span("stop-timeout", &s.StopTimeout, "", "how long systemctl stop may take")
-	f.number("min-up", &s.MinUp, catGuards, "live servers (`N`, backups not counted) that each upstream must keep")
-	f.yes("allow-direct", &s.Allow.Direct, catGuards, "the target is also reached outside its upstreams: drain it anyway")
-	f.yes("allow-other-names", &s.Allow.OtherNames, catGuards, "the target is also a server under another name: drain it anyway")
-	f.yes("allow-shutdown-timeout", &s.Allow.ShutdownTimeout, catGuards, "nginx's worker_shutdown_timeout is shorter than --timeout: drain anyway")
-	f.yes("allow-all-addresses", &s.Allow.AllAddresses, catGuards, "the server's name has several addresses: drain them all")
+	f.span("stop-timeout", &s.StopTimeout, catWait, "how long systemctl stop may take")
+	f.number("min-up", &s.MinUp, catGuards, "each upstream must keep `N` live servers (a backup is none)")
+	f.yes("allow-direct", &s.Allow.Direct, catGuards, "drain although the target is also reached outside its upstreams")
+	f.yes("allow-other-names", &s.Allow.OtherNames, catGuards, "drain although the target is also a server under another name")
+	f.yes("allow-shutdown-timeout", &s.Allow.ShutdownTimeout, catGuards, "drain although worker_shutdown_timeout is shorter than --timeout")
+	f.yes("allow-all-addresses", &s.Allow.AllAddresses, catGuards, "drain all addresses of a server name that has several")
 	var peers []string
-	f.list("ignore-peer", &peers, catGuards, "new connections to the backend from `CIDR` do not matter, as those of monitoring (repeatable)")
+	f.list("ignore-peer", &peers, catGuards, "new connections from `CIDR` do not matter, as those of monitoring (repeatable)")
 	f.after = append(f.after, func(*cli.Context) error {
 		if err := drain.SetFlag(s, "ignore-peer", peers...); err != nil {
 			return usage("--ignore-peer: %v", err)
@@ -88,19 +89,19 @@ func (f *specFlags) wait() {
 // counter says where connections are counted.
 func (f *specFlags) counter() {
 	s := &f.spec
-	f.text("poll", (*string)(&s.Counter), "", "`WHERE` connections are counted: ss (on the backend, over SSH), lb (on the load balancer, no SSH to the backend) or stub_status")
-	f.text("status-url", &s.StatusURL, "", "`URL` of stub_status on the backend's own nginx, for --poll stub_status")
+	f.text("poll", (*string)(&s.Counter), catWait, "`WHERE` to count: ss, lb or stub_status; ss: on the backend, over SSH; lb: on the load balancer, without SSH")
+	f.text("status-url", &s.StatusURL, catWait, "`URL` of stub_status on the backend's own nginx, for --poll stub_status")
 }
 
 func (f *specFlags) together() {
-	f.yes("together", &f.spec.Together, "", "several targets: if one fails, roll all of them back, not that one alone")
+	f.yes("together", &f.spec.Together, "", "if one of several targets fails, roll all of them back")
 }
 
 // undrain is the flags of an undrain alone.
 func (f *specFlags) undrain() {
 	s := &f.spec
-	f.text("service", &s.Service, "", "systemd `UNIT` to start on the backend (default: the one that the drain stopped)", "s")
-	f.yes("force", &s.Force, "", "clear a down that drainctl has not put there, too")
+	f.text("service", &s.Service, "", "systemd `UNIT` to start; default: the one that the drain stopped", "s")
+	f.yes("force", &s.Force, "", "clear a down mark that drainctl has not made, too")
 	f.health()
 	f.together()
 }
@@ -108,8 +109,8 @@ func (f *specFlags) undrain() {
 // health is the flags of whatever waits until backends are healthy.
 func (f *specFlags) health() {
 	s := &f.spec
-	f.text("health", &s.Health, "", "`CHECK` that must pass several times in a row: a URL, in which {host}, {address}, {port} and {upstream} are filled in, or tcp (connect from the load balancer)")
-	f.span("health-timeout", &s.HealthTimeout, "", "how long to wait for that; 0: no limit")
+	f.text("health", &s.Health, catWait, "`CHECK` that must pass 3 times: a URL or tcp; in the URL {host}, {address}, {port} and {upstream} are filled in; tcp: connect from the load balancer")
+	f.span("health-timeout", &s.HealthTimeout, catWait, "how long the backend may take to be healthy; 0: no limit")
 }
 
 // checkDrain refuses values that make no sense together.
@@ -139,13 +140,8 @@ func (s *session) checkCounter(d drain.Spec) error {
 	return nil
 }
 
-func describeTarget(purpose string) string {
-	return fmt.Sprintf(`TARGET is %s: an address or name as it stands in nginx.conf, with or
-without its port: 192.168.1.10 (every port of that host, in every upstream),
-192.168.1.10:8080, app1.example.com, [2001:db8::1]:8080, unix:/run/app.sock.
-
-Every flag can also be given as an environment variable: %s.`, purpose, envPrefix+"TIMEOUT for --timeout, and so on")
-}
+const describeTarget = "TARGET is an address or name as in nginx.conf: 192.168.1.10 (all its ports), app1:8080, " +
+	"[2001:db8::1]:8080, unix:/run/app.sock."
 
 // machines is what reaches the machines of a run.
 func (s *session) machines(unprivileged bool) drain.Machines {

@@ -16,10 +16,12 @@ func resumeCommand(s *session) *cli.Command {
 	f.recorded()
 	return &cli.Command{
 		Name:      "resume",
-		Usage:     "continue a drain or undrain that was interrupted",
+		Usage:     "continue an operation that was interrupted",
 		ArgsUsage: "[ID|TARGET]",
-		Description: "What was asked for is in the journal; no flag of the first run is needed again. Without\n" +
-			"an ID or a TARGET it is the only operation that was interrupted. drainctl undrain rolls\n" +
+		Category:  catWork,
+		UsageText: "drainctl resume\ndrainctl resume 192.168.1.10 --lb lb1",
+		Description: "What was asked for is in the journal; no flag of the first run is needed again. Without " +
+			"an ID or a TARGET it is the only operation that was interrupted. drainctl undrain rolls " +
 			"such an operation back instead.",
 		Flags: f.flags,
 		Action: func(c *cli.Context) error {

@@ -9,10 +9,10 @@ import (
 func rolloutCommand(s *session) *cli.Command {
 	f := &specFlags{spec: drain.DefaultSpec(drain.Run)}
 	f.rollout()
-	f.text("service", &f.spec.Service, "", "systemd `UNIT` to stop before the work and to start after it; without it the work restarts the app", "s")
+	f.text("service", &f.spec.Service, "", "systemd `UNIT` to stop before and start after; without it the work restarts the app", "s")
 	f.wait()
 	f.health()
-	f.yes("dry-run", &f.dryRun, "", "show the plan, the diff of each batch, and every warning and refusal; touch nothing")
+	f.yes("dry-run", &f.dryRun, "", "show plan, diffs, warnings and refusals, touch nothing")
 	f.which()
 	f.where()
 	f.run()
@@ -20,14 +20,14 @@ func rolloutCommand(s *session) *cli.Command {
 	f.recorded()
 	return &cli.Command{
 		Name:      string(drain.Run),
-		Usage:     "take some backends at a time out, work on them, and put them back healthy",
+		Usage:     "take some backends out at a time, work on them, put them back",
 		ArgsUsage: "[TARGET...] -- COMMAND [ARG...]",
-		Description: "Without a TARGET it is every backend of --upstream. For each batch: drain, run COMMAND for\n" +
-			"each backend, undrain behind the health check. {host}, {address}, {port} and {upstream} are\n" +
-			"filled into COMMAND, which goes through no shell, and are in its environment (DRAINCTL_HOST, …).\n\n" +
-			"    drainctl run --upstream backend_servers --service my-web-app -- ./deploy.sh {host}\n" +
-			"    drainctl run --upstream backend_servers --batch 25% --reboot --only-if 'test -e /var/run/reboot-required'\n\n" +
-			"Ctrl-C ends after the current batch is back; drainctl resume goes on where it stopped.",
+		Category:  catWork,
+		UsageText: "drainctl run --upstream web --service my-web-app -- ./deploy.sh {host}\n" +
+			"drainctl run --upstream web --batch 25% --reboot \\\n" +
+			"  --only-if 'test -e /var/run/reboot-required'",
+		Description: "Without a TARGET: all backends of --upstream. {host}, {address}, {port} and {upstream} are filled into COMMAND, " +
+			"and are in its environment, as DRAINCTL_HOST and so on. Ctrl-C ends after the batch; drainctl resume goes on.",
 		Flags: f.flags,
 		Action: func(c *cli.Context) error {
 			if err := f.targets(c, 0); err != nil {
@@ -51,12 +51,12 @@ const catRun = "Rolling run:"
 // rollout is the flags of a rolling run alone.
 func (f *specFlags) rollout() {
 	r := &f.spec.Rollout
-	f.yes("on-backend", &r.OnBackend, catRun, "run COMMAND on the backend, over SSH, and not here")
-	f.reboot("reboot the backend, and see it run another boot, before COMMAND if there is one")
+	f.yes("on-backend", &r.OnBackend, catRun, "run COMMAND on the backend, over SSH, not here")
+	f.reboot("reboot each, before COMMAND if there is one; another boot is seen to run")
 	f.span("reboot-timeout", &r.RebootTimeout, catRun, "how long a reboot may take")
-	f.text("batch", &r.Batch, catRun, "take `N` backends at a time, or N% of those that are up (at least 1)")
-	f.span("pause", &r.Pause, catRun, "wait between two batches; each then costs a reload more")
-	f.yes("canary", &r.Canary, catRun, "take one backend first, then ask (on a terminal), or wait for --canary-wait")
+	f.text("batch", &r.Batch, catRun, "`N` backends at a time, or N% of them; of those that are up")
+	f.span("pause", &r.Pause, catRun, "how long to wait between two batches; each then costs a reload more")
+	f.yes("canary", &r.Canary, catRun, "one backend first, then ask; without a terminal: wait for --canary-wait")
 	f.span("canary-wait", &r.CanaryWait, catRun, "how long to wait after the canary, in place of asking")
 	f.number("max-failures", &r.MaxFailures, catRun, "go on until more than `N` backends have failed")
 	generations := 0
@@ -67,9 +67,9 @@ func (f *specFlags) rollout() {
 		}
 		return nil
 	})
-	f.text("on-failure", (*string)(&r.OnFailure), catRun, "`WHAT` to do with a backend whose work failed: leave (out of the pool) or undrain (put it back)")
-	f.text("only-if", &r.OnlyIf, catRun, "skip backends on which `COMMAND` does not end with 0")
-	f.text("gate", &r.Gate, catRun, "run `COMMAND` here before each batch; if it does not end with 0, no further batch begins")
+	f.text("on-failure", (*string)(&r.OnFailure), catRun, "`WHAT` if one fails: leave or undrain; leave: out of the pool; undrain: put it back")
+	f.text("only-if", &r.OnlyIf, catRun, "skip backends on which `COMMAND` fails")
+	f.text("gate", &r.Gate, catRun, "run `COMMAND` here before each batch; if it fails, no further batch begins")
 }
 
 func (f *specFlags) reboot(usage string) { f.yes("reboot", &f.spec.Rollout.Reboot, catRun, usage) }

@@ -24,9 +24,11 @@ func schemaCommand(s *session) *cli.Command {
 	names := strings.Join(slices.Sorted(maps.Keys(schemas())), ", ")
 	return &cli.Command{
 		Name:        "schema",
-		Usage:       "print the JSON Schema of what is printed with --output json",
+		Usage:       "print the JSON Schema of what --output json prints",
 		ArgsUsage:   "[NAME]",
-		Description: "NAME is one of " + names + "; without it, events. Fields and events are added, and\nnone is ever removed.",
+		Category:    catSetUp,
+		UsageText:   "drainctl schema\ndrainctl schema config",
+		Description: "NAME is one of " + names + "; without it, events. Fields and events are added, and none is ever removed.",
 		Action: func(c *cli.Context) error {
 			name := "events"
 			if args := c.Args().Slice(); len(args) > 1 {

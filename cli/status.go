@@ -22,7 +22,9 @@ func statusCommand(s *session) *cli.Command {
 		Name:      "status",
 		Usage:     "show upstreams and their servers: up or down, connections now",
 		ArgsUsage: "[TARGET...]",
-		Description: "Connections are those from the load balancer that are established now. A server that is\n" +
+		Category:  catLook,
+		UsageText: "drainctl status\ndrainctl status 192.168.1.10 --lb lb1 --lb lb2",
+		Description: "Connections are those from the load balancer that are established now. A server that is " +
 			"down may still have some: requests that are being finished.",
 		Flags: f.flags,
 		Action: func(c *cli.Context) error {

@@ -25,10 +25,10 @@ func collection(t *testing.T) string {
 func TestModuleOptionsAreTheFlags(t *testing.T) {
 	drainctl, env := build(t), []string{"ANSIBLE_COLLECTIONS_PATH=" + collection(t), "HOME=" + t.TempDir()}
 	// How it is shown is the module's own business, and so is what check mode is.
-	ours := []string{"dry-run", "help", "no-color", "output", "verbose"}
+	ours := []string{"dry-run", "help", "help-all", "no-color", "output", "verbose"}
 	for _, command := range []string{"drain", "undrain", "status"} {
 		var flags, options []string
-		for _, found := range regexp.MustCompile(`(?m)^   --([a-z-]+)`).FindAllStringSubmatch(mustRun(t, ".", nil, drainctl, command, "--help"), -1) {
+		for _, found := range regexp.MustCompile(`(?m)^  (?:    |-., )--([a-z-]+)`).FindAllStringSubmatch(mustRun(t, ".", nil, drainctl, command, "--help-all"), -1) {
 			if !slices.Contains(ours, found[1]) {
 				flags = append(flags, strings.ReplaceAll(found[1], "-", "_"))
 			}

@@ -1,0 +1,269 @@
+package cli
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/drainctl/drainctl/drain/backend"
+)
+
+// Help, manual pages and the table of flags all come from the commands themselves.
+// There UsageText is examples, a line each; and what a flag's usage says after a
+// semicolon is details, which the short help leaves out.
+
+// Kinds of commands, which the help groups them by.
+const (
+	catWork  = "Take out and put back:"
+	catLook  = "Look:"
+	catSetUp = "Set up:"
+)
+
+// flagGroups are the groups of flags, in the order in which they are shown.
+var flagGroups = []string{"", catRun, catWait, catLBs, catGuards, catOutput, catNginx, catSSH}
+
+// commonFlags are the flags that a command's --help shows, on one screen; --help-all
+// has all. A command that is not here shows all.
+var commonFlags = map[string][]string{
+	"drain":   {"service", "upstream", "dry-run", "reason", "timeout", "on-timeout", "threshold", "poll", "lb", "group"},
+	"undrain": {"service", "force", "upstream", "dry-run", "reason", "health", "health-timeout", "lb", "group"},
+	"run":     {"service", "upstream", "dry-run", "batch", "canary", "reboot", "on-failure", "timeout", "health", "lb", "group"},
+	"resume":  {"reason", "wait", "lb", "group"},
+	"check":   {"service", "upstream", "poll", "reboot", "lb", "group"},
+	"status":  {"upstream", "watch", "lb", "group", "output"},
+	"history": {"html", "lb", "group", "output"},
+	"config":  {"config", "upstream", "group", "output"},
+	"agent":   {"nginx", "nginx-conf", "test-command", "reload-command", "state-dir"},
+}
+
+// helpWidth is the columns of a help text.
+const helpWidth = 80
+
+// helpFlags are flags of every command. They are named here so that they, too, work
+// anywhere.
+func helpFlags() []cli.Flag {
+	return []cli.Flag{cli.HelpFlag, &cli.BoolFlag{Name: "help-all", Usage: "show every flag"}}
+}
+
+// helpAsked is the help that an arranged line asks for.
+func helpAsked(app *cli.App, line []string) (text string, ok bool) {
+	end := slices.Index(append(slices.Clone(line), "--"), "--")
+	if !slices.ContainsFunc(line[:end], isHelp) {
+		return "", false
+	}
+	all := slices.Contains(line[:end], "--help-all")
+	if cmd := app.Command(line[1]); cmd != nil {
+		return commandHelp(cmd, all), true
+	}
+	text = appHelp(app)
+	for _, cmd := range app.Commands {
+		if all && !cmd.Hidden {
+			text += fmt.Sprintf("\n--- drainctl %s ---\n%s", cmd.Name, commandHelp(cmd, true))
+		}
+	}
+	return text, true
+}
+
+// appHelp is the help of the program: the commands that matter first.
+func appHelp(app *cli.App) string {
+	var b strings.Builder
+	b.WriteString(wrapped(sentence(app.Usage), 0, 0) + "\n\n" + indented(app.UsageText) + "\nUsage: drainctl COMMAND [FLAG...] [ARGUMENT...]\n")
+	var kinds []string
+	for _, cmd := range app.Commands {
+		if !cmd.Hidden && !slices.Contains(kinds, cmd.Category) {
+			kinds = append(kinds, cmd.Category)
+		}
+	}
+	for _, kind := range kinds {
+		b.WriteString("\n" + cmp.Or(kind, "More:") + "\n")
+		for _, cmd := range app.Commands {
+			if !cmd.Hidden && cmd.Category == kind {
+				fmt.Fprintf(&b, "  %-10s  %s\n", cmd.Name, wrapped(cmd.Usage, 14, 14))
+			}
+		}
+	}
+	b.WriteString("\nOn one command: drainctl drain --help. The manual: man drainctl.\n")
+	return b.String()
+}
+
+// commandHelp is the help of a command, with the common flags or all of them.
+func commandHelp(cmd *cli.Command, all bool) string {
+	var b strings.Builder
+	b.WriteString(wrapped(sentence(cmd.Usage), 0, 0) + "\n\n" + indented(cmd.UsageText) + "\n" + wrapped("Usage: "+usageLine(cmd), 0, 7) + "\n")
+	if cmd.Description != "" {
+		b.WriteString(paragraphs(cmd.Description))
+	}
+	docs := docsOf(cmd)
+	names, few := commonFlags[cmd.Name]
+	few = few && !all
+	shown := slices.DeleteFunc(slices.Clone(docs), func(d flagDoc) bool { return few && !slices.Contains(names, d.name) })
+	b.WriteString(flagList(shown, few))
+	if few {
+		fmt.Fprintf(&b, "\n%d more flags: drainctl %s --help-all. The manual: man drainctl-%s.\n", len(docs)-len(shown), cmd.Name, cmd.Name)
+	}
+	return b.String()
+}
+
+// flagList is flags under the headings of their groups; in brief, without details.
+func flagList(docs []flagDoc, brief bool) string {
+	var b strings.Builder
+	column := 0
+	for _, d := range docs {
+		column = max(column, len(d.words())+4)
+	}
+	for i, d := range docs {
+		if i == 0 || d.group != docs[i-1].group {
+			if i == 0 || !brief {
+				b.WriteString("\n")
+			}
+			b.WriteString(cmp.Or(d.group, "Flags:") + "\n")
+		}
+		fmt.Fprintf(&b, "  %-*s%s\n", column-2, d.words(), wrapped(d.text(brief), column, column))
+	}
+	return b.String()
+}
+
+// usageLine is what can be typed.
+func usageLine(cmd *cli.Command) string {
+	words := []string{"drainctl", cmd.Name}
+	if len(docsOf(cmd)) > 2 { // it has more than help
+		words = append(words, "[FLAG...]")
+	}
+	return strings.TrimSpace(strings.Join(append(words, cmd.ArgsUsage), " "))
+}
+
+// A flagDoc is what there is to say of a flag.
+type flagDoc struct {
+	name, short string
+	value       string // a word for it; "": it takes none
+	usage       string
+	initial     string // its value when it is not given, where there is one
+	env, group  string
+}
+
+// words is the flag as it is typed.
+func (d flagDoc) words() string {
+	text := "    "
+	if d.short != "" {
+		text = "-" + d.short + ", "
+	}
+	return strings.TrimRight(text+"--"+d.name+" "+d.value, " ")
+}
+
+// text is what a flag is for; in brief, up to the first semicolon.
+func (d flagDoc) text(brief bool) string {
+	text, details, more := strings.Cut(d.usage, "; ")
+	if d.initial != "" {
+		text += " (default: " + d.initial + ")"
+	}
+	if more && !brief {
+		text += "; " + details
+	}
+	return text
+}
+
+// docsOf is the flags of a command, group by group.
+func docsOf(cmd *cli.Command) []flagDoc {
+	var docs []flagDoc
+	for _, f := range cmd.Flags {
+		docs = append(docs, docOf(f))
+	}
+	slices.SortStableFunc(docs, func(a, b flagDoc) int { return slices.Index(flagGroups, a.group) - slices.Index(flagGroups, b.group) })
+	return docs
+}
+
+func docOf(f cli.Flag) flagDoc {
+	doc := f.(cli.DocGenerationFlag)
+	d := flagDoc{name: f.Names()[0], usage: strings.ReplaceAll(doc.GetUsage(), "`", ""), initial: doc.GetDefaultText()}
+	if len(f.Names()) > 1 {
+		d.short = f.Names()[1]
+	}
+	if env := doc.GetEnvVars(); len(env) > 0 {
+		d.env = env[0]
+	}
+	if in, ok := f.(cli.CategorizableFlag); ok {
+		d.group = in.GetCategory()
+	}
+	switch f.(type) {
+	case *cli.BoolFlag:
+		d.initial = ""
+	case *cli.DurationFlag:
+		d.value = "TIME"
+		span, _ := time.ParseDuration(d.initial)
+		d.initial = ""
+		if span > 0 {
+			d.initial = backend.Span(span)
+		}
+	case *cli.IntFlag:
+		d.value = "N"
+	case *cli.StringFlag:
+		d.value = "TEXT"
+	}
+	if parts := strings.Split(doc.GetUsage(), "`"); len(parts) > 1 {
+		d.value = parts[1]
+	}
+	if text, err := strconv.Unquote(d.initial); err == nil {
+		d.initial = text
+	}
+	if strings.Contains(d.usage, "default:") {
+		d.initial = ""
+	}
+	return d
+}
+
+// sentence is a usage as a sentence.
+func sentence(text string) string {
+	return strings.ToUpper(text[:1]) + text[1:] + "."
+}
+
+// indented is lines, such as examples, with two blanks before them.
+func indented(text string) string {
+	var b strings.Builder
+	for line := range strings.Lines(text) {
+		b.WriteString("  " + strings.TrimSuffix(line, "\n") + "\n")
+	}
+	return b.String()
+}
+
+// paragraphs wraps a description, but for the lines of it that are indented.
+func paragraphs(text string) string {
+	var b strings.Builder
+	for part := range strings.SplitSeq(text, "\n\n") {
+		if b.Len() > 0 {
+			b.WriteString("\n")
+		}
+		if !strings.HasPrefix(part, " ") {
+			part = wrapped(part, 0, 0)
+		}
+		b.WriteString(part + "\n")
+	}
+	return b.String()
+}
+
+// wrapped is a text in lines that end before helpWidth, the first of which begins at the
+// column from, and the others after indent blanks.
+func wrapped(text string, from, indent int) string {
+	var b strings.Builder
+	column := from
+	for i, word := range strings.Fields(text) {
+		length := utf8.RuneCountInString(word)
+		switch {
+		case i == 0:
+		case column+1+length > helpWidth:
+			b.WriteString("\n" + strings.Repeat(" ", indent))
+			column = indent
+		default:
+			b.WriteString(" ")
+			column++
+		}
+		b.WriteString(word)
+		column += length
+	}
+	return b.String()
+}

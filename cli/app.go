@@ -128,7 +128,7 @@ func newApp(s *session) *cli.App {
 		Commands: []*cli.Command{
 			operationCommand(s, drain.Drain), operationCommand(s, drain.Undrain), rolloutCommand(s), resumeCommand(s),
 			statusCommand(s), historyCommand(s), checkCommand(s),
-			configCommand(s), schemaCommand(s), agentCommand(s),
+			configCommand(s), schemaCommand(s), completionCommand(s), agentCommand(s), completeCommand(s),
 		},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {

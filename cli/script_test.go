@@ -24,6 +24,7 @@ func TestMain(m *testing.M) {
 			os.Exit(runChecked(os.Args))
 		},
 		"nobody": nobody,
+		"typed":  typedInShell,
 	}
 	if programs[filepath.Base(os.Args[0])] == nil {
 		heedSignals(syscall.SIGINT, syscall.SIGHUP)
@@ -57,6 +58,7 @@ func heedSignals(all ...os.Signal) {
 //	exits CODE COMMAND…   the command must end with exactly this code
 //	nobody COMMAND…       as a user without any rights
 //	tty COMMAND…          on a terminal
+//	typed SHELL LINE…     each line and a Tab, typed into the shell: prints what it becomes
 //	jsonlines             the last output is one JSON object a line
 //	needs-root            fails, and says so, where it is not root who tests
 //

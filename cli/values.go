@@ -17,6 +17,7 @@ var choices = map[string][]string{
 	"on-timeout": {string(drain.TimeoutRollback), string(drain.TimeoutLeave), string(drain.TimeoutStop)},
 	"on-failure": {string(drain.FailureLeave), string(drain.FailureUndrain)},
 	"poll":       {string(drain.CounterSS), string(drain.CounterLB), string(drain.CounterStubStatus)},
+	"output":     {"text", "json"},
 }
 
 // least is the lowest value of a flag that counts; a time must be longer than 0,

@@ -29,6 +29,8 @@ type Machines struct {
 	Trace      func(host, command string)
 	// Copied is told that this drainctl was copied to an LB that has none.
 	Copied func(lb, path string)
+	// NoCopy has such an LB not asked instead.
+	NoCopy bool
 	// System is how this machine's own configuration file says that its nginx is run.
 	// An agent reads that file itself: it takes this from nobody.
 	System Nginx
@@ -137,7 +139,7 @@ func (m Machines) overSSH(ctx context.Context, name string, n Nginx) (balancer.B
 		return nil, refuseFor(err, Finding{Code: "ssh", LB: name})
 	}
 	b, err := m.agent(ctx, host, name, n.agentArgs("drainctl"))
-	if errors.Is(err, errNoProgram) {
+	if errors.Is(err, errNoProgram) && !m.NoCopy {
 		b, err = m.copied(ctx, host, name, n)
 	}
 	if err != nil {

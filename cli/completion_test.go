@@ -1,0 +1,72 @@
+package cli
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"time"
+)
+
+// interactive is how each shell is started without the files of its user, and what is
+// typed there first.
+var interactive = map[string][2]string{
+	"bash": {"bash --norc --noprofile -i", "PS1=; source <(drainctl completion bash)"},
+	"zsh":  {"zsh -f -i", "PS1=; bindkey -e; autoload -U compinit; compinit -D -u; source <(drainctl completion zsh)"},
+}
+
+// typedInShell is a program: it types lines into a shell on a terminal, each with a Tab at its
+// end, and prints what each of them has become. fish tells itself.
+func typedInShell() {
+	shell, lines := os.Args[1], os.Args[2:]
+	if shell == "fish" {
+		for _, line := range lines {
+			cmd := exec.Command("fish", "--no-config", "-c", "drainctl completion fish | source; complete -C $argv[1]", line)
+			cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+			if err := cmd.Run(); err != nil {
+				typedFailed(err)
+			}
+		}
+		return
+	}
+	cmd := exec.Command("script", "-qefc", interactive[shell][0], os.DevNull)
+	keys, err := cmd.StdinPipe()
+	if err != nil {
+		typedFailed(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		typedFailed(err)
+	}
+	stuck := time.AfterFunc(time.Minute, func() { _ = cmd.Process.Kill() })
+	defer stuck.Stop()
+	// At the beginning of the line (Ctrl-A) it is made one that is only printed.
+	const mark = "became:"
+	fmt.Fprintf(keys, "%s\r", interactive[shell][1])
+	screen := bufio.NewScanner(out)
+	for _, line := range lines {
+		fmt.Fprintf(keys, "%s\t\x01echo %s\r", line, mark)
+		for found := false; !found; {
+			if !screen.Scan() {
+				typedFailed(fmt.Errorf("%s ended at %q: %w", shell, line, io.ErrUnexpectedEOF))
+			}
+			var became string
+			if _, became, found = strings.Cut("\n"+strings.TrimLeft(screen.Text(), "\r"), "\n"+mark); found {
+				fmt.Println(strings.TrimSpace(became))
+			}
+		}
+	}
+	fmt.Fprint(keys, "exit\r")
+	_ = keys.Close()
+	_ = cmd.Wait()
+}
+
+func typedFailed(err error) {
+	fmt.Fprintln(os.Stderr, "typed:", err)
+	os.Exit(1)
+}

@@ -27,10 +27,14 @@ as_root := $(CURDIR)/testdata/lab/as-root
 # nginx and sshd are in sbin, which a plain user's path often lacks.
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: build test check unit lab-test demo up bench torture fuzz clean setup programs
+.PHONY: build docs test check unit lab-test demo up bench torture fuzz clean setup programs
 
 build:
 	CGO_ENABLED=0 go build -o build/drainctl .
+
+# The table of flags, from the code; a test tells when it is stale.
+docs:
+	UPDATE_DOCS=1 go test -count=1 -run 'TestFlagsTable$$' ./cli
 
 # Everything, whatever fails on the way: one run tells all there is to mend.
 test:

@@ -115,9 +115,13 @@ func (s *session) finish(err error) int {
 
 func newApp(s *session) *cli.App {
 	app := &cli.App{
-		Name:            "drainctl",
-		Usage:           "take a backend out of an nginx pool without cutting a request, and put it back",
-		UsageText:       "drainctl drain 192.168.1.10 --service my-web-app\ndrainctl undrain 192.168.1.10",
+		Name:      "drainctl",
+		Usage:     "take a backend out of an nginx pool without cutting a request, and put it back",
+		UsageText: "drainctl drain 192.168.1.10 --service my-web-app\ndrainctl undrain 192.168.1.10",
+		Description: "For open-source nginx, which has no API for it. drainctl marks the backend down in the configuration, reloads nginx, " +
+			"sees the new workers serve, waits until no connection to the backend is open, and stops its service. undrain does the same backwards.\n\n" +
+			"nginx may run here or on load balancers that are reached over SSH (--lb, --group). What an expert would check is checked before anything is " +
+			"touched, each refusal names the flag that overrides it, and what was begun is finished, rolled back, or can be resumed.",
 		Version:         versionText(),
 		HideHelpCommand: true,
 		Writer:          s.stdout,
@@ -128,7 +132,7 @@ func newApp(s *session) *cli.App {
 		Commands: []*cli.Command{
 			operationCommand(s, drain.Drain), operationCommand(s, drain.Undrain), rolloutCommand(s), resumeCommand(s),
 			statusCommand(s), historyCommand(s), checkCommand(s),
-			configCommand(s), schemaCommand(s), completionCommand(s), agentCommand(s), completeCommand(s),
+			configCommand(s), schemaCommand(s), completionCommand(s), agentCommand(s), completeCommand(s), manCommand(s),
 		},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {

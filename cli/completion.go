@@ -204,7 +204,7 @@ func (c *completion) flags() (all []candidate) {
 			name, _, _, _ := flagWord(w)
 			return slices.Contains(f.Names(), name)
 		}) {
-			all = append(all, candidate{dashes(d.name), d.text(true)})
+			all = append(all, candidate{dashes(d.Name), d.Text(true)})
 		}
 	}
 	return all
@@ -213,10 +213,10 @@ func (c *completion) flags() (all []candidate) {
 // values are what a flag may have.
 func (c *completion) values(ctx context.Context, f cli.Flag) []candidate {
 	d := docOf(f)
-	if few := choices[d.name]; few != nil {
+	if few := choices[d.Name]; few != nil {
 		return plain(few, "")
 	}
-	switch d.name {
+	switch d.Name {
 	case "lb":
 		return append(c.groupMembers(), plain(sshHosts(), "in ~/.ssh/config")...)
 	case "group":
@@ -230,7 +230,7 @@ func (c *completion) values(ctx context.Context, f cli.Flag) []candidate {
 		}
 		return unique(all)
 	}
-	if slices.Contains([]string{"FILE", "PATH", "DIRECTORY"}, d.value) {
+	if slices.Contains([]string{"FILE", "PATH", "DIRECTORY"}, d.Value) {
 		return []candidate{{word: completeFile}}
 	}
 	return nil

@@ -20,9 +20,9 @@ import (
 
 // Kinds of commands, which the help groups them by.
 const (
-	catWork  = "Take out and put back:"
-	catLook  = "Look:"
-	catSetUp = "Set up:"
+	catWork  = "Take out and put back"
+	catLook  = "Look"
+	catSetUp = "Set up"
 )
 
 // flagGroups are the groups of flags, in the order in which they are shown.
@@ -73,23 +73,37 @@ func helpAsked(app *cli.App, line []string) (text string, ok bool) {
 // appHelp is the help of the program: the commands that matter first.
 func appHelp(app *cli.App) string {
 	var b strings.Builder
-	b.WriteString(wrapped(sentence(app.Usage), 0, 0) + "\n\n" + indented(app.UsageText) + "\nUsage: drainctl COMMAND [FLAG...] [ARGUMENT...]\n")
-	var kinds []string
-	for _, cmd := range app.Commands {
-		if !cmd.Hidden && !slices.Contains(kinds, cmd.Category) {
-			kinds = append(kinds, cmd.Category)
-		}
-	}
-	for _, kind := range kinds {
-		b.WriteString("\n" + cmp.Or(kind, "More:") + "\n")
-		for _, cmd := range app.Commands {
-			if !cmd.Hidden && cmd.Category == kind {
-				fmt.Fprintf(&b, "  %-10s  %s\n", cmd.Name, wrapped(cmd.Usage, 14, 14))
-			}
+	b.WriteString(wrapped(sentence(app.Usage), 0, 0) + "\n\n" + indented(app.UsageText) + "\nUsage: " + appUsageLine + "\n")
+	for _, kind := range kindsOf(app) {
+		b.WriteString("\n" + kind.Name + ":\n")
+		for _, cmd := range kind.Commands {
+			fmt.Fprintf(&b, "  %-10s  %s\n", cmd.Name, wrapped(cmd.Usage, 14, 14))
 		}
 	}
 	b.WriteString("\nOn one command: drainctl drain --help. The manual: man drainctl.\n")
 	return b.String()
+}
+
+// A kind is commands that belong together.
+type kind struct {
+	Name     string
+	Commands []*cli.Command
+}
+
+// kindsOf is the commands of the program by kind, but for hidden ones.
+func kindsOf(app *cli.App) (kinds []kind) {
+	for _, cmd := range app.Commands {
+		if cmd.Hidden {
+			continue
+		}
+		name := cmp.Or(cmd.Category, "More")
+		i := slices.IndexFunc(kinds, func(k kind) bool { return k.Name == name })
+		if i < 0 {
+			i, kinds = len(kinds), append(kinds, kind{Name: name})
+		}
+		kinds[i].Commands = append(kinds[i].Commands, cmd)
+	}
+	return kinds
 }
 
 // commandHelp is the help of a command, with the common flags or all of them.
@@ -102,7 +116,7 @@ func commandHelp(cmd *cli.Command, all bool) string {
 	docs := docsOf(cmd)
 	names, few := commonFlags[cmd.Name]
 	few = few && !all
-	shown := slices.DeleteFunc(slices.Clone(docs), func(d flagDoc) bool { return few && !slices.Contains(names, d.name) })
+	shown := slices.DeleteFunc(slices.Clone(docs), func(d flagDoc) bool { return few && !slices.Contains(names, d.Name) })
 	b.WriteString(flagList(shown, few))
 	if few {
 		fmt.Fprintf(&b, "\n%d more flags: drainctl %s --help-all. The manual: man drainctl-%s.\n", len(docs)-len(shown), cmd.Name, cmd.Name)
@@ -118,16 +132,18 @@ func flagList(docs []flagDoc, brief bool) string {
 		column = max(column, len(d.words())+4)
 	}
 	for i, d := range docs {
-		if i == 0 || d.group != docs[i-1].group {
+		if i == 0 || d.Group != docs[i-1].Group {
 			if i == 0 || !brief {
 				b.WriteString("\n")
 			}
-			b.WriteString(cmp.Or(d.group, "Flags:") + "\n")
+			b.WriteString(cmp.Or(d.Group, "Flags:") + "\n")
 		}
-		fmt.Fprintf(&b, "  %-*s%s\n", column-2, d.words(), wrapped(d.text(brief), column, column))
+		fmt.Fprintf(&b, "  %-*s%s\n", column-2, d.words(), wrapped(d.Text(brief), column, column))
 	}
 	return b.String()
 }
+
+const appUsageLine = "drainctl COMMAND [FLAG...] [ARGUMENT...]"
 
 // usageLine is what can be typed.
 func usageLine(cmd *cli.Command) string {
@@ -140,27 +156,27 @@ func usageLine(cmd *cli.Command) string {
 
 // A flagDoc is what there is to say of a flag.
 type flagDoc struct {
-	name, short string
-	value       string // a word for it; "": it takes none
-	usage       string
-	initial     string // its value when it is not given, where there is one
-	env, group  string
+	Name, Short string
+	Value       string // a word for it; "": it takes none
+	Usage       string
+	Initial     string // its value when it is not given, where there is one
+	Env, Group  string
 }
 
 // words is the flag as it is typed.
 func (d flagDoc) words() string {
 	text := "    "
-	if d.short != "" {
-		text = "-" + d.short + ", "
+	if d.Short != "" {
+		text = "-" + d.Short + ", "
 	}
-	return strings.TrimRight(text+"--"+d.name+" "+d.value, " ")
+	return strings.TrimRight(text+"--"+d.Name+" "+d.Value, " ")
 }
 
-// text is what a flag is for; in brief, up to the first semicolon.
-func (d flagDoc) text(brief bool) string {
-	text, details, more := strings.Cut(d.usage, "; ")
-	if d.initial != "" {
-		text += " (default: " + d.initial + ")"
+// Text is what a flag is for; in brief, up to the first semicolon.
+func (d flagDoc) Text(brief bool) string {
+	text, details, more := strings.Cut(d.Usage, "; ")
+	if d.Initial != "" {
+		text += " (default: " + d.Initial + ")"
 	}
 	if more && !brief {
 		text += "; " + details
@@ -174,45 +190,45 @@ func docsOf(cmd *cli.Command) []flagDoc {
 	for _, f := range cmd.Flags {
 		docs = append(docs, docOf(f))
 	}
-	slices.SortStableFunc(docs, func(a, b flagDoc) int { return slices.Index(flagGroups, a.group) - slices.Index(flagGroups, b.group) })
+	slices.SortStableFunc(docs, func(a, b flagDoc) int { return slices.Index(flagGroups, a.Group) - slices.Index(flagGroups, b.Group) })
 	return docs
 }
 
 func docOf(f cli.Flag) flagDoc {
 	doc := f.(cli.DocGenerationFlag)
-	d := flagDoc{name: f.Names()[0], usage: strings.ReplaceAll(doc.GetUsage(), "`", ""), initial: doc.GetDefaultText()}
+	d := flagDoc{Name: f.Names()[0], Usage: strings.ReplaceAll(doc.GetUsage(), "`", ""), Initial: doc.GetDefaultText()}
 	if len(f.Names()) > 1 {
-		d.short = f.Names()[1]
+		d.Short = f.Names()[1]
 	}
 	if env := doc.GetEnvVars(); len(env) > 0 {
-		d.env = env[0]
+		d.Env = env[0]
 	}
 	if in, ok := f.(cli.CategorizableFlag); ok {
-		d.group = in.GetCategory()
+		d.Group = in.GetCategory()
 	}
 	switch f.(type) {
 	case *cli.BoolFlag:
-		d.initial = ""
+		d.Initial = ""
 	case *cli.DurationFlag:
-		d.value = "TIME"
-		span, _ := time.ParseDuration(d.initial)
-		d.initial = ""
+		d.Value = "TIME"
+		span, _ := time.ParseDuration(d.Initial)
+		d.Initial = ""
 		if span > 0 {
-			d.initial = backend.Span(span)
+			d.Initial = backend.Span(span)
 		}
 	case *cli.IntFlag:
-		d.value = "N"
+		d.Value = "N"
 	case *cli.StringFlag:
-		d.value = "TEXT"
+		d.Value = "TEXT"
 	}
 	if parts := strings.Split(doc.GetUsage(), "`"); len(parts) > 1 {
-		d.value = parts[1]
+		d.Value = parts[1]
 	}
-	if text, err := strconv.Unquote(d.initial); err == nil {
-		d.initial = text
+	if text, err := strconv.Unquote(d.Initial); err == nil {
+		d.Initial = text
 	}
-	if strings.Contains(d.usage, "default:") {
-		d.initial = ""
+	if strings.Contains(d.Usage, "default:") {
+		d.Initial = ""
 	}
 	return d
 }

@@ -1,6 +1,11 @@
 package cli
 
 import (
+	"cmp"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -8,6 +13,7 @@ import (
 
 	"al.essio.dev/pkg/shellescape"
 	"github.com/kballard/go-shellquote"
+	"github.com/urfave/cli/v2"
 )
 
 // What is shown of every command fits the screen: the short help on one, and no line
@@ -49,6 +55,9 @@ func TestExamplesWork(t *testing.T) {
 			if err != nil {
 				t.Errorf("%s: %v", line, err)
 			}
+			if i := slices.IndexFunc(words, func(w string) bool { return strings.HasPrefix(w, ">") }); i >= 0 {
+				words = words[:i] // what the shell does with the output
+			}
 			i := slices.Index(words, "drainctl")
 			if i < 0 {
 				continue
@@ -58,6 +67,106 @@ func TestExamplesWork(t *testing.T) {
 			}
 		}
 	}
+}
+
+// The manual has a page for each command, with all of its flags, that groff and mandoc
+// find nothing wrong with.
+func TestManual(t *testing.T) {
+	dir := t.TempDir()
+	if h := hear("man", dir); h.code != 0 || h.out != "" {
+		t.Fatalf("exit code %d %s%s", h.code, h.err, h.out)
+	}
+	pages := map[string]*cli.Command{"drainctl": nil}
+	app := newApp(newSession(nil, nil))
+	for _, name := range commandNames(app) {
+		pages["drainctl-"+name] = app.Command(name)
+	}
+	if files, _ := filepath.Glob(dir + "/*"); len(files) != len(pages) {
+		t.Errorf("%d pages of %d", len(files), len(pages))
+	}
+	for name, cmd := range pages {
+		page := filepath.Join(dir, name+".1")
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wanted := []string{"drainctl undrain 192.168.1.10", "drainctl\\-run", "EXIT STATUS"}
+		if cmd != nil {
+			wanted = append(strings.Split(roff(cmd.UsageText), "\n"), "EXIT STATUS")
+			for _, d := range docsOf(cmd) {
+				wanted = append(wanted, "\\fB\\-\\-"+roff(d.Name))
+			}
+		}
+		for _, want := range wanted {
+			if !strings.Contains(string(text), want) {
+				t.Errorf("%s lacks %q", name, want)
+			}
+		}
+		for _, lint := range [][]string{{"groff", "-ww", "-man", "-z", page}, {"mandoc", "-T", "lint", "-W", "warning", page}} {
+			out, _ := exec.Command(lint[0], lint[1:]...).CombinedOutput()
+			for line := range strings.Lines(string(out)) {
+				if !strings.Contains(line, "missing date") { // of a build that knows of no commit
+					t.Errorf("%s: %s", lint[0], line)
+				}
+			}
+		}
+	}
+}
+
+// flagsFile is the table of flags, which make docs writes.
+const flagsFile = "../docs/flags.md"
+
+func TestFlagsTable(t *testing.T) {
+	want := flagsTable(newApp(newSession(nil, nil)))
+	if os.Getenv("UPDATE_DOCS") != "" {
+		if err := os.WriteFile(flagsFile, []byte(want), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, err := os.ReadFile(flagsFile); err != nil || string(got) != want {
+		t.Errorf("%s is not as the flags are (%v): run make docs", flagsFile, err)
+	}
+}
+
+// flagsTable is a row for each flag, and for each meaning that it has.
+func flagsTable(app *cli.App) string {
+	type row struct {
+		flagDoc
+		commands []string
+	}
+	var rows []*row
+	for _, cmd := range app.Commands {
+		for _, d := range docsOf(cmd) {
+			i := slices.IndexFunc(rows, func(r *row) bool { return r.flagDoc == d })
+			if i < 0 {
+				i, rows = len(rows), append(rows, &row{flagDoc: d})
+			}
+			if !cmd.Hidden {
+				rows[i].commands = append(rows[i].commands, cmd.Name)
+			}
+		}
+	}
+	first := func(r *row) int { return slices.IndexFunc(rows, func(f *row) bool { return f.Name == r.Name }) }
+	rows = slices.SortedStableFunc(slices.Values(rows), func(a, b *row) int { return first(a) - first(b) })
+	var b strings.Builder
+	b.WriteString("<!-- Made from the code by make docs. -->\n\n# Flags\n\n" +
+		"A flag works anywhere on the line. It goes before its environment variable, and the variable before the configuration file.\n")
+	cell := strings.NewReplacer("|", "\\|", "<", "&lt;", "*", "\\*").Replace
+	code := func(text string) string {
+		if text == "" {
+			return ""
+		}
+		return "`" + text + "`"
+	}
+	for _, group := range flagGroups {
+		fmt.Fprintf(&b, "\n## %s\n\n| Flag | Commands | Variable | Default | What |\n| --- | --- | --- | --- | --- |\n", strings.TrimSuffix(cmp.Or(group, "General"), ":"))
+		for _, r := range rows {
+			if r.Group == group {
+				fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", code(strings.TrimSpace(r.words())), strings.Join(r.commands, ", "), code(r.Env), code(r.Initial), cell(r.Usage))
+			}
+		}
+	}
+	return b.String()
 }
 
 // The flags that are common are flags, and groups are known.
@@ -72,8 +181,8 @@ func TestCommonFlags(t *testing.T) {
 	}
 	for _, cmd := range app.Commands {
 		for _, d := range docsOf(cmd) {
-			if !slices.Contains(flagGroups, d.group) {
-				t.Errorf("%s --%s: the group %q is not known", cmd.Name, d.name, d.group)
+			if !slices.Contains(flagGroups, d.Group) {
+				t.Errorf("%s --%s: the group %q is not known", cmd.Name, d.Name, d.Group)
 			}
 		}
 	}

@@ -18,6 +18,8 @@ func historyCommand(s *session) *cli.Command {
 		Usage:     "list operations, or show one with its steps and times",
 		ArgsUsage: "[ID]",
 		Category:  catLook,
+		Description: "Without an ID: what each operation was, who did it, and how it ended, the oldest first. " +
+			"The history is on the load balancers; --keep and a year bound it.",
 		UsageText: "drainctl history\ndrainctl history 20260504-120000.000-abcd",
 		Flags:     f.flags,
 		Action: func(c *cli.Context) error {

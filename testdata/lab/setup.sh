@@ -28,6 +28,8 @@ dash                                             dash
 fish                                             fish
 tcsh                                             tcsh
 zsh                                              zsh
+groff                                            groff-base
+mandoc                                           mandoc
 /etc/ssl/certs/ca-certificates.crt               ca-certificates
 ansible-playbook                                 ansible-core
 yamllint                                         yamllint

@@ -41,7 +41,7 @@ func arrange(app *cli.App, args []string) (line, command []string, err error) {
 	}
 	cmd := app.Command(args[at])
 	if cmd == nil {
-		return nil, nil, usage("unknown command %q%s", args[at], didYouMean(args[at], commandNames(app)))
+		return nil, nil, usage("unknown command %q%s", args[at], didYouMean(args[at], commandNames(app), "\nhint: drainctl --help lists the commands"))
 	}
 	rest := slices.Concat(args[1:at], args[at+1:])
 	if end := slices.Index(rest, "--"); end >= 0 && cmd.Name == string(drain.Run) {
@@ -79,7 +79,7 @@ func commandAt(app *cli.App, args []string) (int, error) {
 			}
 		}
 		if f == nil {
-			return 0, usage("unknown flag %s", args[i])
+			return 0, usage("unknown flag %s\nhint: drainctl --help-all lists the flags of every command", args[i])
 		}
 		if findFlag(app.Flags, name) == nil {
 			needsCommand = dashes(name)
@@ -89,7 +89,7 @@ func commandAt(app *cli.App, args []string) (int, error) {
 		}
 	}
 	if needsCommand != "" {
-		return 0, usage("%s needs a command: %s", needsCommand, strings.Join(commandNames(app), ", "))
+		return 0, usage("%s needs a command\nhint: commands are %s", needsCommand, strings.Join(commandNames(app), ", "))
 	}
 	return -1, nil
 }
@@ -108,7 +108,7 @@ func split(cmd *cli.Command, args []string) (flags, positional []string, err err
 		}
 		f := findFlag(cmd.Flags, name)
 		if f == nil {
-			return nil, nil, usage("unknown flag %s for %s%s", dashes(name), cmd.Name, didYouMean(dashes(name), flagNames(cmd)))
+			return nil, nil, usage("unknown flag %s for %s%s", dashes(name), cmd.Name, didYouMean(dashes(name), flagNames(cmd), "\nhint: drainctl "+cmd.Name+" --help-all lists its flags"))
 		}
 		if _, many := f.(*cli.StringSliceFlag); seen[f] && !many {
 			return nil, nil, usage("%s is given twice", dashes(name))
@@ -120,7 +120,7 @@ func split(cmd *cli.Command, args []string) (flags, positional []string, err err
 				return nil, nil, usage("%s needs a value", dashes(name))
 			}
 			if next, _, _, ok := flagWord(args[i]); args[i] == "--" || (ok && findFlag(cmd.Flags, next) != nil) {
-				return nil, nil, usage("%s needs a value, and %s is a flag; write %s=%s if it is meant", dashes(name), args[i], dashes(name), args[i])
+				return nil, nil, usage("%s needs a value, and %s is a flag\nhint: write %s=%s if it is meant", dashes(name), args[i], dashes(name), args[i])
 			}
 			value = args[i]
 		}
@@ -133,7 +133,7 @@ func split(cmd *cli.Command, args []string) (flags, positional []string, err err
 		}
 		if i+1 < len(args) && (args[i+1] == "true" || args[i+1] == "false") {
 			// It would be taken for a target.
-			return nil, nil, usage("%s takes no value after a blank; write %s=%s", dashes(name), dashes(name), args[i+1])
+			return nil, nil, usage("%s takes no value after a blank\nhint: write %s=%s", dashes(name), dashes(name), args[i+1])
 		}
 		flags = append(flags, dashes(name))
 	}
@@ -228,7 +228,7 @@ func checkEnv(app *cli.App, environ []string) error {
 			return usage("the environment variable %s is no flag's%s", name, didYouMean(name, names))
 		}
 		if value == "" {
-			return usage("the environment variable %s is empty; unset it if nothing is meant", name)
+			return usage("the environment variable %s is empty\nhint: unset it if nothing is meant", name)
 		}
 		if err := checkValue(f, name, value); err != nil {
 			return err
@@ -255,8 +255,8 @@ func flagNames(cmd *cli.Command) []string {
 	return names
 }
 
-// didYouMean offers the nearest of names, if one is near.
-func didYouMean(word string, names []string) string {
+// didYouMean offers the nearest of names, if one is near; else it says what does.
+func didYouMean(word string, names []string, or ...string) string {
 	plain := func(s string) string { return strings.ToLower(strings.TrimLeft(s, "-")) }
 	best, cost := "", 1+len(word)/4
 	for _, n := range names {
@@ -265,7 +265,7 @@ func didYouMean(word string, names []string) string {
 		}
 	}
 	if best == "" {
-		return ""
+		return strings.Join(or, "")
 	}
-	return fmt.Sprintf("; did you mean %s?", best)
+	return fmt.Sprintf("\nhint: did you mean %s?", best)
 }

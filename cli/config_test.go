@@ -139,7 +139,7 @@ nginx: {keep: 4}
 			t.Errorf("%s: exit code %d %s, load balancers %q, nginx %+v", c.line, h.code, h.err, h.spec.LBs, h.spec.Nginx)
 		}
 	}
-	hear("history", "--group", "prd").refused(t, "--group prd: no such group; did you mean prod?; there is old, prod")
+	hear("history", "--group", "prd").refused(t, "--group prd: no such group\ndrainctl: hint: did you mean prod?\ndrainctl: hint: there is old, prod")
 
 	t.Setenv("DRAINCTL_STOP_TIMEOUT", "5m")
 	other := m.dir + "/other.yaml"
@@ -194,23 +194,23 @@ var badFiles = []struct {
 	text, because string
 	unseen        bool
 }{
-	{text: "defalts: {}", because: `:1: unknown key "defalts" in the file; did you mean defaults?`},
+	{text: "defalts: {}", because: `:1: unknown key "defalts" in the file` + "\ndrainctl: hint: did you mean defaults?"},
 	{text: "timeout: 2m", because: `:1: unknown key "timeout" in the file`},
-	{text: "defaults:\n  timout: 2m", because: `:2: unknown key "timout" in defaults; did you mean timeout?`},
-	{text: "defaults:\n  nginx-conf: /x", because: `:2: unknown key "nginx-conf" in defaults; it belongs in nginx`},
-	{text: "defaults:\n  lb: [lb1]", because: `:2: unknown key "lb" in defaults; it is for the command line alone`},
-	{text: "defaults: {reboot: true}", because: `"reboot" in defaults; it is for the command line alone`},
+	{text: "defaults:\n  timout: 2m", because: `:2: unknown key "timout" in defaults` + "\ndrainctl: hint: did you mean timeout?"},
+	{text: "defaults:\n  nginx-conf: /x", because: `:2: unknown key "nginx-conf" in defaults` + "\ndrainctl: hint: it belongs in nginx"},
+	{text: "defaults:\n  lb: [lb1]", because: `:2: unknown key "lb" in defaults` + "\ndrainctl: hint: it is for the command line alone"},
+	{text: "defaults: {reboot: true}", because: `"reboot" in defaults` + "\ndrainctl: hint: it is for the command line alone"},
 	{text: "defaults: {batch: 0}", because: `batch "0": say a number`},
 	{text: "defaults: {max-failures: -1}", because: `max-failures -1: must not be negative`},
 	{text: "defaults: {max-generations: -1}", because: `max-generations -1: must not be negative`},
 	{text: "defaults: {on-failure: panic}", because: `on-failure "panic" is none of leave, undrain`},
-	{text: "upstreams:\n  pool:\n    batch: 2", because: `:3: unknown key "batch" in upstreams: pool; it belongs in defaults`},
+	{text: "upstreams:\n  pool:\n    batch: 2", because: `:3: unknown key "batch" in upstreams: pool` + "\ndrainctl: hint: it belongs in defaults"},
 	{text: "x: &x {service: a}\nbackends: {app1: {<<: *x}}", because: `unknown key "x" in the file`},
 	{text: "backends: {app1: {<<: {service: a}}}", because: `a key in backends: app1 is no text`, unseen: true},
-	{text: "defaults: {force: true}", because: `"force" in defaults; it is for the command line alone`},
-	{text: "backends:\n  app1:\n    on-timeout: stop", because: `:3: unknown key "on-timeout" in backends: app1; it belongs in defaults`},
-	{text: "backends: {app1: {min-up: 2}}", because: `"min-up" in backends: app1; it belongs in upstreams`},
-	{text: "upstreams: {pool: {min_up: 2}}", because: `"min_up" in upstreams: pool; did you mean min-up?`},
+	{text: "defaults: {force: true}", because: `"force" in defaults` + "\ndrainctl: hint: it is for the command line alone"},
+	{text: "backends:\n  app1:\n    on-timeout: stop", because: `:3: unknown key "on-timeout" in backends: app1` + "\ndrainctl: hint: it belongs in defaults"},
+	{text: "backends: {app1: {min-up: 2}}", because: `"min-up" in backends: app1` + "\ndrainctl: hint: it belongs in upstreams"},
+	{text: "upstreams: {pool: {min_up: 2}}", because: `"min_up" in upstreams: pool` + "\ndrainctl: hint: did you mean min-up?"},
 	{text: "nginx: {service: app}", because: `"service" in nginx`},
 	{text: "defaults:\n  timeout: 2m\n  timeout: 3m", because: `:3: "timeout" stands twice in defaults: on line 2 as well`, unseen: true},
 	{text: "backends:\n  APP1: {}\n  app1: {}", because: `stands twice in backends`, unseen: true},

@@ -86,7 +86,7 @@ func (f *specFlags) readConfig(s *session) (*config, error) {
 // are run as root.
 func systemsOwn(path string, info fs.FileInfo) error {
 	if stat, ok := info.Sys().(*syscall.Stat_t); !ok || stat.Uid != 0 || info.Mode().Perm()&0o022 != 0 {
-		return usage("%s must be owned by root, and nobody else may write to it: chown root %s && chmod go-w %s", path, path, path)
+		return usage("%s must be owned by root, and nobody else may write to it\nhint: chown root %s && chmod go-w %s", path, path, path)
 	}
 	return nil
 }
@@ -224,11 +224,11 @@ func (r configReader) mapping(n *yaml.Node, what string, known []string, as func
 func elsewhere(name, what string, known []string) string {
 	for _, other := range []string{"nginx", "upstreams", "defaults"} {
 		if _, ok := sectionFields(other)[name]; ok && other != what && what != "the file" {
-			return "; it belongs in " + other
+			return "\nhint: it belongs in " + other
 		}
 	}
 	if slices.Contains(perRun, name) {
-		return "; it is for the command line alone"
+		return "\nhint: it is for the command line alone"
 	}
 	return didYouMean(name, known)
 }
@@ -308,9 +308,9 @@ func (c *config) expand(groups, lbs []string) ([]string, error) {
 		known := slices.Sorted(maps.Keys(c.groups))
 		switch {
 		case len(known) == 0:
-			return nil, usage("--group %s: no configuration file has groups", name)
+			return nil, usage("--group %s: no configuration file has groups\nhint: name them in the section groups of drainctl.yaml, or the file with --config", name)
 		case !ok:
-			return nil, usage("--group %s: no such group%s; there is %s", name, didYouMean(name, known), strings.Join(known, ", "))
+			return nil, usage("--group %s: no such group%s\nhint: there is %s", name, didYouMean(name, known), strings.Join(known, ", "))
 		}
 		for _, lb := range group.texts {
 			if !slices.Contains(lbs, lb) {

@@ -301,12 +301,12 @@ func (f *specFlags) targets(c *cli.Context, atLeast int) error {
 	args := c.Args().Slice()
 	switch {
 	case len(args) < atLeast:
-		return usage("%s needs a TARGET, such as 192.168.1.10, 192.168.1.10:8080 or unix:/run/app.sock", c.Command.Name)
+		return usage("%s needs a TARGET\nhint: 192.168.1.10, 192.168.1.10:8080 or unix:/run/app.sock; drainctl status lists the servers", c.Command.Name)
 	}
 	for _, text := range args {
 		t, err := nginx.ParseTarget(text)
 		if err == nil && strings.HasPrefix(text, "-") {
-			err = fmt.Errorf("target %q: it looks like a flag, and flags stand before --", text)
+			err = fmt.Errorf("target %q: it looks like a flag\nhint: flags stand before --", text)
 		}
 		if err != nil {
 			return usage("%v", err)

@@ -387,7 +387,7 @@ func TestEveryFlagBadlyUsed(t *testing.T) {
 			}
 			line(long, "-1s").refused(t, long)
 		}
-		line(long+"x", a.value).refused(t, "unknown flag "+long+"x", "did you mean "+long+"?")
+		line(long+"x", a.value).refused(t, "unknown flag "+long+"x", "\ndrainctl: hint: did you mean "+long+"?")
 		variable := envName(f.Names()[0])
 		t.Setenv(variable, "")
 		line().refused(t, variable, "is empty")
@@ -407,7 +407,7 @@ func TestEnvironmentMisspelt(t *testing.T) {
 			t.Setenv(wrong, a.value)
 			h := hear(append([]string{cmd.Name}, argument(cmd.Name)...)...)
 			os.Unsetenv(wrong)
-			h.refused(t, "the environment variable "+wrong+" is no flag's; did you mean")
+			h.refused(t, "the environment variable "+wrong+" is no flag's\ndrainctl: hint: did you mean")
 		}
 	})
 }
@@ -467,16 +467,16 @@ func TestSenselessLines(t *testing.T) {
 	}{
 		{"drain", "drain needs a TARGET"},
 		{"undrain", "undrain needs a TARGET"},
-		{"drain a -- --dry-run", `target "--dry-run": it looks like a flag, and flags stand before --`},
-		{"drian 192.168.1.10", `unknown command "drian"; did you mean drain?`},
+		{"drain a -- --dry-run", "target \"--dry-run\": it looks like a flag\ndrainctl: hint: flags stand before --"},
+		{"drian 192.168.1.10", "unknown command \"drian\"\ndrainctl: hint: did you mean drain?"},
 		{"help", `unknown command "help"`},
 		{"-- drain a", `unknown command "--"`},
 		{"192.168.1.10 drain", `unknown command "192.168.1.10"`},
 		{"--service drain 192.168.1.10", `unknown command "192.168.1.10"`},
-		{"--verbose", "--verbose needs a command: drain, undrain, run, resume, "},
+		{"--verbose", "--verbose needs a command\ndrainctl: hint: commands are drain, undrain, run, resume, "},
 		{"--output json", "--output needs a command"},
 		{"--dryrun drain a", "unknown flag --dryrun"},
-		{"drain a --dryrun", "unknown flag --dryrun for drain; did you mean --dry-run?"},
+		{"drain a --dryrun", "unknown flag --dryrun for drain\ndrainctl: hint: did you mean --dry-run?"},
 		{"drain a --version", "unknown flag --version for drain"},
 		{"drain a -x", "unknown flag -x for drain"},
 		{"drain a -sweb", "unknown flag --sweb for drain"},
@@ -520,10 +520,10 @@ func TestSenselessLines(t *testing.T) {
 		{"undrain a --health-timeout -1s", "--health-timeout -1s: must not be negative"},
 		{"drain a --on-timeout panic", `--on-timeout "panic" is none of rollback, leave, stop`},
 		{"drain a --on-timeout Leave", `--on-timeout "Leave" is none of`},
-		{"drain a --on-timeout stop", "--on-timeout stop needs --service"},
+		{"drain a --on-timeout stop", "--on-timeout stop has nothing to stop\ndrainctl: hint: name the unit with --service"},
 		{"drain a --timeout 0 --on-timeout leave", "--on-timeout has no effect: with --timeout 0 the time is never up"},
 		{"drain a --poll netstat", `--poll "netstat" is none of ss, lb, stub_status`},
-		{"drain a --poll stub_status", "--poll stub_status needs --status-url"},
+		{"drain a --poll stub_status", "--poll stub_status has no page to read\ndrainctl: hint: name it with --status-url"},
 		{"drain a --poll stub_status --status-url ftp://a/", `--status-url: "ftp://a/" is not an http or https URL`},
 		{"drain a --poll stub_status --status-url /status", `--status-url: "/status" is not an http or https URL`},
 		{"drain a --status-url http://a/", "--status-url has no effect: it is for --poll stub_status"},

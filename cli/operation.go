@@ -116,7 +116,7 @@ func (f *specFlags) health() {
 // checkDrain refuses values that make no sense together.
 func (s *session) checkDrain(d drain.Spec) error {
 	if d.OnTimeout == drain.TimeoutStop && !d.Any(func(set drain.Settings) bool { return set.Service != "" }) {
-		return usage("--on-timeout stop needs --service: there is nothing to stop")
+		return usage("--on-timeout stop has nothing to stop\nhint: name the unit with --service")
 	}
 	if err := s.checkCounter(d); err != nil {
 		return err
@@ -133,7 +133,7 @@ func (s *session) checkCounter(d drain.Spec) error {
 	polls := func(set drain.Settings) bool { return set.Counter == drain.CounterStubStatus }
 	switch {
 	case alike && polls(d.Settings) && checkURL(d.StatusURL) != nil:
-		return usage("--poll stub_status needs --status-url, an http or https URL of the backend's own nginx")
+		return usage("--poll stub_status has no page to read\nhint: name it with --status-url, an http or https URL of the backend's own nginx")
 	case !d.Any(polls):
 		return s.unused("it is for --poll stub_status", "status-url")
 	}

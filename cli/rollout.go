@@ -79,11 +79,11 @@ func (s *session) checkRollout(spec drain.Spec) error {
 	r := spec.Rollout
 	switch {
 	case len(spec.Targets) == 0 && len(spec.Upstreams) == 0:
-		return usage("run needs a TARGET, or --upstream NAME for all of its backends")
+		return usage("run needs a TARGET\nhint: name some, or all of an upstream with --upstream NAME")
 	case len(r.Command) == 0 && !r.Reboot:
-		return usage("run needs -- COMMAND, or --reboot: there is nothing to do while a backend is out")
+		return usage("there is nothing to do while a backend is out\nhint: end the line with -- COMMAND, or use --reboot")
 	case r.Canary && r.CanaryWait == 0 && s.asker() == nil:
-		return usage("--canary needs --canary-wait: there is no terminal to ask on")
+		return usage("--canary has no terminal to ask on\nhint: --canary-wait TIME waits in place of asking")
 	}
 	if !r.Canary {
 		if err := s.unused("it is for --canary", "canary-wait"); err != nil {

@@ -233,7 +233,7 @@ func (m Machines) copied(ctx context.Context, host remote.Host, name string, n N
 		err = r.Err("sh", "-c", "(copy)")
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%w, and it could not be copied to %s: install the package drainctl there: %w", errNoProgram, dir, err)
+		return nil, fmt.Errorf("%w, and it could not be copied to %s: %w\nhint: install the package drainctl there", errNoProgram, dir, err)
 	}
 	if m.Copied != nil {
 		m.Copied(name, dir+"/drainctl")
@@ -255,7 +255,7 @@ func samePlatform(ctx context.Context, host remote.Host, name string) error {
 	if strings.ToLower(system) == runtime.GOOS && machines[machine] == runtime.GOARCH {
 		return nil
 	}
-	return fmt.Errorf("%w, and this drainctl (%s/%s) does not run on %s (%s %s): install the package drainctl for it there",
+	return fmt.Errorf("%w, and this drainctl (%s/%s) does not run on %s (%s %s)\nhint: install the package drainctl for it there",
 		errNoProgram, runtime.GOOS, runtime.GOARCH, name, system, machine)
 }
 

@@ -51,7 +51,7 @@ func skippedFiles(p *Plan) []Finding {
 			switch {
 			case sk.Unread:
 			case sk.Mentions:
-				add(found, Finding{Code: "unreadable-file", Text: fmt.Sprintf("%s; the file mentions %s and cannot be understood", sk.Error, strings.Join(p.Spec.Targets, ", "))})
+				add(found, Finding{Code: "unreadable-file", Text: fmt.Sprintf("%s; the file mentions %s and cannot be understood\nhint: fix that place: drainctl edits nothing beside what it cannot read", sk.Error, strings.Join(p.Spec.Targets, ", "))})
 			default:
 				add(found, Finding{Code: "unreadable-file", Warning: true, Text: fmt.Sprintf("%s; the file was skipped: it does not mention %s", sk.Error, strings.Join(p.Spec.Targets, ", "))})
 			}
@@ -106,7 +106,7 @@ func unmanaged(p *Plan) []Finding {
 		case !drained(r):
 			f.Text = fmt.Sprintf("%s is marked down outside drainctl: the journal has no drain of it", places(down))
 		default:
-			f.Text, f.Warning, f.Override = fmt.Sprintf("%s was marked down outside drainctl before, and stays down; --force clears it too", places(down)), true, ""
+			f.Text, f.Warning, f.Override = fmt.Sprintf("%s was marked down outside drainctl before, and stays down\nhint: --force clears it too", places(down)), true, ""
 		}
 		add(found, f)
 	})
@@ -230,8 +230,8 @@ func remainingUpstreams(p *Plan) []Finding {
 				add(found, Finding{Code: "remaining-upstream", Warning: true, Text: text})
 				continue
 			}
-			add(found, Finding{Code: "remaining-upstream", Text: text + fmt.Sprintf("; stopping %s would cut them", service),
-				Override: "--upstream " + s.Name + " as well, or without --service"})
+			add(found, Finding{Code: "remaining-upstream", Text: text + fmt.Sprintf("; stopping %s would cut them\nhint: leave out --service, or drain that one too", service),
+				Override: "--upstream " + s.Name})
 		}
 	})
 }
@@ -261,7 +261,7 @@ func liveServers(p *Plan) []Finding {
 					timeout = "10s"
 				}
 				add(found, Finding{Code: "one-live-server", Warning: true, Text: fmt.Sprintf(
-					"upstream %s would have one live server left, %s: a single refused connection to it then means 502s for %s (fail_timeout); max_fails=0 on it would prevent that", u.Name, u.Survivor, timeout)})
+					"upstream %s would have one live server left, %s: a single refused connection to it then means 502s for %s (fail_timeout)\nhint: max_fails=0 on it would prevent that", u.Name, u.Survivor, timeout)})
 			}
 		}
 	})
@@ -338,7 +338,7 @@ func otherNames(p *Plan) []Finding {
 				continue
 			}
 			f := Finding{Code: "other-name", Override: "--allow-other-names", Text: fmt.Sprintf(
-				"%s:%d: %s in %s is the same host (%s) by another name, and stays up; drain it too: it is the target %s", o.Server.File, o.Server.Line, o.Server.Text, o.Server.Name, o.Address, o.Server.Address)}
+				"%s:%d: %s in %s is the same host (%s) by another name, and stays up\nhint: drain it too, as the target %s", o.Server.File, o.Server.Line, o.Server.Text, o.Server.Name, o.Address, o.Server.Address)}
 			if p.Spec.Allow.OtherNames {
 				f.Warning, f.Override = true, ""
 			}
@@ -358,7 +358,7 @@ func shutdownTimeout(p *Plan) []Finding {
 		if wait == 0 {
 			limit = "0 (no limit)"
 		}
-		f := Finding{Code: "shutdown-timeout", Override: fmt.Sprintf("--timeout %s, or --allow-shutdown-timeout", backend.Span(cut)), Text: fmt.Sprintf(
+		f := Finding{Code: "shutdown-timeout", Override: fmt.Sprintf("--timeout %s or --allow-shutdown-timeout", backend.Span(cut)), Text: fmt.Sprintf(
 			"worker_shutdown_timeout %s in %s is shorter than --timeout %s: nginx itself cuts the requests that are still open then", backend.Span(cut), lb.Report.ConfPath, limit)}
 		if p.Spec.Allow.ShutdownTimeout {
 			f.Warning, f.Override = true, ""
@@ -388,8 +388,8 @@ func allAddresses(p *Plan) []Finding {
 			case !p.Spec.Allow.AllAddresses:
 				f.Override = "--allow-all-addresses"
 			case slices.ContainsFunc(p.Backends, func(b Backend) bool { return p.Spec.needs(b.Settings) }):
-				f.Text += "; over SSH only one of them would be watched and stopped"
-				f.Override = "--poll lb, and no --service"
+				f.Text += "; over SSH only one of them would be watched and stopped\nhint: --service stops one: leave it out"
+				f.Override = "--poll lb"
 			default:
 				f.Warning = true
 			}

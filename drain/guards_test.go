@@ -191,7 +191,7 @@ func TestGuardOfRemainingUpstreams(t *testing.T) {
 	contains(t, "refusals", refusals(p), nil)
 	contains(t, "warnings", warnings(p), []string{left})
 	p = c.plan(Drain, "10.0.0.1", serve)
-	contains(t, "refusals", refusals(p), []string{left, "stopping app would cut them", "--upstream b as well"})
+	contains(t, "refusals", refusals(p), []string{left, "stopping app would cut them\nhint: leave out --service, or drain that one too | --upstream b"})
 	contains(t, "warnings", warnings(p), nil)
 	contains(t, "refusals of an undrain", refusals(c.plan(Undrain, "10.0.0.1", serve)), nil)
 }
@@ -256,7 +256,7 @@ func TestGuardOfShutdownTimeout(t *testing.T) {
 		{"0", 0, ""}, // nginx takes 0 for never
 		{"30s", 5 * time.Minute, "nginx.conf is shorter than --timeout 5m:"},
 		{"30", 5 * time.Minute, "worker_shutdown_timeout 30s"},
-		{"1m30s", 2 * time.Minute, "--timeout 1m30s, or --allow-shutdown-timeout"},
+		{"1m30s", 2 * time.Minute, "--timeout 1m30s or --allow-shutdown-timeout"},
 		{"5m", 5 * time.Minute, ""},
 		{"1h", 5 * time.Minute, ""},
 		{"1h", 0, "is shorter than --timeout 0 (no limit)"},
@@ -325,7 +325,7 @@ func TestGuardOfSeveralAddresses(t *testing.T) {
 	}{
 		{"two", Drain, two, nil, []string{both, "--allow-all-addresses"}, nil, nil},
 		{"two, counted here", Drain, two, []func(*Spec){lb}, []string{both, "--allow-all-addresses"}, nil, nil},
-		{"two, allowed, one of them watched", Drain, two, []func(*Spec){allow}, []string{"over SSH only one of them would be watched and stopped", "--poll lb, and no --service"}, nil, nil},
+		{"two, allowed, one of them watched", Drain, two, []func(*Spec){allow}, []string{"over SSH only one of them would be watched and stopped", "leave it out | --poll lb"}, nil, nil},
 		{"two, allowed, one of them stopped", Drain, two, []func(*Spec){allow, lb, service}, []string{"only one of them"}, nil, nil},
 		{"two, allowed", Drain, two, []func(*Spec){allow, lb}, nil, []string{both}, nil},
 		{"one", Drain, balancer.Name{Host: "app.example.com", Addresses: addrs("10.0.0.9")}, nil, nil, nil, nil},
@@ -349,7 +349,7 @@ func TestGuardOfOtherNames(t *testing.T) {
 			OtherNames: []balancer.OtherName{{Server: line("app.example.com:80", 4, down, false, false), Address: netip.MustParseAddr("10.0.0.1")}},
 		}
 	}
-	const says = "/nginx.conf:4: app.example.com:80 in web is the same host (10.0.0.1) by another name, and stays up; drain it too: it is the target app.example.com:80"
+	const says = "/nginx.conf:4: app.example.com:80 in web is the same host (10.0.0.1) by another name, and stays up\nhint: drain it too, as the target app.example.com:80"
 	p := reported(Drain, "10.0.0.1", other(false))
 	contains(t, "refusals", refusals(p), []string{says, "--allow-other-names"})
 	if p.ExitCode != Refused {
@@ -395,7 +395,7 @@ func TestGuardOfUnmanaged(t *testing.T) {
 		{"marked down outside drainctl", []balancer.Server{line("10.0.0.1:80", 3, true, false, false)}, journal.State{}, false,
 			[]string{"unmanaged"}, "10.0.0.1:80 in web (/nginx.conf:3) is marked down outside drainctl: the journal has no drain of it | --force", nil},
 		{"one of two", []balancer.Server{line("10.0.0.1:80", 3, true, true, true), line("10.0.0.1:81", 4, true, false, false)}, marked, false,
-			nil, "", []string{"10.0.0.1:81 in web (/nginx.conf:4) was marked down outside drainctl before, and stays down; --force clears it too"}},
+			nil, "", []string{"10.0.0.1:81 in web (/nginx.conf:4) was marked down outside drainctl before, and stays down\nhint: --force clears it too"}},
 		{"the journal cannot be read", []balancer.Server{line("10.0.0.1:80", 3, true, false, false)}, journal.State{}, true,
 			[]string{"unmanaged"}, "whether drainctl marked it is not known: no journal", nil},
 		{"drained, and renamed", []balancer.Server{line("10.0.0.1:81", 3, true, false, false)}, marked, false,

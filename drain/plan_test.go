@@ -135,15 +135,15 @@ func TestPlanNotMade(t *testing.T) {
 		exit   Exit
 		says   string
 	}{
-		{"no such server", four, "10.0.0.9:8080", nil, Usage, "nginx.conf; did you mean 10.0.0.1:8080 in web, or 10.0.0.2:8080 in web, or 10.0.0.3:8080 in web?"},
+		{"no such server", four, "10.0.0.9:8080", nil, Usage, "nginx.conf\nhint: did you mean 10.0.0.1:8080 in web, or 10.0.0.2:8080 in web, or 10.0.0.3:8080 in web?"},
 		{"another port", four, "10.0.0.1:80", nil, Usage, "did you mean 10.0.0.1:8080 in web"},
 		{"nothing near", four, "app.example.com", nil, Usage, "it has web"},
 		{"no target", four, "10.0.0.1:99999", nil, Usage, "99999"},
 		{"no upstreams", "events {} http {}", "10.0.0.1", nil, Usage, "it has none"},
 		{"no such upstream", four, "10.0.0.1", upstreams("wbe"), Usage, `no upstream "wbe" in `},
 		{"one of two upstreams", four, "10.0.0.1", upstreams("web", "wbe"), Usage, `no upstream "wbe"`},
-		{"twins", twins, "10.0.0.1", upstreams("pool"), Usage, `there are 2 upstreams "pool": say http/pool or stream/pool`},
-		{"in the other twin", twins, "10.0.0.3", upstreams("http/pool"), Usage, "nginx.conf; it is in stream/pool"},
+		{"twins", twins, "10.0.0.1", upstreams("pool"), Usage, "hint: say http/pool or stream/pool"},
+		{"in the other twin", twins, "10.0.0.3", upstreams("http/pool"), Usage, "nginx.conf\nhint: it is in stream/pool"},
 		{"address not read", "events {}\nhttp {\nupstream web { server 10.0.0.1:http; server 10.0.0.2; } }", "10.0.0.1", nil, Usage, `the address "10.0.0.1:http" at `},
 		{"no file", "", "10.0.0.1", func(s *Spec) { s.Nginx.Conf += ".gone" }, Refused, "no such file or directory"},
 		{"broken", "events {", "10.0.0.1", nil, Refused, "nginx.conf:1: "},

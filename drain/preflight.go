@@ -142,7 +142,7 @@ func (o *Operation) login(ctx context.Context, m *member, c *checker) (broken Ch
 	if err != nil {
 		f = findingOf(err, "ssh")
 		if spec := o.plan.Spec; m.plan.Settings.Service == "" && !spec.Rollout.needsBackend() {
-			f.Override = "--poll lb, which needs no SSH"
+			f.Override = "--poll lb"
 		}
 	} else {
 		m.Host = host
@@ -203,7 +203,7 @@ func (o *Operation) checkReach(ctx context.Context, m *member, first remote.Coun
 	}) != nil {
 		return nil
 	}
-	return []Finding{{Code: "forwarded", Override: "--poll lb, or --ssh-host", Text: fmt.Sprintf(
+	return []Finding{{Code: "forwarded", Override: "--poll lb or --ssh-host", Text: fmt.Sprintf(
 		"%s answers, but on %s nothing listens on port %d: its connections cannot be counted there (a forwarded port, or another host?)",
 		strings.Join(m.plan.Targets, ", "), m.Host.Name(), m.plan.up[i])}}
 }

@@ -25,11 +25,11 @@ func FindUnfinished(s journal.State, name string) (journal.Operation, error) {
 	case len(found) == 1:
 		return found[0], nil
 	case len(found) > 1:
-		return journal.Operation{}, usage("%d operations were interrupted; name one by its ID: %s", len(found), describeAll(found))
+		return journal.Operation{}, usage("%d operations were interrupted\nhint: name one by its ID: %s", len(found), describeAll(found))
 	case name == "":
-		return journal.Operation{}, usage("no operation was interrupted")
+		return journal.Operation{}, usage("no operation was interrupted\nhint: drainctl history lists how each ended")
 	case len(all) > 0:
-		return journal.Operation{}, usage("no operation %s was interrupted; there is %s", name, describeAll(all))
+		return journal.Operation{}, usage("no operation %s was interrupted\nhint: there is %s", name, describeAll(all))
 	}
 	return journal.Operation{}, usage("no operation %s was interrupted, or another one has continued it", name)
 }

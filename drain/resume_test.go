@@ -40,10 +40,10 @@ func TestFindUnfinished(t *testing.T) {
 		{"by its target, written another way", []journal.Operation{interrupted(a, Drain, "LocalHost:80", "")}, "localhost:80", a},
 		{"left by --on-timeout leave", left, "", a},
 		{"the latest on a server", again, "", b},
-		{"which of two", two, "", "2 operations were interrupted; name one by its ID: " + a + " (drain 10.0.0.1:80 by ann on desk, 2026-05-04 12:00:00), " + b},
+		{"which of two", two, "", "2 operations were interrupted\nhint: name one by its ID: " + a + " (drain 10.0.0.1:80 by ann on desk, 2026-05-04 12:00:00), " + b},
 		{"none", nil, "", "no operation was interrupted"},
 		{"done", done, "", "no operation was interrupted"},
-		{"none of that name", one, "10.0.0.9", "no operation 10.0.0.9 was interrupted; there is " + a},
+		{"none of that name", one, "10.0.0.9", "no operation 10.0.0.9 was interrupted\nhint: there is " + a},
 		{"none at all of that name", nil, a, "no operation " + a + " was interrupted, or another one has continued it"},
 		{"continued by another", continued, a, "no operation " + a + " was interrupted, or another one has continued it"},
 	} {

@@ -300,8 +300,8 @@ func (s Spec) inherit(standing []journal.Operation) (Spec, error) {
 		case was.Service == "":
 			continue
 		case from.Service != "" && !s.given("service"):
-			return s, refuse(Finding{Code: "several-services", Override: "--service, or a target with its port",
-				Text: fmt.Sprintf("the target was drained with different services: %s (%s) and %s (%s)", from.Service, id, was.Service, op.ID)})
+			return s, refuse(Finding{Code: "several-services", Override: "--service",
+				Text: fmt.Sprintf("the target was drained with different services: %s (%s) and %s (%s)\nhint: a target with its port may have one of them", from.Service, id, was.Service, op.ID)})
 		}
 		if from != nil && from.Nginx.Conf != was.Nginx.Conf && !s.given("nginx-conf") {
 			return s, refuse(Finding{Code: "several-configurations", Override: "--nginx-conf",

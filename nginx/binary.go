@@ -36,7 +36,7 @@ type Binary struct {
 }
 
 // ErrNoBinary is wrapped when there is no nginx binary to run.
-var ErrNoBinary = errors.New("no nginx binary; name it with --nginx")
+var ErrNoBinary = errors.New("no nginx binary\nhint: name it with --nginx")
 
 // DefaultBinary is the nginx that is run unless another is named.
 const DefaultBinary = "nginx"

@@ -72,16 +72,16 @@ func (e *HostKeyError) Error() string {
 		for _, f := range files {
 			remove = append(remove, Quote("ssh-keygen", "-R", e.Host, "-f", f))
 		}
-		return fmt.Sprintf("the host key of %s has changed: it shows %s, known is %s; somebody may be in between."+
-			" If the host was reinstalled: %s, and then add to %s: %s",
+		return fmt.Sprintf("the host key of %s has changed: it shows %s, known is %s; somebody may be in between\n"+
+			"hint: if the host was reinstalled: %s, and then add to %s: %s",
 			e.Host, shown, strings.Join(old, ", "), strings.Join(remove, "; "), e.File, e.Line)
 	case HostKeyRevoked:
 		return fmt.Sprintf("the host key of %s is revoked: %s (%s)", e.Host, shown, strings.Join(old, ", "))
 	case HostKeyCertificate:
 		return fmt.Sprintf("the host certificate of %s is not valid: %s: %v", e.Host, shown, e.Cause)
 	}
-	return fmt.Sprintf("the host key of %s is not known: it shows %s."+
-		" If that is the fingerprint which `ssh-keygen -lf` gives for the key in /etc/ssh on the host, add to %s: %s",
+	return fmt.Sprintf("the host key of %s is not known: it shows %s\n"+
+		"hint: if that is the fingerprint which `ssh-keygen -lf` gives for the key in /etc/ssh on the host, add to %s: %s",
 		e.Host, shown, e.File, e.Line)
 }
 
@@ -178,7 +178,7 @@ func loadRevoked(file string) (map[string]KnownKey, error) {
 		return nil, fmt.Errorf("revoked host keys: %w", err)
 	}
 	if bytes.HasPrefix(text, []byte("SSHKRL\n")) {
-		return nil, fmt.Errorf("revoked host keys: %s is a KRL, which drainctl cannot read; list the keys in a text file", file)
+		return nil, fmt.Errorf("revoked host keys: %s is a KRL, which drainctl cannot read\nhint: list the keys in a text file", file)
 	}
 	revoked := make(map[string]KnownKey)
 	for n, line := range bytes.Split(text, []byte("\n")) {

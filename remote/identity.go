@@ -214,7 +214,7 @@ func (k *keyring) load(path string, a *authAttempt) (public ssh.PublicKey, signe
 		public := missing.PublicKey
 		if public == nil { // the old format does not tell
 			if public, err = readPublic(path + ".pub"); err != nil {
-				return nil, nil, false, fmt.Errorf("%s is encrypted and in the old PEM format, and %s.pub is not there to tell which key it is; run: ssh-add %s",
+				return nil, nil, false, fmt.Errorf("%s is encrypted and in the old PEM format, and %s.pub is not there to tell which key it is\nhint: ssh-add %s",
 					path, path, Quote(path))
 			}
 		}
@@ -294,7 +294,7 @@ func (l *lockedKey) open() (ssh.Signer, error) {
 		return s, nil
 	}
 	if l.ring.passphrase == nil {
-		return nil, fmt.Errorf("the key %s is encrypted and no agent holds it; run: ssh-add %s", l.path, Quote(l.path))
+		return nil, fmt.Errorf("the key %s is encrypted and no agent holds it\nhint: ssh-add %s", l.path, Quote(l.path))
 	}
 	for range passphraseTries {
 		passphrase, err := l.ring.passphrase(l.attempt.ctx, l.path)

@@ -154,7 +154,7 @@ func (s SSH) ask(ctx context.Context, alias, user string, port int) (string, err
 	var failed *exec.ExitError
 	switch {
 	case errors.Is(err, exec.ErrNotFound):
-		return "", errors.New("there is no ssh on this machine, which drainctl asks what ~/.ssh/config means; install openssh-client")
+		return "", errors.New("there is no ssh on this machine, which drainctl asks what ~/.ssh/config means\nhint: install openssh-client")
 	case ctx.Err() != nil:
 		return "", fmt.Errorf("ssh to %s: %w", alias, context.Cause(ctx))
 	case errors.As(err, &failed):
@@ -214,7 +214,7 @@ func parseEndpoint(alias, out string) (e endpoint, jumps []string, err error) {
 	}
 	// Going around it would be to ignore what the operator set up.
 	if command := first("proxycommand"); command != "" {
-		return e, nil, fmt.Errorf("ProxyCommand %q: drainctl runs no proxy commands; use ProxyJump", command)
+		return e, nil, fmt.Errorf("ProxyCommand %q: drainctl runs no proxy commands\nhint: use ProxyJump", command)
 	}
 	e.keyAlias, e.onlyThese = first("hostkeyalias"), first("identitiesonly") == "yes"
 	x, err := newExpansion(e)

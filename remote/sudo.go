@@ -44,7 +44,7 @@ func (e *SudoError) Error() string {
 	}
 	switch e.Problem {
 	case SudoMissing:
-		b.WriteString(": there is no sudo; install it, or log in as root")
+		b.WriteString(": there is no sudo\nhint: install it, or log in as root")
 		return b.String()
 	case SudoPassword:
 		b.WriteString(": sudo would ask for a password")
@@ -54,7 +54,7 @@ func (e *SudoError) Error() string {
 		b.WriteString(": " + e.Output)
 		return b.String()
 	}
-	fmt.Fprintf(&b, "; log in as root, or add with visudo: %s", e.Rule())
+	fmt.Fprintf(&b, "\nhint: log in as root, or add with visudo: %s", e.Rule())
 	return b.String()
 }
 

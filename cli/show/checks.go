@@ -28,10 +28,7 @@ func (v *Text) Checks(r *drain.CheckReport) {
 			text = seenText(c)
 		case c.Finding != nil:
 			// What a tool has said may be of several lines.
-			text = strings.ReplaceAll(strings.TrimSpace(c.Finding.Text), "\n", "; ")
-			if c.Finding.Override != "" {
-				text += "; " + hint(c.Finding.Override)
-			}
+			text = strings.Join(toldLines(*c.Finding), "; ")
 		default:
 			text = fmt.Sprintf("it needs %s", c.Needs)
 		}

@@ -91,17 +91,27 @@ func (v *Text) why(r *drain.Result) {
 			continue
 		}
 		prefix := "drainctl: error: "
-		for line := range strings.Lines(f.Text) {
-			fmt.Fprintf(v.err, "%s%s\n", prefix, strings.TrimRight(line, "\n"))
+		for _, line := range toldLines(f) {
+			if strings.HasPrefix(line, hintMark) {
+				prefix = "drainctl: "
+			}
+			fmt.Fprintln(v.err, prefix+line)
 			prefix = "  "
-		}
-		if f.Override != "" {
-			fmt.Fprintf(v.err, "drainctl: %s\n", hint(f.Override))
 		}
 	}
 }
 
-func hint(override string) string { return "hint: use " + override + " to override" }
+// hintMark begins a line of an error that says what to do about it.
+const hintMark = "hint: "
+
+// toldLines is what a finding says, and what to do about it.
+func toldLines(f drain.Finding) []string {
+	lines := strings.Split(strings.TrimRight(f.Text, "\n"), "\n")
+	if f.Override != "" {
+		lines = append(lines, hintMark+"use "+f.Override+" to override")
+	}
+	return lines
+}
 
 // standsText says what is so now.
 func standsText(s drain.Stands) string {
@@ -214,7 +224,7 @@ func (v *Text) plan(p *drain.Plan) {
 	}
 	for _, f := range p.Findings {
 		if f.Warning {
-			v.warning(f.Text)
+			v.warning(strings.Join(toldLines(f), "\n  "))
 		}
 	}
 	for _, text := range p.Unchecked {
@@ -236,10 +246,7 @@ func (v *Text) verdict(p *drain.Plan) {
 		if f.Warning {
 			continue
 		}
-		v.line("%s %s", v.bad.Sprint("refused:"), f.Text)
-		if f.Override != "" {
-			v.line("  %s", hint(f.Override))
-		}
+		v.line("%s %s", v.bad.Sprint("refused:"), strings.Join(toldLines(f), "\n  "))
 	}
 	v.refused = true
 }

@@ -27,8 +27,9 @@ import (
 //   - Standard output has what was asked for: the plan, the story of the run, the
 //     table.
 //   - Standard error has what went wrong: "drainctl: error: …", what is so
-//     ("state:"), what to type ("next:"), and "drainctl: hint: …" with the flag
-//     that overrides a refusal. The app's own log lines are shown as such.
+//     ("state:"), what to type ("next:"), and "drainctl: hint: …" with what to do
+//     about it: the lines of an error that begin so, and the flag that overrides a
+//     refusal. The app's own log lines are shown as such.
 //   - Colour marks, and never says anything that the words do not. There is none
 //     with --no-color, NO_COLOR, or when the output is not a terminal.
 

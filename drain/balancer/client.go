@@ -37,7 +37,7 @@ func (e *VersionError) Error() string {
 	if e.Theirs > e.Ours {
 		update = "update drainctl here"
 	}
-	return fmt.Sprintf("the drainctl on %s is %s (agent protocol %d), and this one is %s (protocol %d): %s", e.Name, e.Version, e.Theirs, e.ClientsVersion, e.Ours, update)
+	return fmt.Sprintf("the drainctl on %s is %s (agent protocol %d), and this one is %s (protocol %d)\nhint: %s", e.Name, e.Version, e.Theirs, e.ClientsVersion, e.Ours, update)
 }
 
 // maxGreeting bounds what may come before the greeting: what a login shell

@@ -264,9 +264,9 @@ func checkUpstreams(conf *nginx.Config, names []string) error {
 		}
 		switch {
 		case n == 0:
-			return usage("no upstream %q in %s; it has %s", name, conf.Path, upstreamNames(conf))
+			return usage("no upstream %q in %s\nhint: it has %s", name, conf.Path, upstreamNames(conf))
 		case n > 1:
-			return usage("there are %d upstreams %q: say http/%s or stream/%s", n, name, name, name)
+			return usage("there are %d upstreams %q in %s\nhint: say http/%s or stream/%s", n, name, conf.Path, name, name)
 		}
 	}
 	return nil
@@ -334,7 +334,7 @@ func (r *reading) notFound(t nginx.Target) *Error {
 			}
 		}
 		if len(in) > 0 {
-			return usage("%s; it is in %s", text, strings.Join(in, ", "))
+			return usage("%s\nhint: it is in %s", text, strings.Join(in, ", "))
 		}
 	}
 	if odd := r.conf.Unreadable(t); len(odd) > 0 {
@@ -348,9 +348,9 @@ func (r *reading) notFound(t nginx.Target) *Error {
 		}
 	}
 	if len(near) == 0 {
-		return usage("%s; it has %s", text, upstreamNames(r.conf))
+		return usage("%s\nhint: it has %s", text, upstreamNames(r.conf))
 	}
-	return usage("%s; did you mean %s?", text, strings.Join(near, ", or "))
+	return usage("%s\nhint: did you mean %s?", text, strings.Join(near, ", or "))
 }
 
 // keep holds on to what later calls speak of.

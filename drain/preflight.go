@@ -2,6 +2,7 @@ package drain
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -119,6 +120,9 @@ func (o *Operation) checkBackend(ctx context.Context, m *member) []Check {
 		c.try(broken, CheckUnit, func() (Seen, []Finding) {
 			state, err := m.Service.State(ctx)
 			m.Active = err == nil && backend.Started(state)
+			if errors.Is(err, remote.ErrNoUnit) {
+				err = fmt.Errorf("%w\nhint: --service names a unit of the backend; systemctl list-unit-files there lists them", err)
+			}
 			return Seen{Service: &ServiceState{set.Service, m.Name, state.Active}}, missing("service", err)
 		})
 		// Both ways are needed: the way back is part of the way.

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/kballard/go-shellquote"
 	"github.com/urfave/cli/v2"
@@ -94,8 +95,13 @@ func (s *session) complete(ctx context.Context, app *cli.App, line string) []can
 		}
 		all[i].word = before + all[i].word
 	}
-	return slices.DeleteFunc(all, func(found candidate) bool { return !strings.HasPrefix(found.word, word) })
+	return slices.DeleteFunc(all, func(found candidate) bool {
+		// A configuration or a history elsewhere may hold what a shell would run.
+		return !strings.HasPrefix(found.word, word) || strings.ContainsAny(found.word, " '\"\\$`;&|<>(){}*?!#") || !printable(found.word+found.about)
+	})
 }
+
+func printable(text string) bool { return !strings.ContainsFunc(text, unicode.IsControl) }
 
 // lineWords parts a line as a shell does. The last word may be unfinished, or empty.
 func lineWords(line string) []string {

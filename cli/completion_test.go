@@ -6,9 +6,40 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
+	"testing"
 	"time"
 )
+
+// A line is parted as a shell does, though a quote in it is still open.
+func TestLineWords(t *testing.T) {
+	for line, want := range map[string][]string{
+		"drainctl":                      {"drainctl"},
+		"drainctl ":                     {"drainctl", ""},
+		"drainctl drain  a":             {"drainctl", "drain", "a"},
+		"drainctl --reason 'two words":  {"drainctl", "--reason", "two words"},
+		`drainctl --reason "two w" `:    {"drainctl", "--reason", "two w", ""},
+		`drainctl --reason "two 'wo`:    {"drainctl", "--reason", "two 'wo"},
+		`drainctl drain \[2001:db8::1`:  {"drainctl", "drain", "[2001:db8::1"},
+		`drainctl --reason=it\'s\ late`: {"drainctl", "--reason=it's late"},
+		"":                              {""},
+	} {
+		if got := lineWords(line); !slices.Equal(got, want) {
+			t.Errorf("%s: %q, want %q", line, got, want)
+		}
+	}
+}
+
+// What cannot be understood, or asked, has no candidates.
+func TestNothingToComplete(t *testing.T) {
+	s := newSession(nil, nil)
+	for _, line := range []string{"", "drainctl", "drainctl nosuch ", "drainctl drain --nosuch ", "drainctl drain --parallel x --group ", "drainctl -- ", "drainctl drain --timeout ", "drainctl drain --reason=", "drainctl agent "} {
+		if got := s.complete(t.Context(), newApp(s), line); len(got) != 0 {
+			t.Errorf("%q: %v", line, got)
+		}
+	}
+}
 
 // interactive is how each shell is started without the files of its user, and what is
 // typed there first.

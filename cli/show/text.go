@@ -624,9 +624,12 @@ func outcome(r *drain.Result) string {
 	if r.ExitCode == drain.Done {
 		return summary(r)
 	}
-	text := r.Error
+	text, hints, hinted := strings.Cut(r.Error, "\n"+hintMark)
 	if r.Stands != nil {
 		text += "; " + standsText(*r.Stands)
+	}
+	if hinted {
+		text += "\n" + hintMark + hints
 	}
 	return text
 }

@@ -415,12 +415,18 @@ func pendingFiles(p *Plan) []Finding {
 	})
 }
 
+// problemHints say what to do about problems that no flag overrides.
+var problemHints = map[string]string{
+	balancer.ProblemRunning: "\nhint: start it, as with systemctl start nginx",
+	balancer.ProblemWrite:   "\nhint: it must be a plain file that can be replaced, in a directory that can be written to",
+}
+
 // problems passes on what an LB itself found.
 func problems(p *Plan) []Finding {
 	return p.onEach(func(lb LBPlan, found *[]Finding) {
 		for _, pr := range lb.Report.Problems {
 			if !(p.DryRun && pr.Unknown) {
-				add(found, Finding{Code: pr.Code, Text: pr.Text, Override: pr.Override})
+				add(found, Finding{Code: pr.Code, Text: pr.Text + problemHints[pr.Code], Override: pr.Override})
 			}
 		}
 	})

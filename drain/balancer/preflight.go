@@ -24,7 +24,7 @@ const (
 func (l *Local) preflight(ctx context.Context, r *reading, tested <-chan error) {
 	running, err := l.running(ctx, r.conf, r.build)
 	if err != nil {
-		r.Problems = append(r.Problems, Problem{Code: ProblemRunning, Text: err.Error() + "\nhint: start it, as with systemctl start nginx", Unknown: true})
+		r.Problems = append(r.Problems, Problem{Code: ProblemRunning, Text: err.Error(), Unknown: true})
 	} else {
 		r.Generation = generation(running)
 		l.checkConf(r, running)
@@ -43,7 +43,7 @@ func (l *Local) preflight(ctx context.Context, r *reading, tested <-chan error) 
 		}
 		done[s.File] = true
 		if err := nginx.CheckReplace(s.File); err != nil {
-			r.Problems = append(r.Problems, Problem{Code: ProblemWrite, Text: err.Error() + "\nhint: it must be a plain file that can be replaced, in a directory that can be written to", Unknown: unprivileged(err)})
+			r.Problems = append(r.Problems, Problem{Code: ProblemWrite, Text: err.Error(), Unknown: unprivileged(err)})
 		}
 	}
 }

@@ -111,7 +111,7 @@ func commandHelp(cmd *cli.Command, all bool) string {
 	var b strings.Builder
 	b.WriteString(wrapped(sentence(cmd.Usage), 0, 0) + "\n\n" + indented(cmd.UsageText) + "\n" + wrapped("Usage: "+usageLine(cmd), 0, 7) + "\n")
 	if cmd.Description != "" {
-		b.WriteString(paragraphs(cmd.Description))
+		b.WriteString("\n" + paragraphs(cmd.Description))
 	}
 	docs := docsOf(cmd)
 	names, few := commonFlags[cmd.Name]

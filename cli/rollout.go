@@ -54,7 +54,7 @@ func (f *specFlags) rollout() {
 	f.yes("on-backend", &r.OnBackend, catRun, "run COMMAND on the backend, over SSH, not here")
 	f.reboot("reboot each, before COMMAND if there is one; another boot is seen to run")
 	f.span("reboot-timeout", &r.RebootTimeout, catRun, "how long a reboot may take")
-	f.text("batch", &r.Batch, catRun, "`N` backends at a time, or N% of them; of those that are up")
+	f.text("batch", &r.Batch, catRun, "`N` backends at a time, or N% of those up")
 	f.span("pause", &r.Pause, catRun, "how long to wait between two batches; each then costs a reload more")
 	f.yes("canary", &r.Canary, catRun, "one backend first, then ask; without a terminal: wait for --canary-wait")
 	f.span("canary-wait", &r.CanaryWait, catRun, "how long to wait after the canary, in place of asking")

@@ -103,6 +103,8 @@ func ExitOf(err error) Exit {
 type Finding struct {
 	Code string `json:"code"`
 	LB   string `json:"lb,omitempty"`
+	// Text is what is found, in its first line. Lines that begin with "hint: " say what
+	// to do about it, as in the text of any error.
 	Text string `json:"text"`
 	// Override is the flag that overrides it; empty: none does.
 	Override string `json:"override,omitempty"`

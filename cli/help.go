@@ -267,7 +267,9 @@ func paragraphs(text string) string {
 func wrapped(text string, from, indent int) string {
 	var b strings.Builder
 	column := from
-	for i, word := range strings.Fields(text) {
+	// A default stays on the line of its word.
+	words := strings.Split(strings.ReplaceAll(strings.Join(strings.Fields(text), " "), "(default: ", "(default:\x00"), " ")
+	for i, word := range words {
 		length := utf8.RuneCountInString(word)
 		switch {
 		case i == 0:
@@ -281,5 +283,5 @@ func wrapped(text string, from, indent int) string {
 		b.WriteString(word)
 		column += length
 	}
-	return b.String()
+	return strings.ReplaceAll(b.String(), "\x00", " ")
 }

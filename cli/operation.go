@@ -163,7 +163,7 @@ func (s *session) runOperation(ctx context.Context, spec drain.Spec, dryRun bool
 		}
 		s.view.Event(drain.Stamp(&drain.Planned{Plan: p}))
 		return nil
-	}}
+	}, Version: versionText()}
 	if dryRun {
 		plan, err := drain.DryRun(soft, spec, options)
 		if err != nil {

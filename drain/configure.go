@@ -224,7 +224,7 @@ func (b *batch) apply(ctx context.Context, lb *LB, c balancer.Change, again func
 		b.o.emit(&NotLoaded{Header: head, Files: a.Stale})
 	}
 	if len(a.Edited) > 0 {
-		b.o.emit(&Edited{Header: head, Edits: a.Edited})
+		b.o.emit(&Edited{Header: head, Edits: a.Edited, Diff: a.Diff})
 	}
 	return a, nil
 }

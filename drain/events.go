@@ -43,6 +43,17 @@ type OperationStarted struct {
 	Continues string            `json:"continues,omitempty"`
 	Service   string            `json:"service,omitempty"`
 	Servers   []journal.Located `json:"servers"`
+	Drainctl  string            `json:"drainctl,omitempty"` // version
+}
+
+// A Checked is what was checked before anything was touched: on one LB, or, without
+// one, on the backends.
+type Checked struct {
+	Header
+	Checks []Check `json:"checks"` // at most maxChecked
+	More   int     `json:"more,omitempty"`
+	// Unchecked is what could not be known, and why.
+	Unchecked []string `json:"not_checked,omitempty"`
 }
 
 // A Planned says what is about to be done.
@@ -121,6 +132,7 @@ type StepFailed struct {
 type Edited struct {
 	Header
 	Edits []journal.Edit `json:"edits"`
+	Diff  string         `json:"diff,omitempty"` // of the files; empty where it is too long to keep
 }
 
 // A NotLoaded says which files had been changed and not been loaded by nginx.
@@ -323,6 +335,7 @@ type BackendResult struct {
 
 func (*OperationStarted) name() string   { return "operation_started" }
 func (*Planned) name() string            { return "plan" }
+func (*Checked) name() string            { return "checked" }
 func (*LockAwaited) name() string        { return "lock_awaited" }
 func (*StepStarted) name() string        { return "step_started" }
 func (*StepDone) name() string           { return "step_done" }
@@ -373,7 +386,7 @@ func (s Seconds) Duration() time.Duration { return time.Duration(float64(s) * fl
 var kinds = func() map[string]func() Event {
 	all := map[string]func() Event{}
 	for _, make := range []func() Event{
-		func() Event { return &OperationStarted{} }, func() Event { return &Planned{} }, func() Event { return &LockAwaited{} },
+		func() Event { return &OperationStarted{} }, func() Event { return &Planned{} }, func() Event { return &Checked{} }, func() Event { return &LockAwaited{} },
 		func() Event { return &StepStarted{} }, func() Event { return &StepDone{} }, func() Event { return &StepFailed{} },
 		func() Event { return &Edited{} }, func() Event { return &NotLoaded{} }, func() Event { return &Reloaded{} },
 		func() Event { return &Waiting{} }, func() Event { return &HealthChecked{} }, func() Event { return &OtherClient{} },

@@ -77,7 +77,8 @@ func (o *Operation) newWhole() *batch {
 // What is missing is one refusal that lists it all.
 func (o *Operation) check(ctx context.Context) error {
 	findings := slices.DeleteFunc(slices.Clone(o.plan.Findings), func(f Finding) bool { return f.Warning })
-	findings = append(findings, failures(o.checkBackends(ctx))...)
+	o.checks = o.checkBackends(ctx)
+	findings = append(findings, failures(o.checks)...)
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}

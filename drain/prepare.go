@@ -36,6 +36,8 @@ type Options struct {
 	// Accept is asked about the plan before anything is touched, and after it was
 	// made: an error ends the run.
 	Accept func(*Plan) error
+	// Version is drainctl's, for the history.
+	Version string
 
 	bounds bounds
 }
@@ -55,6 +57,7 @@ type Operation struct {
 	began   time.Time
 	lbs     fleet
 	whole   *batch
+	checks  []Check // of the backends
 	changed bool
 	ends    []backendEnd // of backends that ended in another way than the rest
 	// Of a rolling run.

@@ -447,9 +447,10 @@ func (o *Operation) begin(ctx context.Context) error {
 		}
 		o.emit(&OperationStarted{
 			Header: Header{LB: lb.Name}, Version: historyVersion, Kind: spec.Kind, Targets: spec.Targets, User: spec.User, Host: spec.Host,
-			Reason: spec.Reason, Continues: spec.Continues, Service: spec.Service, Servers: op.Servers,
+			Reason: spec.Reason, Continues: spec.Continues, Service: spec.Service, Servers: op.Servers, Drainctl: o.options.Version,
 		})
 	}
+	o.tellChecks()
 	if spec.Kind != Run {
 		o.emit(o.stepStarted(0))
 	}

@@ -74,6 +74,7 @@ func (l *Local) apply(ctx context.Context, c Change) (a Applied, err error) {
 		}
 		a.Edited = append(a.Edited, l.edits[len(l.edits)-1])
 	}
+	a.Diff = diffOf(changes)
 	if err := l.test(ctx); err != nil {
 		return a, l.giveUp(ctx, had, fmt.Errorf("the edited configuration was refused: %w", err))
 	}
@@ -81,6 +82,23 @@ func (l *Local) apply(ctx context.Context, c Change) (a Applied, err error) {
 		l.unlockConfiguration()
 	}
 	return a, nil
+}
+
+// maxDiff bounds the diff that a history keeps of an edit, in bytes.
+const maxDiff = 32 << 10
+
+// diffOf is the diff of changes, for people: what was done is in the splices. It has no
+// context: a history goes into tickets, and the lines around may hold what is secret.
+func diffOf(changes []*fileChange) string {
+	var edits []nginx.Edit
+	for _, ch := range changes {
+		edits = append(edits, ch.edits...)
+	}
+	text, err := unified(edits, 0)
+	if err != nil || len(text) > maxDiff {
+		return ""
+	}
+	return text
 }
 
 // differs tells whether nginx has loaded other files than there are: an edit that was

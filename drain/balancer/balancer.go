@@ -234,6 +234,7 @@ type ServerEdit struct {
 // Applied is what Apply did.
 type Applied struct {
 	Edited []journal.Edit `json:"edited,omitempty"`
+	Diff   string         `json:"diff,omitempty"` // of what was edited; empty beyond maxDiff
 	// NeedsReload tells that nginx does not serve what the files say.
 	NeedsReload bool     `json:"needs_reload,omitempty"`
 	Stale       []string `json:"stale,omitempty"` // files that were changed before, and not loaded

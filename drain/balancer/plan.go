@@ -207,6 +207,13 @@ func (r *reading) edits() error {
 	if err := verify(edits, r.servers...); err != nil {
 		return err
 	}
+	var err error
+	r.Diff, err = unified(edits, udiff.DefaultContextLines)
+	return err
+}
+
+// unified is the diff of edits, with lines of context.
+func unified(edits []nginx.Edit, context int) (all string, err error) {
 	byFile := map[*nginx.File][]udiff.Edit{}
 	var files []*nginx.File
 	for _, e := range edits {
@@ -220,13 +227,13 @@ func (r *reading) edits() error {
 	}
 	for _, f := range files {
 		udiff.SortEdits(byFile[f])
-		text, err := udiff.ToUnified(f.Path, f.Path, f.Src, byFile[f], udiff.DefaultContextLines)
+		text, err := udiff.ToUnified(f.Path, f.Path, f.Src, byFile[f], context)
 		if err != nil {
-			return fmt.Errorf("%s: %w", f.Path, err)
+			return "", fmt.Errorf("%s: %w", f.Path, err)
 		}
-		r.Diff += text
+		all += text
 	}
-	return nil
+	return all, nil
 }
 
 // verify cross-checks the upstreams of edits, and of other servers, with gonginx,

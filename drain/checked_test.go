@@ -1,0 +1,84 @@
+package drain
+
+import (
+	"fmt"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// The history says what was checked, on the LB and of the backend, and with which
+// drainctl; and each edit has its diff.
+func TestHistoryHasTheChecks(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	options := Options{Connect: connector{r}, Version: "1.2.3"}
+	if err := run(t.Context(), t.Context(), r.spec(Drain), options); err != nil {
+		t.Fatal(err)
+	}
+	entries, _, err := ReadHistory(t.Context(), r.spec(""), connector{r})
+	if err != nil || len(entries) != 1 || entries[0].Began.Drainctl != "1.2.3" {
+		t.Fatalf("%v, %d operations", err, len(entries))
+	}
+	events, _, err := ReadOperation(t.Context(), r.spec(""), entries[0].ID, connector{r})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []CheckName
+	diff := ""
+	for _, e := range events {
+		switch e := e.(type) {
+		case *Checked:
+			for _, c := range e.Checks {
+				if c.Result != CheckOK && c.Result != CheckWarning {
+					t.Errorf("%s is %s, and yet it was run", c.Name, c.Result)
+				}
+				names = append(names, c.Name)
+			}
+		case *Edited:
+			diff += e.Diff
+		}
+	}
+	for _, want := range []CheckName{CheckConfiguration, CheckTest, CheckPending, "live-servers", "direct-reference", CheckUnit, CheckCounter} {
+		if !slices.Contains(names, want) {
+			t.Errorf("the history has the checks %q, and not %s", names, want)
+		}
+	}
+	// The lines around may hold what is secret.
+	if lines := strings.Split(strings.TrimSpace(diff), "\n"); len(lines) != 5 || lines[3][0] != '-' || lines[4][0] != '+' || !strings.Contains(lines[4], " down;") {
+		t.Errorf("the diff of the edit is %q", diff)
+	}
+}
+
+// Whatever a guard finds is a check of the history.
+func TestEveryGuardIsACheck(t *testing.T) {
+	text, err := os.ReadFile("guards.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	codes := regexp.MustCompile(`Code: "([a-z-]+)"`).FindAllStringSubmatch(string(text), -1)
+	if len(codes) < 15 {
+		t.Fatalf("guards.go has %d codes", len(codes))
+	}
+	for _, code := range codes {
+		name := CheckName(code[1])
+		known := checkOf[code[1]] != "" || slices.Contains(guardChecks[Drain], name) || slices.Contains(guardChecks[Undrain], name)
+		if !known && name != "missing" { // which is a warning about one LB of several
+			t.Errorf("%s is no check", name)
+		}
+	}
+}
+
+// A large fleet's checks are bounded, and what is a warning is kept.
+func TestChecksAreBounded(t *testing.T) {
+	e := &Checked{}
+	for i := range maxChecked + 50 {
+		e.Checks = append(e.Checks, Check{Name: CheckName(fmt.Sprint(i)), Result: CheckOK})
+	}
+	e.Checks = append(e.Checks, Check{Name: "last", Result: CheckWarning})
+	if bounded(e); len(e.Checks) != maxChecked || e.More != 51 || e.Checks[0].Name != "last" {
+		t.Errorf("%d checks, %d more, %s first", len(e.Checks), e.More, e.Checks[0].Name)
+	}
+}

@@ -48,7 +48,7 @@ type session struct {
 	resume  func(ctx context.Context, spec drain.Spec, name string) error
 	show    func(ctx context.Context, spec drain.Spec) error
 	check   func(ctx context.Context, spec drain.Spec) error
-	list    func(ctx context.Context, spec drain.Spec, id string) error
+	list    func(ctx context.Context, spec drain.Spec, id, page string) error
 	serve   func(ctx context.Context, spec drain.Spec) error
 	explain func(spec drain.Spec, files []string, values []show.ConfigValue) error
 	publish func(*show.Record)

@@ -29,6 +29,7 @@ type heard struct {
 	values  []show.ConfigValue
 	json    bool
 	metrics string
+	page    string // file of it
 	options show.Options
 	code    int
 	out     string
@@ -56,7 +57,10 @@ func hear(words ...string) *heard {
 	s.resume = func(_ context.Context, spec drain.Spec, name string) error { return got(spec, name) }
 	s.show = func(_ context.Context, spec drain.Spec) error { return got(spec, "") }
 	s.check = func(_ context.Context, spec drain.Spec) error { return got(spec, "") }
-	s.list = func(_ context.Context, spec drain.Spec, id string) error { return got(spec, id) }
+	s.list = func(_ context.Context, spec drain.Spec, id, page string) error {
+		h.page = page
+		return got(spec, id)
+	}
 	s.serve = func(_ context.Context, spec drain.Spec) error { return got(spec, "") }
 	s.explain = func(spec drain.Spec, _ []string, values []show.ConfigValue) error {
 		h.values = values
@@ -163,6 +167,7 @@ func arrivals() map[string]arrival {
 		"ssh-host":               {value: "10.0.0.10", want: drain.SSH{Host: "10.0.0.10"}, got: func(h *heard) any { return h.spec.SSH }, with: forStop},
 		"output":                 {value: "json", want: true, got: func(h *heard) any { return h.json }},
 		"metrics":                {value: "../testdata/drainctl.prom", want: "../testdata/drainctl.prom", got: func(h *heard) any { return h.metrics }},
+		"html":                   {value: "page.html", want: "page.html", got: func(h *heard) any { return h.page }},
 		"no-color":               {value: "true", want: true, got: func(h *heard) any { return h.options.Plain }},
 		"verbose":                {value: "true", want: true, got: func(h *heard) any { return h.options.Verbose }},
 	}
@@ -487,6 +492,7 @@ func TestSenselessLines(t *testing.T) {
 		{"resume a --dry-run", "unknown flag --dry-run for resume"},
 		{"resume a --service app", "unknown flag --service for resume"},
 		{"history a b", `history takes one ID; "b" is one argument too many`},
+		{"history --html page.html", "--html needs the ID of an operation"},
 		{"history a --nginx-conf /x", "unknown flag --nginx-conf for history"},
 		{"drain a --force", "unknown flag --force for drain"},
 		{"undrain a --ignore-peer 10.0.0.1", "unknown flag --ignore-peer for undrain"},

@@ -1,10 +1,16 @@
 package cli
 
 import (
+	"bytes"
 	"context"
+	"fmt"
+	"os"
+	"path/filepath"
 
+	"github.com/google/renameio/v2"
 	"github.com/urfave/cli/v2"
 
+	"github.com/drainctl/drainctl/cli/show"
 	"github.com/drainctl/drainctl/drain"
 )
 
@@ -12,6 +18,8 @@ func historyCommand(s *session) *cli.Command {
 	f := &specFlags{spec: drain.DefaultSpec("")}
 	f.where()
 	f.shown()
+	var file string
+	f.text("html", &file, catOutput, "write the operation to `FILE` as a page for a browser or a ticket; - is standard output")
 	f.document = true
 	return &cli.Command{
 		Name:      "history",
@@ -30,12 +38,20 @@ func historyCommand(s *session) *cli.Command {
 			if err := f.read(s, c); err != nil {
 				return err
 			}
-			return s.list(c.Context, f.spec, c.Args().First())
+			if !c.Args().Present() && s.typed("html") {
+				return usage("--html needs the ID of an operation: drainctl history lists them")
+			}
+			if file != "" {
+				if err := s.unused("--html writes a page", "output"); err != nil {
+					return err
+				}
+			}
+			return s.list(c.Context, f.spec, c.Args().First(), file)
 		},
 	}
 }
 
-func (s *session) showHistory(ctx context.Context, spec drain.Spec, id string) error {
+func (s *session) showHistory(ctx context.Context, spec drain.Spec, id, file string) error {
 	_, soft, stop := withSignals(ctx, func(first bool) { s.view.Signal("", first) })
 	defer stop()
 	if id == "" {
@@ -46,8 +62,43 @@ func (s *session) showHistory(ctx context.Context, spec drain.Spec, id string) e
 		return err
 	}
 	events, truncated, err := drain.ReadOperation(soft, spec, id, s.machines(true))
-	if err == nil {
-		s.view.Operation(id, events, truncated)
+	if err != nil {
+		return err
 	}
-	return err
+	op := show.Operation{ID: id, Events: events, Truncated: truncated, Next: drain.Unended(spec, id, events)}
+	if file != "" {
+		return s.writePage(op, file)
+	}
+	s.view.Operation(op)
+	return nil
+}
+
+// writePage writes the page of an operation to a file, which is replaced, or to
+// standard output.
+func (s *session) writePage(op show.Operation, file string) error {
+	var page bytes.Buffer
+	err := show.WritePage(&page, op, versionText())
+	if err == nil {
+		err = s.replaceFile(file, page.Bytes())
+	}
+	if err != nil {
+		return fmt.Errorf("write the page of %s: %w", op.ID, err)
+	}
+	return nil
+}
+
+// replaceFile writes a file whole or not at all. What is no regular file, such as
+// /dev/stdout, is written to.
+func (s *session) replaceFile(file string, b []byte) error {
+	if file == "-" {
+		_, err := s.stdout.Write(b)
+		return err
+	}
+	if info, err := os.Stat(file); err == nil && !info.Mode().IsRegular() {
+		return os.WriteFile(file, b, 0)
+	}
+	if real, err := filepath.EvalSymlinks(file); err == nil {
+		file = real // the link stays
+	}
+	return renameio.WriteFile(file, b, 0o644, renameio.WithTempDir(filepath.Dir(file)), renameio.WithExistingPermissions())
 }

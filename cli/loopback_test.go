@@ -659,7 +659,7 @@ func TestEventsAsJSON(t *testing.T) {
 			order = append(order, name)
 		}
 	}
-	want := []string{"plan", "operation_started", "step_started mark down", "edited mark down", "reloaded mark down", "step_done mark down", "step_started wait", "waiting wait", "step_done wait", "result"}
+	want := []string{"plan", "operation_started", "checked", "step_started mark down", "edited mark down", "reloaded mark down", "step_done mark down", "step_started wait", "waiting wait", "step_done wait", "result"}
 	if !slices.Equal(order, want) {
 		t.Errorf("events %v, want %v", order, want)
 	}

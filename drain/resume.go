@@ -169,3 +169,26 @@ func ReadOperation(ctx context.Context, spec Spec, id string, c Connector) (even
 	}
 	return events, unread, nil
 }
+
+// Unended is what to type where the events of an operation have no end: it may still
+// run, or have crashed. The history cannot tell.
+func Unended(spec Spec, id string, events []Event) []Command {
+	var targets []string
+	for _, e := range events {
+		switch e := e.(type) {
+		case *Result:
+			return nil
+		case *OperationStarted:
+			targets = e.Targets
+		}
+	}
+	where := spec.words("config", "lb", "state-dir")
+	command := func(reason, name string, args []string) Command {
+		return Command{Words: slices.Concat([]string{"drainctl", name}, args, where), Reason: reason}
+	}
+	all := []Command{command("says whether it still runs", "status", targets), command("continues, if it does not", "resume", []string{id})}
+	if len(targets) > 0 {
+		all = append(all, command("puts everything back instead", string(Undrain), targets))
+	}
+	return all
+}

@@ -43,7 +43,24 @@ func (v *Text) Checks(r *drain.CheckReport) {
 	v.line("%s", v.bold.Sprint(sum))
 }
 
-// seenText is what a check that passed saw.
+// checkTexts say what a check is about that drainctl check does not have.
+var checkTexts = map[drain.CheckName]string{
+	"live-servers":       "enough live servers remain in each upstream",
+	"one-live-server":    "more than one live server remains",
+	"remaining-upstream": "no other upstream still sends to it",
+	"direct-reference":   "nothing reaches it outside of its upstreams",
+	"other-name":         "it is no server under another name",
+	"shutdown-timeout":   "worker_shutdown_timeout is not shorter than the wait",
+	"several-addresses":  "each server name is one address",
+	"unmanaged":          "drainctl has marked it down",
+	"ambiguous":          "which lines drainctl has marked is clear",
+	"orphaned":           "what was drained is still in the configuration",
+}
+
+// checkText is a check in words, or its name.
+func checkText(name drain.CheckName) string { return cmp.Or(checkTexts[name], string(name)) }
+
+// seenText is what a check that passed saw. One of the history may have seen less.
 func seenText(c drain.Check) string {
 	s := c.Seen
 	switch c.Name {
@@ -67,7 +84,11 @@ func seenText(c drain.Check) string {
 	case drain.CheckServer:
 		return strings.Join(s.Servers, ", ")
 	case drain.CheckNginx:
-		text := strings.TrimSpace("nginx "+s.Version) + ", " + count(s.Generation.Serving, "worker")
+		text := strings.TrimSpace("nginx " + s.Version)
+		if s.Generation == nil {
+			return text
+		}
+		text += ", " + count(s.Generation.Serving, "worker")
 		if s.Generation.Earlier > 0 {
 			text += "; " + earlier(*s.Generation)
 		}
@@ -88,8 +109,14 @@ func seenText(c drain.Check) string {
 		}
 		return "as this machine's"
 	case drain.CheckUnit:
+		if s.Service == nil {
+			return ""
+		}
 		return s.Service.Unit + " is " + s.Service.Active
 	case drain.CheckCounter:
+		if s.Open == nil {
+			return ""
+		}
 		return fmt.Sprintf("%s open, by %s", count(*s.Open, "connection"), s.Counter)
 	}
 	return ""

@@ -137,8 +137,8 @@ func (v *jsonView) History(entries []drain.HistoryEntry, unreadable []string) {
 	v.print(doc)
 }
 
-func (v *jsonView) Operation(id string, events []drain.Event, truncated int) {
-	v.print(operationDocument{"operation", time.Now(), id, events, truncated})
+func (v *jsonView) Operation(op Operation) {
+	v.print(operationDocument{"operation", time.Now(), op.ID, op.Events, op.Truncated})
 }
 
 func (v *jsonView) Config(files []string, values []ConfigValue) {

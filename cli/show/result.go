@@ -114,11 +114,13 @@ func toldLines(f drain.Finding) []string {
 }
 
 // standsText says what is so now.
-func standsText(s drain.Stands) string {
+func standsText(s drain.Stands) string { return strings.Join(standsParts(s), "; ") }
+
+// standsParts is that, one thing after the other.
+func standsParts(s drain.Stands) (parts []string) {
 	if s.Standing != drain.Changed {
-		return string(s.Standing)
+		return []string{string(s.Standing)}
 	}
-	var parts []string
 	for _, lb := range s.LBs {
 		if len(lb.Servers) == 0 && lb.Unknown == "" {
 			continue // it has what it had
@@ -151,7 +153,7 @@ func standsText(s drain.Stands) string {
 	if s.Open != nil {
 		parts = append(parts, count(*s.Open, "connection")+" left")
 	}
-	return strings.Join(parts, "; ")
+	return parts
 }
 
 // summary is the last word of a run that is done.

@@ -9,7 +9,6 @@ import (
 
 	"github.com/drainctl/drainctl/drain"
 	"github.com/drainctl/drainctl/drain/backend"
-	"github.com/drainctl/drainctl/drain/journal"
 )
 
 // clockFormat is how times are shown, in the local zone.
@@ -165,83 +164,4 @@ func unreadableText(name string) string { return name + " has no operation and w
 // truncatedText says that lines of an operation were set aside.
 func truncatedText(n int) string {
 	return count(n, "line") + " could not be read: cut short by a crash or a full disk"
-}
-
-// Operation shows one Operation, step by step.
-func (v *Text) Operation(id string, events []drain.Event, truncated int) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	ended := false
-	for _, e := range events {
-		at := e.Head().Time.Local().Format(clockFormat + ".000")
-		switch e := e.(type) {
-		case *drain.OperationStarted:
-			v.began(id, e)
-			continue
-		case *drain.Result:
-			ended = true
-			v.line("  %s  %s", at, endText(e))
-			continue
-		}
-		if edited, ok := e.(*drain.Edited); ok {
-			for _, text := range edits(edited.Edits) {
-				v.line("  %s  %s", at, text)
-			}
-			continue
-		}
-		if text := words(e); text != "" {
-			if step := e.Head().Step; step != "" {
-				text = fmt.Sprintf("%s: %s", step, text)
-			}
-			v.line("  %s  %s", at, text)
-		}
-	}
-	if truncated > 0 {
-		v.warning(truncatedText(truncated))
-	}
-	if !ended {
-		v.line("it has not ended, or did not live to say so")
-	}
-}
-
-// edits says what was changed in each file, to the byte.
-func edits(all []journal.Edit) []string {
-	var lines []string
-	for _, e := range all {
-		var texts []string
-		for _, s := range e.Splices {
-			if s.New != "" {
-				texts = append(texts, fmt.Sprintf("%q inserted at byte %d (line %d)", s.New, s.At, s.Line))
-			} else {
-				texts = append(texts, fmt.Sprintf("%q removed at byte %d (line %d)", s.Old, s.At, s.Line))
-			}
-		}
-		lines = append(lines, fmt.Sprintf("edit %s: %s", e.Path, strings.Join(texts, ", ")))
-	}
-	return lines
-}
-
-func (v *Text) began(id string, e *drain.OperationStarted) {
-	v.line("%s %s %s, by %s", v.bold.Sprint(id), e.Kind, strings.Join(e.Targets, ", "), journal.Who(e.User, e.Host, e.Reason, e.Time))
-	if e.Continues != "" {
-		v.line("  continues %s", e.Continues)
-	}
-	if e.Service != "" {
-		v.line("  service %s", e.Service)
-	}
-	for _, s := range e.Servers {
-		down := ""
-		if s.Down {
-			down = ", down already"
-		}
-		v.line("  server %s in %s (%s:%d)%s", s.Address, s.Upstream, s.File, s.Line, down)
-	}
-}
-
-func endText(r *drain.Result) string {
-	text := fmt.Sprintf("ended: %s (exit code %d)", r.Result, r.ExitCode)
-	if r.Stands != nil {
-		text += "; " + standsText(*r.Stands)
-	}
-	return text
 }

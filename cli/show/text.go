@@ -449,7 +449,10 @@ func heldText(h drain.Held, of string) string {
 	if of != "" {
 		text += " to " + of
 	}
-	text += fmt.Sprintf(" open %s, idle %s", span(h.OpenFor.Duration()), span(h.Idle.Duration()))
+	text += " open " + span(h.OpenFor.Duration())
+	if h.Idle >= 0 { // else it is not known
+		text += ", idle " + span(h.Idle.Duration())
+	}
 	if h.LB != "" && h.LB != h.Address {
 		text += ", by " + h.LB
 	}

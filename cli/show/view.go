@@ -18,7 +18,7 @@ type View interface {
 	Status(*drain.Status)
 	Checks(*drain.CheckReport)
 	History(entries []drain.HistoryEntry, unreadable []string)
-	Operation(id string, events []drain.Event, truncated int)
+	Operation(Operation)
 	Config(files []string, values []ConfigValue)
 	Trace(host, command string)
 	Signal(kind drain.Kind, first bool)

@@ -6,7 +6,7 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 PATH=$PATH:/usr/sbin:/sbin # a plain user's path often lacks these
 
-# A command or file that is needed, and the package that has it.
+# A command or file that is needed, or one command or another, and the package that has it.
 needed='
 nginx                                            nginx-light
 /usr/lib/nginx/modules/ngx_stream_module.so      libnginx-mod-stream
@@ -38,6 +38,7 @@ pycodestyle                                      pycodestyle
 git                                              git
 rsync                                            rsync
 npx                                              npm
+chromium|google-chrome                           chromium
 '
 
 missing=()
@@ -45,7 +46,7 @@ while read -r what package; do
   [ -n "$what" ] || continue
   case $what in
     /*) [ -e "$what" ] && continue ;;
-    *) command -v "$what" >/dev/null && continue ;;
+    *) command -v "${what%|*}" >/dev/null || command -v "${what#*|}" >/dev/null && continue ;;
   esac
   [[ " ${missing[*]-} " == *" $package "* ]] || missing+=("$package")
 done <<<"$needed"

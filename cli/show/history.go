@@ -1,0 +1,177 @@
+package show
+
+import (
+	"fmt"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/charmbracelet/x/ansi"
+
+	"github.com/drainctl/drainctl/drain"
+)
+
+// Operation shows one operation of the history as a timeline.
+func (v *Text) Operation(op Operation) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	t := newTimeline(op)
+	v.line("%s %s", v.bold.Sprint(printable(t.ID)), printable(fmt.Sprintf("%s %s", t.Began.Kind, strings.Join(t.Began.Targets, ", "))))
+	for _, text := range t.asked() {
+		v.wrapped("  ", "    ", text)
+	}
+	v.checked(t)
+	v.line("")
+	day := t.Began.Time.Local().Format(time.DateOnly)
+	for _, e := range t.Entries {
+		if d := e.At.Local().Format(time.DateOnly); d != day {
+			day = d
+			v.line("  %s", v.bold.Sprint(day))
+		}
+		v.entry(t, e)
+	}
+	v.ended(t)
+	if t.Truncated > 0 {
+		v.warning(truncatedText(t.Truncated))
+	}
+}
+
+// checked says what was checked before it began, and of it what was a warning.
+func (v *Text) checked(t *timeline) {
+	if len(t.Checks) > 0 {
+		v.wrapped("  ", "    ", t.checkSum())
+	}
+	var notes []*note
+	for _, c := range t.Checks {
+		if c.Finding != nil {
+			notes = merge(notes, c.Finding.Text, c.LB, moodWarning)
+		}
+	}
+	for _, n := range notes {
+		v.wrapped("  ", "    ", noteText(t, n))
+	}
+}
+
+// noteIndent is before what stands below the line of a step.
+var noteIndent = strings.Repeat(" ", 20)
+
+func (v *Text) entry(t *timeline, e *entry) {
+	notes := e.Notes
+	line := strings.TrimSpace(e.title() + "  " + strings.Join(e.Backends, ", "))
+	switch {
+	case e.Kind == entryBatch && e != t.Entries[0]:
+		v.line("")
+	case e.Kind == entryNote:
+		line, notes = noteText(t, notes[0]), notes[1:]
+	}
+	mark := v.good
+	switch e.result() {
+	case "failed":
+		mark = v.bad
+	case "unchanged", "no end":
+		mark = v.warn
+	}
+	lines := wrap(fmt.Sprintf("  %s %7s  %-10s", e.clock(), e.took(), e.result()), noteIndent+"  ", line)
+	if e.result() != "" {
+		lines[0] = strings.Replace(lines[0], e.result(), mark.Sprint(e.result()), 1)
+	}
+	for _, line := range lines {
+		v.line("%s", line)
+	}
+	if e.What != "" {
+		v.wrapped(noteIndent, noteIndent+"  ", e.What)
+	}
+	for _, s := range e.Curves {
+		v.waited(s, e.Result == "done")
+	}
+	for _, n := range notes {
+		v.wrapped(noteIndent, noteIndent+"  ", noteText(t, n))
+	}
+}
+
+// waited shows the connections of a wait, and, where it was not done, what held it.
+func (v *Text) waited(s *waitCurve, done bool) {
+	v.wrapped(noteIndent, noteIndent+"  ", s.draw()+" "+strings.TrimPrefix(s.Backend+": ", ": ")+s.summary())
+	if done {
+		return
+	}
+	if s.Stuck != nil {
+		v.wrapped(noteIndent+"  ", noteIndent+"    ", stuckSummary(s.Stuck))
+	}
+	for _, h := range s.Held {
+		v.wrapped(noteIndent+"  ", noteIndent+"    ", "held by "+heldText(h, ""))
+	}
+}
+
+func noteText(t *timeline, n *note) string {
+	text := n.Text + t.on(n.LBs)
+	switch n.Mood {
+	case moodWarning:
+		return "warning: " + text
+	case moodFailed:
+		return "failed: " + text
+	}
+	return text
+}
+
+// ended shows how it ended, what is so, and what to type next.
+func (v *Text) ended(t *timeline) {
+	v.line("")
+	next := t.Next
+	if r := t.Ended; r == nil {
+		v.line("%s", v.warn.Sprint(unendedText))
+	} else {
+		next = r.Next
+		mark := v.bad
+		if r.ExitCode == drain.Done {
+			mark = v.good
+		}
+		v.line("  %s %7s  %s (exit code %d: %s)", r.Time.Local().Format("15:04:05"), tookText(r.Time.Sub(t.Began.Time)), mark.Sprint(printable(string(r.Result))), r.ExitCode, exitText(r.ExitCode))
+		for _, text := range t.standing() {
+			v.wrapped(noteIndent, noteIndent+"  ", text)
+		}
+		if len(r.Log) > 0 {
+			v.line("  the last log lines of the app:")
+		}
+		for _, text := range r.Log {
+			v.line("    %s", printable(text))
+		}
+	}
+	for _, c := range next {
+		v.line("next: %s", printable(nextText(c)))
+	}
+}
+
+// wrapped prints a text with indents for its first line and for the others.
+func (v *Text) wrapped(first, indent, text string) {
+	for _, line := range wrap(first, indent, text) {
+		v.line("%s", line)
+	}
+}
+
+// wrap has a text fit a terminal of 80 columns. A word stays whole: it may be a path.
+func wrap(first, indent, text string) (lines []string) {
+	const width = 80
+	line, empty := first, true
+	for _, word := range strings.Fields(printable(text)) {
+		switch {
+		case empty:
+		case ansi.StringWidth(line)+1+ansi.StringWidth(word) <= width:
+			line += " "
+		default:
+			lines, line = append(lines, line), indent
+		}
+		line, empty = line+word, false
+	}
+	return append(lines, line)
+}
+
+// printable is a text without characters that a terminal would act on.
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) && r != '\n' && r != '\t' {
+			return unicode.ReplacementChar
+		}
+		return r
+	}, text)
+}

@@ -1,0 +1,270 @@
+package show
+
+import (
+	_ "embed"
+	"encoding/json"
+	"fmt"
+	"html/template"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/drainctl/drainctl/drain"
+)
+
+//go:embed page.html
+var pageHTML string
+
+//go:embed page.css
+var pageCSS string
+
+// pageTemplate escapes whatever an operation holds: reasons, names and log lines are
+// others' words.
+var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{
+	"style": func() template.CSS { return template.CSS(pageCSS) }, //nolint:gosec // ours
+	"join":  func(texts []string) string { return strings.Join(texts, ", ") },
+	"exit":  exitText,
+	"stamp": func(t time.Time) string { return t.Format(time.RFC3339) },
+}).Parse(pageHTML))
+
+// WritePage writes an operation as one page of HTML, which needs nothing else. maker
+// is the version of drainctl that makes it.
+func WritePage(w io.Writer, op Operation, maker string) error {
+	return pageTemplate.Execute(w, newPage(newTimeline(op), maker))
+}
+
+// A page is a timeline as its template asks for it.
+type page struct {
+	*timeline
+	Entries []pageEntry
+	Diffs   []pageDiff
+	Maker   string
+}
+
+type pageEntry struct {
+	*entry
+	t            *timeline
+	BackendsText string
+	Curves       []chart
+}
+
+type pageDiff struct {
+	Title string
+	Lines []diffLine
+}
+
+type diffLine struct{ Class, Text string }
+
+type fact struct {
+	Name   string
+	Values []string
+}
+
+func newPage(t *timeline, maker string) *page {
+	p := &page{timeline: t, Maker: maker}
+	batch := ""
+	for i, e := range t.Entries {
+		if e.Kind == entryBatch {
+			batch = e.Title + ", "
+		}
+		pe := pageEntry{entry: e, t: t, BackendsText: strings.Join(append(e.Backends, e.Of...), ", ")}
+		if n := len(e.Of); n > maxServersShown {
+			pe.BackendsText = fmt.Sprintf("%d backends", n)
+		}
+		for j, w := range e.Curves {
+			pe.Curves = append(pe.Curves, chart{w, fmt.Sprintf("curve-%d-%d", i, j)})
+		}
+		p.Entries = append(p.Entries, pe)
+		for _, d := range e.Diffs {
+			title := fmt.Sprintf("%s%s, %s%s", batch, e.title(), e.clock(), t.on(d.LBs))
+			p.Diffs = append(p.Diffs, pageDiff{title, diffLines(d.Text)})
+		}
+	}
+	return p
+}
+
+// diffLines are the lines of a unified diff, or of what stands for one.
+func diffLines(text string) (lines []diffLine) {
+	for line := range strings.Lines(text) {
+		class := "text"
+		switch {
+		case strings.HasPrefix(line, "---"), strings.HasPrefix(line, "+++"), strings.HasPrefix(line, "@@"):
+			class = "head"
+		case strings.HasPrefix(line, "+"):
+			class = "add"
+		case strings.HasPrefix(line, "-"):
+			class = "del"
+		}
+		lines = append(lines, diffLine{class, strings.TrimSuffix(line, "\n")})
+	}
+	return lines
+}
+
+// Outcome is how it ended, in a word or two.
+func (p *page) Outcome() string {
+	if p.Ended == nil {
+		return "not ended"
+	}
+	return string(p.Ended.Result)
+}
+
+// Mood is the colour of the outcome.
+func (p *page) Mood() string {
+	switch {
+	case p.Ended == nil:
+		return "warn"
+	case p.Ended.ExitCode == drain.Done:
+		return "good"
+	}
+	return "bad"
+}
+
+func (p *page) Standing() []string {
+	if p.Ended == nil {
+		return []string{unendedText}
+	}
+	return p.standing()
+}
+
+func (p *page) Next() []drain.Command {
+	if p.Ended == nil {
+		return p.Operation.Next
+	}
+	return p.Ended.Next
+}
+
+// Zone is the zone of the times.
+func (p *page) Zone() string { return p.Began.Time.Local().Format("2006-01-02, MST (-07:00)") }
+
+// Facts are who wanted what, when and why.
+func (p *page) Facts() (all []fact) {
+	add := func(name string, values ...string) {
+		if values = slices.DeleteFunc(values, func(v string) bool { return v == "" }); len(values) > 0 {
+			all = append(all, fact{name, values})
+		}
+	}
+	b := p.Began
+	add("Who", strings.TrimSuffix(b.User+" on "+b.Host, " on "))
+	add("Why", b.Reason)
+	add("Began", zoned(b.Time))
+	if r := p.Ended; r != nil {
+		add("Ended", fmt.Sprintf("%s, after %s", zoned(r.Time), tookText(r.Time.Sub(b.Time))))
+	}
+	add("Load balancers", p.LBs...)
+	var servers []string
+	for i, s := range b.Servers {
+		if i == maxServersShown {
+			servers = append(servers, fmt.Sprintf("and %d more", len(b.Servers)-i))
+			break
+		}
+		servers = append(servers, located(s))
+	}
+	add("Servers", servers...)
+	add("Service", b.Service)
+	add("Continues", b.Continues)
+	add("drainctl", b.Drainctl)
+	if p.Truncated > 0 {
+		add("Not readable", truncatedText(p.Truncated))
+	}
+	return all
+}
+
+func zoned(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.Local().Format(clockFormat + " MST")
+}
+
+// What the template asks of an entry.
+func (e pageEntry) Clock() string      { return e.clock() }
+func (e pageEntry) TookText() string   { return e.took() }
+func (e pageEntry) TitleText() string  { return e.title() }
+func (e pageEntry) ResultText() string { return e.result() }
+
+// Mood is the colour of an entry's result.
+func (e pageEntry) Mood() string {
+	switch e.result() {
+	case "failed":
+		return "bad"
+	case "done":
+		return "good"
+	}
+	return "warn"
+}
+
+// NoteTexts are the notes, each with the LBs that it is about.
+func (e pageEntry) NoteTexts() (all []note) {
+	for _, n := range e.Notes {
+		all = append(all, note{Text: n.Text + e.t.on(n.LBs), Mood: n.Mood})
+	}
+	return all
+}
+
+// A checkRow is a check, with all places where it saw the same.
+type checkRow struct {
+	Name, Seen string
+	Result     drain.CheckResult
+	Mood       string
+	Where      []string
+}
+
+// CheckRows are the checks, those of several LBs that saw the same together.
+func (p *page) CheckRows() (rows []checkRow) {
+	for _, c := range p.Checks {
+		r := checkRow{Name: checkText(c.Name), Result: c.Result, Mood: "good", Seen: seenText(c)}
+		if c.Finding != nil {
+			r.Seen = c.Finding.Text
+		}
+		if c.Result != drain.CheckOK {
+			r.Mood = "warn"
+		}
+		where := c.LB + c.Backend
+		i := slices.IndexFunc(rows, func(had checkRow) bool {
+			return had.Name == r.Name && had.Result == r.Result && had.Seen == r.Seen
+		})
+		if i < 0 { // beside what others saw
+			for i = len(rows); i > 0 && rows[i-1].Name != r.Name; i-- {
+			}
+			if i == 0 {
+				i = len(rows)
+			}
+			rows = slices.Insert(rows, i, r)
+		}
+		if !slices.Contains(rows[i].Where, where) {
+			rows[i].Where = append(rows[i].Where, where)
+		}
+	}
+	for i, r := range rows {
+		if len(p.LBs) > 1 && slices.Equal(r.Where, p.LBs) {
+			rows[i].Where = []string{"every LB"}
+		}
+	}
+	return rows
+}
+
+// CheckSum says how many checks there were.
+func (p *page) CheckSum() string { return p.checkSum() }
+
+// maxRawEvents bounds the events of a page.
+const maxRawEvents = 1000
+
+// EventSum says how many events there are.
+func (p *page) EventSum() string {
+	text := count(len(p.Events), "event")
+	if n := len(p.Events) - maxRawEvents; n > 0 {
+		text += fmt.Sprintf(", and the first %d of them here; drainctl history %s --output json has all", maxRawEvents, p.ID)
+	}
+	return text
+}
+
+// RawEvents are the events as the history has them.
+func (p *page) RawEvents() (lines []string) {
+	for _, e := range p.Events[:min(len(p.Events), maxRawEvents)] {
+		if line, err := json.Marshal(e); err == nil {
+			lines = append(lines, string(line))
+		}
+	}
+	return lines
+}

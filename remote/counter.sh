@@ -1,5 +1,7 @@
 # Counts the connections to this host's ports when it is told to, a line each:
 #   count ID            the established ones, grouped by the address of the peer
+#   held ID             the same, and each of the first 2000: its far end, and how many
+#                       ms ago something was last sent on it, and received
 #   clients ID ADDR...  the far ends of all that there are or were until a minute
 #                       ago (TIME-WAIT), but at ADDR and at this host itself
 # An answer ends with "end ID STATUS", the exit status of ss. Before this text come
@@ -27,9 +29,19 @@ count='
     peer = $4
     sub(/:[0-9]+$/, "", peer)
     seen[peer]++
+    if (held && open <= 2000) far[open] = $4
+    next
+  }
+  # What -i prints of a socket is on a line of its own. ss leaves out what is 0, and
+  # every ss that knows -H knows lastsnd and lastrcv.
+  held && /^[ \t]/ {
+    if (open <= 2000 && / (rto|cwnd):[0-9]/) ago[open] = " " last("snd") " " last("rcv")
     next
   }
   { if (errors++ < 3) print "error " $0 }
+  function last(way) {
+    return match($0, " last" way ":[0-9]+") ? substr($0, RSTART + 9, RLENGTH - 9) : 0
+  }
   END {
     for (peer in seen) {
       name = address(peer ":0")
@@ -43,6 +55,7 @@ count='
       print "peer " most " " best
       delete sum[best]
     }
+    for (i = 1; i in far; i++) print "held " far[i] ago[i]
     done()
   }'
 
@@ -74,6 +87,7 @@ clients='
   while read -r what id except; do
     case $what in
       count) { ss -Htn state established "$filter" 2>&1; echo "exit $?"; } | awk -v id="$id" "$common$count" ;;
+      held) { ss -Htni state established "$filter" 2>&1; echo "exit $?"; } | awk -v id="$id" -v held=1 "$common$count" ;;
       clients) { ss -Htan state connected "$filter" 2>&1; echo "exit $?"; } | awk -v id="$id" -v except=" $except " "$common$clients" ;;
     esac </dev/null || printf 'end %s unknown\n' "$id"
   done

@@ -94,6 +94,15 @@ func TestCounter(t *testing.T) {
 						t.Errorf("%v: %+v, %v, not %+v", c.ports, got, err, c.want)
 					}
 				}
+				held, err := counter.CountHeld(ctx)
+				if err != nil || held.Open != c.want.Open || len(held.Held) != held.Open {
+					t.Errorf("%v: %+v, %v", c.ports, held, err)
+				}
+				for _, one := range held.Held {
+					if one.Sent < 0 || one.Received < 0 || one.Sent > time.Minute || !one.Far.Addr().IsLoopback() || one.Far.Port() == 0 {
+						t.Errorf("%v: %+v", c.ports, one)
+					}
+				}
 				if err := counter.Close(); err != nil {
 					t.Error(err)
 				}
@@ -260,6 +269,10 @@ func TestCounterFails(t *testing.T) {
 				if (c.want == "") != (err == nil) || err != nil && !strings.Contains(err.Error(), c.want) || err == nil && count.Open != 1 {
 					t.Errorf("count: %+v, %v", count, err)
 				}
+				held, err := counter.CountHeld(limit(t, time.Minute))
+				if (c.want == "") != (err == nil) || err == nil && (held.Open != 1 || len(held.Held) != 1) {
+					t.Errorf("held: %+v, %v", held, err)
+				}
 				clients, err := counter.Clients(limit(t, time.Minute), nil)
 				if (c.want == "") != (err == nil) || err == nil && len(clients) != 1 {
 					t.Errorf("clients: %v, %v", clients, err)
@@ -280,6 +293,16 @@ func TestCounterFails(t *testing.T) {
 			t.Errorf("%+v, %v", got, err)
 		}
 	})
+	t.Run("no -i", func(t *testing.T) {
+		counter := NewCounter(fakeSS(t, `case "$1" in *i*) echo "ss: invalid option -- 'i'" >&2; exit 255 ;; esac; `+both), ports(80))
+		defer counter.Close()
+		if got, err := counter.CountHeld(limit(t, time.Minute)); err == nil || !strings.Contains(err.Error(), "invalid option") {
+			t.Errorf("%+v, %v", got, err)
+		}
+		if got, err := counter.Count(limit(t, time.Minute)); err != nil || got.Open != 1 {
+			t.Errorf("%+v, %v", got, err)
+		}
+	})
 	t.Run("it takes longer than anybody waits", func(t *testing.T) {
 		counter := NewCounter(fakeSS(t, "/usr/bin/sleep 3"), ports(80))
 		defer counter.Close()
@@ -288,6 +311,38 @@ func TestCounterFails(t *testing.T) {
 			t.Errorf("after %v: %v", time.Since(begin), err)
 		}
 	})
+}
+
+// TestCounterHeld has what ss -Htni of Debian 12 (iproute2 6.1) prints: of a stream on
+// which something was sent within the last millisecond, which it leaves out, and of a
+// request without an answer; and what no ss prints so far.
+func TestCounterHeld(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	far, ms := netip.MustParseAddrPort, time.Millisecond
+	for _, c := range []struct {
+		name, out string
+		want      []Held
+	}{
+		{"Debian 12", `0      5      [::ffff:192.168.1.10]:8080 [::ffff:192.168.1.2]:45796
+	 bbr wscale:10,10 rto:204 rtt:1.398/0.207 ato:40 mss:1448 pmtu:1500 rcvmss:536 advmss:1448 cwnd:138 bytes_sent:8506 bytes_acked:8501 bytes_received:8514 segs_out:1685 segs_in:1687 data_segs_out:1684 data_segs_in:1684 bbr:(bw:482666200bps,mrtt:0.014,pacing_gain:2.88672,cwnd_gain:2.88672) send 1143484979bps pacing_rate 23646678944bps delivery_rate 482666664bps delivered:1684 app_limited busy:1952ms unacked:1 rcv_space:14480 rcv_ssthresh:64088 minrtt:0.014 snd_wnd:64512
+0      0      [::ffff:192.168.1.10]:8080 [::ffff:192.168.1.2]:45790
+	 bbr wscale:10,10 rto:204 rtt:0.011/0.005 ato:40 mss:1448 pmtu:1500 rcvmss:536 advmss:1448 cwnd:10 bytes_received:115 segs_out:1 segs_in:3 data_segs_in:1 bbr:(bw:0bps,mrtt:0.011) send 10530909091bps lastsnd:2088 lastrcv:2084 lastack:2088 pacing_rate 30095773920bps delivered:1 app_limited rcv_space:14480 rcv_ssthresh:64088 minrtt:0.011 snd_wnd:64512                                                    
+`, []Held{{far("192.168.1.2:45796"), 0, 0}, {far("192.168.1.2:45790"), 2088 * ms, 2084 * ms}}},
+		{"no number is too large", "0 0 10.0.0.1%eth0:80 10.0.0.2:5000\n\t cubic rto:204 lastsnd:4294967295 lastrcv:88000 lastack:8\n", []Held{{far("10.0.0.2:5000"), 4294967295 * ms, 88 * time.Second}}},
+		{"one line a socket", "0 0 10.0.0.1:80 10.0.0.2:5000\n0 0 10.0.0.1:80 10.0.0.2:5001\n", []Held{{far("10.0.0.2:5000"), -1, -1}, {far("10.0.0.2:5001"), -1, -1}}},
+		{"another kernel", "0 0 10.0.0.1:80 10.0.0.2:5000\n\t something else:1\n", []Held{{far("10.0.0.2:5000"), -1, -1}}},
+		{"none", "", nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			counter := NewCounter(fakeSS(t, "printf %s "+Quote(c.out)), ports(80))
+			defer counter.Close()
+			got, err := counter.CountHeld(limit(t, time.Minute))
+			if err != nil || got.Open != len(c.want) || !slices.Equal(got.Held, c.want) {
+				t.Errorf("%+v, %v, not %+v", got, err, c.want)
+			}
+		})
+	}
 }
 
 // manySockets prints as ss does: 100,000 of more than 1,000 peers.
@@ -302,6 +357,10 @@ func TestCounterMany(t *testing.T) {
 	got, err := counter.Count(limit(t, time.Minute))
 	if err != nil || got.Open != 100_000 || len(got.Peers) != 8 || got.MorePeers < 1000 {
 		t.Errorf("%+v, %v", got, err)
+	}
+	held, err := counter.CountHeld(limit(t, time.Minute))
+	if err != nil || held.Open != 100_000 || len(held.Held) != 2000 {
+		t.Errorf("%d held of %d, %v", len(held.Held), held.Open, err)
 	}
 	clients, err := counter.Clients(limit(t, time.Minute), nil)
 	if !errors.Is(err, ErrManyClients) || len(clients) != 2000 {
@@ -463,6 +522,13 @@ func TestParseCount(t *testing.T) {
 	} {
 		if got, err := parseCount(strings.Split(bad, "\n")); err == nil {
 			t.Errorf("%q: %+v, no error", bad, got)
+		}
+	}
+	// One that is held and cannot be read is left out, and the count stands.
+	for _, odd := range []string{"held", "held x", "held 10.0.0.1:5 1", "held 10.0.0.1:5 1 x", "held 10.0.0.1:5 -1 1", "held 10.0.0.1:5 99999999999 1", "held 10.0.0.1:5 1 2 3"} {
+		got, err := parseCount([]string{"open 1 1", "peer 1 10.0.0.1", odd, "end 0"})
+		if err != nil || got.Open != 1 || len(got.Held) != 0 {
+			t.Errorf("%q: %+v, %v", odd, got, err)
 		}
 	}
 	got, err := parseCount([]string{"open 5 3", "peer 1 fe80::1%eth0", "peer 2 ::ffff:10.0.0.1", "end 0"})

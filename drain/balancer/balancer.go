@@ -298,12 +298,23 @@ type ConnectionsQuery struct {
 	Targets []string `json:"targets,omitempty"` // of the plan's; none: all
 	// StatusURL is a page of stub_status to ask in place of counting sockets.
 	StatusURL string `json:"status_url,omitempty"`
+	// Held lists the connections too.
+	Held bool `json:"held,omitempty"`
 }
 
 // Connections are the open connections to each server of the plan.
 type Connections struct {
 	Open      int   `json:"open"`
 	PerServer []int `json:"per_server"` // -1: not known
+	// Held are the connections, where they are asked for: 2,000 of them at most.
+	Held []Held `json:"held,omitempty"`
+}
+
+// A Held is one open connection, and how long ago something was last sent on it.
+type Held struct {
+	Near     netip.AddrPort `json:"near"`        // this LB's end
+	Sent     time.Duration  `json:"sent_ns"`     // by this LB; negative: not known
+	Received time.Duration  `json:"received_ns"` // by this LB; negative: not known
 }
 
 // A HealthCheck is one try.

@@ -1,7 +1,6 @@
 package balancer
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -14,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/drainctl/drainctl/nginx"
 )
@@ -30,7 +30,10 @@ func (l *Local) Connections(ctx context.Context, q ConnectionsQuery) (Connection
 	if err != nil {
 		return Connections{}, err
 	}
-	c, err := countTo(ctx, addresses)
+	c, err := countTo(ctx, addresses, q.Held)
+	if err != nil && q.Held {
+		c, err = countTo(ctx, addresses, false) // the count is worth more
+	}
 	if err != nil {
 		return c, asError(err)
 	}
@@ -43,7 +46,7 @@ func (r *reading) count(ctx context.Context) {
 	for _, s := range r.servers {
 		addresses = append(addresses, s.Address)
 	}
-	c, err := countTo(ctx, addresses)
+	c, err := countTo(ctx, addresses, false)
 	if err != nil {
 		r.Uncounted = err.Error()
 		return
@@ -53,9 +56,10 @@ func (r *reading) count(ctx context.Context) {
 	}
 }
 
-// countTo counts the established connections from here to each address. One
-// that several servers share is counted once in the sum.
-func countTo(ctx context.Context, addresses []nginx.Address) (Connections, error) {
+// countTo counts the established connections from here to each address, and
+// lists them if held asks for it. One that several servers share is counted once
+// in the sum.
+func countTo(ctx context.Context, addresses []nginx.Address, held bool) (Connections, error) {
 	c := Connections{PerServer: make([]int, len(addresses))}
 	to := make([][]netip.AddrPort, len(addresses))
 	var all []netip.AddrPort
@@ -76,7 +80,17 @@ func countTo(ctx context.Context, addresses []nginx.Address) (Connections, error
 		}
 		all = append(all, to[i]...)
 	}
-	open, err := established(ctx, all)
+	args := []string{"-Htn"}
+	if held {
+		args[0] += "i"
+	}
+	open := map[netip.AddrPort]int{}
+	err := established(ctx, args, all, func(s socket) {
+		open[s.far]++
+		if held && len(c.Held) < maxHeld {
+			c.Held = append(c.Held, Held{s.near, s.sent, s.received})
+		}
+	})
 	if err != nil {
 		return c, err
 	}
@@ -105,13 +119,16 @@ func countTo(ctx context.Context, addresses []nginx.Address) (Connections, error
 // everything, and the sockets are picked out here.
 const maxFilter = 256
 
-// established counts the established connections from here to each of to.
-func established(ctx context.Context, to []netip.AddrPort) (map[netip.AddrPort]int, error) {
-	open := map[netip.AddrPort]int{}
+// maxHeld is how many connections are listed at most.
+const maxHeld = 2000
+
+// established runs ss, with more args, for the established connections from here
+// to any of to.
+func established(ctx context.Context, args []string, to []netip.AddrPort, each func(socket)) error {
 	if len(to) == 0 {
-		return open, nil
+		return nil
 	}
-	args := []string{"-Htn", "state", "established"}
+	args = append(args, "state", "established")
 	var terms []string
 	for _, ap := range to {
 		if term := "dst " + ap.String(); !slices.Contains(terms, term) && len(terms) <= maxFilter {
@@ -125,18 +142,18 @@ func established(ctx context.Context, to []netip.AddrPort) (map[netip.AddrPort]i
 	for _, ap := range to {
 		wanted[ap] = true
 	}
-	err := ss(ctx, args, func(s socket) {
+	return ss(ctx, args, func(s socket) {
 		if wanted[s.far] {
-			open[s.far]++
+			each(s)
 		}
 	})
-	return open, err
 }
 
-// A socket is one line of ss.
+// A socket is what ss prints of one.
 type socket struct {
-	near, far netip.AddrPort
-	inode     string // with -e
+	near, far      netip.AddrPort
+	inode          string        // with -e
+	sent, received time.Duration // ago, with -i; negative: not known
 }
 
 var inodeField = regexp.MustCompile(`\bino:([0-9]+)`)
@@ -163,25 +180,54 @@ func ss(ctx context.Context, args []string, each func(socket)) error {
 	if err := cmd.Run(); err != nil || stderr.Len() > 0 {
 		return fmt.Errorf("count connections: ss: %w: %s", errors.Join(err, errors.New("it printed")), strings.TrimSpace(stderr.String()))
 	}
-	lines := bufio.NewScanner(&stdout)
-	for lines.Scan() {
-		fields := strings.Fields(lines.Text())
+	sockets, err := parseSockets(stdout.String())
+	for _, s := range sockets {
+		each(s)
+	}
+	return err
+}
+
+// parseSockets reads what ss prints: a line for each socket, and with -i one that
+// begins with a blank after it.
+func parseSockets(text string) (all []socket, err error) {
+	for line := range strings.Lines(text) {
+		if last := len(all) - 1; last >= 0 && strings.TrimLeft(line, " \t") != line {
+			if strings.Contains(line, " rto:") || strings.Contains(line, " cwnd:") {
+				all[last].sent, all[last].received = ago(line, " lastsnd:"), ago(line, " lastrcv:")
+			}
+			continue
+		}
+		fields := strings.Fields(line)
 		if len(fields) < 4 {
 			continue
 		}
-		var s socket
+		s := socket{sent: -1, received: -1}
 		if s.near, err = endpoint(fields[2]); err == nil {
 			s.far, err = endpoint(fields[3])
 		}
 		if err != nil {
-			return fmt.Errorf("count connections: unexpected output of ss: %q: %w", lines.Text(), err)
+			return nil, fmt.Errorf("count connections: unexpected output of ss: %q: %w", line, err)
 		}
-		if m := inodeField.FindStringSubmatch(lines.Text()); m != nil {
+		if m := inodeField.FindStringSubmatch(line); m != nil {
 			s.inode = m[1]
 		}
-		each(s)
+		all = append(all, s)
 	}
-	return lines.Err()
+	return all, nil
+}
+
+// ago is a field in milliseconds. ss leaves it out where it is 0.
+func ago(line, field string) time.Duration {
+	_, value, found := strings.Cut(line, field)
+	if !found {
+		return 0
+	}
+	value, _, _ = strings.Cut(strings.TrimSpace(value), " ")
+	ms, err := strconv.ParseUint(value, 10, 32) // as the kernel has it
+	if err != nil {
+		return -1
+	}
+	return time.Duration(ms) * time.Millisecond
 }
 
 // endpoint reads one end as ss prints it: "1.2.3.4:80", "1.2.3.4%eth0:80",

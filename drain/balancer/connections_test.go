@@ -1,0 +1,79 @@
+package balancer
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/drainctl/drainctl/nginx"
+)
+
+// What ss of Debian 12 (iproute2 6.1) prints, with -i and with -e. It leaves out what is 0.
+func TestParseSockets(t *testing.T) {
+	end, ms := netip.MustParseAddrPort, time.Millisecond
+	for _, test := range []struct {
+		name, text string
+		want       []socket
+	}{
+		{"-Htni", `0      0      192.168.1.2:45786 192.168.1.10:8080
+	 bbr wscale:10,10 rto:204 rtt:0.018/0.01 mss:1448 pmtu:1500 rcvmss:536 advmss:1448 cwnd:11 bytes_sent:115 bytes_acked:116 segs_out:3 segs_in:2 data_segs_out:1 bbr:(bw:1448000000bps,mrtt:0.008,pacing_gain:2.88672,cwnd_gain:2.88672) send 7079111111bps lastsnd:3636 lastrcv:3632 lastack:3636 pacing_rate 16552676248bps delivery_rate 1448000000bps delivered:2 app_limited rcv_space:14480 rcv_ssthresh:64088 minrtt:0.008 snd_wnd:65536 
+0      0      192.168.1.2:45796 192.168.1.10:8080
+	 bbr wscale:10,10 rto:204 rtt:1.398/0.207 ato:40 mss:1448 pmtu:1500 rcvmss:536 advmss:1448 cwnd:138 bytes_sent:8506 bytes_acked:8501 bytes_received:8514 segs_out:1685 segs_in:1687 send 1143484979bps lastrcv:4 pacing_rate 23646678944bps delivered:1684 minrtt:0.014 snd_wnd:64512
+0      0      192.168.1.2:45800 192.168.1.10:8080
+`, []socket{
+			{end("192.168.1.2:45786"), end("192.168.1.10:8080"), "", 3636 * ms, 3632 * ms},
+			{end("192.168.1.2:45796"), end("192.168.1.10:8080"), "", 0, 4 * ms},
+			{end("192.168.1.2:45800"), end("192.168.1.10:8080"), "", -1, -1},
+		}},
+		{"-Htne", "1      0      127.0.0.1:18999 127.0.0.1:58694 ino:30739043 sk:42715 cgroup:/ <->\n",
+			[]socket{{end("127.0.0.1:18999"), end("127.0.0.1:58694"), "30739043", -1, -1}}},
+		{"odd numbers", "0 0 10.0.0.1:1 10.0.0.2:2\n\t cwnd:10 lastsnd:x lastrcv:99999999999\n", []socket{{end("10.0.0.1:1"), end("10.0.0.2:2"), "", -1, -1}}},
+		{"nothing", "", nil},
+	} {
+		if got, err := parseSockets(test.text); err != nil || !slices.Equal(got, test.want) {
+			t.Errorf("%s: %+v, %v", test.name, got, err)
+		}
+	}
+	if got, err := parseSockets("0 0 here there\n"); err == nil {
+		t.Errorf("no error, but %+v", got)
+	}
+}
+
+// The connections are listed with this machine's ends, and counted all the same.
+func TestCountToListsConnections(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	var want []netip.AddrPort
+	for range 3 {
+		conn, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		want = append(want, netip.MustParseAddrPort(conn.LocalAddr().String()))
+	}
+	address, err := nginx.ParseAddress(l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	c, err := countTo(ctx, []nginx.Address{address}, true)
+	if err != nil || c.Open != len(want) || len(c.Held) != len(want) {
+		t.Fatalf("%+v, %v", c, err)
+	}
+	for _, h := range c.Held {
+		if !slices.Contains(want, h.Near) || h.Sent < 0 || h.Received < 0 || h.Sent > patience {
+			t.Errorf("%+v is none of %v", h, want)
+		}
+	}
+	if c, err := countTo(ctx, []nginx.Address{address}, false); err != nil || c.Open != len(want) || c.Held != nil {
+		t.Errorf("%+v, %v", c, err)
+	}
+}

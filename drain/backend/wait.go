@@ -23,6 +23,10 @@ const (
 	// countGrace is for how long the connections may not be countable before the
 	// wait gives up: an SSH connection may break and come back.
 	countGrace = 60 * time.Second
+	// A wait is stuck when the connections have not become fewer for so long, and
+	// for so many readings: the interval may be longer.
+	stuckAfter    = 10 * time.Second
+	stuckReadings = 3
 )
 
 // A Wait says what to wait for, and who is told of it.
@@ -52,6 +56,10 @@ type Reading struct {
 	Err     error // why they could not be counted now
 	Low     int   // low readings in a row
 	Elapsed time.Duration
+	// Held are the connections at the last look at them, the longest open first;
+	// none where the counter cannot tell.
+	Held  []Held
+	Stuck bool // the connections have not become fewer for a while
 }
 
 // A TimedOutError is the end of a wait whose time was up.
@@ -94,14 +102,18 @@ type waiting struct {
 	Wait
 	backend  *Backend
 	clients  *otherClients
+	held     held
 	began    time.Time
 	good     time.Time // the last time that the connections could be counted
 	took     time.Duration
 	count    remote.Count
-	err      error // why they could not be counted
-	low      int   // low readings in a row
-	arriving bool  // other clients have connected lately
-	hold     bool  // the reading does not count: see Wait.Look
+	err      error     // why they could not be counted
+	low      int       // low readings in a row
+	fewest   int       // connections of all readings so far
+	fell     time.Time // when they became so few
+	same     int       // readings since then
+	arriving bool      // other clients have connected lately
+	hold     bool      // the reading does not count: see Wait.Look
 }
 
 // Drained waits until the open connections are at or below the threshold,
@@ -109,7 +121,7 @@ type waiting struct {
 // *[TimedOutError] when the time is up.
 func (b *Backend) Drained(ctx context.Context, w Wait) (Reading, error) {
 	now := time.Now()
-	r := &waiting{Wait: w, backend: b, began: now, good: now}
+	r := &waiting{Wait: w, backend: b, held: held{counter: b.Counter}, began: now, good: now}
 	if w.Others {
 		var err error
 		if r.clients, err = newOtherClients(ctx, b, w); err != nil {
@@ -120,7 +132,7 @@ func (b *Backend) Drained(ctx context.Context, w Wait) (Reading, error) {
 		if err := r.sample(ctx); err != nil {
 			return Reading{}, err
 		}
-		reading := Reading{Count: r.count, Err: r.err, Low: r.low, Elapsed: time.Since(r.began)}
+		reading := Reading{Count: r.count, Err: r.err, Low: r.low, Elapsed: time.Since(r.began), Held: r.held.list, Stuck: r.stuck()}
 		w.Reading(reading)
 		switch {
 		case r.low >= LowReadings:
@@ -154,7 +166,7 @@ func (r *waiting) sample(ctx context.Context) error {
 		looked <- err
 	}()
 	started := time.Now()
-	count, err := r.backend.Counter.Count(ctx)
+	count, err := r.held.count(ctx, r.Interval, r.low > 0)
 	r.took = time.Since(started)
 	lookErr := <-looked
 	if ctx.Err() != nil {
@@ -176,6 +188,9 @@ func (r *waiting) sample(ctx context.Context) error {
 	r.err = err
 	if err == nil {
 		r.count, r.good = count, time.Now()
+		if r.same++; r.fell.IsZero() || count.Open < r.fewest {
+			r.fewest, r.fell, r.same = count.Open, r.good, 0
+		}
 	}
 	switch low := err == nil && count.Open <= r.Threshold && !r.arriving; {
 	case !low:
@@ -184,6 +199,11 @@ func (r *waiting) sample(ctx context.Context) error {
 		r.low++
 	}
 	return nil
+}
+
+// stuck tells whether the wait does not get on.
+func (r *waiting) stuck() bool {
+	return r.err == nil && r.count.Open > r.Threshold && r.same >= stuckReadings && time.Since(r.fell) >= stuckAfter
 }
 
 // pause is how long to wait before the next reading.

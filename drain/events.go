@@ -159,8 +159,8 @@ type Waiting struct {
 	Low       int           `json:"low_in_a_row"`
 	Error     string        `json:"error,omitempty"` // the connections cannot be counted now
 	// Held are the connections that hold on longest, the longest first, at most
-	// MaxHeld. They are looked at less often than the count is, and not with every
-	// counter.
+	// MaxHeld. They are looked at once an interval, and not with every counter:
+	// readings between two looks repeat what the last one saw.
 	Held []Held `json:"held,omitempty"`
 	// Stuck is why the wait is not over, once the count has not fallen for a while.
 	Stuck *Stuck `json:"stuck,omitempty"`
@@ -171,12 +171,12 @@ const MaxHeld = 5
 
 // A Held is one open connection of a reading.
 type Held struct {
-	Address string `json:"address"` // of the far end
+	Address string `json:"address"` // of the far end, as the backend sees it
 	Port    uint16 `json:"port"`
 	LB      string `json:"lb,omitempty"` // whose it is; empty: another client
 	// OpenFor is since when it was seen: it may have been open before.
 	OpenFor Seconds `json:"open_for"`
-	// Idle is how long nothing was sent in either direction.
+	// Idle is how long nothing was sent in either direction; -1: not known.
 	Idle Seconds `json:"idle_for"`
 }
 
@@ -194,7 +194,7 @@ const (
 // A Stuck is why a wait is not over, by the connections that are left.
 type Stuck struct {
 	Reason      StuckReason `json:"reason"`
-	Connections int         `json:"connections"` // of Open, that it is about
+	Connections int         `json:"connections"` // of Open, that it is about; at most 2,000 are looked at
 	OpenFor     Seconds     `json:"open_for"`    // the longest of them
 	// ShutdownTimeout is nginx's worker_shutdown_timeout, at which it cuts them; 0: none.
 	ShutdownTimeout Seconds `json:"shutdown_timeout,omitempty"`

@@ -28,17 +28,25 @@ type lbCounter struct {
 }
 
 // Count implements [backend.Counter].
-func (c lbCounter) Count(ctx context.Context) (remote.Count, error) {
+func (c lbCounter) Count(ctx context.Context) (remote.Count, error) { return c.count(ctx, false) }
+
+// CountHeld implements [backend.Holder].
+func (c lbCounter) CountHeld(ctx context.Context) (remote.Count, error) { return c.count(ctx, true) }
+
+func (c lbCounter) count(ctx context.Context, held bool) (remote.Count, error) {
 	lbs := c.lbs
 	if c.statusURL != "" {
 		lbs = lbs[:1] // the page is the same from everywhere
 	}
 	all, err := gather(ctx, lbs, func(ctx context.Context, lb *LB) (balancer.Connections, error) {
-		return lb.Connections(ctx, balancer.ConnectionsQuery{Targets: c.targets, StatusURL: c.statusURL})
+		return lb.Connections(ctx, balancer.ConnectionsQuery{Targets: c.targets, StatusURL: c.statusURL, Held: held})
 	})
 	sum := remote.Count{}
 	for _, n := range all {
 		sum.Open += n.Open
+		for _, h := range n.Held { // what the LB sends, the backend receives
+			sum.Held = append(sum.Held, remote.Held{Far: h.Near, Sent: h.Received, Received: h.Sent})
+		}
 	}
 	return sum, err
 }

@@ -66,9 +66,8 @@ type Operation struct {
 	taken     []string // backends that are out now
 	untouched []string // backends that it did not come to
 
-	mu       sync.Mutex     // guards what follows
-	readings int            // of the wait, in the history
-	lastOpen map[string]int // the connections in the last of them, by backend
+	mu     sync.Mutex        // guards what follows
+	curves map[string]*curve // of the waits, by backend
 }
 
 // Prepare plans a run, locks its backends and tries everything it will need.

@@ -373,6 +373,12 @@ func (o *Operation) emit(e Event) {
 			return
 		}
 	}
+	o.keep(e)
+}
+
+// keep keeps an event for the history.
+func (o *Operation) keep(e Event) {
+	h := e.Head()
 	line, err := json.Marshal(e)
 	if err != nil {
 		return
@@ -388,25 +394,6 @@ func (o *Operation) emit(e Event) {
 			lb.mu.Unlock()
 		}
 	}
-}
-
-// maxReadings is how many readings of a wait the history keeps at most.
-const maxReadings = 500
-
-// worthKeeping picks the readings in which the count has changed.
-func (o *Operation) worthKeeping(e *Waiting) bool {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	last, known := o.lastOpen[e.Target]
-	if o.readings >= maxReadings || (known && last == e.Open) {
-		return false
-	}
-	if o.lastOpen == nil {
-		o.lastOpen = map[string]int{}
-	}
-	o.readings++
-	o.lastOpen[e.Target] = e.Open
-	return true
 }
 
 // take is what the history has not been told yet.

@@ -63,6 +63,7 @@ func (wait) once(ctx context.Context, b *batch, d Direction, s Scope) Verdict {
 // drained waits until one backend is drained.
 func (b *batch) drained(ctx context.Context, m *member, look *lookout, s Scope) Verdict {
 	last, err := m.Drained(ctx, b.wait(m, look, s))
+	b.o.keepLast(m.Name)
 	var late *backend.TimedOutError
 	switch {
 	case errors.As(err, &late):
@@ -77,6 +78,7 @@ func (b *batch) drained(ctx context.Context, m *member, look *lookout, s Scope) 
 func (b *batch) wait(m *member, look *lookout, s Scope) backend.Wait {
 	set := m.plan.Settings
 	head := Header{Target: m.Name, Step: StepWait, Direction: Forward}
+	owner := b.o.plan.owner(m.plan)
 	w := backend.Wait{
 		Threshold: set.Threshold, Interval: set.Interval, Timeout: set.Timeout, Ignored: set.IgnorePeers,
 		Others: s != ThisOperation, Look: look.look,
@@ -84,6 +86,11 @@ func (b *batch) wait(m *member, look *lookout, s Scope) backend.Wait {
 			e := &Waiting{
 				Header: head, Open: r.Count.Open, Threshold: set.Threshold, Peers: r.Count.Peers, MorePeers: r.Count.MorePeers,
 				Elapsed: InSeconds(r.Elapsed), Limit: InSeconds(set.Timeout), Low: r.Low,
+				// Some may have closed since they were looked at.
+				Held: heldOf(r.Held, min(MaxHeld, r.Count.Open), owner),
+			}
+			if r.Stuck {
+				e.Stuck = b.stuck(m, r.Held, owner)
 			}
 			if r.Err != nil {
 				e.Error = r.Err.Error()

@@ -1,0 +1,62 @@
+package drain
+
+// Of a wait, the history keeps the readings in which something has changed.
+const (
+	// maxReadings is how many of them are kept of an operation.
+	maxReadings = 500
+	// curveSteps is how far apart they are: no two are closer than this part of the
+	// time that has passed, so that a long wait leaves about as many as a short one.
+	curveSteps = 40
+)
+
+// A curve is the wait for one backend, as the history has it: its first reading,
+// the changes, and its last.
+type curve struct {
+	kept, latest *Waiting
+	changes      int
+}
+
+// worthKeeping picks the readings for the history.
+func (o *Operation) worthKeeping(e *Waiting) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	c := o.curves[e.Target]
+	if c == nil {
+		c = &curve{}
+		if o.curves == nil {
+			o.curves = map[string]*curve{}
+		}
+		o.curves[e.Target] = c
+	}
+	c.latest = e
+	if c.kept != nil && e.Elapsed >= c.kept.Elapsed { // else it is another wait's first
+		changed := e.Open != c.kept.Open || e.reason() != c.kept.reason()
+		if !changed || e.Elapsed-c.kept.Elapsed < e.Elapsed/curveSteps || c.changes >= maxReadings/max(1, len(o.plan.Backends)) {
+			return false
+		}
+		c.changes++
+	}
+	c.kept = e
+	return true
+}
+
+func (e *Waiting) reason() StuckReason {
+	if e.Stuck == nil {
+		return ""
+	}
+	return e.Stuck.Reason
+}
+
+// keepLast keeps the last reading of a wait.
+func (o *Operation) keepLast(target string) {
+	o.mu.Lock()
+	c := o.curves[target]
+	keep := c != nil && c.kept != c.latest
+	if keep {
+		c.kept = c.latest
+	}
+	o.mu.Unlock()
+	if keep {
+		o.keep(c.latest)
+	}
+}

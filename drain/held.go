@@ -1,0 +1,122 @@
+package drain
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/drainctl/drainctl/drain/backend"
+)
+
+const (
+	// quietLimit is for how long nothing may be sent on a connection that still
+	// counts as one on which something is. Nginx itself ends one on which the server
+	// sends nothing for longer, unless proxy_read_timeout says otherwise.
+	quietLimit = time.Minute
+	// seenSlack is by how much the times of two looks at a connection may differ.
+	seenSlack = time.Second
+)
+
+// stuckOrder is which reason a person hears of first, however many connections
+// have another one: the wait is over when the last is gone, and these are in the
+// order of what it takes. Nothing that a drain does ends another client's; an
+// upgraded one ends when its client leaves; a silent one with the app's answer or
+// proxy_read_timeout; and what is being sent comes to its end.
+var stuckOrder = []StuckReason{StuckClients, StuckUpgraded, StuckSilent, StuckSending}
+
+// stuckReason says what a connection looks like. lb is whose it is; empty: another
+// client's. Empty: it cannot be told, or only the LB sends, as in an upload.
+func stuckReason(h backend.Held, lb string) StuckReason {
+	switch {
+	case lb == "":
+		return StuckClients
+	case h.Idle() < 0:
+		return ""
+	}
+	// What was sent before the wait began says nothing: it may have been the request.
+	recent := min(h.Open-seenSlack, quietLimit)
+	switch sends, receives := h.Sent < recent, h.Received < recent; {
+	case sends && receives:
+		return StuckUpgraded
+	case receives:
+		return ""
+	case sends, h.Sent < h.Received: // the answer has begun
+		return StuckSending
+	}
+	return StuckSilent
+}
+
+// stuckBy is why a wait is not over; nil where that cannot be told.
+func stuckBy(held []backend.Held, owner func(netip.Addr) string) *Stuck {
+	reasons := map[StuckReason]*Stuck{}
+	for _, h := range held {
+		reason := stuckReason(h, owner(h.Far.Addr()))
+		s := reasons[reason]
+		if s == nil {
+			s = &Stuck{Reason: reason}
+			reasons[reason] = s
+		}
+		s.Connections++
+		s.OpenFor = max(s.OpenFor, InSeconds(h.Open))
+	}
+	for _, reason := range stuckOrder {
+		if s := reasons[reason]; s != nil {
+			return s
+		}
+	}
+	return nil
+}
+
+// stuck is why the wait for one backend is not over.
+func (b *batch) stuck(m *member, held []backend.Held, owner func(netip.Addr) string) *Stuck {
+	s := stuckBy(held, owner)
+	if s == nil {
+		return nil
+	}
+	if s.Reason != StuckClients {
+		s.ShutdownTimeout = InSeconds(b.o.plan.cutAfter())
+	}
+	s.CanStop = b.plan.Spec.Kind != Undrain && b.plan.Spec.OnTimeout != TimeoutStop && m.plan.Settings.Service != ""
+	return s
+}
+
+// cutAfter is when every LB has cut what its earlier workers held; 0: never.
+func (p *Plan) cutAfter() (last time.Duration) {
+	for _, lb := range p.LBs {
+		if lb.Report.ShutdownTimeout == 0 {
+			return 0
+		}
+		last = max(last, lb.Report.ShutdownTimeout)
+	}
+	return last
+}
+
+// owner tells whose a connection to a backend is, by the address of its far end:
+// the name of an LB; empty: another client's.
+func (p *Plan) owner(b Backend) func(netip.Addr) string {
+	owners := map[netip.Addr]string{}
+	for _, lb := range p.LBs {
+		for _, a := range lb.Report.Addresses {
+			if _, known := owners[a]; !known {
+				owners[a] = lb.LB
+			}
+		}
+	}
+	return func(a netip.Addr) string {
+		if a.IsLoopback() { // from the host itself, which may be the LB
+			return b.LB
+		}
+		return owners[a.WithZone("")]
+	}
+}
+
+// heldOf is the first of the connections for an event.
+func heldOf(held []backend.Held, most int, owner func(netip.Addr) string) (all []Held) {
+	for _, h := range held[:min(len(held), most)] {
+		e := Held{Address: h.Far.Addr().String(), Port: h.Far.Port(), LB: owner(h.Far.Addr()), OpenFor: InSeconds(h.Open), Idle: InSeconds(h.Idle())}
+		if h.Idle() < 0 {
+			e.Idle = -1
+		}
+		all = append(all, e)
+	}
+	return all
+}

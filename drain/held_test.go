@@ -1,0 +1,304 @@
+package drain
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/drainctl/drainctl/drain/backend"
+	"github.com/drainctl/drainctl/drain/balancer"
+	"github.com/drainctl/drainctl/remote"
+)
+
+// heldOn is a connection that a wait has seen for so long.
+func heldOn(addr string, open, sent, received time.Duration) backend.Held {
+	return backend.Held{Held: remote.Held{Far: netip.AddrPortFrom(netip.MustParseAddr(addr), 5000), Sent: sent, Received: received}, Open: open}
+}
+
+func TestStuckReason(t *testing.T) {
+	const s = time.Second
+	for _, test := range []struct {
+		name           string
+		lb             string
+		open           time.Duration
+		sent, received time.Duration // ago, by the backend
+		want           StuckReason
+	}{
+		{"a stream, both ways all the time", "lb", 10 * s, s / 20, s / 20, StuckUpgraded},
+		{"a WebSocket that is asked for a sign of life now and then", "lb", 120 * s, 29 * s, 28 * s, StuckUpgraded},
+		{"the same, before the first sign: the backend spoke last", "lb", 10 * s, 15 * s, 16 * s, StuckSending},
+		{"a download", "lb", 10 * s, s / 10, 12 * s, StuckSending},
+		{"a download that its client holds up", "lb", 120 * s, 100 * s, 130 * s, StuckSending},
+		{"an answer that began a while after its request", "lb", 30 * s, 5 * s, 31 * s, StuckSending},
+		{"a request without an answer", "lb", 10 * s, 12 * s, 12 * s, StuckSilent},
+		{"the same on a connection that was used before", "lb", 10 * s, 50 * s, 12 * s, StuckSilent},
+		{"a request of the moment that the wait began", "lb", 10 * s, 100 * s, 9900 * time.Millisecond, StuckSilent},
+		{"a request an hour ago", "lb", 3600 * s, 3605 * s, 3605 * s, StuckSilent},
+		{"a stream on which nothing was sent for long", "lb", 3600 * s, 3000 * s, 3000 * s, StuckSilent},
+		{"just seen", "lb", 0, 0, 0, StuckSilent},
+		{"an upload", "lb", 10 * s, 60 * s, s / 10, ""},
+		{"nothing is known of it", "lb", 10 * s, -1, -1, ""},
+		{"another client", "", 10 * s, s / 20, s / 20, StuckClients},
+		{"another client, and no more is known", "", 10 * s, -1, -1, StuckClients},
+	} {
+		if got := stuckReason(heldOn("10.0.0.1", test.open, test.sent, test.received), test.lb); got != test.want {
+			t.Errorf("%s: %q, want %q", test.name, got, test.want)
+		}
+	}
+}
+
+// Of several reasons, the one that is told first is what the longest has to be waited for.
+func TestStuckBy(t *testing.T) {
+	const s, lb = time.Second, "10.0.0.1"
+	owner := func(a netip.Addr) string { return map[string]string{lb: "lb"}[a.String()] }
+	client, upgraded := heldOn("10.9.9.9", 3*s, 0, 0), heldOn(lb, 10*s, 0, 0)
+	silent, sending, unknown := heldOn(lb, 20*s, 30*s, 30*s), heldOn(lb, 15*s, 0, 30*s), heldOn(lb, 15*s, -1, -1)
+	for _, test := range []struct {
+		held []backend.Held
+		want *Stuck
+	}{
+		{nil, nil},
+		{[]backend.Held{unknown}, nil},
+		{[]backend.Held{sending, unknown, sending}, &Stuck{Reason: StuckSending, Connections: 2, OpenFor: 15}},
+		{[]backend.Held{sending, sending, silent}, &Stuck{Reason: StuckSilent, Connections: 1, OpenFor: 20}},
+		{[]backend.Held{silent, sending, upgraded, heldOn(lb, 90*s, s, s)}, &Stuck{Reason: StuckUpgraded, Connections: 2, OpenFor: 90}},
+		{[]backend.Held{silent, sending, upgraded, client}, &Stuck{Reason: StuckClients, Connections: 1, OpenFor: 3}},
+	} {
+		got := stuckBy(test.held, owner)
+		if (got == nil) != (test.want == nil) || got != nil && *got != *test.want {
+			t.Errorf("%+v: %+v, want %+v", test.held, got, test.want)
+		}
+	}
+}
+
+func TestOwner(t *testing.T) {
+	addrs := func(all ...string) (of []netip.Addr) {
+		for _, a := range all {
+			of = append(of, netip.MustParseAddr(a))
+		}
+		return of
+	}
+	p := &Plan{LBs: []LBPlan{
+		{LB: "a", Report: &balancer.Report{Addresses: addrs("127.0.0.1", "::1", "10.0.0.1", "172.17.0.1", "fe80::1")}},
+		{LB: "b", Report: &balancer.Report{Addresses: addrs("127.0.0.1", "10.0.0.2", "172.17.0.1")}},
+	}}
+	for _, test := range []struct {
+		on, address, want string
+	}{
+		{"", "10.0.0.1", "a"}, {"", "10.0.0.2", "b"}, {"", "172.17.0.1", "a"}, {"", "fe80::1%eth0", "a"},
+		{"", "10.0.0.3", ""},
+		{"", "127.0.0.1", ""}, // of the backend itself
+		{"b", "127.0.0.1", "b"},
+	} {
+		if got := p.owner(Backend{LB: test.on})(netip.MustParseAddr(test.address)); got != test.want {
+			t.Errorf("%s, on %q: %q, want %q", test.address, test.on, got, test.want)
+		}
+	}
+}
+
+// A heldLB has one connection to a server.
+type heldLB struct {
+	balancer.Balancer
+	held balancer.Held
+}
+
+func (lb heldLB) Connections(_ context.Context, q balancer.ConnectionsQuery) (balancer.Connections, error) {
+	c := balancer.Connections{Open: 1}
+	if q.Held {
+		c.Held = []balancer.Held{lb.held}
+	}
+	return c, nil
+}
+
+// What an LB sends, the backend receives, whichever of them is asked.
+func TestHeldOfLBs(t *testing.T) {
+	var lbs fleet
+	var want []remote.Held
+	for i, addr := range []string{"10.0.0.1:5000", "10.0.0.2:5000"} {
+		near := netip.MustParseAddrPort(addr)
+		lbs = append(lbs, &LB{Balancer: heldLB{held: balancer.Held{Near: near, Sent: time.Duration(i), Received: time.Minute}}, Name: addr})
+		want = append(want, remote.Held{Far: near, Sent: time.Minute, Received: time.Duration(i)})
+	}
+	c := lbCounter{lbs: lbs}
+	if got, err := c.CountHeld(t.Context()); err != nil || got.Open != 2 || !slices.Equal(got.Held, want) {
+		t.Errorf("%+v, %v, want %+v", got, err, want)
+	}
+	if got, err := c.Count(t.Context()); err != nil || got.Open != 2 || got.Held != nil {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+// A holding is a counter with connections that never end.
+type holding []remote.Held
+
+func (h holding) Count(context.Context) (remote.Count, error) {
+	return remote.Count{Open: len(h)}, nil
+}
+
+func (h holding) CountHeld(context.Context) (remote.Count, error) {
+	return remote.Count{Open: len(h), Held: h}, nil
+}
+
+func (holding) Close() error { return nil }
+
+// A reading names a few connections, and after a while why it does not get on.
+func TestReadingsSayWhoHolds(t *testing.T) {
+	for _, test := range []struct {
+		name          string
+		kind          Kind
+		onTimeout     OnTimeout
+		service, far  string
+		first, second time.Duration // worker_shutdown_timeout of two LBs
+		sent          time.Duration
+		want          Stuck
+		idle          Seconds
+	}{
+		{"what can be told", Drain, TimeoutRollback, "app", "10.0.0.1", time.Hour, 2 * time.Hour, 20 * time.Second, Stuck{Reason: StuckSilent, ShutdownTimeout: 7200, CanStop: true}, 20},
+		{"one LB cuts nothing", Drain, TimeoutLeave, "app", "10.0.0.1", time.Hour, 0, 20 * time.Second, Stuck{Reason: StuckSilent, CanStop: true}, 20},
+		{"it stops anyway", Drain, TimeoutStop, "app", "10.0.0.1", 0, 0, 20 * time.Second, Stuck{Reason: StuckSilent}, 20},
+		{"nothing to stop", Drain, TimeoutRollback, "", "10.0.0.1", 0, 0, 20 * time.Second, Stuck{Reason: StuckSilent}, 20},
+		{"an undrain that goes back", Undrain, TimeoutRollback, "app", "10.0.0.1", 0, 0, 20 * time.Second, Stuck{Reason: StuckSilent}, 20},
+		{"another client, which no nginx cuts", Drain, TimeoutRollback, "app", "10.0.0.9", time.Hour, time.Hour, -1, Stuck{Reason: StuckClients, CanStop: true}, -1},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var open holding
+				for port := range 20 {
+					open = append(open, remote.Held{Far: netip.AddrPortFrom(netip.MustParseAddr(test.far), uint16(1000+port)), Sent: test.sent, Received: test.sent})
+				}
+				w, l := waitOf(open, nil, func(s *Spec) {
+					s.Kind, s.OnTimeout, s.Service, s.Interval, s.Timeout = test.kind, test.onTimeout, test.service, time.Second, 12*time.Second
+				})
+				for i, cut := range []time.Duration{test.first, test.second} {
+					w.plan.LBs = append(w.plan.LBs, LBPlan{LB: string(rune('a' + i)), Report: &balancer.Report{ShutdownTimeout: cut, Addresses: []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 0, byte(1 + i)})}}})
+				}
+				if v := (wait{}).run(t.Context(), w, Forward, Managed); v.Outcome != StepTimedOut {
+					t.Fatalf("%+v", v)
+				}
+				told := eventsOf[*Waiting](l)
+				first, last := told[0], told[len(told)-1]
+				if first.Stuck != nil || last.Stuck == nil {
+					t.Fatalf("stuck: %+v at first, %+v at last", first.Stuck, last.Stuck)
+				}
+				test.want.Connections, test.want.OpenFor = len(open), last.Elapsed
+				lb := ""
+				if test.want.Reason != StuckClients {
+					lb = "a"
+				}
+				if *last.Stuck != test.want || len(last.Held) != MaxHeld || last.Held[0] != (Held{Address: test.far, Port: 1000, LB: lb, OpenFor: last.Elapsed, Idle: test.idle}) {
+					t.Errorf("%+v, %+v; want %+v", *last.Stuck, last.Held, test.want)
+				}
+				for _, e := range told {
+					valid(e)
+				}
+			})
+		})
+	}
+}
+
+// The history keeps a wait's first reading, the changes and its last one, and no more than
+// a curve needs.
+func TestHistoryOfAWait(t *testing.T) {
+	const hour = 3600
+	stuck := func(reason StuckReason) *Stuck { return &Stuck{Reason: reason} }
+	for _, test := range []struct {
+		name  string
+		every Seconds // a reading
+		until Seconds
+		open  func(at Seconds) (int, *Stuck)
+		kept  []Seconds // nil: not all of them
+		most  int
+	}{
+		{"an hour of the same", 0.5, hour, func(at Seconds) (int, *Stuck) {
+			switch {
+			case at < 10:
+				return 5, nil
+			case at < 600:
+				return 5, stuck(StuckSilent)
+			}
+			return 5, stuck(StuckUpgraded)
+		}, []Seconds{0, 10, 600, hour}, 4},
+		{"an hour, and then the end", 0.5, hour, func(at Seconds) (int, *Stuck) {
+			if at < hour-1 {
+				return 5, nil
+			}
+			return 0, nil
+		}, []Seconds{0, hour - 1, hour}, 3},
+		{"another one at every reading", 0.01, hour, func(at Seconds) (int, *Stuck) { return int(1e6 - at*100), nil }, nil, maxReadings},
+		{"ten hours", 0.5, 10 * hour, func(at Seconds) (int, *Stuck) { return int(1e6 - at*2), nil }, nil, maxReadings},
+		{"a moment", 0.01, 0.02, func(at Seconds) (int, *Stuck) { return 0, nil }, []Seconds{0, 0.02}, 2},
+		{"one reading", 1, 0, func(at Seconds) (int, *Stuck) { return 0, nil }, []Seconds{0}, 1},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			w, _ := waitOf(nil, &watchedLB{})
+			w.o.options.Emit = func(Event) {}
+			var last *Waiting
+			for n := 0; ; n++ {
+				last = &Waiting{Header: Header{Target: "app-1"}, Elapsed: Seconds(n) * test.every}
+				last.Open, last.Stuck = test.open(last.Elapsed)
+				w.o.emit(last)
+				if last.Elapsed >= test.until {
+					break
+				}
+			}
+			w.o.keepLast("app-1")
+			w.o.keepLast("app-1")
+			w.o.keepLast("another")
+			var at []Seconds
+			for _, line := range w.o.lbs[0].takeHistory() {
+				e, err := ParseEvent(line)
+				if err != nil {
+					t.Fatal(err)
+				}
+				at = append(at, e.(*Waiting).Elapsed)
+			}
+			if test.kept != nil && !slices.Equal(at, test.kept) || len(at) > test.most || len(at) < min(test.most, 100) {
+				t.Errorf("%d are kept, want at most %d: %v, want %v", len(at), test.most, at, test.kept)
+			}
+			if at[0] != 0 || at[len(at)-1] != last.Elapsed {
+				t.Errorf("kept from %v to %v, want the first and the last", at[0], at[len(at)-1])
+			}
+			for i := 1; i < len(at); i++ { // no gap is wider than a step, where something changes all the time
+				if test.kept == nil && at[i]-at[i-1] > at[i]/curveSteps+2*test.every {
+					t.Errorf("nothing is kept between %v and %v", at[i-1], at[i])
+				}
+			}
+		})
+	}
+}
+
+// The last reading of a wait is in the history though nothing had changed.
+func TestHistoryHasTheLastReading(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, l := waitOf(&script{counts: []int{2}}, &watchedLB{}, func(s *Spec) { s.Timeout = 5 * time.Second })
+		if v := (wait{}).run(t.Context(), w, Forward, Managed); v.Outcome != StepTimedOut {
+			t.Fatalf("%+v", v)
+		}
+		told, lines := eventsOf[*Waiting](l), w.o.lbs[0].takeHistory()
+		e, err := ParseEvent(lines[len(lines)-1])
+		if err != nil || len(lines) != 2 || e.(*Waiting).Elapsed != told[len(told)-1].Elapsed {
+			t.Errorf("%s, %v", lines, err)
+		}
+	})
+}
+
+// Many backends share what is kept, and each has its first reading and its last.
+func TestHistoryOfManyWaits(t *testing.T) {
+	w, _ := waitOf(nil, &watchedLB{})
+	w.o.options.Emit = func(Event) {}
+	w.o.plan.Backends = make([]Backend, 50)
+	for n := range 1000 {
+		for i := range w.o.plan.Backends {
+			w.o.emit(&Waiting{Header: Header{Target: string(rune('A' + i))}, Open: 1000 - n, Elapsed: Seconds(n)})
+		}
+	}
+	for i := range w.o.plan.Backends {
+		w.o.keepLast(string(rune('A' + i)))
+	}
+	if n := len(w.o.lbs[0].takeHistory()); n != maxReadings+2*50 {
+		t.Errorf("%d are kept, want %d and the first and last of each", n, maxReadings)
+	}
+}

@@ -86,9 +86,8 @@ func (c *Counter) count(ctx context.Context, request string) (Count, error) {
 	return count, nil
 }
 
-// CountHeld is Count, and lists the connections: 2,000 of them at most, the same
-// ones each time as far as they are open. What cannot be read of one is left out:
-// the count is worth more.
+// CountHeld is Count, and lists the connections, 2,000 of them at most. What cannot
+// be read of one is left out: the count is worth more.
 func (c *Counter) CountHeld(ctx context.Context) (Count, error) { return c.count(ctx, "held") }
 
 // Clients lists the far ends, sorted, of all connections that there are or were

@@ -541,6 +541,7 @@ func TestParseCount(t *testing.T) {
 func FuzzAnswer(f *testing.F) {
 	f.Add("open 3 2\npeer 2 ::ffff:10.0.0.1\npeer 1 fe80::1%eth0\nend 0")
 	f.Add("open 0 0\nend 255")
+	f.Add("open 2 1\npeer 2 10.0.0.1\nheld [::ffff:10.0.0.1]:5 12 0\nheld 10.0.0.1:6\nend 0")
 	f.Add("client [::ffff:127.0.0.1]:18080\nclient *:80\nmore 3\nend 0")
 	f.Fuzz(func(t *testing.T, out string) {
 		lines := strings.Split(out, "\n")
@@ -548,6 +549,11 @@ func FuzzAnswer(f *testing.F) {
 			sum := 0
 			for _, p := range c.Peers {
 				sum += p.Count
+			}
+			for _, h := range c.Held {
+				if !h.Far.IsValid() || h.Far.Addr().Is4In6() {
+					t.Errorf("not an address: %+v", h)
+				}
 			}
 			if c.Open < sum || c.MorePeers < 0 || c.MorePeers == 0 && c.Open != sum {
 				t.Errorf("%+v", c)

@@ -40,7 +40,7 @@ func appendFile(buf []byte, path string) ([]byte, error) {
 		buf = slices.Grow(buf, max(int(info.Size())-len(buf)+before, 0)+1) // one more, to see the end
 		var n int
 		n, err = f.Read(buf[len(buf):cap(buf)])
-		if buf = buf[:len(buf)+n]; err == io.EOF {
+		if buf = buf[:len(buf)+n]; errors.Is(err, io.EOF) {
 			return buf, nil
 		}
 	}

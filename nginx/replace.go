@@ -244,7 +244,7 @@ func replaceError(path string, err error) error {
 
 // cause takes the path out of err, where err is one of os's own errors.
 func cause(err error) error {
-	switch e := err.(type) {
+	switch e := err.(type) { //nolint:errorlint // what stands around the path is to stay
 	case *fs.PathError:
 		return cause(e.Err)
 	case *os.LinkError:

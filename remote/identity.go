@@ -152,7 +152,7 @@ func agentKeys(ctx context.Context, e endpoint, a *authAttempt) ([]*agentKey, er
 	a.close = func() { conn.Close() }
 	// Listing asks nobody anything.
 	_ = conn.SetDeadline(time.Now().Add(agentTimeout))
-	defer conn.SetDeadline(time.Time{})
+	defer func() { _ = conn.SetDeadline(time.Time{}) }()
 	client := agent.NewClient(conn)
 	keys, err := client.List()
 	if err != nil {

@@ -122,7 +122,7 @@ func startProcess(cmd *exec.Cmd, t timing) (*Stream, error) {
 			closeAll(ends[:i]...)
 			return nil, err
 		}
-		ends[i], ends[i+1] = r, w
+		ends[i], ends[i+1] = r, w //nolint:gosec // i is even
 	}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = ends[0], ends[3], ends[5]
 	err := cmd.Start()

@@ -3,6 +3,7 @@ package remote
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"sync"
@@ -80,7 +81,7 @@ func (s *Stream) end(code int, err error) {
 // Read implements io.Reader.
 func (s *Stream) Read(b []byte) (int, error) {
 	n, err := counted{s.process, &s.arrived}.Read(b)
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		if cut := s.process.cut(); cut != nil {
 			err = fmt.Errorf("output cut short: %w", cut)
 		}

@@ -2,6 +2,7 @@ package remote
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path"
 	"regexp"
@@ -188,8 +189,8 @@ func askRoot(ctx context.Context, h Host) (bool, error) {
 
 // sudoAnswer is what r, a failed sudo -l about args, says.
 func sudoAnswer(ctx context.Context, h Host, args []string, r Result) error {
-	if err := Refusal(h, args, r); err != nil {
-		refused := err.(*SudoError)
+	var refused *SudoError
+	if errors.As(Refusal(h, args, r), &refused) {
 		if refused.Problem != SudoMissing {
 			refused.Commands = [][]string{fullPath(ctx, h, args)}
 		}

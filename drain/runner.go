@@ -574,7 +574,8 @@ func ResultOf(err error) *Result {
 		err, r.Stands, r.Log = f.Err, &f.Stands, f.Log
 		r.Next = append(r.Next, f.Next...)
 	}
-	if refusal, ok := err.(*Refusal); ok {
+	var refusal *Refusal
+	if errors.As(err, &refusal) {
 		r.Findings = refusal.Findings
 	}
 	return r

@@ -141,59 +141,72 @@ func ask[R any](ctx context.Context, c *Client, method string, params any) (r R,
 	return r, &Error{Code: CodeConnection, Message: fmt.Sprintf("the connection to the load balancer %s broke: %v", c.name, err), cause: err}
 }
 
+// Plan implements [Balancer].
 func (c *Client) Plan(ctx context.Context, q Query) (*Report, error) {
 	return ask[*Report](ctx, c, "plan", q)
 }
 
+// Lock implements [Balancer].
 func (c *Client) Lock(ctx context.Context, r LockRequest) error {
 	_, err := ask[bool](ctx, c, "lock", r)
 	return err
 }
 
+// Begin implements [Balancer].
 func (c *Client) Begin(ctx context.Context, op Beginning) error {
 	_, err := ask[bool](ctx, c, "begin", op)
 	return err
 }
 
+// Apply implements [Balancer].
 func (c *Client) Apply(ctx context.Context, ch Change) (Applied, error) {
 	return ask[Applied](ctx, c, "apply", ch)
 }
 
+// Reload implements [Balancer].
 func (c *Client) Reload(ctx context.Context, r ReloadRequest) (Generation, error) {
 	return ask[Generation](ctx, c, "reload", r)
 }
 
+// Restore implements [Balancer].
 func (c *Client) Restore(ctx context.Context, r ReloadRequest) (Restored, error) {
 	return ask[Restored](ctx, c, "restore", r)
 }
 
+// Watch implements [Balancer].
 func (c *Client) Watch(ctx context.Context, w WatchRequest) (Watched, error) {
 	return ask[Watched](ctx, c, "watch", w)
 }
 
+// Connections implements [Balancer].
 func (c *Client) Connections(ctx context.Context, q ConnectionsQuery) (Connections, error) {
 	return ask[Connections](ctx, c, "connections", q)
 }
 
+// Health implements [Balancer].
 func (c *Client) Health(ctx context.Context, h HealthCheck) error {
 	_, err := ask[bool](ctx, c, "health", h)
 	return err
 }
 
+// Record implements [Balancer].
 func (c *Client) Record(ctx context.Context, r Recorded) error {
 	_, err := ask[bool](ctx, c, "record", r)
 	return err
 }
 
+// End implements [Balancer].
 func (c *Client) End(ctx context.Context, e Ending) error {
 	_, err := ask[bool](ctx, c, "end", e)
 	return err
 }
 
+// State implements [Balancer].
 func (c *Client) State(ctx context.Context) (journal.State, error) {
 	return ask[journal.State](ctx, c, "state", struct{}{})
 }
 
+// History implements [Balancer].
 func (c *Client) History(ctx context.Context, q HistoryQuery) (History, error) {
 	return ask[History](ctx, c, "history", q)
 }

@@ -38,6 +38,7 @@ type stepRecord struct {
 	err          string
 }
 
+// Event is told of each event.
 func (r *Record) Event(e drain.Event) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

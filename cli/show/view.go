@@ -37,6 +37,7 @@ type FanOut struct {
 	Others []func(drain.Event)
 }
 
+// Event implements [View].
 func (f FanOut) Event(e drain.Event) {
 	f.View.Event(e)
 	for _, tell := range f.Others {

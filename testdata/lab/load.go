@@ -123,7 +123,7 @@ func (l *Load) WaitFor(ctx context.Context, limit time.Duration, condition func(
 	for !condition(l.Snapshot()) {
 		select {
 		case <-l.done:
-			return fmt.Errorf("load: ended early: %v: %s", l.waitErr, bytes.TrimSpace(l.stderr.Bytes()))
+			return errors.Join(fmt.Errorf("load: ended early: %s", bytes.TrimSpace(l.stderr.Bytes())), l.waitErr)
 		case <-ctx.Done():
 			return fmt.Errorf("load: what was waited for did not come within %s; seen so far: %s", limit, l.Snapshot())
 		case <-time.After(50 * time.Millisecond):
@@ -150,7 +150,7 @@ func (l *Load) Stop() (traffic.Summary, error) {
 	}
 	summary := l.Snapshot()
 	if l.waitErr != nil || !summary.Final {
-		return summary, fmt.Errorf("load: ended without a final summary: %v: %s", l.waitErr, bytes.TrimSpace(l.stderr.Bytes()))
+		return summary, errors.Join(fmt.Errorf("load: ended without a final summary: %s", bytes.TrimSpace(l.stderr.Bytes())), l.waitErr)
 	}
 	return summary, nil
 }

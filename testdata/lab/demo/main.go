@@ -204,7 +204,7 @@ func (d *demo) expectState(ctx context.Context, want string) error {
 	state := strings.TrimSpace(out)
 	fmt.Printf("root@%s:~# systemctl is-active %s\n%s\n", d.target.Name, lab.AppUnit, state)
 	if state != want {
-		return fmt.Errorf("%s on %s is %s, want %s: %v", lab.AppUnit, d.target.Addr, state, want, err)
+		return errors.Join(fmt.Errorf("%s on %s is %s, want %s", lab.AppUnit, d.target.Addr, state, want), err)
 	}
 	return nil
 }

@@ -78,6 +78,9 @@ func (m Machines) LB(ctx context.Context, name string, n Nginx) (balancer.Balanc
 	if name != "" {
 		return m.overSSH(ctx, name, n)
 	}
+	if runtime.GOOS != "linux" {
+		return nil, usage("drainctl works on an nginx on Linux, and this machine runs %s: name the load balancer with --lb HOST", runtime.GOOS)
+	}
 	if os.Geteuid() == 0 || m.Unprivileged {
 		if m.Trace != nil {
 			options.Trace = func(args []string) { m.Trace(ThisMachine, remote.Quote(args...)) }

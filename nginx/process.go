@@ -8,8 +8,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // A Process is one of nginx's. Its start tells it from a later one of the same
@@ -49,14 +47,9 @@ const tick = time.Second / 100
 // clocks is the time since boot, as start times are, and the
 // machine's clock not later than that; took is how far the two may be apart.
 func clocks() (boot time.Duration, now time.Time, took time.Duration) {
-	since := func() time.Duration {
-		var t unix.Timespec
-		_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &t) // Linux has had it since 2.6.39
-		return time.Duration(t.Nano())
-	}
-	first := since()
+	first := sinceBoot()
 	now = time.Now()
-	boot = since()
+	boot = sinceBoot()
 	return boot, now, boot - first
 }
 

@@ -89,14 +89,8 @@ func checkReplace(path string) error {
 	if err := checkLinks(real); err != nil {
 		return err
 	}
-	var stx unix.Statx_t
-	if err := unix.Statx(unix.AT_FDCWD, real, 0, unix.STATX_BASIC_STATS, &stx); err == nil {
-		switch flags := stx.Attributes & stx.Attributes_mask; {
-		case flags&unix.STATX_ATTR_MOUNT_ROOT != 0:
-			return errMountPoint
-		case flags&(unix.STATX_ATTR_IMMUTABLE|unix.STATX_ATTR_APPEND) != 0:
-			return fmt.Errorf("chattr has made it immutable: %w", syscall.EPERM)
-		}
+	if err := checkAttributes(real); err != nil {
+		return err
 	}
 	temp, err := newTemp(real)
 	if err != nil {
@@ -155,7 +149,7 @@ func copyAttributes(to *os.File, from string) error {
 		}
 	}
 	// After the owner: changing that clears the set-id bits.
-	if err := unix.Fchmod(int(to.Fd()), st.Mode&0o7777); err != nil {
+	if err := unix.Fchmod(int(to.Fd()), uint32(st.Mode)&0o7777); err != nil {
 		return err
 	}
 	return copyXattrs(to, from)

@@ -13,8 +13,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 const (
@@ -169,15 +167,6 @@ func (s SSH) ask(ctx context.Context, alias, user string, port int) (string, err
 		return "", fmt.Errorf("ssh configuration of %s: %w", alias, err)
 	}
 	return answer, nil
-}
-
-// memoryFile is a file without a name, in memory.
-func memoryFile() (*os.File, error) {
-	fd, err := unix.MemfdCreate("drainctl", unix.MFD_CLOEXEC)
-	if err != nil {
-		return nil, fmt.Errorf("a file in memory: %w", err)
-	}
-	return os.NewFile(uintptr(fd), "memory"), nil
 }
 
 // contentOf is all that is in a file, wherever somebody has left off in it.

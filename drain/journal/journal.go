@@ -134,11 +134,11 @@ func (j Journal) Free() (uint64, error) {
 	for dir := j.Dir; ; dir = filepath.Dir(dir) {
 		var s unix.Statfs_t
 		err := unix.Statfs(dir, &s)
-		if err == nil && s.Flags&unix.ST_RDONLY == 0 {
-			return s.Bavail * uint64(s.Bsize), nil
+		if err == nil && errors.Is(unix.Access(dir, unix.W_OK), unix.EROFS) {
+			err = unix.EROFS
 		}
 		if err == nil {
-			err = unix.EROFS
+			return s.Bavail * uint64(s.Bsize), nil
 		}
 		if !errors.Is(err, fs.ErrNotExist) || dir == filepath.Dir(dir) {
 			return 0, fmt.Errorf("space for the journal in %s: %w", dir, err)

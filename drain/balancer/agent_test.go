@@ -88,6 +88,28 @@ func TestHostileCaller(t *testing.T) {
 	}
 }
 
+// The edits that an operation begins with are not believed: to restore them would be to
+// write any file of the machine, with the caller's text.
+func TestEditsAreTheAgentsOwn(t *testing.T) {
+	r := newRig(t)
+	c := r.agent()
+	file := r.dir + "/other.conf"
+	edit := journal.Edit{Path: file, After: hash(r.read(file)), Splices: []journal.Splice{{Old: "mine\n"}}}
+	before := r.read(file)
+	begin := Beginning{Operation: journal.Operation{ID: testID, Kind: journal.KindDrain, Edits: []journal.Edit{edit}}, Lines: Lines{[]byte("{}")}}
+	for range 2 { // the second one goes on with what the first has left
+		if err := c.Begin(t.Context(), begin); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := c.Restore(t.Context(), ReloadRequest{Timeout: patience}); err != nil {
+		t.Error(err)
+	}
+	if now := r.read(file); now != before {
+		t.Errorf("a file of no concern became\n%s", now)
+	}
+}
+
 // Without an operation there is nothing to edit, load or record.
 func TestNothingBegun(t *testing.T) {
 	r := newRig(t)

@@ -226,6 +226,8 @@ func (l *Local) Begin(ctx context.Context, b Beginning) error {
 	if l.id != "" && l.id != b.Operation.ID {
 		return &Error{Code: CodeRefused, Message: fmt.Sprintf("operation %s has begun already", l.id)}
 	}
+	// What was edited is known here, and not by the caller: Restore writes what they say.
+	b.Operation.Edits = nil
 	if l.query.Unmanaged {
 		// Whoever forces an undrain does without what cannot be read.
 		if _, err := l.journal.SetAside(ctx); err != nil {

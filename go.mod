@@ -2,6 +2,8 @@ module github.com/drainctl/drainctl
 
 go 1.26.0
 
+toolchain go1.27.3
+
 require (
 	al.essio.dev/pkg/shellescape v1.6.1
 	github.com/aymanbagabas/go-udiff v0.4.1

@@ -10,7 +10,11 @@ CUTS ?= 25
 SEED ?= 0
 # How many labs are up side by side for the lab's tests, which mostly wait.
 LABS ?= 3
-STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+GORELEASER := github.com/goreleaser/goreleaser/v2@v2.15.1
+# The Go that releases are built with.
+TOOLCHAIN := $(shell sed -n 's/^toolchain //p' go.mod)
 
 # "..." does not reach into testdata.
 packages := ./... $(shell find testdata -name '*.go' -printf './%h\n' | sort -u)
@@ -50,10 +54,10 @@ setup:
 	@testdata/lab/setup.sh
 
 check:
-	@echo "==> gofmt, go vet, staticcheck"
-	@unformatted=$$(gofmt -l .) && [ -z "$$unformatted" ] || { echo "not as gofmt writes it:" $$unformatted >&2; exit 1; }
-	@go vet $(packages)
-	@go run $(STATICCHECK) $(packages)
+	@echo "==> golangci-lint: gofmt, go vet, staticcheck and more (.golangci.yml)"
+	@go run $(GOLANGCI_LINT) run $(packages)
+	@echo "==> govulncheck, with $(TOOLCHAIN)"
+	@GOTOOLCHAIN=$(TOOLCHAIN) testdata/vulncheck.sh
 
 unit:
 	@echo "==> unit, CLI, SSH and nginx tests"
@@ -64,7 +68,7 @@ unit:
 	[ -z "$$failed" ]
 
 # The programs are built as whoever runs make; only the test itself runs as root.
-lab-test: programs
+lab-test: programs packages
 	@echo "==> the lab: real hosts under load (needs root)"
 	@cd $(lab) && DRAINCTL_LAB_PROGRAMS=$(programs) go test -parallel $(LABS) $(TESTFLAGS) -timeout 60m -exec $(as_root)
 
@@ -79,6 +83,30 @@ programs: setup
 	@CGO_ENABLED=0 go build -o $(programs)/drainctl .
 	@CGO_ENABLED=0 go build -o $(programs)/my-web-app ./testdata/lab/app
 	@CGO_ENABLED=0 go build -o $(programs)/load ./testdata/lab/load
+
+.PHONY: packages release release-check
+# Two versions of the Debian package for this machine, in the second of which agents and
+# clients speak another protocol.
+packages: build/tools/goreleaser
+	@testdata/lab/packages.sh $(programs)
+
+# A release, as far as it goes without publishing: built twice, at different places, it must
+# be the same bytes.
+release-check: build/tools/goreleaser
+	@build/tools/goreleaser check
+	@set -e; for n in 1 2; do \
+	  packaging/clone.sh build/release/$$n; \
+	  (cd build/release/$$n && GOTOOLCHAIN=$(TOOLCHAIN) $(CURDIR)/build/tools/goreleaser release --snapshot); \
+	done
+	@diff build/release/1/dist/checksums.txt build/release/2/dist/checksums.txt
+	@packaging/check.sh build/release/1
+
+# The release of the tag that stands here. Only CI has the tokens.
+release: build/tools/goreleaser
+	@GOTOOLCHAIN=$(TOOLCHAIN) build/tools/goreleaser release --clean
+
+build/tools/goreleaser: Makefile
+	@GOBIN=$(CURDIR)/build/tools go install $(GORELEASER)
 
 # A drain and an undrain, in view, on real hosts and under load (needs root).
 demo: programs

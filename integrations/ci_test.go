@@ -153,11 +153,11 @@ jobs:
       - run: drainctl drain 192.168.1.10 --dry-run --nginx-conf=@CONF@ --test-command=true --state-dir=@STATE@ >@STATE@/plan
 `
 
-// The GitHub action is linted by actionlint in a workflow that uses it, and run by act,
-// which runs workflows as GitHub does, on this machine. (Of what a step prints act may lose
+// The project's own workflows are linted by actionlint. So is the GitHub action, in a
+// workflow that uses it, and run by act, which runs workflows as GitHub does, on this machine. (Of what a step prints act may lose
 // the last lines, so nothing is made of that.)
 func TestGitHubAction(t *testing.T) {
-	mustRun(t, "..", nil, "go", "run", actionlint, "integrations/github/example.yml")
+	mustRun(t, "..", nil, "go", "run", actionlint, "integrations/github/example.yml", ".github/workflows/ci.yml", ".github/workflows/release.yml")
 
 	p := newPipeline(t, map[string]string{"deploy.sh": deploy, ".github/workflows/deploy.yml": read(t, "github/example.yml")})
 	bin := t.TempDir()

@@ -96,7 +96,7 @@ func TestPackage(t *testing.T) {
 	s.end()
 	waiting.wait().wants(t, 0, "is drained")
 	undrain := func() ending { return startAt(t, l, desk, "drainctl", "undrain", app.Addr, lbFlag).wait() }
-	undrain().wants(t, 4, fmt.Sprintf("the drainctl on root@192.168.1.2 is 1.1.0 (agent protocol 1000), and this one is 1.0.0 (protocol %d): update drainctl here", balancer.Protocol), "nothing was touched")
+	undrain().wants(t, 4, fmt.Sprintf("the drainctl on root@192.168.1.2 is 1.1.0 (agent protocol 1000), and this one is 1.0.0 (protocol %d)", balancer.Protocol), "update drainctl here", "nothing was touched")
 	installPackage(t, "1.1.0", desk)
 	undrain().wants(t, 0, "is back")
 	sameFiles(t, before, configuration(t, l))

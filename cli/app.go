@@ -38,6 +38,10 @@ type session struct {
 	command        []string    // what follows "--" of a rolling run
 	system         drain.Nginx // this machine's, by its own configuration file
 	metrics        string      // file to write metrics to
+	// Of status: look again and again, and count on the backends too.
+	watch, backends bool
+	overview        bool     // it was started without a command, on a terminal
+	where           []string // flags that name the load balancers, then
 	// listeners are told of the events beside the view; record, of an operation, is
 	// one of them.
 	listeners []func(drain.Event)
@@ -51,6 +55,7 @@ type session struct {
 	list    func(ctx context.Context, spec drain.Spec, id, page string) error
 	serve   func(ctx context.Context, spec drain.Spec) error
 	explain func(spec drain.Spec, files []string, values []show.ConfigValue) error
+	begin   func(ctx context.Context, spec drain.Spec, path string) error
 	publish func(*show.Record)
 }
 
@@ -58,7 +63,7 @@ func newSession(stdout, stderr io.Writer) *session {
 	s := &session{stdout: stdout, stderr: stderr}
 	s.operate, s.resume, s.show, s.list, s.serve = s.runOperation, s.resumeOperation, s.showStatus, s.showHistory, s.serveAgent
 	s.newView = s.viewFor
-	s.explain, s.check, s.publish = s.showConfig, s.showChecks, s.publishRecord
+	s.explain, s.check, s.publish, s.begin = s.showConfig, s.showChecks, s.publishRecord, s.writeConfig
 	return s
 }
 
@@ -67,6 +72,9 @@ func (s *session) run(args []string) int {
 	app := newApp(s)
 	err := checkEnv(app, os.Environ())
 	if err == nil {
+		if s.overview = len(args) == 1 && show.IsTerminal(s.stdout); s.overview {
+			args = append(args, "status")
+		}
 		s.line, s.command, err = arrange(app, args)
 	}
 	if err == nil {
@@ -132,7 +140,7 @@ func newApp(s *session) *cli.App {
 		Commands: []*cli.Command{
 			operationCommand(s, drain.Drain), operationCommand(s, drain.Undrain), rolloutCommand(s), resumeCommand(s),
 			statusCommand(s), historyCommand(s), checkCommand(s),
-			configCommand(s), schemaCommand(s), completionCommand(s), agentCommand(s), completeCommand(s), manCommand(s),
+			initCommand(s), configCommand(s), schemaCommand(s), completionCommand(s), agentCommand(s), completeCommand(s), manCommand(s),
 		},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {

@@ -283,8 +283,9 @@ func TestConfigFiles(t *testing.T) {
 	}
 }
 
-// What the schema says of a file is what drainctl says of it.
-func TestConfigSchema(t *testing.T) {
+// configChecker checks a file by the schema.
+func configChecker(t *testing.T) func(text string) error {
+	t.Helper()
 	text, err := json.Marshal(configSchema())
 	if err != nil {
 		t.Fatal(err)
@@ -301,13 +302,18 @@ func TestConfigSchema(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	check := func(text string) error {
+	return func(text string) error {
 		var file any
 		if err := yaml.Unmarshal([]byte(text), &file); err != nil {
 			t.Fatalf("%s: %v", text, err)
 		}
 		return schema.Validate(file)
 	}
+}
+
+// What the schema says of a file is what drainctl says of it.
+func TestConfigSchema(t *testing.T) {
+	check := configChecker(t)
 	for _, text := range goodFiles {
 		if err := check(text); err != nil {
 			t.Errorf("%s: %v", text, err)

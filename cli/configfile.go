@@ -93,7 +93,7 @@ func systemsOwn(path string, info fs.FileInfo) error {
 
 // load reads a file that can be trusted.
 func load(path string, trust func(string, fs.FileInfo) error) (*config, error) {
-	c := &config{groups: map[string]fileValue{}, defaults: section{}, nginx: section{}, upstreams: map[string]section{}, backends: map[string]section{}}
+	c := newConfig()
 	file, err := os.Open(path)
 	if err != nil {
 		return c, fmt.Errorf("%w: %w", usage("read the configuration file"), err)
@@ -112,6 +112,10 @@ func load(path string, trust func(string, fs.FileInfo) error) (*config, error) {
 	}
 	c.files = []string{path}
 	return c, c.parse(path, text)
+}
+
+func newConfig() *config {
+	return &config{groups: map[string]fileValue{}, defaults: section{}, nginx: section{}, upstreams: map[string]section{}, backends: map[string]section{}}
 }
 
 func (c *config) parse(path string, text []byte) error {

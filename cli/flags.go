@@ -79,7 +79,9 @@ func (f *specFlags) where() {
 	from := ""
 	f.list("lb", &f.spec.LBs, catLBs, "load balancer, over SSH (default: this machine); [USER@]`HOST`[:PORT], repeatable")
 	f.text("lb-from", &from, catLBs, "read load balancers from `FILE`, one a line; - is standard input")
-	f.list("group", &groups, catLBs, "load balancers of the group `NAME` in drainctl.yaml; repeatable")
+	if !f.agent {
+		f.list("group", &groups, catLBs, "load balancers of the group `NAME` in drainctl.yaml; repeatable")
+	}
 	f.after = append(f.after, func(c *cli.Context) error {
 		more, err := f.readLBs(from)
 		if err != nil {

@@ -30,6 +30,8 @@ type heard struct {
 	json    bool
 	metrics string
 	page    string // file of it
+	watch   bool
+	asks    bool // the backends
 	options show.Options
 	code    int
 	out     string
@@ -47,7 +49,7 @@ func hear(words ...string) *heard {
 	}
 	got := func(spec drain.Spec, name string) error {
 		h.reached, h.spec, h.name = true, spec, name
-		h.metrics = s.metrics
+		h.metrics, h.watch, h.asks = s.metrics, s.watch, s.backends
 		return shownError{nil}
 	}
 	s.operate = func(_ context.Context, spec drain.Spec, dryRun bool) error {
@@ -61,6 +63,7 @@ func hear(words ...string) *heard {
 		h.page = page
 		return got(spec, id)
 	}
+	s.begin = func(_ context.Context, spec drain.Spec, path string) error { return got(spec, path) }
 	s.serve = func(_ context.Context, spec drain.Spec) error { return got(spec, "") }
 	s.explain = func(spec drain.Spec, _ []string, values []show.ConfigValue) error {
 		h.values = values
@@ -112,6 +115,7 @@ const configFile = "../testdata/drainctl.yaml"
 // test.
 func arrivals() map[string]arrival {
 	forStop := []string{"--service", "app"}
+	forSSH := append([]string{"--backends"}, forStop...)
 	return map[string]arrival{
 		"service":                {value: "my-web-app", want: "my-web-app", got: func(h *heard) any { return h.spec.Service }},
 		"threshold":              {value: "7", want: 7, got: func(h *heard) any { return h.spec.Threshold }},
@@ -161,13 +165,15 @@ func arrivals() map[string]arrival {
 		"force":                  {value: "true", want: true, got: func(h *heard) any { return h.spec.Force }},
 		"stop-timeout":           {value: "30m", want: 30 * time.Minute, got: func(h *heard) any { return h.spec.StopTimeout }, with: forStop},
 		"ignore-peer":            {value: "172.16.0.0/12", want: "172.16.0.0/12", got: func(h *heard) any { return join(h.spec.IgnorePeers) }, more: "192.168.1.3/32"},
-		"ssh-user":               {value: "deploy", want: drain.SSH{User: "deploy"}, got: func(h *heard) any { return h.spec.SSH }, with: forStop},
-		"ssh-port":               {value: "2222", want: drain.SSH{Port: 2222}, got: func(h *heard) any { return h.spec.SSH }, with: forStop},
-		"identity":               {value: "/root/key", want: drain.SSH{Identity: "/root/key"}, got: func(h *heard) any { return h.spec.SSH }, with: forStop},
-		"ssh-host":               {value: "10.0.0.10", want: drain.SSH{Host: "10.0.0.10"}, got: func(h *heard) any { return h.spec.SSH }, with: forStop},
+		"ssh-user":               {value: "deploy", want: drain.SSH{User: "deploy"}, got: func(h *heard) any { return h.spec.SSH }, with: forSSH},
+		"ssh-port":               {value: "2222", want: drain.SSH{Port: 2222}, got: func(h *heard) any { return h.spec.SSH }, with: forSSH},
+		"identity":               {value: "/root/key", want: drain.SSH{Identity: "/root/key"}, got: func(h *heard) any { return h.spec.SSH }, with: forSSH},
+		"ssh-host":               {value: "10.0.0.10", want: drain.SSH{Host: "10.0.0.10"}, got: func(h *heard) any { return h.spec.SSH }, with: forSSH},
 		"output":                 {value: "json", want: true, got: func(h *heard) any { return h.json }},
 		"metrics":                {value: "../testdata/drainctl.prom", want: "../testdata/drainctl.prom", got: func(h *heard) any { return h.metrics }},
 		"html":                   {value: "page.html", want: "page.html", got: func(h *heard) any { return h.page }},
+		"backends":               {value: "true", want: true, got: func(h *heard) any { return h.asks }},
+		"watch":                  {value: "true", want: true, got: func(h *heard) any { return h.watch }, with: []string{"--output", "json"}},
 		"no-color":               {value: "true", want: true, got: func(h *heard) any { return h.options.Plain }},
 		"verbose":                {value: "true", want: true, got: func(h *heard) any { return h.options.Verbose }},
 	}
@@ -256,9 +262,9 @@ func spellings(f cli.Flag, value string) [][]string {
 	return all
 }
 
-// argument is what a command is given on these lines; the agent takes none.
+// argument is what a command is given on these lines; some take none.
 func argument(cmd string) []string {
-	if cmd == "agent" {
+	if cmd == "agent" || cmd == "init" {
 		return nil
 	}
 	return []string{"192.168.1.10"}
@@ -301,14 +307,18 @@ func TestFlagsWorkAnywhere(t *testing.T) {
 	t.Logf("%d command lines", lines)
 }
 
-// commandHas is the words, if the command has the flags in them.
-func commandHas(cmd *cli.Command, words []string) []string {
+// commandHas is the words, but for flags that the command has not.
+func commandHas(cmd *cli.Command, words []string) (has []string) {
+	known := true
 	for _, w := range words {
-		if name, _, _, ok := flagWord(w); ok && findFlag(cmd.Flags, name) == nil {
-			return nil
+		if name, _, _, ok := flagWord(w); ok {
+			known = findFlag(cmd.Flags, name) != nil
+		}
+		if known {
+			has = append(has, w)
 		}
 	}
-	return words
+	return has
 }
 
 func TestFlagsAsEnvironment(t *testing.T) {

@@ -38,6 +38,7 @@ var commonFlags = map[string][]string{
 	"check":   {"service", "upstream", "poll", "reboot", "lb", "group"},
 	"status":  {"upstream", "watch", "lb", "group", "output"},
 	"history": {"html", "lb", "group", "output"},
+	"init":    {"force", "config", "lb", "lb-from", "nginx-conf"},
 	"config":  {"config", "upstream", "group", "output"},
 	"agent":   {"nginx", "nginx-conf", "test-command", "reload-command", "state-dir"},
 }

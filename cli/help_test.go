@@ -174,7 +174,7 @@ func TestCommonFlags(t *testing.T) {
 	app := newApp(newSession(nil, nil))
 	for name, flags := range commonFlags {
 		for _, flag := range flags {
-			if findFlag(app.Command(name).Flags, flag) == nil && flag != "watch" && flag != "html" {
+			if findFlag(app.Command(name).Flags, flag) == nil {
 				t.Errorf("%s has no flag --%s", name, flag)
 			}
 		}

@@ -105,10 +105,12 @@ func exitCode(ts *testscript.TestScript, err error) int {
 
 // tty runs a command on a pseudo-terminal of script(1), from util-linux.
 func tty(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) == 0 {
+	if len(args) == 0 {
 		ts.Fatalf("usage: tty COMMAND…")
 	}
-	ts.Check(ts.Exec("script", "-qefc", shellescape.QuoteCommand(args), os.DevNull))
+	if err := ts.Exec("script", "-qefc", shellescape.QuoteCommand(args), os.DevNull); (err == nil) == neg {
+		ts.Fatalf("tty: %v", err)
+	}
 }
 
 func jsonLines(ts *testscript.TestScript, neg bool, args []string) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/drainctl/drainctl/drain/balancer"
 	"github.com/drainctl/drainctl/drain/journal"
@@ -30,6 +31,8 @@ const (
 type Status struct {
 	LBs   []LBStatus `json:"lbs"`
 	Error string     `json:"error,omitempty"` // of the LBs that could not be asked
+	// Unreachable are these LBs: what is so there is not known.
+	Unreachable []string `json:"unreachable,omitempty"`
 }
 
 // An LBStatus is one LB.
@@ -53,34 +56,100 @@ type ServerStatus struct {
 	// Holder is who works on it now.
 	Holder *journal.Holder `json:"holder,omitempty"`
 	Next   []Command       `json:"next,omitempty"`
+	// OnBackend is the connections that the backend itself has on the server's port,
+	// of whoever it is; nil where they were not counted. BackendError is why not.
+	OnBackend    *int   `json:"connections_on_backend,omitempty"`
+	BackendError string `json:"backend_not_counted,omitempty"`
 }
 
-// ReadStatus asks the LBs of a spec for the servers that it names, or for all. An
-// LB that cannot be asked is an error, and the others' status comes with it.
+// ReadStatus asks the LBs of a spec for the servers that it names, or for all, once.
 func ReadStatus(ctx context.Context, spec Spec, c Connector) (*Status, error) {
+	r := NewStatusReader(spec, c, nil)
+	defer r.Close()
+	return r.Read(ctx)
+}
+
+// retryAfter is how long a machine that could not be reached is left alone: to
+// wait for it each time would hold up the others.
+const retryAfter = 15 * time.Second
+
+// A StatusReader asks the LBs of a spec as often as it is told, over connections
+// that it keeps.
+type StatusReader struct {
+	o        *Operation
+	lost     []lostLB // by LB
+	backends *backendCounts
+}
+
+// A lostLB is an LB that could not be reached, and when.
+type lostLB struct {
+	err error
+	at  time.Time
+}
+
+// NewStatusReader is a reader that has reached nothing yet. With a connector for
+// backends, the connections are counted on these as well.
+func NewStatusReader(spec Spec, c, backends Connector) *StatusReader {
 	o := newOperation(spec, Options{Connect: c})
-	defer o.lbs.close()
-	reports, err := gather(ctx, o.lbs, func(ctx context.Context, lb *LB) (LBPlan, error) {
-		if err := open(ctx, lb); err != nil {
-			return LBPlan{}, err
-		}
-		return lb.ask(ctx, balancer.Query{Targets: spec.Targets, Upstreams: spec.Upstreams, Connections: true})
-	})
-	reports = slices.DeleteFunc(reports, func(lb LBPlan) bool { return lb.Report == nil })
-	if err == nil {
-		err = missingEverywhere(spec, reports)
+	r := &StatusReader{o: o, lost: make([]lostLB, len(o.lbs))}
+	if backends != nil {
+		r.backends = &backendCounts{spec: spec, connect: backends, hosts: map[string]*countedHost{}}
 	}
-	if err != nil && len(o.lbs) == 1 {
+	return r
+}
+
+// Close ends the connections.
+func (r *StatusReader) Close() {
+	r.o.lbs.close()
+	r.backends.close()
+}
+
+// Read asks for the servers. An LB that cannot be asked is an error, and the
+// others' status comes with it.
+func (r *StatusReader) Read(ctx context.Context) (*Status, error) {
+	spec := r.o.plan.Spec
+	reports, err := gather(ctx, r.o.lbs, r.ask)
+	st := &Status{LBs: []LBStatus{}}
+	var answered []LBPlan
+	for i, lb := range reports {
+		if lb.Report == nil {
+			st.Unreachable = append(st.Unreachable, r.o.lbs[i].Name)
+			continue
+		}
+		answered = append(answered, lb)
+		st.LBs = append(st.LBs, statusOf(spec, lb))
+	}
+	if err == nil {
+		err = missingEverywhere(spec, answered)
+	}
+	if err != nil && len(r.o.lbs) == 1 {
 		return nil, beforeTouching(ctx, err)
 	}
-	st := &Status{LBs: []LBStatus{}}
 	if err != nil {
 		st.Error = err.Error()
 	}
-	for _, r := range reports {
-		st.LBs = append(st.LBs, statusOf(spec, r))
-	}
+	r.backends.count(ctx, st)
 	return st, beforeTouching(ctx, err)
+}
+
+// ask asks one LB. A connection that broke is made anew.
+func (r *StatusReader) ask(ctx context.Context, lb *LB) (LBPlan, error) {
+	lost := &r.lost[slices.Index(r.o.lbs, lb)]
+	if lost.err != nil && time.Since(lost.at) < retryAfter {
+		return LBPlan{}, lost.err
+	}
+	if lb.Balancer == nil || (fleet{lb}).broken() {
+		if lb.Balancer != nil {
+			_ = lb.Balancer.Close()
+		}
+		b, err := lb.connect(ctx)
+		if *lost = (lostLB{err, time.Now()}); err != nil {
+			return LBPlan{}, err
+		}
+		lb.Balancer = b
+	}
+	spec := r.o.plan.Spec
+	return lb.ask(ctx, balancer.Query{Targets: spec.Targets, Upstreams: spec.Upstreams, Connections: true})
 }
 
 func statusOf(spec Spec, lb LBPlan) LBStatus {

@@ -25,7 +25,7 @@ func collection(t *testing.T) string {
 func TestModuleOptionsAreTheFlags(t *testing.T) {
 	drainctl, env := build(t), []string{"ANSIBLE_COLLECTIONS_PATH=" + collection(t), "HOME=" + t.TempDir()}
 	// How it is shown is the module's own business, and so is what check mode is.
-	ours := []string{"dry-run", "help", "help-all", "no-color", "output", "verbose"}
+	ours := []string{"dry-run", "help", "help-all", "no-color", "output", "verbose", "watch"}
 	for _, command := range []string{"drain", "undrain", "status"} {
 		var flags, options []string
 		for _, found := range regexp.MustCompile(`(?m)^  (?:    |-., )--([a-z-]+)`).FindAllStringSubmatch(mustRun(t, ".", nil, drainctl, command, "--help-all"), -1) {

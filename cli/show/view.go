@@ -45,6 +45,15 @@ func (f FanOut) Event(e drain.Event) {
 	}
 }
 
+// TextOf is the text that a view shows; nil where it shows something else.
+func TextOf(v View) *Text {
+	if f, ok := v.(FanOut); ok {
+		v = f.View
+	}
+	text, _ := v.(*Text)
+	return text
+}
+
 // IsTerminal tells whether w is a terminal.
 func IsTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)

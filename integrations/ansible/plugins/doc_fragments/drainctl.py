@@ -63,16 +63,32 @@ options:
     type: path
 '''
 
+    BACKEND = r'''
+options:
+  identity:
+    description:
+      - The private key for the login on the backend.
+    type: path
+  ssh_host:
+    description:
+      - The host to log in to, when it is not the address in nginx's configuration.
+    type: str
+  ssh_port:
+    description:
+      - The port of the backend's sshd.
+    type: int
+  ssh_user:
+    description:
+      - The user to log in as on the backend.
+    type: str
+'''
+
     OPERATION = r'''
 options:
   accept_pending:
     description:
       - Files were changed since nginx was last loaded, and this reload may put them live.
     type: bool
-  identity:
-    description:
-      - The private key for the login on the backend.
-    type: path
   keep:
     description:
       - How many operations are kept in the history.
@@ -93,18 +109,6 @@ options:
     description:
       - Leave out up to this many load balancers that cannot be reached. They may still send requests to the target.
     type: int
-  ssh_host:
-    description:
-      - The host to log in to, when it is not the address in nginx's configuration.
-    type: str
-  ssh_port:
-    description:
-      - The port of the backend's sshd.
-    type: int
-  ssh_user:
-    description:
-      - The user to log in as on the backend.
-    type: str
   test_command:
     description:
       - The command that tests the configuration, in place of C(nginx -t).

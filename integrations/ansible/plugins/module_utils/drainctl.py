@@ -24,19 +24,23 @@ PLACE = dict(
     state_dir=dict(type='path'),
 )
 
+BACKEND = dict(
+    identity=dict(type='path'),
+    ssh_host=dict(type='str'),
+    ssh_port=dict(type='int'),
+    ssh_user=dict(type='str'),
+)
+
 OPERATION = dict(
     PLACE,
+    **BACKEND,
     accept_pending=dict(type='bool'),
-    identity=dict(type='path'),
     keep=dict(type='int'),
     reason=dict(type='str'),
     reload_command=dict(type='str'),
     reload_timeout=dict(type='str'),
     service=dict(type='str'),
     skip_unreachable_lb=dict(type='int'),
-    ssh_host=dict(type='str'),
-    ssh_port=dict(type='int'),
-    ssh_user=dict(type='str'),
     test_command=dict(type='str'),
     together=dict(type='bool'),
     wait=dict(type='bool'),

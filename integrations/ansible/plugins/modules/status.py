@@ -14,7 +14,12 @@ author:
   - The drainctl authors (@drainctl)
 extends_documentation_fragment:
   - drainctl.drainctl.drainctl
+  - drainctl.drainctl.drainctl.backend
 options:
+  backends:
+    description:
+      - Count the connections on the backends as well, over SSH.
+    type: bool
   target:
     description:
       - Only these backends, each an address or name as it stands in nginx's configuration.
@@ -38,7 +43,8 @@ EXAMPLES = r'''
 RETURN = r'''
 lbs:
   description:
-    - The load balancers, each with its C(servers). A server has C(upstream), C(address), C(connections) and C(state),
+    - The load balancers, each with its C(servers). A server has C(upstream), C(address), C(connections),
+      C(connections_on_backend) with C(backends), and C(state),
       one of C(up), C(drained), C(draining), C(undraining), C(interrupted), C(down), C(down (unmanaged)) and
       C(down, not drained).
   returned: always
@@ -60,7 +66,8 @@ from ansible_collections.drainctl.drainctl.plugins.module_utils import drainctl
 
 
 def main():
-    spec = drainctl.argument_spec(drainctl.PLACE, drainctl.TARGET)
+    flags = dict(drainctl.PLACE, **drainctl.BACKEND, backends=dict(type='bool'))
+    spec = drainctl.argument_spec(flags, drainctl.TARGET)
     drainctl.tell(AnsibleModule(argument_spec=spec, supports_check_mode=True))
 
 

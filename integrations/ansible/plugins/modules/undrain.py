@@ -16,6 +16,7 @@ author:
   - The drainctl authors (@drainctl)
 extends_documentation_fragment:
   - drainctl.drainctl.drainctl
+  - drainctl.drainctl.drainctl.backend
   - drainctl.drainctl.drainctl.operation
 options:
   target:

@@ -1,0 +1,193 @@
+package show
+
+import (
+	"cmp"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"go.yaml.in/yaml/v4"
+
+	"github.com/drainctl/drainctl/drain"
+	"github.com/drainctl/drainctl/drain/backend"
+	"github.com/drainctl/drainctl/drain/balancer"
+)
+
+// FirstConfig is a configuration file for what was found on load balancers. What
+// would change how drainctl works is a comment, but for what a drain would be
+// refused without. units are those of upstreams, as far as they are known.
+func FirstConfig(spec drain.Spec, lbs []drain.LBPlan, units map[string]string) string {
+	c := configText{units: units}
+	c.line("# drainctl's configuration file, begun by `drainctl init` on %s. Flags and", time.Now().Format(time.DateOnly))
+	c.line("# environment variables come before it. A line with # before its key is a")
+	c.line("# suggestion. `drainctl config` shows what holds, and where it comes from.")
+	c.groups(spec)
+	c.defaults(lbs)
+	c.upstreams(lbs)
+	c.nginx(spec, lbs)
+	return c.String()
+}
+
+type configText struct {
+	strings.Builder
+	units map[string]string
+}
+
+func (c *configText) line(format string, args ...any) { fmt.Fprintf(c, format+"\n", args...) }
+
+func (c *configText) groups(spec drain.Spec) {
+	if len(spec.LBs) == 0 {
+		c.line("\n# Load balancers by group, for drainctl on another machine: --group NAME.")
+		c.line("# groups:\n#   all: [deploy@lb1, deploy@lb2]")
+		return
+	}
+	c.line("\n# Load balancers by group: --group all.")
+	c.line("groups:\n  all:")
+	for _, lb := range spec.LBs {
+		c.line("    - %s", yamlText(lb))
+	}
+}
+
+func (c *configText) defaults(lbs []drain.LBPlan) {
+	c.line("\n# For every run.\ndefaults:")
+	cut, path := shutdownTimeout(lbs)
+	switch {
+	case cut == 0:
+		c.line("  # worker_shutdown_timeout is not set: nginx keeps open requests as long as they last.")
+		c.line("  # timeout: %s             # how long a drain waits for them", backend.Span(drain.DefaultTimeout))
+	case cut < drain.DefaultTimeout:
+		c.line("  # nginx cuts what is still open after worker_shutdown_timeout, %s", backend.Span(cut))
+		c.line("  # (%s). A drain that waits longer is refused.", commentText(path))
+		c.line("  timeout: %s", backend.Span(cut))
+	default:
+		c.line("  # worker_shutdown_timeout is %s: a drain may wait as long.", backend.Span(cut))
+		c.line("  # timeout: %s", backend.Span(drain.DefaultTimeout))
+	}
+	c.line("  # on-timeout: rollback    # or leave (down, app running), or stop (the app anyway)")
+	c.line("  # poll: lb                # where the backends allow no SSH; else ss, on the backend")
+	c.line("  # ssh-user: deploy        # who logs in to the backends")
+}
+
+// shutdownTimeout is the shortest worker_shutdown_timeout, and where it is; 0: there
+// is none.
+func shutdownTimeout(lbs []drain.LBPlan) (cut time.Duration, path string) {
+	for _, lb := range lbs {
+		if t := lb.Report.ShutdownTimeout; t > 0 && (cut == 0 || t < cut) {
+			cut, path = t, lb.Report.ConfPath
+		}
+	}
+	return cut, path
+}
+
+func (c *configText) upstreams(lbs []drain.LBPlan) {
+	var names []string
+	servers := map[string][]balancer.Server{} // of each, once
+	primaries := map[string]int{}
+	for _, lb := range lbs {
+		for _, s := range lb.Report.Servers {
+			if servers[s.Name] == nil {
+				names = append(names, s.Name)
+			}
+			if slices.ContainsFunc(servers[s.Name], func(had balancer.Server) bool { return had.Address == s.Address }) {
+				continue
+			}
+			servers[s.Name] = append(servers[s.Name], s)
+			// What drainctl has drained comes back.
+			if (!s.Down || s.Managed) && !slices.Contains(s.Parameters, "backup") {
+				primaries[s.Name]++
+			}
+		}
+	}
+	if len(names) == 0 {
+		c.line("\n# No upstream has a server.\n# upstreams:\n#   NAME:\n#     service: app")
+		return
+	}
+	c.line("\n# For the backends of an upstream (of one alone: a section backends, by its address).")
+	c.line("#   service  the systemd unit that a drain stops, and an undrain starts")
+	c.line("#   health   what must answer before an undrain lets requests in")
+	c.line("#   min-up   live servers that a drain must leave; %d where nothing is said", drain.DefaultMinUp)
+	c.line("upstreams:")
+	for _, name := range names {
+		c.upstream(name, servers[name], primaries[name])
+	}
+}
+
+// upstream is one of them. With settings that are all comments it is an empty section.
+func (c *configText) upstream(name string, servers []balancer.Server, primaries int) {
+	var addresses []string
+	for i, s := range servers {
+		if i == maxListed {
+			addresses = append(addresses, fmt.Sprintf("and %d more", len(servers)-i))
+			break
+		}
+		addresses = append(addresses, s.Text)
+	}
+	c.line("  # %s, %d in use: %s", count(len(servers), "server"), primaries, commentText(strings.Join(addresses, ", ")))
+	if !utf8.ValidString(name) {
+		c.line("  # (%s: a name that is not UTF-8 cannot stand here)", commentText(name))
+		return
+	}
+	c.line("  %s:", yamlText(name))
+	if unit := c.units[name]; unit != "" {
+		c.line("    # service: %s    # it listens on %s", yamlText(strings.TrimSuffix(unit, ".service")), commentText(servers[0].Text))
+	} else {
+		c.line("    # service: my-app")
+	}
+	if servers[0].Module == "http" {
+		c.line("    # health: http://{host}:{port}/healthz")
+	}
+	if primaries < 2 {
+		c.line("    # min-up: 0    # to drain the only one")
+	} else {
+		c.line("    # min-up: %d", (primaries+1)/2)
+	}
+}
+
+// maxListed is how many servers a comment names.
+const maxListed = 6
+
+// nginx is how this machine's nginx is run, as far as that was said.
+func (c *configText) nginx(spec drain.Spec, lbs []drain.LBPlan) {
+	if len(spec.LBs) > 0 {
+		c.line("\n# How nginx is run on a load balancer, its own /etc/drainctl.yaml says there.")
+		return
+	}
+	c.line("\n# How this machine's nginx is run (here: %s, %s).", cmp.Or("nginx "+commentText(lbs[0].Report.Version), "nginx"), commentText(lbs[0].Report.ConfPath))
+	var given []string
+	drain.EachFlag(spec.Nginx, func(name string, field reflect.Value) {
+		if text := fmt.Sprint(field); field.Kind() == reflect.Int && !field.IsZero() {
+			given = append(given, fmt.Sprintf("  %s: %s", name, text))
+		} else if !field.IsZero() {
+			given = append(given, fmt.Sprintf("  %s: %s", name, yamlText(text)))
+		}
+	})
+	if len(given) > 0 {
+		c.line("nginx:\n%s", strings.Join(given, "\n"))
+		return
+	}
+	c.line("# nginx:\n#   nginx-conf: %s", yamlText(commentText(lbs[0].Report.ConfPath)))
+	c.line("#   test-command: docker exec lb nginx -t\n#   reload-command: docker exec lb nginx -s reload")
+}
+
+// yamlText is a text as YAML has it, in quotes where it needs them.
+func yamlText(text string) string {
+	out, err := yaml.Marshal(text)
+	if err != nil || strings.Contains(strings.TrimSpace(string(out)), "\n") {
+		return fmt.Sprintf("%q", text)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// commentText is a text that stays on its line, in a comment.
+func commentText(text string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) || r == '\u2028' || r == '\u2029' || r == utf8.RuneError || r == '\ufeff' {
+			return '?'
+		}
+		return r
+	}, strings.ToValidUTF8(text, "?"))
+}

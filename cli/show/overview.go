@@ -1,0 +1,100 @@
+package show
+
+import (
+	"slices"
+
+	"github.com/drainctl/drainctl/drain"
+	"github.com/drainctl/drainctl/remote"
+)
+
+// Commands shows what to type next, with servers that there are; where are the
+// flags that name the load balancers.
+func (v *Text) Commands(st *drain.Status, where []string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	up, down := examples(st)
+	next := commandTable{where: where}
+	if up != "" {
+		next.add("what a drain would do", "drain", up, "--dry-run")
+	}
+	if down != "" {
+		next.add("put it back", "undrain", down)
+	} else if up != "" {
+		next.add("put it back after a drain", "undrain", up)
+	}
+	next.add("this, kept up to date", "status", "--watch")
+	v.line("")
+	v.table(append(next.rows, "  drainctl --help\teverything else"))
+}
+
+// A commandTable is commands to type, and why. Each names the load balancers.
+type commandTable struct {
+	where, rows []string
+}
+
+func (t *commandTable) add(reason string, words ...string) {
+	t.rows = append(t.rows, "  "+remote.Quote(slices.Concat([]string{"drainctl"}, words, t.where)...)+"\t"+reason)
+}
+
+// examples are a server that may be drained, and one that is.
+func examples(st *drain.Status) (up, down string) {
+	ups := map[string]int{}
+	for _, r := range statusRows(st.LBs) {
+		if same(r, stateOf, differ) == string(drain.StateUp) {
+			ups[r.upstream]++
+		}
+	}
+	for _, r := range statusRows(st.LBs) {
+		switch same(r, stateOf, differ) {
+		case string(drain.StateUp):
+			if up == "" && (ups[r.upstream] > 1 || len(ups) == 1) {
+				up = r.any().Address
+			}
+		case string(drain.StateDrained):
+			down = r.any().Address
+		}
+	}
+	return up, down
+}
+
+// Welcome says what to do where there is no nginx, and nothing is configured.
+func (v *Text) Welcome(conf string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.line("drainctl takes a backend out of an nginx pool without cutting a request, and\nputs it back.\n")
+	v.line("There is no nginx configuration on this machine (%s), and no\nconfiguration file names load balancers.\n", conf)
+	v.table([]string{
+		"  drainctl status --lb HOST\tthe servers of another machine's nginx, over SSH",
+		"  drainctl init --lb HOST\twrite a configuration file with what is there",
+		"  drainctl --help\teverything else",
+	})
+}
+
+// Initialized says where a first configuration file was written, and what to type next.
+func (v *Text) Initialized(path string, lbs []drain.LBPlan, where []string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	var upstreams []string
+	servers := 0
+	target := ""
+	for _, lb := range lbs {
+		for _, s := range lb.Report.Servers {
+			if servers++; target == "" && !s.Down {
+				target = s.Address
+			}
+			if !slices.Contains(upstreams, s.Name) {
+				upstreams = append(upstreams, s.Name)
+			}
+		}
+	}
+	v.line("%s %s\n(%s, %s, %s)", v.good.Sprint("wrote"), path, count(len(lbs), "load balancer"), count(len(upstreams), "upstream"), count(servers, "server line"))
+	next := commandTable{where: where}
+	if target != "" {
+		next.add("is all there that a drain needs?", "check", target)
+		next.add("what a drain would do", "drain", target, "--dry-run")
+	} else {
+		next.add("is all there that a drain needs?", "check")
+	}
+	v.line("")
+	v.table(next.rows)
+}

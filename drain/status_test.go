@@ -1,0 +1,141 @@
+package drain
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/drainctl/drainctl/drain/balancer"
+	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/remote"
+)
+
+// A statusLB answers what a status asks.
+type statusLB struct {
+	balancer.Balancer // nil: nothing else must be asked
+	servers           []balancer.Server
+	asked, closed     int
+	done              chan struct{}
+}
+
+func (s *statusLB) Plan(context.Context, balancer.Query) (*balancer.Report, error) {
+	s.asked++
+	return &balancer.Report{Servers: s.servers}, nil
+}
+func (s *statusLB) Done() <-chan struct{} { return s.done }
+func (s *statusLB) Close() error          { s.closed++; return nil }
+
+// statusLBs connects to them, but for those that are down.
+type statusLBs struct {
+	lbs       map[string]*statusLB
+	connected []string
+}
+
+func (c *statusLBs) LB(_ context.Context, name string, _ Nginx) (balancer.Balancer, error) {
+	c.connected = append(c.connected, name)
+	if c.lbs[name] == nil {
+		return nil, errors.New("no route to " + name)
+	}
+	return c.lbs[name], nil
+}
+
+func (c *statusLBs) Backend(context.Context, Backend) (remote.Host, error) {
+	return nil, errors.New("no backend is asked")
+}
+
+// A reader keeps its connections; one that broke is made anew, and an LB that cannot
+// be reached is not tried each time, and named.
+func TestStatusReaderKeepsConnections(t *testing.T) {
+	server := balancer.Server{Server: journal.Server{Module: "http", Upstream: "pool", Address: "10.0.0.1:80"}}
+	lb1 := &statusLB{servers: []balancer.Server{server}, done: make(chan struct{})}
+	c := &statusLBs{lbs: map[string]*statusLB{"lb1": lb1}}
+	spec := DefaultSpec("")
+	spec.LBs, spec.Parallel = []string{"lb1", "lb2"}, 1
+	r := NewStatusReader(spec, c, nil)
+	for range 3 {
+		st, err := r.Read(t.Context())
+		if err == nil || len(st.LBs) != 1 || !slices.Equal(st.Unreachable, []string{"lb2"}) || !strings.Contains(st.Error, "no route to lb2") {
+			t.Fatalf("%v, %+v", err, st)
+		}
+	}
+	if slices.Sort(c.connected); !slices.Equal(c.connected, []string{"lb1", "lb2"}) || lb1.asked != 3 {
+		t.Errorf("connected to %q, and asked %d times", c.connected, lb1.asked)
+	}
+	close(lb1.done)
+	lb1.done = make(chan struct{})
+	close(lb1.done)
+	if _, err := r.Read(t.Context()); err == nil || len(c.connected) != 3 || lb1.closed != 1 {
+		t.Errorf("%v: connected to %q, and closed %d", err, c.connected, lb1.closed)
+	}
+	r.Close()
+	if lb1.closed != 2 {
+		t.Errorf("closed %d times", lb1.closed)
+	}
+}
+
+// countingHosts are backends that are this machine, or cannot be reached.
+type countingHosts struct {
+	statusLBs
+	asked []Backend
+}
+
+func (c *countingHosts) Backend(_ context.Context, b Backend) (remote.Host, error) {
+	c.asked = append(c.asked, b)
+	if b.Address == "down.invalid" {
+		return nil, errors.New("no route")
+	}
+	return remote.Local(nil), nil
+}
+
+// Backends count for themselves, each port; what is on an LB, or counted elsewhere by
+// its settings, is not asked, and one that is off fails nothing.
+func TestStatusCountsOnBackends(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	conn, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	var servers []balancer.Server
+	for _, address := range []string{"10.0.0.1:" + port, "10.0.0.1:1", "down.invalid:80", l.Addr().String(), "unix:/run/app.sock", "10.0.0.9:80"} {
+		servers = append(servers, balancer.Server{Server: journal.Server{Module: "http", Upstream: "pool", Address: address}})
+	}
+	c := &countingHosts{statusLBs: statusLBs{lbs: map[string]*statusLB{"": {servers: servers, done: make(chan struct{})}}}}
+	spec := DefaultSpec("")
+	spec.Parallel = 1
+	spec.PerBackend = map[string]json.RawMessage{"10.0.0.9": json.RawMessage(`{"counter": "lb"}`)}
+	r := NewStatusReader(spec, c, c)
+	defer r.Close()
+	for range 2 {
+		st, err := r.Read(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, s := range st.LBs[0].Servers {
+			switch {
+			case s.OnBackend != nil:
+				got = append(got, strconv.Itoa(*s.OnBackend))
+			default:
+				got = append(got, cmp.Or(s.BackendError, "-"))
+			}
+		}
+		if want := []string{"1", "0", "no route", "-", "-", "-"}; !slices.Equal(got, want) {
+			t.Errorf("counted %q, want %q", got, want)
+		}
+	}
+	if len(c.asked) != 2 {
+		t.Errorf("connected to %d backends, want each once: %+v", len(c.asked), c.asked)
+	}
+}

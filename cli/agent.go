@@ -10,7 +10,8 @@ import (
 )
 
 func agentCommand(s *session) *cli.Command {
-	f := &specFlags{output: "text", agent: true}
+	// What passes through sudo in the environment is not for it: it runs as root.
+	f := &specFlags{output: "text", agent: true, noEnv: true}
 	f.journal()
 	f.nginx()
 	f.control()

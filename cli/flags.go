@@ -30,8 +30,6 @@ const (
 	catOutput = "Output:"
 )
 
-func env(name string) []string { return []string{envName(name)} }
-
 // A specFlags is the flags of a command, which write into its spec.
 type specFlags struct {
 	spec  drain.Spec
@@ -40,6 +38,7 @@ type specFlags struct {
 	after []func(*cli.Context) error
 
 	agent            bool // it reads the machine's own configuration file alone
+	noEnv            bool // its flags are no environment variables
 	config           *config
 	output           string
 	noColor, verbose bool
@@ -49,24 +48,31 @@ type specFlags struct {
 	metrics          string // file
 }
 
+func (f *specFlags) env(name string) []string {
+	if f.noEnv {
+		return nil
+	}
+	return []string{envName(name)}
+}
+
 func (f *specFlags) text(name string, to *string, category, usage string, aliases ...string) {
-	f.flags = append(f.flags, &cli.StringFlag{Name: name, Aliases: aliases, Value: *to, Destination: to, Category: category, EnvVars: env(name), Usage: usage})
+	f.flags = append(f.flags, &cli.StringFlag{Name: name, Aliases: aliases, Value: *to, Destination: to, Category: category, EnvVars: f.env(name), Usage: usage})
 }
 
 func (f *specFlags) number(name string, to *int, category, usage string) {
-	f.flags = append(f.flags, &cli.IntFlag{Name: name, Value: *to, Destination: to, Category: category, EnvVars: env(name), Usage: usage})
+	f.flags = append(f.flags, &cli.IntFlag{Name: name, Value: *to, Destination: to, Category: category, EnvVars: f.env(name), Usage: usage})
 }
 
 func (f *specFlags) yes(name string, to *bool, category, usage string) {
-	f.flags = append(f.flags, &cli.BoolFlag{Name: name, Destination: to, Category: category, EnvVars: env(name), Usage: usage})
+	f.flags = append(f.flags, &cli.BoolFlag{Name: name, Destination: to, Category: category, EnvVars: f.env(name), Usage: usage})
 }
 
 func (f *specFlags) span(name string, to *time.Duration, category, usage string) {
-	f.flags = append(f.flags, &cli.DurationFlag{Name: name, Value: *to, Destination: to, Category: category, EnvVars: env(name), Usage: usage})
+	f.flags = append(f.flags, &cli.DurationFlag{Name: name, Value: *to, Destination: to, Category: category, EnvVars: f.env(name), Usage: usage})
 }
 
 func (f *specFlags) list(name string, to *[]string, category, usage string) {
-	f.flags = append(f.flags, &cli.StringSliceFlag{Name: name, Category: category, EnvVars: env(name), Usage: usage})
+	f.flags = append(f.flags, &cli.StringSliceFlag{Name: name, Category: category, EnvVars: f.env(name), Usage: usage})
 	f.after = append(f.after, func(c *cli.Context) error {
 		*to = c.StringSlice(name)
 		return nil

@@ -137,7 +137,14 @@ func flagsTable(app *cli.App) string {
 	var rows []*row
 	for _, cmd := range app.Commands {
 		for _, d := range docsOf(cmd) {
-			i := slices.IndexFunc(rows, func(r *row) bool { return r.flagDoc == d })
+			i := slices.IndexFunc(rows, func(r *row) bool {
+				// Of those that the agent shares it takes none from the environment.
+				same := d
+				if cmd.Name == "agent" {
+					same.Env = r.Env
+				}
+				return r.flagDoc == same
+			})
 			if i < 0 {
 				i, rows = len(rows), append(rows, &row{flagDoc: d})
 			}
@@ -150,7 +157,7 @@ func flagsTable(app *cli.App) string {
 	rows = slices.SortedStableFunc(slices.Values(rows), func(a, b *row) int { return first(a) - first(b) })
 	var b strings.Builder
 	b.WriteString("<!-- Made from the code by make docs. -->\n\n# Flags\n\n" +
-		"A flag works anywhere on the line. It goes before its environment variable, and the variable before the configuration file.\n")
+		"A flag works anywhere on the line. It goes before its environment variable, and the variable before the configuration file. The agent takes no flag from the environment.\n")
 	cell := strings.NewReplacer("|", "\\|", "<", "&lt;", "*", "\\*").Replace
 	code := func(text string) string {
 		if text == "" {

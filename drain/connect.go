@@ -3,6 +3,7 @@ package drain
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -268,5 +269,28 @@ func ServeAgent(ctx context.Context, n Nginx, version string, in io.Reader, out 
 	if err != nil {
 		return err
 	}
-	return balancer.Serve(ctx, in, out, balancer.NewLocal(options), version)
+	return balancer.Serve(ctx, in, out, &served{balancer.NewLocal(options), n}, version)
+}
+
+// A served is an LB as its agent offers it.
+type served struct {
+	balancer.Balancer
+	nginx Nginx // as the agent itself was told
+}
+
+// Begin records how nginx is run as the agent was told, and not as its caller says:
+// who goes on with the operation there runs those commands, perhaps as root.
+func (s *served) Begin(ctx context.Context, b balancer.Beginning) error {
+	if len(b.Operation.Spec) > 0 {
+		var spec map[string]any
+		if err := json.Unmarshal(b.Operation.Spec, &spec); err != nil {
+			return fmt.Errorf("the spec of operation %s: %w", b.Operation.ID, err)
+		}
+		spec["nginx"] = s.nginx
+		var err error
+		if b.Operation.Spec, err = json.Marshal(spec); err != nil {
+			return err
+		}
+	}
+	return s.Balancer.Begin(ctx, b)
 }

@@ -1,10 +1,14 @@
 package drain
 
 import (
+	"context"
+	"encoding/json"
 	"errors"
 	"net"
 	"testing"
 
+	"github.com/drainctl/drainctl/drain/balancer"
+	"github.com/drainctl/drainctl/drain/journal"
 	"github.com/drainctl/drainctl/remote"
 )
 
@@ -19,5 +23,39 @@ func TestUnreachableIsKnownAsSuch(t *testing.T) {
 	_, err = Machines{}.LB(t.Context(), l.Addr().String(), Nginx{})
 	if !errors.Is(err, remote.ErrConnection) || ExitOf(err) != Refused {
 		t.Errorf("exit code %d: %v", ExitOf(err), err)
+	}
+}
+
+// begun is an LB that notes what it is to record.
+type begun struct {
+	balancer.Balancer
+	operation journal.Operation
+}
+
+func (b *begun) Begin(_ context.Context, of balancer.Beginning) error {
+	b.operation = of.Operation
+	return nil
+}
+
+// An agent records its own commands, and not those of its caller: root may run them when
+// going on with the operation.
+func TestCommandsAreTheAgentsOwn(t *testing.T) {
+	asked := DefaultSpec(Drain)
+	asked.Targets, asked.Nginx = []string{"10.0.0.1"}, Nginx{ReloadCommand: "sh -c evil", TestCommand: "evil"}
+	text, err := json.Marshal(asked)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lb := &begun{}
+	agent := &served{lb, Nginx{ReloadCommand: "systemctl reload nginx"}}
+	if err := agent.Begin(t.Context(), balancer.Beginning{Operation: journal.Operation{ID: "1", Spec: text}}); err != nil {
+		t.Fatal(err)
+	}
+	var recorded Spec
+	if err := json.Unmarshal(lb.operation.Spec, &recorded); err != nil {
+		t.Fatal(err)
+	}
+	if recorded.Nginx != agent.nginx || len(recorded.Targets) != 1 || recorded.Timeout != asked.Timeout {
+		t.Errorf("recorded: %s", lb.operation.Spec)
 	}
 }

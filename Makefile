@@ -31,7 +31,7 @@ as_root := $(CURDIR)/testdata/lab/as-root
 # nginx and sshd are in sbin, which a plain user's path often lacks.
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: build docs test check unit lab-test demo up bench torture fuzz clean setup programs
+.PHONY: build docs test check unit lab-test demo picture up bench torture fuzz clean setup programs
 
 build:
 	CGO_ENABLED=0 go build -o build/drainctl .
@@ -112,6 +112,11 @@ build/tools/goreleaser: Makefile
 demo: programs
 	@CGO_ENABLED=0 go build -o $(programs)/demo ./testdata/lab/demo
 	@DRAINCTL_LAB_PROGRAMS=$(programs) $(as_root) $(programs)/demo
+
+# The picture of a drain in the README, from a real one in the lab (needs root).
+picture: programs
+	@CGO_ENABLED=0 go build -o $(programs)/picture ./docs/picture
+	@DRAINCTL_LAB_PROGRAMS=$(programs) $(as_root) $(programs)/picture docs/drain.svg
 
 # The lab for trying things by hand, until Ctrl-C (needs root).
 up: programs

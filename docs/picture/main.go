@@ -23,7 +23,7 @@ import (
 // The terminal's size.
 const (
 	columns = 80
-	rows    = 20
+	rows    = 18
 )
 
 // every is between two looks at the terminal, and limit is how long a drain may take.

@@ -55,7 +55,7 @@ func TestEveryKeyArrives(t *testing.T) {
 			keys++
 			value, a := yamlValue(field, known[flag]), known[flag]
 			newMachine(t, "", fmt.Sprintf("%s:\n  %s: %s\n", name, flag, value))
-			h := hear(append([]string{"config"}, a.with...)...)
+			h := hear(append([]string{"config"}, commandHas(newApp(newSession(nil, nil)).Command("config"), a.with)...)...)
 			if h.code != 0 || !reflect.DeepEqual(a.got(h), a.want) || slices.Contains(h.spec.Given, flag) {
 				t.Errorf("%s: %s: %s: exit code %d %s, %v, want %v; given %q", name, flag, value, h.code, h.err, a.got(h), a.want, h.spec.Given)
 			}

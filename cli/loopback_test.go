@@ -720,7 +720,7 @@ func TestOnATerminal(t *testing.T) {
 	shows := regexp.MustCompile(`(?m) +$`).ReplaceAllString(terminal.String(), "")
 	wanted := regexp.MustCompile(`^drain ` + a.addr + `
   ` + a.addr + ` in pool, up \(\S+\)
-(warning: .*\n.*\n)?✓ 1/2 mark ` + a.addr + ` in pool down: done in [0-9.]+s
+(warning: .*\n(  .*\n)+)?✓ 1/2 mark ` + a.addr + ` in pool down: done in [0-9.]+s
       a new generation serves: .*
 ✓ 2/2 wait until no connection is open: done in [0-9.]+s
       0 connections open after [0-9.m]+s

@@ -40,7 +40,7 @@ func statusCommand(s *session) *cli.Command {
 		Usage:     "show upstreams and their servers: up or down, connections now",
 		ArgsUsage: "[TARGET...]",
 		Category:  catLook,
-		UsageText: "drainctl status --watch\ndrainctl status 192.168.1.10 --lb lb1 --lb lb2",
+		UsageText: "drainctl status\ndrainctl status 192.168.1.10 --lb lb1 --lb lb2",
 		Description: "OPEN is the connections from the load balancers that are established now. A server that is " +
 			"down may still have some: requests that are being finished. BACKEND, with --backends, is those " +
 			"that the backend itself has, whoever they are from. --verbose adds the file and the line.",

@@ -56,7 +56,7 @@ func stuckBy(held []backend.Held, owner func(netip.Addr) string) *Stuck {
 			reasons[reason] = s
 		}
 		s.Connections++
-		s.OpenFor = max(s.OpenFor, InSeconds(h.Open))
+		s.OpenFor = max(s.OpenFor, InSeconds(max(h.Open, h.Idle())))
 	}
 	for _, reason := range stuckOrder {
 		if s := reasons[reason]; s != nil {
@@ -112,7 +112,7 @@ func (p *Plan) owner(b Backend) func(netip.Addr) string {
 // heldOf is the first of the connections for an event.
 func heldOf(held []backend.Held, most int, owner func(netip.Addr) string) (all []Held) {
 	for _, h := range held[:min(len(held), most)] {
-		e := Held{Address: h.Far.Addr().String(), Port: h.Far.Port(), LB: owner(h.Far.Addr()), OpenFor: InSeconds(h.Open), Idle: InSeconds(h.Idle())}
+		e := Held{Address: h.Far.Addr().String(), Port: h.Far.Port(), LB: owner(h.Far.Addr()), OpenFor: InSeconds(max(h.Open, h.Idle())), Idle: InSeconds(h.Idle())}
 		if h.Idle() < 0 {
 			e.Idle = -1
 		}

@@ -63,7 +63,7 @@ func TestStuckBy(t *testing.T) {
 		{nil, nil},
 		{[]backend.Held{unknown}, nil},
 		{[]backend.Held{sending, unknown, sending}, &Stuck{Reason: StuckSending, Connections: 2, OpenFor: 15}},
-		{[]backend.Held{sending, sending, silent}, &Stuck{Reason: StuckSilent, Connections: 1, OpenFor: 20}},
+		{[]backend.Held{sending, sending, silent}, &Stuck{Reason: StuckSilent, Connections: 1, OpenFor: 30}},
 		{[]backend.Held{silent, sending, upgraded, heldOn(lb, 90*s, s, s)}, &Stuck{Reason: StuckUpgraded, Connections: 2, OpenFor: 90}},
 		{[]backend.Held{silent, sending, upgraded, client}, &Stuck{Reason: StuckClients, Connections: 1, OpenFor: 3}},
 	} {

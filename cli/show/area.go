@@ -166,8 +166,8 @@ func (v *Text) running(width, height int, now time.Time) []row {
 	for _, r := range waited {
 		if r.waiting != nil && r.waiting.Stuck != nil {
 			text := v.owner(r, v.many) + stuckText(r.waiting.Stuck)
-			for line := range strings.Lines(ansi.Wordwrap(text, max(10, width-1-len(in)), "")) {
-				rows = append(rows, row{rankStuck, in + v.warn.Sprint(strings.TrimRight(line, "\n"))})
+			for _, line := range wrap("", "", text, max(10, width-1-len(in))) {
+				rows = append(rows, row{rankStuck, in + v.warn.Sprint(line)})
 			}
 		}
 	}

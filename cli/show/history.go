@@ -6,8 +6,6 @@ import (
 	"time"
 	"unicode"
 
-	"github.com/charmbracelet/x/ansi"
-
 	"github.com/drainctl/drainctl/drain"
 )
 
@@ -71,7 +69,7 @@ func (v *Text) entry(t *timeline, e *entry) {
 	case "unchanged", "no end":
 		mark = v.warn
 	}
-	lines := wrap(fmt.Sprintf("  %s %7s  %-10s", e.clock(), e.took(), e.result()), noteIndent+"  ", line)
+	lines := wrap(fmt.Sprintf("  %s %7s  %-10s", e.clock(), e.took(), e.result()), noteIndent+"  ", printable(line), historyWidth)
 	if e.result() != "" {
 		lines[0] = strings.Replace(lines[0], e.result(), mark.Sprint(e.result()), 1)
 	}
@@ -142,28 +140,14 @@ func (v *Text) ended(t *timeline) {
 	}
 }
 
+// historyWidth is the columns of a timeline, wherever it is printed.
+const historyWidth = 80
+
 // wrapped prints a text with indents for its first line and for the others.
 func (v *Text) wrapped(first, indent, text string) {
-	for _, line := range wrap(first, indent, text) {
+	for _, line := range wrap(first, indent, printable(text), historyWidth) {
 		v.line("%s", line)
 	}
-}
-
-// wrap has a text fit a terminal of 80 columns. A word stays whole: it may be a path.
-func wrap(first, indent, text string) (lines []string) {
-	const width = 80
-	line, empty := first, true
-	for _, word := range strings.Fields(printable(text)) {
-		switch {
-		case empty:
-		case ansi.StringWidth(line)+1+ansi.StringWidth(word) <= width:
-			line += " "
-		default:
-			lines, line = append(lines, line), indent
-		}
-		line, empty = line+word, false
-	}
-	return append(lines, line)
 }
 
 // printable is a text without characters that a terminal would act on.

@@ -215,7 +215,7 @@ func (v *Text) plan(p *drain.Plan) {
 	v.generations(p)
 	if p.DryRun {
 		for i, st := range p.Steps {
-			v.line("%s %s", v.bold.Sprintf("%d/%d", i+1, len(p.Steps)), describe(st.Step, st.Direction, st.Description))
+			v.told(v.bold.Sprintf("%d/%d", i+1, len(p.Steps))+" ", "    ", describe(st.Step, st.Direction, st.Description))
 		}
 	}
 	if p.Unchanged() {
@@ -226,11 +226,15 @@ func (v *Text) plan(p *drain.Plan) {
 	}
 	for _, f := range p.Findings {
 		if f.Warning {
-			v.warning(strings.Join(toldLines(f), "\n  "))
+			lines := toldLines(f)
+			v.warning(lines[0])
+			for _, line := range lines[1:] {
+				v.told("  ", "  ", line)
+			}
 		}
 	}
 	for _, text := range p.Unchecked {
-		v.line("%s %s", v.faint.Sprint("not checked:"), text)
+		v.told(v.faint.Sprint("not checked:")+" ", "  ", text)
 	}
 	if p.DryRun {
 		v.verdict(p)

@@ -347,21 +347,10 @@ func (t *statusTable) shade(state string) *color.Color {
 	return t.bad
 }
 
-// noBreak stands for a hyphen where no line may end: an ID is copied in one piece.
-const noBreak = "\u2011"
-
 // wrap is a text in lines that fit.
-func (t *statusTable) wrap(indent, text string) []string {
-	if t.width > 0 {
-		text = ansi.Wrap(strings.ReplaceAll(text, "-", noBreak), max(10, t.width-len(indent)-2), "")
-		text = strings.ReplaceAll(text, noBreak, "-")
-	}
-	lines := strings.Split(text, "\n")
-	for i := range lines {
-		if i > 0 {
-			lines[i] = "  " + lines[i]
-		}
-		lines[i] = indent + lines[i]
+func (t *statusTable) wrap(indent, text string) (lines []string) {
+	for _, line := range wrap(indent, indent+"  ", text, t.width) {
+		lines = append(lines, strings.Split(ansi.Hardwrap(line, t.width, true), "\n")...)
 	}
 	return lines
 }

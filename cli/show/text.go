@@ -77,7 +77,7 @@ func (v *Text) line(format string, args ...any) {
 	fmt.Fprintf(v.out, format+"\n", args...)
 }
 
-func (v *Text) warning(text string) { v.line("%s %s", v.warn.Sprint("warning:"), text) }
+func (v *Text) warning(text string) { v.told(v.warn.Sprint("warning:")+" ", "  ", text) }
 
 // Event shows what happens in a run.
 func (v *Text) Event(e drain.Event) {
@@ -453,7 +453,7 @@ func heldText(h drain.Held, of string) string {
 	if h.Idle >= 0 { // else it is not known
 		text += ", idle " + span(h.Idle.Duration())
 	}
-	if h.LB != "" && h.LB != h.Address {
+	if h.LB != "" && h.LB != h.Address && h.LB != drain.ThisMachine {
 		text += ", by " + h.LB
 	}
 	return text

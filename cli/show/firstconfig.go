@@ -22,8 +22,8 @@ import (
 // refused without. units are those of upstreams, as far as they are known.
 func FirstConfig(spec drain.Spec, lbs []drain.LBPlan, units map[string]string) string {
 	c := configText{units: units}
-	c.line("# drainctl's configuration file, begun by `drainctl init` on %s. Flags and", time.Now().Format(time.DateOnly))
-	c.line("# environment variables come before it. A line with # before its key is a")
+	c.line("# drainctl's configuration file, begun by `drainctl init` on %s. Flags", time.Now().Format(time.DateOnly))
+	c.line("# and environment variables come before it. A line with # before its key is a")
 	c.line("# suggestion. `drainctl config` shows what holds, and where it comes from.")
 	c.groups(spec)
 	c.defaults(lbs)
@@ -57,7 +57,7 @@ func (c *configText) defaults(lbs []drain.LBPlan) {
 	cut, path := shutdownTimeout(lbs)
 	switch {
 	case cut == 0:
-		c.line("  # worker_shutdown_timeout is not set: nginx keeps open requests as long as they last.")
+		c.line("  # worker_shutdown_timeout is not set: nginx lets open requests end.")
 		c.line("  # timeout: %s             # how long a drain waits for them", backend.Span(drain.DefaultTimeout))
 	case cut < drain.DefaultTimeout:
 		c.line("  # nginx cuts what is still open after worker_shutdown_timeout, %s", backend.Span(cut))
@@ -67,8 +67,8 @@ func (c *configText) defaults(lbs []drain.LBPlan) {
 		c.line("  # worker_shutdown_timeout is %s: a drain may wait as long.", backend.Span(cut))
 		c.line("  # timeout: %s", backend.Span(drain.DefaultTimeout))
 	}
-	c.line("  # on-timeout: rollback    # or leave (down, app running), or stop (the app anyway)")
-	c.line("  # poll: lb                # where the backends allow no SSH; else ss, on the backend")
+	c.line("  # on-timeout: rollback    # or leave (down, running), or stop (anyway)")
+	c.line("  # poll: lb                # where the backends allow no SSH; else ss")
 	c.line("  # ssh-user: deploy        # who logs in to the backends")
 }
 
@@ -106,7 +106,7 @@ func (c *configText) upstreams(lbs []drain.LBPlan) {
 		c.line("\n# No upstream has a server.\n# upstreams:\n#   NAME:\n#     service: app")
 		return
 	}
-	c.line("\n# For the backends of an upstream (of one alone: a section backends, by its address).")
+	c.line("\n# For the backends of an upstream; for one alone, a section \"backends\" has its\n# address as a key.")
 	c.line("#   service  the systemd unit that a drain stops, and an undrain starts")
 	c.line("#   health   what must answer before an undrain lets requests in")
 	c.line("#   min-up   live servers that a drain must leave; %d where nothing is said", drain.DefaultMinUp)

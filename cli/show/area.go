@@ -130,11 +130,16 @@ func (v *Text) printed(text string) string {
 	}, ansi.Strip(strings.TrimRight(text, "\r\n")))
 }
 
-// area is the rows for a terminal of some size.
+// lowest is the rows that an area may have on the lowest of terminals.
+const lowest = 8
+
+// area is the rows for a terminal of some size: half of it, for one that gets half as
+// wide makes two of each row, and what it scrolls away then cannot be erased.
 func (v *Text) area(width, height int, now time.Time) []string {
+	room := max(height/2, min(height-1, lowest))
 	var rows []row
 	if !v.run.over {
-		rows = v.running(width, height, now)
+		rows = v.running(width, room, now)
 	}
 	if v.run.interrupted {
 		rows = append(rows, row{rankStep, v.warn.Sprint("  " + footer(&v.run))})
@@ -144,11 +149,11 @@ func (v *Text) area(width, height int, now time.Time) []string {
 	for _, text := range v.run.pending() {
 		rows = append(rows, row{rankPending, v.faint.Sprint(text)})
 	}
-	return fit(rows, height-1)
+	return fit(rows, room)
 }
 
 // running is the step that runs, and what it waits for.
-func (v *Text) running(width, height int, now time.Time) []row {
+func (v *Text) running(width, room int, now time.Time) []row {
 	p, in := &v.run, indent
 	if width < narrow {
 		in = "  "
@@ -160,7 +165,7 @@ func (v *Text) running(width, height int, now time.Time) []row {
 	}
 	name := ansi.Truncate(p.name+p.how, max(10, width-1-ansi.StringWidth("▸ "+p.place()+state)), "…")
 	rows := []row{{rankStep, v.warn.Sprint("▸") + " " + v.bold.Sprint(p.place()) + name + v.bold.Sprint(state)}}
-	for _, r := range p.shown(height) {
+	for _, r := range p.shown(room) {
 		rows = append(rows, row{rankCount, in + v.rowText(r, width)})
 	}
 	for _, r := range waited {

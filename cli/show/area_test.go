@@ -125,7 +125,7 @@ func TestAreaOfAWait(t *testing.T) {
       after 5m: roll back
   Ctrl-C: roll back
 · 3/3 stop app on app1: pending`},
-		{"10 rows", stuck, 80, 10, `
+		{"20 rows, half of them", stuck, 80, 20, `
 ▸ 2/3 wait until no connection is open, by ss on app1: running, 20s of 5m
       40 open, from 10.0.0.9 (40)
       3 upgraded connections (WebSocket?) have been open for 12m; they end when
@@ -134,7 +134,8 @@ func TestAreaOfAWait(t *testing.T) {
       ███████████████████████████▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▇▆▆▆▆▆▆  60 at most
       10.0.0.9:40312 open 3m12s, idle 12s, by lb1
       [2001:db8::9]:443 open 1m1s, idle 1s
-      after 5m: roll back`},
+      after 5m: roll back
+  Ctrl-C: roll back`},
 		{"3 rows", stuck, 80, 3, `
 ▸ 2/3 wait until no connection is open, by ss on app1: running, 20s of 5m
       40 open, from 10.0.0.9 (40)`},
@@ -175,10 +176,10 @@ func TestAreaOfMany(t *testing.T) {
       after 5m: roll back
   Ctrl-C: roll back
 · 3/3 stop app on app1: pending`
-	if got := s.area(80, 14, time.Second); "\n"+got != want {
+	if got := s.area(80, 28, time.Second); "\n"+got != want {
 		t.Errorf("%s\nwant%s", got, want)
 	}
-	if got := s.area(80, 60, time.Second); !strings.Contains(got, "      app1: pending\n") || !strings.Contains(got, "      app30: 0 open        ✓ drained\n") {
+	if got := s.area(80, 120, time.Second); !strings.Contains(got, "      app1: pending\n") || !strings.Contains(got, "      app30: 0 open        ✓ drained\n") {
 		t.Errorf("%s", got)
 	}
 }

@@ -141,7 +141,7 @@ func TestDrainFromOneOfTwoUpstreams(t *testing.T) {
 	app, before := l.Apps[0], configuration(t, l)
 
 	refused(t, l, []string{"drain", app.Addr, "--upstream", "shop", "-s", lab.AppUnit},
-		"192.168.1.10:8080 in backend_servers stays up", "--upstream backend_servers as well")
+		"192.168.1.10:8080 in backend_servers stays up", "hint: leave out --service, or drain that one too")
 	drainctl(t, l, "drain", "--upstream", "shop", app.Addr).wants(t, 0, "warning: ", "in backend_servers stays up", "nothing was stopped")
 	sameFiles(t, withDown(t, before, shopFile, "server 192.168.1.10:8080 weight=2;"), configuration(t, l))
 	wantState(t, app, "active")

@@ -25,7 +25,7 @@ func initCommand(s *session) *cli.Command {
 	f.control()
 	return &cli.Command{
 		Name:      "init",
-		Usage:     "write a first configuration file, with what is found on the load balancers",
+		Usage:     "write a first configuration file, with what is found",
 		Category:  catSetUp,
 		UsageText: "drainctl init\ndrainctl init --lb lb1 --lb lb2 --config -",
 		Description: "It looks at this machine's nginx, or at those of --lb, and touches nothing but the file. That is " +

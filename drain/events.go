@@ -174,7 +174,8 @@ type Held struct {
 	Address string `json:"address"` // of the far end, as the backend sees it
 	Port    uint16 `json:"port"`
 	LB      string `json:"lb,omitempty"` // whose it is; empty: another client
-	// OpenFor is since when it was seen: it may have been open before.
+	// OpenFor is how long at least: since this wait saw it first, or since something was
+	// last sent.
 	OpenFor Seconds `json:"open_for"`
 	// Idle is how long nothing was sent in either direction; -1: not known.
 	Idle Seconds `json:"idle_for"`

@@ -183,12 +183,12 @@ func TestReadingsSayWhoHolds(t *testing.T) {
 				if first.Stuck != nil || last.Stuck == nil {
 					t.Fatalf("stuck: %+v at first, %+v at last", first.Stuck, last.Stuck)
 				}
-				test.want.Connections, test.want.OpenFor = len(open), last.Elapsed
+				test.want.Connections, test.want.OpenFor = len(open), max(last.Elapsed, test.idle)
 				lb := ""
 				if test.want.Reason != StuckClients {
 					lb = "a"
 				}
-				if *last.Stuck != test.want || len(last.Held) != MaxHeld || last.Held[0] != (Held{Address: test.far, Port: 1000, LB: lb, OpenFor: last.Elapsed, Idle: test.idle}) {
+				if *last.Stuck != test.want || len(last.Held) != MaxHeld || last.Held[0] != (Held{Address: test.far, Port: 1000, LB: lb, OpenFor: test.want.OpenFor, Idle: test.idle}) {
 					t.Errorf("%+v, %+v; want %+v", *last.Stuck, last.Held, test.want)
 				}
 				for _, e := range told {

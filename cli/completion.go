@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -224,7 +223,7 @@ func (c *completion) values(ctx context.Context, f cli.Flag) []candidate {
 	}
 	switch d.Name {
 	case "lb":
-		return append(c.groupMembers(), plain(sshHosts(), "in ~/.ssh/config")...)
+		return c.groupMembers()
 	case "group":
 		return c.groups()
 	case "service":
@@ -377,18 +376,6 @@ func (c *completion) units(ctx context.Context) (all []candidate) {
 		}
 	}
 	return unique(all)
-}
-
-// sshHosts are the names that the user's ~/.ssh/config has settings for.
-func sshHosts() (names []string) {
-	home, _ := os.UserHomeDir()
-	text, _ := os.ReadFile(filepath.Join(home, ".ssh/config"))
-	for line := range strings.Lines(string(text)) {
-		if words := strings.Fields(line); len(words) > 1 && strings.EqualFold(words[0], "Host") {
-			names = append(names, slices.DeleteFunc(words[1:], func(w string) bool { return strings.ContainsAny(w, "*?!\"") })...)
-		}
-	}
-	return names
 }
 
 func plain(words []string, about string) (all []candidate) {

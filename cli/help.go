@@ -7,10 +7,10 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/drainctl/drainctl/cli/show"
 	"github.com/drainctl/drainctl/drain/backend"
 )
 
@@ -266,23 +266,8 @@ func paragraphs(text string) string {
 // wrapped is a text in lines that end before helpWidth, the first of which begins at the
 // column from, and the others after indent blanks.
 func wrapped(text string, from, indent int) string {
-	var b strings.Builder
-	column := from
-	// A default stays on the line of its word.
-	words := strings.Split(strings.ReplaceAll(strings.Join(strings.Fields(text), " "), "(default: ", "(default:\x00"), " ")
-	for i, word := range words {
-		length := utf8.RuneCountInString(word)
-		switch {
-		case i == 0:
-		case column+1+length > helpWidth:
-			b.WriteString("\n" + strings.Repeat(" ", indent))
-			column = indent
-		default:
-			b.WriteString(" ")
-			column++
-		}
-		b.WriteString(word)
-		column += length
-	}
-	return strings.ReplaceAll(b.String(), "\x00", " ")
+	const noBreak = "\uE000" // as wide as a blank; a default stays on the line of its word
+	text = strings.ReplaceAll(text, "(default: ", "(default:"+noBreak)
+	lines := show.Wrap(strings.Repeat(" ", from), strings.Repeat(" ", indent), text, helpWidth)
+	return strings.ReplaceAll(strings.Join(lines, "\n")[from:], noBreak, " ")
 }

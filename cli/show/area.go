@@ -171,7 +171,7 @@ func (v *Text) running(width, room int, now time.Time) []row {
 	for _, r := range waited {
 		if r.waiting != nil && r.waiting.Stuck != nil {
 			text := v.owner(r, v.many) + stuckText(r.waiting.Stuck)
-			for _, line := range wrap("", "", text, max(10, width-1-len(in))) {
+			for _, line := range Wrap("", "", text, max(10, width-1-len(in))) {
 				rows = append(rows, row{rankStuck, in + v.warn.Sprint(line)})
 			}
 		}

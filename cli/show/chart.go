@@ -24,7 +24,7 @@ func (chart) Width() int           { return chartWidth }
 func (chart) Height() int          { return chartHeight }
 func (c chart) Summary() string    { return c.summary() }
 func (c chart) Limits() string     { return c.limits() }
-func (c chart) LengthText() string { return tookText(c.Length) }
+func (c chart) LengthText() string { return took(c.Length) }
 
 // Peak is the most connections; 0: there is nothing to draw.
 func (c chart) Peak() int { return c.peak() }
@@ -78,7 +78,7 @@ func (c chart) StuckText() string {
 	if c.Stuck == nil || !c.Failed {
 		return ""
 	}
-	return stuckSummary(c.Stuck)
+	return stuckSummary(c.Stuck) + ", open for up to " + span(c.Stuck.OpenFor.Duration())
 }
 
 // HeldTexts are the connections that held on longest.
@@ -98,7 +98,7 @@ type reading struct {
 // Readings are the points of the curve, for who does not see it.
 func (c chart) Readings() (all []reading) {
 	for _, p := range c.Points {
-		all = append(all, reading{tookText(p.At), p.Open})
+		all = append(all, reading{took(p.At), p.Open})
 	}
 	return all
 }

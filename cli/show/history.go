@@ -69,7 +69,7 @@ func (v *Text) entry(t *timeline, e *entry) {
 	case "unchanged", "no end":
 		mark = v.warn
 	}
-	lines := wrap(fmt.Sprintf("  %s %7s  %-10s", e.clock(), e.took(), e.result()), noteIndent+"  ", printable(line), historyWidth)
+	lines := Wrap(fmt.Sprintf("  %s %7s  %-10s", e.clock(), e.took(), e.result()), noteIndent+"  ", printable(line), historyWidth)
 	if e.result() != "" {
 		lines[0] = strings.Replace(lines[0], e.result(), mark.Sprint(e.result()), 1)
 	}
@@ -94,7 +94,7 @@ func (v *Text) waited(s *waitCurve, done bool) {
 		return
 	}
 	if s.Stuck != nil {
-		v.wrapped(noteIndent+"  ", noteIndent+"    ", stuckSummary(s.Stuck))
+		v.wrapped(noteIndent+"  ", noteIndent+"    ", stuckSummary(s.Stuck)+", open for up to "+span(s.Stuck.OpenFor.Duration()))
 	}
 	for _, h := range s.Held {
 		v.wrapped(noteIndent+"  ", noteIndent+"    ", "held by "+heldText(h, ""))
@@ -124,7 +124,7 @@ func (v *Text) ended(t *timeline) {
 		if r.ExitCode == drain.Done {
 			mark = v.good
 		}
-		v.line("  %s %7s  %s (exit code %d: %s)", r.Time.Local().Format("15:04:05"), tookText(r.Time.Sub(t.Began.Time)), mark.Sprint(printable(string(r.Result))), r.ExitCode, exitText(r.ExitCode))
+		v.line("  %s %7s  %s (exit code %d: %s)", r.Time.Local().Format("15:04:05"), took(r.Time.Sub(t.Began.Time)), mark.Sprint(printable(string(r.Result))), r.ExitCode, exitText(r.ExitCode))
 		for _, text := range t.standing() {
 			v.wrapped(noteIndent, noteIndent+"  ", text)
 		}
@@ -145,7 +145,7 @@ const historyWidth = 80
 
 // wrapped prints a text with indents for its first line and for the others.
 func (v *Text) wrapped(first, indent, text string) {
-	for _, line := range wrap(first, indent, printable(text), historyWidth) {
+	for _, line := range Wrap(first, indent, printable(text), historyWidth) {
 		v.line("%s", line)
 	}
 }

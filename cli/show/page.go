@@ -54,8 +54,6 @@ type pageDiff struct {
 	Lines []diffLine
 }
 
-type diffLine struct{ Class, Text string }
-
 type fact struct {
 	Name   string
 	Values []string
@@ -82,23 +80,6 @@ func newPage(t *timeline, maker string) *page {
 		}
 	}
 	return p
-}
-
-// diffLines are the lines of a unified diff, or of what stands for one.
-func diffLines(text string) (lines []diffLine) {
-	for line := range strings.Lines(text) {
-		class := "text"
-		switch {
-		case strings.HasPrefix(line, "---"), strings.HasPrefix(line, "+++"), strings.HasPrefix(line, "@@"):
-			class = "head"
-		case strings.HasPrefix(line, "+"):
-			class = "add"
-		case strings.HasPrefix(line, "-"):
-			class = "del"
-		}
-		lines = append(lines, diffLine{class, strings.TrimSuffix(line, "\n")})
-	}
-	return lines
 }
 
 // Outcome is how it ended, in a word or two.
@@ -149,7 +130,7 @@ func (p *page) Facts() (all []fact) {
 	add("Why", b.Reason)
 	add("Began", zoned(b.Time))
 	if r := p.Ended; r != nil {
-		add("Ended", fmt.Sprintf("%s, after %s", zoned(r.Time), tookText(r.Time.Sub(b.Time))))
+		add("Ended", fmt.Sprintf("%s, after %s", zoned(r.Time), took(r.Time.Sub(b.Time))))
 	}
 	add("Load balancers", p.LBs...)
 	var servers []string

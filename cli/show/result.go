@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/fatih/color"
+
 	"github.com/drainctl/drainctl/drain"
 	"github.com/drainctl/drainctl/drain/balancer"
 	"github.com/drainctl/drainctl/drain/journal"
@@ -335,18 +337,33 @@ func (v *Text) diffs(p *drain.Plan) {
 
 // diff prints a unified diff, coloured by what each line is.
 func (v *Text) diff(text string) {
+	shades := map[string]*color.Color{"file": v.bold, "place": v.faint, "add": v.add, "del": v.del}
+	for _, line := range diffLines(text) {
+		if shade := shades[line.Class]; shade != nil {
+			line.Text = shade.Sprint(line.Text)
+		}
+		v.line("%s", line.Text)
+	}
+}
+
+// A diffLine is one line of a unified diff, and what it is: file, place, add, del or
+// text.
+type diffLine struct{ Class, Text string }
+
+func diffLines(text string) (lines []diffLine) {
 	for line := range strings.Lines(text) {
-		line = strings.TrimSuffix(line, "\n")
+		class := "text"
 		switch {
 		case strings.HasPrefix(line, "---"), strings.HasPrefix(line, "+++"):
-			line = v.bold.Sprint(line)
+			class = "file"
 		case strings.HasPrefix(line, "@@"):
-			line = v.faint.Sprint(line)
+			class = "place"
 		case strings.HasPrefix(line, "+"):
-			line = v.add.Sprint(line)
+			class = "add"
 		case strings.HasPrefix(line, "-"):
-			line = v.del.Sprint(line)
+			class = "del"
 		}
-		v.line("%s", line)
+		lines = append(lines, diffLine{class, strings.TrimSuffix(line, "\n")})
 	}
+	return lines
 }

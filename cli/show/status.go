@@ -3,16 +3,13 @@ package show
 import (
 	"cmp"
 	"fmt"
-	"io"
 	"math"
-	"os"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/charmbracelet/x/ansi"
 	"github.com/fatih/color"
-	"golang.org/x/term"
 
 	"github.com/drainctl/drainctl/drain"
 )
@@ -24,28 +21,9 @@ import (
 func (v *Text) Status(st *drain.Status) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	for _, line := range v.statusLines(st, widthOf(v.out)) {
+	for _, line := range v.statusLines(st, v.width()) {
 		v.line("%s", line)
 	}
-}
-
-// widthOf is a terminal's columns; 0: it is none.
-func widthOf(out io.Writer) int {
-	f, ok := out.(*os.File)
-	if !ok || !IsTerminal(out) {
-		return 0
-	}
-	width, _ := sizeOf(f)
-	return width
-}
-
-// sizeOf is a terminal's columns and rows, or what is usual where it does not say.
-func sizeOf(f *os.File) (width, height int) {
-	width, height, err := term.GetSize(int(f.Fd()))
-	if err != nil || width < 2 || height < 2 {
-		return 80, 24
-	}
-	return width, height
 }
 
 // A statusRow is a server on all LBs.
@@ -349,7 +327,7 @@ func (t *statusTable) shade(state string) *color.Color {
 
 // wrap is a text in lines that fit.
 func (t *statusTable) wrap(indent, text string) (lines []string) {
-	for _, line := range wrap(indent, indent+"  ", text, t.width) {
+	for _, line := range Wrap(indent, indent+"  ", text, t.width) {
 		lines = append(lines, strings.Split(ansi.Hardwrap(line, t.width, true), "\n")...)
 	}
 	return lines

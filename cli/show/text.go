@@ -422,14 +422,23 @@ var stuckWords = map[drain.StuckReason]struct{ one, several, looks, end string }
 	drain.StuckClients:  {"connection of another client than the load balancers", "connections of other clients than the load balancers", "", "the client leaves"},
 }
 
+// stuckSummary says what the connections look like that keep a wait from ending.
+func stuckSummary(s *drain.Stuck) string {
+	w := stuckWords[s.Reason]
+	what := w.several
+	if s.Connections == 1 {
+		what = w.one
+	}
+	return fmt.Sprintf("%d %s%s", s.Connections, what, w.looks)
+}
+
 // stuckText says why a wait is not over, and what would end it.
 func stuckText(s *drain.Stuck) string {
-	w := stuckWords[s.Reason]
-	what, have, end := w.several, "have been open", "they end"
+	have, end := "have been open", "they end"
 	if s.Connections == 1 {
-		what, have, end = w.one, "has been open", "it ends"
+		have, end = "has been open", "it ends"
 	}
-	ends := []string{end + " when " + w.end}
+	ends := []string{end + " when " + stuckWords[s.Reason].end}
 	if s.ShutdownTimeout > 0 && s.Reason != drain.StuckClients {
 		ends = append(ends, fmt.Sprintf("at worker_shutdown_timeout (%s)", backend.Span(s.ShutdownTimeout.Duration())))
 	}
@@ -440,7 +449,7 @@ func stuckText(s *drain.Stuck) string {
 	if n := len(ends) - 1; n > 0 {
 		ways = strings.Join(ends[:n], ", ") + ", or " + ends[n]
 	}
-	return fmt.Sprintf("%d %s%s %s for %s; %s", s.Connections, what, w.looks, have, span(s.OpenFor.Duration()), ways)
+	return fmt.Sprintf("%s %s for %s; %s", stuckSummary(s), have, span(s.OpenFor.Duration()), ways)
 }
 
 // heldText is a connection that holds on, of a backend where there are several.

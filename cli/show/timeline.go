@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/drainctl/drainctl/drain"
-	"github.com/drainctl/drainctl/drain/backend"
 	"github.com/drainctl/drainctl/drain/journal"
 )
 
@@ -324,14 +323,7 @@ func (e *entry) took() string {
 	if e.unfinished || e.Kind != entryStep && e.Kind != entryUndo {
 		return ""
 	}
-	return tookText(e.Took)
-}
-
-func tookText(took time.Duration) string {
-	if took < 2*time.Minute {
-		return fmt.Sprintf("%.1fs", max(0, took.Seconds()))
-	}
-	return backend.Span(took.Round(time.Second))
+	return took(e.Took)
 }
 
 func (e *entry) result() string {

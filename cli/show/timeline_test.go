@@ -196,7 +196,7 @@ func TestWrap(t *testing.T) {
 		{"a " + strings.Repeat("x", 100) + " b", "first:a|  " + strings.Repeat("x", 100) + "|  b"},
 		{"a\x1b[2J\nb", "first:a\ufffd[2J b"},
 	} {
-		if got := strings.Join(wrap("first:", "  ", printable(c.text), historyWidth), "|"); got != c.want {
+		if got := strings.Join(Wrap("first:", "  ", printable(c.text), historyWidth), "|"); got != c.want {
 			t.Errorf("%q becomes %q, want %q", c.text, got, c.want)
 		}
 	}

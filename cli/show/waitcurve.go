@@ -70,33 +70,17 @@ func (s *waitCurve) peak() (n int) {
 	return n
 }
 
-// at is the connections at a time.
-func (s *waitCurve) at(t time.Duration) int {
-	open := s.first()
-	for _, p := range s.Points {
-		if p.At <= t {
-			open = p.Open
-		}
-	}
-	return open
-}
-
 // curveWidth is of the curve of a wait, in characters.
 const curveWidth = 24
 
-// draw is the curve as text: the most of each part of it, and the end.
+// draw is the curve as text.
 func (s *waitCurve) draw() string {
-	const each = 20
-	values := s.samples(each * (curveWidth - 1))
-	return curve(append(values, slices.Repeat([]int{s.end()}, each)...), curveWidth)
-}
-
-// samples is the curve at n times that are as far from each other.
-func (s *waitCurve) samples(n int) (all []int) {
-	for i := range n {
-		all = append(all, s.at(s.Length*time.Duration(i)/time.Duration(max(1, n-1))))
+	counts := series{span: max(s.Length/curveWidth, time.Millisecond)}
+	for _, p := range s.Points {
+		counts.add(p.At, p.Open)
 	}
-	return all
+	counts.add(s.Length, s.end())
+	return curve(counts.values, curveWidth)
 }
 
 // timedOut tells whether the wait went on until its time was up.
@@ -128,23 +112,4 @@ func (s *waitCurve) limits() string {
 		return text + ", for at most " + backend.Span(s.Limit)
 	}
 	return text + ", without a limit"
-}
-
-func seconds(s drain.Seconds) string { return backend.Span(s.Duration().Round(time.Second)) }
-
-// stuckReasons are what the connections look like that keep a wait from ending.
-var stuckReasons = map[drain.StuckReason]string{
-	drain.StuckUpgraded: "upgraded (WebSocket, long polls?)",
-	drain.StuckSending:  "only the backend sends (a download, an event stream?)",
-	drain.StuckSilent:   "nothing is sent (the app has not answered)",
-	drain.StuckClients:  "of other clients than the load balancers",
-}
-
-// stuckSummary says why a wait was not over.
-func stuckSummary(s *drain.Stuck) string {
-	text := fmt.Sprintf("%s, open for up to %s", count(s.Connections, "connection"), seconds(s.OpenFor))
-	if why := stuckReasons[s.Reason]; why != "" {
-		text += ": " + why
-	}
-	return text
 }

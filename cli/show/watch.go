@@ -2,7 +2,6 @@ package show
 
 import (
 	"fmt"
-	"os"
 	"strings"
 	"time"
 
@@ -15,7 +14,6 @@ import (
 // last one, on the terminal's other screen, so that what was there before stays.
 type Watch struct {
 	*Text
-	file  *os.File
 	every time.Duration
 	open  bool
 	last  *drain.Status
@@ -29,11 +27,7 @@ func NewWatch(v View, every time.Duration) *Watch {
 	if text == nil || text.screen == nil {
 		return nil
 	}
-	f, ok := text.out.(*os.File)
-	if !ok {
-		return nil
-	}
-	return &Watch{Text: text, file: f, every: every}
+	return &Watch{Text: text, every: every}
 }
 
 // Status draws a status.
@@ -56,7 +50,7 @@ func (s *Watch) Redraw() {
 // draw writes all lines at once, each over the one that was there, so that nothing
 // flickers. What does not fit is said, and not scrolled.
 func (s *Watch) draw() {
-	width, height := sizeOf(s.file)
+	width, height := s.screen.size()
 	width-- // in the last column, some terminals erase what was just written
 	lines := []string{s.faint.Sprint(ansi.Truncate(fmt.Sprintf("%s, every %s; Ctrl-C ends", s.at.Format(clockFormat), s.every), width, ""))}
 	for _, line := range s.statusLines(s.last, width) {
@@ -76,7 +70,7 @@ func (s *Watch) draw() {
 		s.open = true
 	}
 	text += ansi.CursorHomePosition + strings.Join(lines, ansi.EraseLineRight+"\r\n") + ansi.EraseScreenBelow + ansi.ResetModeSynchronizedOutput
-	_, _ = s.file.WriteString(text)
+	fmt.Fprint(s.out, text)
 }
 
 // Trace shows nothing: there is no place for it.
@@ -93,7 +87,7 @@ func (s *Watch) Close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.open {
-		_, _ = s.file.WriteString(ansi.ShowCursor + ansi.ResetModeAltScreenSaveCursor)
+		fmt.Fprint(s.out, ansi.ShowCursor+ansi.ResetModeAltScreenSaveCursor)
 		s.open = false
 	}
 }

@@ -6,10 +6,10 @@ import (
 	"github.com/charmbracelet/x/ansi"
 )
 
-// wrap has a text fit a width, with indents for its first line and for the others. A
+// Wrap has a text fit a width, with indents for its first line and for the others. A
 // word stays whole, hyphens and all: it may be a path, a flag or an ID that is copied.
 // A width of 0 is no limit.
-func wrap(first, indent, text string, width int) (lines []string) {
+func Wrap(first, indent, text string, width int) (lines []string) {
 	line, empty := first, true
 	for _, word := range strings.Fields(text) {
 		switch {
@@ -24,13 +24,18 @@ func wrap(first, indent, text string, width int) (lines []string) {
 	return append(lines, line)
 }
 
+// width is the terminal's columns; 0: the output is none.
+func (v *Text) width() int {
+	if v.screen == nil {
+		return 0
+	}
+	width, _ := v.screen.size()
+	return width
+}
+
 // told prints a text, on a terminal in lines that fit.
 func (v *Text) told(first, indent, text string) {
-	width := 0
-	if v.screen != nil {
-		width, _ = v.screen.size()
-	}
-	for _, line := range wrap(first, indent, text, width) {
+	for _, line := range Wrap(first, indent, text, v.width()) {
 		v.line("%s", line)
 	}
 }

@@ -206,7 +206,7 @@ func TestPages(t *testing.T) {
 		"old":      {"drain 192.168.1.12", "an older drainctl", "inserted at byte", "Open connections to 192.168.1.12"},
 		"partial":  {"a person must look", "failed, and out of the pool: 192.168.1.11", "not begun: 192.168.1.12", "one live server left", "puts 192.168.1.11 back", "exit status 1"},
 		"otherlb":  {"192.168.1.3 still opens connections", "rolled back"},
-		"stuck":    {"3 connections, open for up to 2m: upgraded (WebSocket, long polls?)", "Held longest", "192.168.1.2:53412 open 2m, idle 1s, by lb1", "192.168.1.77 still opens connections", "the last log lines of the app"},
+		"stuck":    {"3 upgraded connections (WebSocket?), open for up to 2m", "Held longest", "192.168.1.2:53412 open 2m, idle 1s, by lb1", "192.168.1.77 still opens connections", "the last log lines of the app"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := open(t, name)

@@ -5,8 +5,9 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/drainctl/drainctl/nginx"
 	"github.com/drainctl/drainctl/remote"
@@ -59,19 +60,17 @@ func (b *backendCounts) count(ctx context.Context, st *Status) {
 	b.each(st, func(_ *ServerStatus, h *countedHost, port uint16) {
 		h.ports[port] = true
 	})
-	slots := make(chan struct{}, max(1, b.spec.Parallel))
-	var all sync.WaitGroup
+	var all errgroup.Group
+	all.SetLimit(max(1, b.spec.Parallel))
 	for _, h := range b.hosts {
-		if h == nil {
-			continue
+		if h != nil {
+			all.Go(func() error {
+				h.read(ctx, b.connect)
+				return nil
+			})
 		}
-		all.Go(func() {
-			slots <- struct{}{}
-			defer func() { <-slots }()
-			h.read(ctx, b.connect)
-		})
 	}
-	all.Wait()
+	_ = all.Wait() // each host has its own error
 	b.each(st, func(s *ServerStatus, h *countedHost, port uint16) {
 		if n, ok := h.open[port]; ok {
 			s.OnBackend = &n

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"sync"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/drainctl/drainctl/drain/balancer"
 	"github.com/drainctl/drainctl/nginx"
 	"github.com/drainctl/drainctl/remote"
@@ -43,9 +45,9 @@ func Units(ctx context.Context, spec Spec, lbs []LBPlan, c Connector) map[string
 	ctx, cancel := context.WithTimeoutCause(ctx, backendLimit, fmt.Errorf("no answer within %s", backendLimit))
 	defer cancel()
 	units, asked := map[string]string{}, map[string]bool{}
-	slots := make(chan struct{}, max(1, spec.Parallel))
 	var mu sync.Mutex
-	var all sync.WaitGroup
+	var all errgroup.Group
+	all.SetLimit(max(1, spec.Parallel))
 	for _, lb := range lbs {
 		for _, s := range lb.Report.Servers {
 			a, err := nginx.ParseAddress(s.Address)
@@ -53,12 +55,10 @@ func Units(ctx context.Context, spec Spec, lbs []LBPlan, c Connector) map[string
 				continue
 			}
 			asked[s.Name] = true
-			all.Go(func() {
-				slots <- struct{}{}
-				defer func() { <-slots }()
+			all.Go(func() error {
 				host, err := c.Backend(ctx, Backend{Name: a.Host, Address: a.Host})
 				if err != nil {
-					return
+					return nil // it is only for a suggestion
 				}
 				defer host.Close()
 				if unit, err := remote.UnitListening(ctx, host, a.Port); err == nil && unit != "" {
@@ -66,9 +66,10 @@ func Units(ctx context.Context, spec Spec, lbs []LBPlan, c Connector) map[string
 					defer mu.Unlock()
 					units[s.Name] = unit
 				}
+				return nil
 			})
 		}
 	}
-	all.Wait()
+	_ = all.Wait()
 	return units
 }

@@ -311,11 +311,18 @@ func (c *completion) machines() drain.Machines {
 	}
 }
 
-func (c *completion) servers(ctx context.Context) []drain.ServerStatus {
-	if f, ok := c.asked(); ok {
-		return drain.ReadServers(ctx, f.spec, c.machines())
+// servers are those of the load balancers that can be asked.
+func (c *completion) servers(ctx context.Context) (all []drain.ServerStatus) {
+	f, ok := c.asked()
+	if !ok {
+		return nil
 	}
-	return nil
+	if st, _ := drain.ReadStatus(ctx, f.spec, c.machines()); st != nil {
+		for _, lb := range st.LBs {
+			all = append(all, lb.Servers...)
+		}
+	}
+	return all
 }
 
 // history is the operations, the latest first.

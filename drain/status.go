@@ -235,18 +235,3 @@ func next(spec Spec, op *journal.Operation, s balancer.Server, resumes string) [
 		{Words: append(append([]string{"drainctl", string(Undrain)}, targets...), where...), Reason: "puts it back"},
 	}
 }
-
-// ReadServers is the servers of the LBs that can be asked. Their connections are not
-// counted.
-func ReadServers(ctx context.Context, spec Spec, c Connector) []ServerStatus {
-	reports, _ := askAll(ctx, spec, c, func(ctx context.Context, lb *LB) (LBPlan, error) {
-		return lb.ask(ctx, balancer.Query{Upstreams: spec.Upstreams})
-	})
-	var all []ServerStatus
-	for _, r := range reports {
-		if r.Report != nil {
-			all = append(all, statusOf(spec, r).Servers...)
-		}
-	}
-	return all
-}

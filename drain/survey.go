@@ -18,12 +18,7 @@ import (
 // Where this machine's was started with another configuration, it is that one's, and
 // the spec that comes back says so.
 func Survey(ctx context.Context, spec Spec, c Connector) ([]LBPlan, Spec, error) {
-	o := newOperation(spec, Options{Connect: c})
-	defer o.lbs.close()
-	lbs, err := gather(ctx, o.lbs, func(ctx context.Context, lb *LB) (LBPlan, error) {
-		if err := open(ctx, lb); err != nil {
-			return LBPlan{}, err
-		}
+	lbs, err := askAll(ctx, spec, c, func(ctx context.Context, lb *LB) (LBPlan, error) {
 		return lb.ask(ctx, balancer.Query{Preflight: true})
 	})
 	if err != nil {

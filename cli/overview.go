@@ -15,27 +15,35 @@ import (
 )
 
 // showOverview is drainctl without a command, on a terminal: how the servers are,
-// and what to type. Where there is no nginx it is about the load balancers of the
-// configuration file's groups.
-func (s *session) showOverview(ctx context.Context, f *specFlags) error {
+// and what to type. Where this machine's nginx has none it is about the load balancers
+// of the configuration file's groups.
+func (s *session) showOverview(ctx context.Context, f *specFlags) (err error) {
 	spec := f.spec
-	if conf := nginxConf(ctx, spec.Nginx.Or(s.system)); conf != "" && len(spec.LBs) == 0 {
-		groups := slices.Sorted(maps.Keys(f.config.groups))
-		if len(groups) == 0 {
-			if v := show.TextOf(s.view); v != nil {
-				v.Welcome(conf)
-			}
-			return shownError{nil}
+	groups := slices.Sorted(maps.Keys(f.config.groups))
+	missing := nginxConf(ctx, spec.Nginx.Or(s.system))
+	switch {
+	case len(spec.LBs) > 0:
+	case missing != "" && len(groups) == 0:
+		if v := show.TextOf(s.view); v != nil {
+			v.Welcome(missing)
 		}
+		return shownError{nil}
+	case len(groups) > 0 && (missing != "" || !s.hasServers(ctx, spec)):
 		for _, g := range groups {
 			s.where = append(s.where, "--group", g)
 		}
-		var err error
 		if spec.LBs, err = f.config.expand(groups, nil); err != nil {
 			return err
 		}
 	}
 	return s.show(ctx, spec)
+}
+
+// hasServers tells whether an upstream of this machine's nginx has servers, or that
+// cannot be told.
+func (s *session) hasServers(ctx context.Context, spec drain.Spec) bool {
+	st, err := drain.ReadStatus(ctx, spec, s.machines(true))
+	return err != nil || len(st.LBs[0].Servers) > 0
 }
 
 // nginxConf is where nginx's configuration should be on this machine, and is not;

@@ -100,11 +100,11 @@ func (v *Text) stepDone(e *drain.StepDone, notes []*waitRow) {
 	rest := *e // what the line above does not say
 	rest.Detail.Down, rest.Detail.Up = nil, nil
 	for _, text := range done(&rest) {
-		v.line("%s%s", indent, text)
+		v.told(indent, indent+"  ", text)
 	}
 	for _, n := range notes {
 		if e.Step == drain.StepMarkDown && n.text != pendingText {
-			v.line("%s%s%s", indent, v.owner(n, v.fleet), n.text)
+			v.told(indent, indent+"  ", v.owner(n, v.fleet)+n.text)
 		}
 	}
 }

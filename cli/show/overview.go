@@ -23,17 +23,34 @@ func (v *Text) Commands(st *drain.Status, where []string) {
 		next.add("put it back after a drain", "undrain", up)
 	}
 	next.add("this, kept up to date", "status", "--watch")
-	v.line("")
-	v.table(append(next.rows, "  drainctl --help\teverything else"))
+	next.where = nil
+	next.add("everything else", "--help")
+	v.commands(&next)
 }
 
 // A commandTable is commands to type, and why. Each names the load balancers.
 type commandTable struct {
-	where, rows []string
+	where []string
+	rows  [][2]string // a command and its reason
+	width int         // of the widest
 }
 
 func (t *commandTable) add(reason string, words ...string) {
-	t.rows = append(t.rows, "  "+remote.Quote(slices.Concat([]string{"drainctl"}, words, t.where)...)+"\t"+reason)
+	command := remote.Quote(slices.Concat([]string{"drainctl"}, words, t.where)...)
+	t.rows, t.width = append(t.rows, [2]string{command, reason}), max(t.width, len(command))
+}
+
+// commands prints a table; a terminal for which it is too wide has the reasons below.
+func (v *Text) commands(t *commandTable) {
+	v.line("")
+	below := v.width() > 0 && slices.ContainsFunc(t.rows, func(r [2]string) bool { return 4+t.width+len(r[1]) > v.width() })
+	for _, r := range t.rows {
+		if below {
+			v.line("  %s\n      %s", r[0], r[1])
+		} else {
+			v.line("  %-*s  %s", t.width, r[0], r[1])
+		}
+	}
 }
 
 // examples are a server that may be drained, and one that is.
@@ -95,6 +112,5 @@ func (v *Text) Initialized(path string, lbs []drain.LBPlan, where []string) {
 	} else {
 		next.add("is all there that a drain needs?", "check")
 	}
-	v.line("")
-	v.table(next.rows)
+	v.commands(&next)
 }

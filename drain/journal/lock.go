@@ -29,14 +29,16 @@ const (
 
 // A Holder is who holds a lock, and for what.
 type Holder struct {
-	Name    string    `json:"name"` // of the lock
-	ID      string    `json:"id,omitempty"`
-	Kind    string    `json:"kind,omitempty"`
-	Targets []string  `json:"targets,omitempty"`
-	User    string    `json:"user,omitempty"`
-	Host    string    `json:"host,omitempty"`
-	Reason  string    `json:"reason,omitempty"`
-	Time    time.Time `json:"time,omitzero"` // since when; zero: the holder is not known
+	Name    string   `json:"name"` // of the lock
+	ID      string   `json:"id,omitempty"`
+	Kind    string   `json:"kind,omitempty"`
+	Targets []string `json:"targets,omitempty"`
+	// Recorder is who took it, as this machine saw it.
+	Recorder *Recorder `json:"recorder,omitempty"`
+	User     string    `json:"user,omitempty"` // as the caller says
+	Host     string    `json:"host,omitempty"`
+	Reason   string    `json:"reason,omitempty"`
+	Time     time.Time `json:"time,omitzero"` // since when; zero: the holder is not known
 }
 
 // A LockedError is a lock that another holds.

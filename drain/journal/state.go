@@ -64,10 +64,12 @@ const (
 
 // An Operation is who wants what, and what was done for it on this load balancer.
 type Operation struct {
-	ID        string          `json:"id"`
-	Kind      string          `json:"kind"`
-	Targets   []string        `json:"targets"`
-	User      string          `json:"user"`
+	ID      string   `json:"id"`
+	Kind    string   `json:"kind"`
+	Targets []string `json:"targets"`
+	// Recorder is who began it, as this LB saw it; nil in journals of earlier versions.
+	Recorder  *Recorder       `json:"recorder,omitempty"`
+	User      string          `json:"user"` // as the caller says
 	Host      string          `json:"host"`
 	Reason    string          `json:"reason,omitempty"`
 	Began     time.Time       `json:"began"`

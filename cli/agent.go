@@ -7,6 +7,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/drainctl/drainctl/drain"
+	"github.com/drainctl/drainctl/drain/journal"
 )
 
 func agentCommand(s *session) *cli.Command {
@@ -42,7 +43,11 @@ func agentCommand(s *session) *cli.Command {
 
 // serveAgent has standard output to itself: nothing else is printed there.
 func (s *session) serveAgent(ctx context.Context, spec drain.Spec) error {
-	if err := drain.ServeAgent(ctx, spec.Nginx, versionText(), os.Stdin, os.Stdout); err != nil {
+	caller, err := journal.Caller()
+	if err != nil {
+		return err
+	}
+	if err := drain.ServeAgent(ctx, spec.Nginx, versionText(), caller, os.Stdin, os.Stdout); err != nil {
 		return err
 	}
 	return shownError{nil}

@@ -25,7 +25,7 @@ import (
 var systemConfig = "/etc/drainctl.yaml"
 
 // perRun are the flags of a spec that are for one run, not for a file.
-var perRun = []string{"config", "lb", "upstream", "skip-unreachable-lb", "force", "reboot", "reason"}
+var perRun = []string{"config", "lb", "upstream", "skip-unreachable-lb", "force", "as-recorded", "reboot", "reason"}
 
 // A fileValue is what a configuration file says, and where.
 type fileValue struct {

@@ -163,6 +163,7 @@ func arrivals() map[string]arrival {
 		"reason":                 {value: "disk is full", want: "disk is full", got: func(h *heard) any { return h.spec.Reason }},
 		"wait":                   {value: "true", want: true, got: func(h *heard) any { return h.spec.Wait }},
 		"force":                  {value: "true", want: true, got: func(h *heard) any { return h.spec.Force }},
+		"as-recorded":            {value: "true", want: true, got: func(h *heard) any { return h.spec.AsRecorded }},
 		"stop-timeout":           {value: "30m", want: 30 * time.Minute, got: func(h *heard) any { return h.spec.StopTimeout }, with: forStop},
 		"ignore-peer":            {value: "172.16.0.0/12", want: "172.16.0.0/12", got: func(h *heard) any { return join(h.spec.IgnorePeers) }, more: "192.168.1.3/32"},
 		"ssh-user":               {value: "deploy", want: drain.SSH{User: "deploy"}, got: func(h *heard) any { return h.spec.SSH }, with: forSSH},

@@ -97,9 +97,15 @@ func (f *specFlags) together() {
 	f.yes("together", &f.spec.Together, "", "if one of several targets fails, roll all of them back")
 }
 
+// asRecorded consents to what another user recorded.
+func (f *specFlags) asRecorded() {
+	f.yes("as-recorded", &f.spec.AsRecorded, catGuards, "use the service, SSH host, URL and command that another user recorded")
+}
+
 // undrain is the flags of an undrain alone.
 func (f *specFlags) undrain() {
 	s := &f.spec
+	f.asRecorded()
 	f.text("service", &s.Service, "", "systemd `UNIT` to start; default: the one that the drain stopped", "s")
 	f.yes("force", &s.Force, "", "clear a down mark that drainctl has not made, too")
 	f.health()

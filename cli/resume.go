@@ -12,6 +12,7 @@ func resumeCommand(s *session) *cli.Command {
 	f := &specFlags{spec: drain.DefaultSpec("")}
 	f.where()
 	f.run()
+	f.asRecorded()
 	f.shown()
 	f.recorded()
 	return &cli.Command{

@@ -4,10 +4,8 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"reflect"
@@ -19,6 +17,7 @@ import (
 	"github.com/kballard/go-shellquote"
 
 	"github.com/drainctl/drainctl/drain/balancer"
+	"github.com/drainctl/drainctl/drain/journal"
 	"github.com/drainctl/drainctl/nginx"
 	"github.com/drainctl/drainctl/remote"
 )
@@ -74,6 +73,9 @@ func (n Nginx) agentArgs(program string) []string {
 func (m Machines) LB(ctx context.Context, name string, n Nginx) (balancer.Balancer, error) {
 	options, err := n.Or(m.System).Options()
 	if err != nil {
+		return nil, err
+	}
+	if options.Caller, err = journal.Caller(); err != nil {
 		return nil, err
 	}
 	if name != "" {
@@ -261,36 +263,4 @@ func samePlatform(ctx context.Context, host remote.Host, name string) error {
 	}
 	return fmt.Errorf("%w, and this drainctl (%s/%s) does not run on %s (%s %s)\nhint: install the package drainctl for it there",
 		errNoProgram, runtime.GOOS, runtime.GOARCH, name, system, machine)
-}
-
-// ServeAgent offers this machine's nginx over in and out until in ends.
-func ServeAgent(ctx context.Context, n Nginx, version string, in io.Reader, out io.WriteCloser) error {
-	options, err := n.Options()
-	if err != nil {
-		return err
-	}
-	return balancer.Serve(ctx, in, out, &served{balancer.NewLocal(options), n}, version)
-}
-
-// A served is an LB as its agent offers it.
-type served struct {
-	balancer.Balancer
-	nginx Nginx // as the agent itself was told
-}
-
-// Begin records how nginx is run as the agent was told, and not as its caller says:
-// who goes on with the operation there runs those commands, perhaps as root.
-func (s *served) Begin(ctx context.Context, b balancer.Beginning) error {
-	if len(b.Operation.Spec) > 0 {
-		var spec map[string]any
-		if err := json.Unmarshal(b.Operation.Spec, &spec); err != nil {
-			return fmt.Errorf("the spec of operation %s: %w", b.Operation.ID, err)
-		}
-		spec["nginx"] = s.nginx
-		var err error
-		if b.Operation.Spec, err = json.Marshal(spec); err != nil {
-			return err
-		}
-	}
-	return s.Balancer.Begin(ctx, b)
 }

@@ -34,9 +34,11 @@ type Event interface {
 // An OperationStarted is the first line of an operation's history.
 type OperationStarted struct {
 	Header
-	Version   int               `json:"v"` // of the history's format
-	Kind      Kind              `json:"kind"`
-	Targets   []string          `json:"targets"`
+	Version int      `json:"v"` // of the history's format
+	Kind    Kind     `json:"kind"`
+	Targets []string `json:"targets"`
+	// Recorder is who began it, as the LB saw them; User is what they say.
+	Recorder  *journal.Recorder `json:"recorder,omitempty"`
 	User      string            `json:"user"`
 	Host      string            `json:"host"`
 	Reason    string            `json:"reason,omitempty"`

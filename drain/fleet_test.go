@@ -55,6 +55,8 @@ func (f *fakeLB) Plan(_ context.Context, q balancer.Query) (*balancer.Report, er
 		Upstreams: []balancer.Upstream{{Name: "pool", Live: 3, Remain: 2}}}, nil
 }
 
+func (f *fakeLB) Caller() journal.Recorder { return journal.Recorder{} }
+
 func (f *fakeLB) State(context.Context) (journal.State, error) {
 	return journal.State{}, f.call("state")
 }

@@ -343,7 +343,7 @@ func (lb LBPlan) change(want nginx.Want, acceptPending bool) balancer.Change {
 
 // record is the operation as the journal of one LB has it.
 func (lb LBPlan) record(id string, spec Spec) (journal.Operation, error) {
-	text, err := json.Marshal(spec)
+	text, err := json.Marshal(spec.recordable())
 	if err != nil {
 		return journal.Operation{}, fmt.Errorf("write the spec down: %w", err)
 	}
@@ -355,15 +355,6 @@ func (lb LBPlan) record(id string, spec Spec) (journal.Operation, error) {
 		op.Servers = append(op.Servers, journal.Located{Server: s.Server, File: s.File, Line: s.Line, Down: s.Down})
 	}
 	return op, nil
-}
-
-// specOf is what an operation was asked for.
-func specOf(op journal.Operation) (Spec, error) {
-	s := DefaultSpec(Kind(op.Kind))
-	if err := json.Unmarshal(op.Spec, &s); err != nil {
-		return s, fmt.Errorf("operation %s in the journal: %w", op.ID, err)
-	}
-	return s, nil
 }
 
 // maxNamed bounds how many servers a text names.

@@ -514,6 +514,9 @@ func (s *poolSession) Lock(ctx context.Context, r balancer.LockRequest) error {
 	})
 }
 
+// Caller implements [balancer.Balancer].
+func (s *poolSession) Caller() journal.Recorder { return journal.Recorder{Name: "root"} }
+
 // Begin implements [balancer.Balancer].
 func (s *poolSession) Begin(ctx context.Context, b balancer.Beginning) error {
 	return s.call(ctx, "begin", func() error {
@@ -525,6 +528,7 @@ func (s *poolSession) Begin(ctx context.Context, b balancer.Beginning) error {
 		if len(b.Lines) == 0 || !bytes.Contains(b.Lines[0], []byte(`"operation_started"`)) {
 			s.pool.t.Errorf("%s: the history begins with %s", s.name, b.Lines)
 		}
+		b.Operation.Recorder = &journal.Recorder{Name: "root"}
 		return s.state.Begin(b.Operation)
 	})
 }

@@ -175,18 +175,18 @@ func (o *Operation) connect(ctx context.Context, spec Spec) (Spec, error) {
 	if err := o.openAll(ctx, spec); err != nil || spec.Kind != Undrain {
 		return spec, err
 	}
-	states, err := gather(ctx, o.lbs, func(ctx context.Context, lb *LB) (journal.State, error) {
+	states, err := gather(ctx, o.lbs, func(ctx context.Context, lb *LB) (callersState, error) {
 		s, err := lb.State(ctx)
 		if err != nil {
 			// The plan says what that means.
-			return journal.State{}, nil
+			return callersState{}, nil
 		}
-		return s, nil
+		return callersState{s, lb.Caller()}, nil
 	})
 	if err != nil {
 		return spec, err
 	}
-	full, err := spec.inherit(standingOn(spec, states))
+	full, err := spec.inherit(drainsOf(spec, states))
 	if err != nil || full.Nginx == spec.Nginx {
 		return full, err
 	}
@@ -235,22 +235,6 @@ func open(ctx context.Context, lb *LB) (err error) {
 	return err
 }
 
-// standingOn is the operations that stand on the servers that a spec names, the
-// oldest first, each once.
-func standingOn(spec Spec, states []journal.State) []journal.Operation {
-	var all []journal.Operation
-	for _, s := range states {
-		for _, op := range s.Operations {
-			known := slices.ContainsFunc(all, func(had journal.Operation) bool { return had.ID == op.ID })
-			if !known && slices.ContainsFunc(op.Servers, func(l journal.Located) bool { return spec.names(l.Server) }) {
-				all = append(all, op)
-			}
-		}
-	}
-	slices.SortStableFunc(all, func(a, b journal.Operation) int { return strings.Compare(a.ID, b.ID) })
-	return all
-}
-
 // report asks every LB.
 func (o *Operation) report(ctx context.Context, spec Spec, preflight bool) ([]LBPlan, error) {
 	reports, err := gather(ctx, o.lbs, func(ctx context.Context, lb *LB) (LBPlan, error) {
@@ -296,11 +280,11 @@ func (o *Operation) planAgain(ctx context.Context, spec Spec) (*Plan, error) {
 		return nil, err
 	}
 	if spec.Kind == Undrain {
-		var states []journal.State
-		for _, r := range reports {
-			states = append(states, r.Report.State)
+		var states []callersState
+		for i, r := range reports {
+			states = append(states, callersState{r.Report.State, o.lbs[i].Caller()})
 		}
-		full, err := o.asked.inherit(standingOn(o.asked, states))
+		full, err := o.asked.inherit(drainsOf(o.asked, states))
 		if err != nil {
 			return nil, err
 		}
@@ -330,12 +314,19 @@ func (o *Operation) planOf(ctx context.Context, spec Spec, reports []LBPlan, dry
 	return o.planRun(ctx, spec, reports, dry)
 }
 
+// newID is an ID by the LBs' clocks: they compare it with these.
 func newID(reports []LBPlan) string {
-	latest := ""
+	latest, now := "", time.Time{}
 	for _, r := range reports {
 		latest = max(latest, r.Report.State.LastID)
+		if r.Report.Now.After(now) {
+			now = r.Report.Now
+		}
 	}
-	return journal.NewID(time.Now(), latest)
+	if now.IsZero() {
+		now = time.Now()
+	}
+	return journal.NewID(now, latest)
 }
 
 // lockRequest asks for the locks of the plan's backends.
@@ -415,7 +406,7 @@ func HolderText(h *journal.Holder) string {
 	if h == nil || h.Time.IsZero() {
 		return "another drainctl, which has not recorded yet what it does"
 	}
-	text := h.Kind + " " + strings.Join(h.Targets, ", ") + " by " + journal.Who(h.User, h.Host, h.Reason, h.Time)
+	text := h.Kind + " " + strings.Join(h.Targets, ", ") + " by " + journal.Who(h.Recorder, h.User, h.Host, h.Reason, h.Time)
 	if h.ID != "" {
 		text += " (operation " + h.ID + ")"
 	}

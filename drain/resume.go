@@ -52,15 +52,22 @@ func describeAll(ops []journal.Operation) string {
 // ID or its target, or empty for the only one there is. spec has what is given
 // now.
 func Resumed(ctx context.Context, spec Spec, name string, c Connector) (Spec, error) {
-	states, err := askAll(ctx, spec, c, func(ctx context.Context, lb *LB) (journal.State, error) { return lb.State(ctx) })
+	all, err := askAll(ctx, spec, c, func(ctx context.Context, lb *LB) (callersState, error) {
+		s, err := lb.State(ctx)
+		return callersState{s, lb.Caller()}, err
+	})
 	if err != nil {
 		return spec, beforeTouching(ctx, err)
+	}
+	states := make([]journal.State, len(all))
+	for i, s := range all {
+		states[i] = s.State
 	}
 	op, err := FindUnfinished(together(states), name)
 	if err != nil {
 		return spec, err
 	}
-	return spec.Resume(op)
+	return spec.resume(recordedOperation{op, slices.ContainsFunc(all, func(s callersState) bool { return s.isForeign(op.ID) })})
 }
 
 // together is the operations of several LBs: one on several of them is one.
@@ -116,6 +123,9 @@ func ReadHistory(ctx context.Context, spec Spec, c Connector) (entries []History
 			if first, err := ParseEvent(op.First); err == nil {
 				e.Began, _ = first.(*OperationStarted)
 			}
+			if e.Began != nil {
+				e.Began.Recorder = op.Recorder
+			}
 			if last, err := ParseEvent(op.Last); err == nil {
 				e.Ended, _ = last.(*Result)
 			}
@@ -154,8 +164,12 @@ func ReadOperation(ctx context.Context, spec Spec, id string, c Connector) (even
 				unread++
 				continue
 			}
-			if _, first := e.(*OperationStarted); told[string(line)] || first && len(events) > 0 {
+			began, first := e.(*OperationStarted)
+			if told[string(line)] || first && len(events) > 0 {
 				continue
+			}
+			if first {
+				began.Recorder = h.Recorder
 			}
 			told[string(line)] = true
 			events = append(events, e)
@@ -182,7 +196,7 @@ func Unended(spec Spec, id string, events []Event) []Command {
 			targets = e.Targets
 		}
 	}
-	where := spec.words("config", "lb", "state-dir")
+	where := spec.words(whereFlags...)
 	command := func(reason, name string, args []string) Command {
 		return Command{Words: slices.Concat([]string{"drainctl", name}, args, where), Reason: reason}
 	}

@@ -154,7 +154,7 @@ func notInPool(p *Plan, continues string) (skips []Skip) {
 // chain is an operation that is continued, and those that it continues itself: one
 // that crashes has not taken their place.
 func chain(s journal.State, id string) (ids []string) {
-	for op, ok := s.Find(id); ok; op, ok = s.Find(op.Continues) {
+	for op, ok := s.Find(id); ok && !slices.Contains(ids, op.ID); op, ok = s.Find(op.Continues) {
 		ids = append(ids, op.ID)
 	}
 	return ids

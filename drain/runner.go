@@ -336,7 +336,7 @@ func (o *Operation) undrain(reason string) Command { return o.undrainOf(o.plan.S
 func (o *Operation) undrainOf(targets []string, reason string) Command {
 	spec := o.plan.Spec
 	words := append([]string{"drainctl", string(Undrain)}, targets...)
-	return Command{Words: append(words, spec.words("config", "lb", "state-dir", "upstream")...), Reason: o.despite(reason)}
+	return Command{Words: append(words, spec.words(append([]string{"upstream"}, whereFlags...)...)...), Reason: o.despite(reason)}
 }
 
 // despite is the reason for a command, with what it takes while LBs are gone.
@@ -355,7 +355,7 @@ func (o *Operation) despite(reason string) string {
 
 // resume is the command line that continues with this operation.
 func (o *Operation) resume(reason string) Command {
-	return Command{Words: append([]string{"drainctl", "resume", o.id}, o.plan.Spec.words("config", "lb", "state-dir")...), Reason: o.despite(reason)}
+	return Command{Words: append([]string{"drainctl", "resume", o.id}, o.plan.Spec.words(whereFlags...)...), Reason: o.despite(reason)}
 }
 
 // emit tells of an event, and keeps it for the history: of all LBs, unless it is

@@ -100,7 +100,7 @@ func TestContinuedSettings(t *testing.T) {
 
 	undrain := func(s Spec) Settings {
 		t.Helper()
-		full, err := s.inherit([]journal.Operation{recorded(t, was)})
+		full, err := s.inherit([]recordedOperation{{Operation: recorded(t, was)}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -120,7 +120,7 @@ func TestContinuedSettings(t *testing.T) {
 	}
 	// A resume does what was asked for, whatever the file says now.
 	now.Given = nil
-	resumed, err := now.Resume(recorded(t, was))
+	resumed, err := now.resume(recordedOperation{Operation: recorded(t, was)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -93,14 +93,16 @@ type Spec struct {
 	Allow Allow `json:"allow" keep:"resume"`
 	Force bool  `json:"force,omitempty" flag:"force" keep:"resume"` // undrain: clear a down that drainctl did not put there, too
 
-	Nginx   Nginx   `json:"nginx" keep:"resume,undrain"`
+	Nginx   Nginx   `json:"nginx"`
 	Rollout Rollout `json:"rollout,omitzero" keep:"resume"` // of a Run
 
-	User      string `json:"user"`
-	Host      string `json:"host"`
-	Reason    string `json:"reason,omitempty" flag:"reason" keep:"resume"`
-	Wait      bool   `json:"wait,omitempty" flag:"wait"` // for another operator's lock
-	Continues string `json:"continues,omitempty"`        // ID of the operation that is resumed
+	User   string `json:"user"`
+	Host   string `json:"host"`
+	Reason string `json:"reason,omitempty" flag:"reason" keep:"resume"`
+	Wait   bool   `json:"wait,omitempty" flag:"wait"` // for another operator's lock
+	// AsRecorded consents to settings that another user recorded.
+	AsRecorded bool   `json:"as_recorded,omitempty" flag:"as-recorded"`
+	Continues  string `json:"continues,omitempty"` // ID of the operation that is resumed
 
 	// Given are the flags that the operator set, on the line or in the
 	// environment.
@@ -144,14 +146,14 @@ type SSH struct {
 }
 
 // Nginx is how nginx is run on an LB, and where its journal is, as far as the
-// operator says so.
+// operator says so. What is run as root is never recorded.
 type Nginx struct {
 	Path          string `json:"path,omitempty" flag:"nginx"`
-	Conf          string `json:"configuration,omitempty" flag:"nginx-conf"`
+	Conf          string `json:"configuration,omitempty" flag:"nginx-conf" keep:"resume,undrain"`
 	TestCommand   string `json:"test_command,omitempty" flag:"test-command"`
 	ReloadCommand string `json:"reload_command,omitempty" flag:"reload-command"`
-	StateDir      string `json:"state_dir,omitempty" flag:"state-dir"`
-	Keep          int    `json:"keep,omitempty" flag:"keep"`
+	StateDir      string `json:"state_dir,omitempty" flag:"state-dir" keep:"resume,undrain"`
+	Keep          int    `json:"keep,omitempty" flag:"keep" keep:"resume,undrain"`
 }
 
 // A continuation says what takes fields over.
@@ -185,11 +187,11 @@ func takeOver(to, from reflect.Value, kept func(reflect.StructField) bool, given
 	for i := range to.NumField() {
 		f := to.Type().Field(i)
 		switch {
-		case f.Anonymous:
+		case f.Type.Kind() == reflect.Struct && kept(f):
+			takeOver(to.Field(i), from.Field(i), func(reflect.StructField) bool { return true }, given)
+		case f.Type.Kind() == reflect.Struct:
 			takeOver(to.Field(i), from.Field(i), kept, given)
 		case !kept(f), slices.Contains(given, f.Tag.Get("flag")):
-		case f.Type.Kind() == reflect.Struct:
-			takeOver(to.Field(i), from.Field(i), func(reflect.StructField) bool { return true }, given)
 		default:
 			to.Field(i).Set(from.Field(i))
 		}
@@ -272,47 +274,6 @@ func eachFlag(v reflect.Value, visit func(name string, v reflect.Value)) {
 			eachFlag(v.Field(i), visit)
 		}
 	}
-}
-
-// Resume is the spec that continues with op: what op was asked for, with what is
-// given now before it.
-func (s Spec) Resume(op journal.Operation) (Spec, error) {
-	from, err := specOf(op)
-	if err != nil {
-		return s, err
-	}
-	next, err := s.complete(from, byResume)
-	next.Continues = op.ID
-	return next, err
-}
-
-// inherit is an undrain's spec with what the drains that stand were given.
-func (s Spec) inherit(standing []journal.Operation) (Spec, error) {
-	var from *Spec
-	var id string
-	for _, op := range standing {
-		was, err := specOf(op)
-		if err != nil {
-			return s, err
-		}
-		switch {
-		case from == nil, was.Service == from.Service:
-		case was.Service == "":
-			continue
-		case from.Service != "" && !s.given("service"):
-			return s, refuse(Finding{Code: "several-services", Override: "--service",
-				Text: fmt.Sprintf("the target was drained with different services: %s (%s) and %s (%s)\nhint: a target with its port may have one of them", from.Service, id, was.Service, op.ID)})
-		}
-		if from != nil && from.Nginx.Conf != was.Nginx.Conf && !s.given("nginx-conf") {
-			return s, refuse(Finding{Code: "several-configurations", Override: "--nginx-conf",
-				Text: fmt.Sprintf("the target was drained in different configurations: %s (%s) and %s (%s)", from.Nginx.Conf, id, was.Nginx.Conf, op.ID)})
-		}
-		from, id = &was, op.ID
-	}
-	if from == nil {
-		return s, nil
-	}
-	return s.complete(*from, byUndrain)
 }
 
 // OnLB tells whether a target is on the load balancer itself: a unix socket, or

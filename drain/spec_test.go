@@ -26,7 +26,7 @@ func filled(t *testing.T, typ reflect.Type) reflect.Value {
 	}
 	switch typ.Kind() {
 	case reflect.String:
-		v.SetString("some text")
+		v.SetString("some-text")
 	case reflect.Int:
 		v.SetInt(7)
 	case reflect.Bool:
@@ -50,7 +50,7 @@ func filled(t *testing.T, typ reflect.Type) reflect.Value {
 }
 
 // What is said now, and what is not taken over because each run has its own.
-var ownToEachRun = []string{"LBs", "Config", "Parallel", "SkipUnreachable", "User", "Host", "Wait", "Continues", "Given"}
+var ownToEachRun = []string{"LBs", "Config", "Parallel", "SkipUnreachable", "User", "Host", "Wait", "AsRecorded", "Continues", "Given"}
 
 // TestSpecSurvives: each field of a spec survives the journal, and what an
 // operation was asked for is what its resume does.
@@ -58,6 +58,7 @@ func TestSpecSurvives(t *testing.T) {
 	asked := filled(t, reflect.TypeFor[Spec]()).Interface().(Spec)
 	asked.Kind, asked.Given = Undrain, nil
 	op := recorded(t, asked)
+	asked = asked.recordable()
 	was, err := specOf(op)
 	if err != nil {
 		t.Fatal(err)
@@ -65,7 +66,7 @@ func TestSpecSurvives(t *testing.T) {
 	if !reflect.DeepEqual(was, asked) {
 		t.Errorf("the journal has\n%+v\nwant\n%+v", was, asked)
 	}
-	resumed, err := DefaultSpec("").Resume(op)
+	resumed, err := DefaultSpec("").resume(recordedOperation{Operation: op})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,7 +107,7 @@ func TestSpecFlags(t *testing.T) {
 				given = v.Interface()
 			}
 		})
-		resumed, err := now.Resume(recorded(t, was))
+		resumed, err := now.resume(recordedOperation{Operation: recorded(t, was)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -129,7 +130,7 @@ func TestUndrainInherits(t *testing.T) {
 	was.Kind, was.Targets = Drain, []string{"192.168.1.10"}
 	asked := DefaultSpec(Undrain)
 	asked.Targets = was.Targets
-	got, err := asked.inherit([]journal.Operation{recorded(t, was)})
+	got, err := asked.inherit([]recordedOperation{{Operation: recorded(t, was)}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -146,7 +147,7 @@ func TestUndrainInherits(t *testing.T) {
 		t.Errorf("an undrain took over what is a drain's own: %+v", got)
 	}
 	asked.Service, asked.Given = "other", []string{"service"}
-	if got, err = asked.inherit([]journal.Operation{recorded(t, was)}); err != nil || got.Service != "other" {
+	if got, err = asked.inherit([]recordedOperation{{Operation: recorded(t, was)}}); err != nil || got.Service != "other" {
 		t.Errorf("service %q, %v; want the one given now", got.Service, err)
 	}
 }
@@ -154,24 +155,24 @@ func TestUndrainInherits(t *testing.T) {
 // TestInheritSeveral: a drain without a service does not hide the service of one
 // before, and two services are ambiguous.
 func TestInheritSeveral(t *testing.T) {
-	with := func(service string, threshold int) journal.Operation {
+	with := func(service string, threshold int) recordedOperation {
 		s := DefaultSpec(Drain)
 		s.Targets, s.Service, s.Threshold = []string{"192.168.1.10"}, service, threshold
-		return recorded(t, s)
+		return recordedOperation{Operation: recorded(t, s)}
 	}
 	asked := DefaultSpec(Undrain)
 	asked.Targets = []string{"192.168.1.10"}
 	for _, c := range []struct {
-		ops     []journal.Operation
+		ops     []recordedOperation
 		service string
 		refused bool
 	}{
 		{nil, "", false},
-		{[]journal.Operation{with("", 0)}, "", false},
-		{[]journal.Operation{with("app", 0), with("", 3)}, "app", false},
-		{[]journal.Operation{with("", 3), with("app", 0)}, "app", false},
-		{[]journal.Operation{with("app", 0), with("app", 1)}, "app", false},
-		{[]journal.Operation{with("app", 0), with("web", 0)}, "", true},
+		{[]recordedOperation{with("", 0)}, "", false},
+		{[]recordedOperation{with("app", 0), with("", 3)}, "app", false},
+		{[]recordedOperation{with("", 3), with("app", 0)}, "app", false},
+		{[]recordedOperation{with("app", 0), with("app", 1)}, "app", false},
+		{[]recordedOperation{with("app", 0), with("web", 0)}, "", true},
 	} {
 		got, err := asked.inherit(c.ops)
 		if (err != nil) != c.refused || (err == nil && got.Service != c.service) {

@@ -226,7 +226,7 @@ func holderOf(locks []journal.Holder, s balancer.Server) *journal.Holder {
 
 // next is the commands that go on from an operation that was not done.
 func next(spec Spec, op *journal.Operation, s balancer.Server, resumes string) []Command {
-	where, targets := spec.words("config", "lb", "state-dir"), op.Targets
+	where, targets := spec.words(whereFlags...), op.Targets
 	if op.Kind == journal.KindRun { // others of its backends are up
 		targets = []string{lockName(s.Address)}
 	}

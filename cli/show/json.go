@@ -73,16 +73,17 @@ type (
 		Unreadable []string           `json:"unreadable"` // files that hold no operation
 	}
 	historyOperation struct {
-		ID        string         `json:"id"`
-		Kind      drain.Kind     `json:"kind"`
-		Targets   []string       `json:"targets"`
-		User      string         `json:"user"`
-		Host      string         `json:"host"`
-		Reason    string         `json:"reason"`
-		Began     time.Time      `json:"began"`
-		Ended     time.Time      `json:"ended,omitzero"`
-		Result    journal.Result `json:"result"`
-		Truncated int            `json:"truncated"` // lines that could not be read
+		ID        string            `json:"id"`
+		Kind      drain.Kind        `json:"kind"`
+		Targets   []string          `json:"targets"`
+		Recorder  *journal.Recorder `json:"recorder,omitempty"` // as the load balancer saw them
+		User      string            `json:"user"`
+		Host      string            `json:"host"`
+		Reason    string            `json:"reason"`
+		Began     time.Time         `json:"began"`
+		Ended     time.Time         `json:"ended,omitzero"`
+		Result    journal.Result    `json:"result"`
+		Truncated int               `json:"truncated"` // lines that could not be read
 	}
 	// An operationDocument is one operation and its events.
 	operationDocument struct {
@@ -126,7 +127,7 @@ func (v *jsonView) History(entries []drain.HistoryEntry, unreadable []string) {
 	doc := historyDocument{Event: "history", Time: time.Now(), Operations: []historyOperation{}, Unreadable: append([]string{}, unreadable...)}
 	for _, e := range entries {
 		op := historyOperation{
-			ID: e.ID, Kind: e.Began.Kind, Targets: e.Began.Targets, User: e.Began.User, Host: e.Began.Host, Reason: e.Began.Reason,
+			ID: e.ID, Kind: e.Began.Kind, Targets: e.Began.Targets, Recorder: e.Began.Recorder, User: e.Began.User, Host: e.Began.Host, Reason: e.Began.Reason,
 			Began: e.Began.Time, Result: journal.Result(resultText(e)), Truncated: e.Truncated,
 		}
 		if e.Ended != nil {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/drainctl/drainctl/drain"
+	"github.com/drainctl/drainctl/drain/journal"
 )
 
 //go:embed page.html
@@ -126,7 +127,7 @@ func (p *page) Facts() (all []fact) {
 		}
 	}
 	b := p.Began
-	add("Who", strings.TrimSuffix(b.User+" on "+b.Host, " on "))
+	add("Who", strings.TrimPrefix(strings.TrimSuffix(journal.By(b.Recorder, b.User, b.Host), " on "), " on "))
 	add("Why", b.Reason)
 	add("Began", zoned(b.Time))
 	if r := p.Ended; r != nil {

@@ -12,6 +12,7 @@ import (
 	"github.com/fatih/color"
 
 	"github.com/drainctl/drainctl/drain"
+	"github.com/drainctl/drainctl/drain/journal"
 )
 
 // Status shows the servers of all LBs in one table, and the operations that their
@@ -465,7 +466,7 @@ func (t *statusTable) cause(s *drain.ServerStatus) string {
 		if s.State == drain.StateUp {
 			what = "locked for a rolling run"
 		}
-		by = t.author(h.User, h.Host, h.Reason, h.ID, h.Time, "for ", "")
+		by = t.author(journal.By(h.Recorder, h.User, h.Host), h.Reason, h.ID, h.Time, "for ", "")
 	case op == nil:
 		return ""
 	default:
@@ -477,19 +478,19 @@ func (t *statusTable) cause(s *drain.ServerStatus) string {
 		case drain.StateDrained:
 			at = cmp.Or(op.Ended, at)
 		}
-		by = t.author(op.User, op.Host, op.Reason, op.ID, at, "", " ago")
+		by = t.author(journal.By(op.Recorder, op.User, op.Host), op.Reason, op.ID, at, "", " ago")
 	}
 	return what + " by " + by
 }
 
 // author is who did something, when and why. On a terminal it says how long ago
 // that was; elsewhere what is said stays so.
-func (t *statusTable) author(user, host, reason, id string, at time.Time, before, after string) string {
+func (t *statusTable) author(by, reason, id string, at time.Time, before, after string) string {
 	when := at.Local().Format(clockFormat)
 	if t.width > 0 {
 		when = before + age(time.Since(at)) + after
 	}
-	text := fmt.Sprintf("%s on %s, %s", user, host, when)
+	text := fmt.Sprintf("%s, %s", by, when)
 	if reason != "" {
 		text += fmt.Sprintf(", %q", reason)
 	}

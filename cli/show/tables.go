@@ -9,6 +9,7 @@ import (
 
 	"github.com/drainctl/drainctl/drain"
 	"github.com/drainctl/drainctl/drain/backend"
+	"github.com/drainctl/drainctl/drain/journal"
 )
 
 // clockFormat is how times are shown, in the local zone.
@@ -76,8 +77,8 @@ func (v *Text) History(entries []drain.HistoryEntry, unreadable []string) {
 		if e.Began.Reason != "" {
 			reason = e.Began.Reason
 		}
-		rows = append(rows, fmt.Sprintf("%s\t%s\t%s\t%s\t%s\t%s\t%s on %s\t%s", e.ID, e.Began.Time.Local().Format(clockFormat), e.Began.Kind,
-			cmp.Or(strings.Join(e.Began.Targets, ", "), "-"), resultText(e), took, e.Began.User, e.Began.Host, reason))
+		rows = append(rows, fmt.Sprintf("%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s", e.ID, e.Began.Time.Local().Format(clockFormat), e.Began.Kind,
+			cmp.Or(strings.Join(e.Began.Targets, ", "), "-"), resultText(e), took, journal.By(e.Began.Recorder, e.Began.User, e.Began.Host), reason))
 	}
 	v.table(rows)
 	if len(entries) == 0 {

@@ -364,7 +364,7 @@ func edits(all []journal.Edit) []string {
 func (t *timeline) asked() (lines []string) {
 	b := t.Began
 	if b.User != "" {
-		lines = append(lines, "by "+journal.Who(b.User, b.Host, b.Reason, b.Time))
+		lines = append(lines, "by "+journal.Who(b.Recorder, b.User, b.Host, b.Reason, b.Time))
 	}
 	if b.Continues != "" {
 		lines = append(lines, "continues "+b.Continues)

@@ -13,13 +13,15 @@ import (
 
 // Protocol is the version of what a client and an agent say to each other. It
 // changes with every change of the calls or their types.
-const Protocol = 4
+const Protocol = 5
 
 // A greeting is the agent's first line.
 type greeting struct {
 	Agent    string `json:"agent"` // greetingName
 	Protocol int    `json:"protocol"`
 	Version  string `json:"version"` // of drainctl
+	// Caller is the user on whose behalf the agent acts.
+	Caller journal.Recorder `json:"caller"`
 }
 
 const greetingName = "drainctl"
@@ -36,7 +38,7 @@ func Serve(ctx context.Context, in io.Reader, out io.WriteCloser, b Balancer, ve
 	defer b.Close()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	hello, err := json.Marshal(greeting{greetingName, Protocol, version})
+	hello, err := json.Marshal(greeting{greetingName, Protocol, version, b.Caller()})
 	if err != nil {
 		return err
 	}

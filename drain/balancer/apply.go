@@ -29,11 +29,12 @@ func (l *Local) Apply(ctx context.Context, c Change) (Applied, error) {
 	if err != nil {
 		return a, asError(err)
 	}
+	l.needsReload = l.needsReload || a.NeedsReload
 	return a, nil
 }
 
 func (l *Local) apply(ctx context.Context, c Change) (a Applied, err error) {
-	if l.id == "" {
+	if !l.begun {
 		return a, &Error{Code: CodeRefused, Message: "no operation has begun"}
 	}
 	if err := l.lockConfiguration(ctx); err != nil {

@@ -50,6 +50,9 @@ type Balancer interface {
 	State(context.Context) (journal.State, error)
 	// History lists all operations, or has the lines of one.
 	History(context.Context, HistoryQuery) (History, error)
+	// Caller is the user on whose behalf the LB acts, as the LB sees it: what this
+	// caller records carries it.
+	Caller() journal.Recorder
 	// Close ends what this LB does for the operation, and frees its locks.
 	Close() error
 	// Done is closed when the LB can no longer be asked.
@@ -354,6 +357,8 @@ type HistoryQuery struct {
 type History struct {
 	Operations []journal.Entry `json:"operations,omitempty"`
 	Unreadable []string        `json:"unreadable,omitempty"`
-	Lines      Lines           `json:"lines,omitempty"`
-	Truncated  int             `json:"truncated,omitempty"`
+	// Recorder is who recorded the operation, as the LB saw it.
+	Recorder  *journal.Recorder `json:"recorder,omitempty"`
+	Lines     Lines             `json:"lines,omitempty"`
+	Truncated int               `json:"truncated,omitempty"`
 }

@@ -17,6 +17,7 @@ import (
 type Client struct {
 	name   string
 	agent  string // its version
+	caller journal.Recorder
 	stream io.ReadWriteCloser
 	rpc    *caller
 	done   chan struct{}
@@ -61,7 +62,7 @@ func Connect(ctx context.Context, name, version string, stream io.ReadWriteClose
 	if err != nil {
 		return nil, err
 	}
-	ch.max, c.agent = maxMessage, hello.Version
+	ch.max, c.agent, c.caller = maxMessage, hello.Version, hello.Caller
 	c.rpc = &caller{ch: ch, wait: map[uint64]chan response{}}
 	go func() {
 		c.rpc.receive()
@@ -107,6 +108,9 @@ func (c *Client) Name() string { return c.name }
 
 // Version is that of the drainctl that the agent is.
 func (c *Client) Version() string { return c.agent }
+
+// Caller implements [Balancer].
+func (c *Client) Caller() journal.Recorder { return c.caller }
 
 // Calls is how many round trips were made, the greeting included.
 func (c *Client) Calls() int { return int(c.calls.Load()) + 1 }

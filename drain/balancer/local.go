@@ -20,6 +20,8 @@ type Options struct {
 	Nginx    nginx.Binary
 	StateDir string // empty: journal.DefaultDir
 	Keep     int    // operations that the history keeps; 0: journal.DefaultKeep
+	// Caller is the user on whose behalf this LB acts.
+	Caller journal.Recorder
 	// Trace, if not nil, is told of nginx's commands before they run. It is called
 	// by several goroutines.
 	Trace func(args []string)
@@ -38,13 +40,17 @@ type Local struct {
 	build   *nginx.Build
 	query   Query
 	missing []string // targets of it that the configuration did not have
-	id      string   // of the operation that was begun
+	id      string   // of the operation that was to begin here
+	begun   bool     // it has begun
 	locks   []*journal.Lock
 	// editLock keeps other operations from editing, from Apply until nginx has
 	// loaded the files.
 	editLock *journal.Lock
-	edits    []journal.Edit // announced by this operation and not restored
-	wrote    time.Time      // the last replacement of a file
+	staged   *time.Timer // frees editLock in time
+	// needsReload tells that nginx may not serve what the operation has asked for.
+	needsReload bool
+	edits       []journal.Edit // announced by this operation and not restored
+	wrote       time.Time      // the last replacement of a file
 	// unloaded are the files edited since nginx last loaded them: the hashes of what it
 	// has loaded, empty where that is not known, and of what they are now.
 	unloaded map[string]journal.FileHashes
@@ -90,6 +96,9 @@ func NewLocal(o Options) *Local {
 	}
 	return &Local{options: o, journal: journal.Journal{Dir: o.StateDir, Keep: o.Keep}, done: make(chan struct{}), unloaded: map[string]journal.FileHashes{}}
 }
+
+// Caller implements [Balancer].
+func (l *Local) Caller() journal.Recorder { return l.options.Caller }
 
 // effect does what changes something on this machine, or asks it something that
 // may fail: what names it.
@@ -155,6 +164,7 @@ func (l *Local) Lock(ctx context.Context, r LockRequest) error {
 	if wait >= 0 {
 		wait = max(wait, lockGrace)
 	}
+	r.Holder.Recorder = &l.options.Caller
 	for _, name := range slices.Sorted(slices.Values(r.Backends)) {
 		err := l.effect("lock "+name, func() error {
 			lock, err := l.journal.Lock(ctx, backendLock+name, wait, r.Holder)
@@ -202,7 +212,10 @@ func (l *Local) lockConfiguration(ctx context.Context) error {
 		return nil
 	}
 	err := l.effect("lock the configuration", func() (err error) {
-		l.editLock, err = l.journal.Lock(ctx, configurationLock, editWait, journal.Holder{ID: l.id, Time: time.Now()})
+		l.editLock, err = l.journal.Lock(ctx, configurationLock, editWait, journal.Holder{ID: l.id, Recorder: &l.options.Caller, Time: time.Now()})
+		if err == nil {
+			l.staged = l.limitStaged()
+		}
 		return err
 	})
 	var locked *journal.LockedError
@@ -214,97 +227,10 @@ func (l *Local) lockConfiguration(ctx context.Context) error {
 
 func (l *Local) unlockConfiguration() {
 	if l.editLock != nil {
+		l.staged.Stop()
 		_ = l.editLock.Unlock()
 		l.editLock = nil
 	}
-}
-
-// Begin implements [Balancer].
-func (l *Local) Begin(ctx context.Context, b Beginning) error {
-	l.serial.Lock()
-	defer l.serial.Unlock()
-	if l.id != "" && l.id != b.Operation.ID {
-		return &Error{Code: CodeRefused, Message: fmt.Sprintf("operation %s has begun already", l.id)}
-	}
-	// What was edited is known here, and not by the caller: Restore writes what they say.
-	b.Operation.Edits = nil
-	if l.query.Unmanaged {
-		// Whoever forces an undrain does without what cannot be read.
-		if _, err := l.journal.SetAside(ctx); err != nil {
-			return asError(fmt.Errorf("write the journal: %w", err))
-		}
-	}
-	// Noted first: what fails in the middle is ended all the same.
-	l.id = b.Operation.ID
-	had := false
-	err := l.update(ctx, "begin", func(s *journal.State) error {
-		if op, ok := s.Find(b.Operation.ID); ok {
-			// Taken on after a broken connection: the reload may have been sent.
-			had, l.edits, l.sent = true, slices.Clone(op.Edits), len(op.Edits) > 0
-			return nil
-		}
-		return s.Begin(b.Operation)
-	})
-	if err == nil && !had {
-		err = l.effect("journal: new history", func() error { return l.journal.Create(b.Operation.ID, bytesOf(b.Lines)...) })
-	}
-	if err != nil {
-		return asError(fmt.Errorf("write the journal: %w", err))
-	}
-	return nil
-}
-
-// Record implements [Balancer].
-func (l *Local) Record(ctx context.Context, r Recorded) error {
-	l.serial.Lock()
-	defer l.serial.Unlock()
-	s, err := l.journal.State()
-	if _, ok := s.Find(l.id); err == nil && !ok {
-		err = fmt.Errorf("%w: another process has removed %s", journal.ErrGone, l.journal.Dir)
-	}
-	if err == nil && (len(r.Released) > 0 || r.Progress != nil) {
-		err = l.update(ctx, "progress", func(s *journal.State) error { return s.Record(l.id, r.Released, r.Progress) })
-	}
-	if err == nil {
-		err = l.appendHistory(r.Lines)
-	}
-	if err != nil {
-		return asError(fmt.Errorf("write the journal: %w", err))
-	}
-	return nil
-}
-
-func bytesOf(lines Lines) [][]byte {
-	all := make([][]byte, len(lines))
-	for i, line := range lines {
-		all[i] = line
-	}
-	return all
-}
-
-// End implements [Balancer].
-func (l *Local) End(ctx context.Context, e Ending) error {
-	l.serial.Lock()
-	defer l.serial.Unlock()
-	err := l.update(ctx, "end", func(s *journal.State) error {
-		return s.End(l.id, journal.Ending{Result: e.Result, Open: e.Open, NotDrained: e.NotDrained, At: time.Now(), Supersede: e.Supersede})
-	})
-	if err == nil {
-		err = l.appendHistory(e.Lines)
-	}
-	l.unlockConfiguration()
-	l.unlock()
-	if err != nil {
-		return asError(fmt.Errorf("write the journal: %w", err))
-	}
-	if s, err := l.journal.State(); err == nil {
-		// A history that is too long does no harm.
-		_ = l.journal.Prune(func(id string) bool {
-			_, ok := s.Find(id)
-			return ok
-		})
-	}
-	return nil
 }
 
 // State implements [Balancer].
@@ -321,9 +247,9 @@ func (l *Local) History(ctx context.Context, q HistoryQuery) (h History, err err
 	if q.ID == "" {
 		h.Operations, h.Unreadable, err = l.journal.List(ctx)
 	} else {
-		var lines Lines
-		lines, h.Truncated, err = l.journal.Read(q.ID)
-		h.Lines = lines
+		var read journal.History
+		read, err = l.journal.Read(q.ID)
+		h.Recorder, h.Lines, h.Truncated = read.Recorder, read.Lines, read.Truncated
 		if errors.Is(err, os.ErrNotExist) {
 			return h, &Error{Code: CodeUnknown, Message: fmt.Sprintf("no operation %s in the history", q.ID), cause: err}
 		}
@@ -334,11 +260,13 @@ func (l *Local) History(ctx context.Context, q HistoryQuery) (h History, err err
 	return h, nil
 }
 
-// Close implements [Balancer].
+// Close implements [Balancer]. An edit that nothing has loaded is undone: the next reload,
+// whoever's it is, would put it live.
 func (l *Local) Close() error {
 	l.close.Do(func() {
 		l.serial.Lock()
 		defer l.serial.Unlock()
+		l.discardStaged()
 		l.unlockConfiguration()
 		l.unlock()
 		close(l.done)

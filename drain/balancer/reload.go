@@ -17,21 +17,26 @@ import (
 // could take what these workers have loaded for newer than they are.
 const reloadGap = 100 * time.Millisecond
 
+// maxReload bounds how long a caller may have a reload waited for: nobody else edits
+// meanwhile.
+const maxReload = time.Hour
+
 // Reload implements [Balancer].
 func (l *Local) Reload(ctx context.Context, r ReloadRequest) (Generation, error) {
 	l.serial.Lock()
 	defer l.serial.Unlock()
-	if err := l.reload(ctx, r.Timeout); err != nil {
+	if !l.begun || !l.needsReload {
+		return Generation{}, &Error{Code: CodeRefused, Message: "reload nginx: no edit of this operation waits for it"}
+	}
+	if err := l.reload(ctx, min(r.Timeout, maxReload)); err != nil {
 		return Generation{}, asError(err)
 	}
+	l.needsReload = false
 	l.unlockConfiguration()
 	return *generation(l.after), nil
 }
 
 func (l *Local) reload(ctx context.Context, limit time.Duration) error {
-	if l.id == "" {
-		return &Error{Code: CodeRefused, Message: "no operation has begun"}
-	}
 	if err := l.lockConfiguration(ctx); err != nil {
 		return err
 	}
@@ -68,7 +73,7 @@ func (l *Local) reload(ctx context.Context, limit time.Duration) error {
 func (l *Local) Restore(ctx context.Context, r ReloadRequest) (Restored, error) {
 	l.serial.Lock()
 	defer l.serial.Unlock()
-	done, err := l.restore(ctx, r.Timeout)
+	done, err := l.restore(ctx, min(r.Timeout, maxReload))
 	if err != nil {
 		return done, asError(err)
 	}

@@ -150,12 +150,15 @@ func serve(b Balancer) (far pipe, ended <-chan error) {
 // agent is the rig's nginx, asked through an agent.
 func (r *rig) agent() *Client {
 	r.t.Helper()
-	far, _ := serve(NewLocal(r.options()))
+	far, ended := serve(NewLocal(r.options()))
 	c, err := Connect(r.t.Context(), "lb", "test", far)
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	r.t.Cleanup(func() { c.Close() })
+	r.t.Cleanup(func() {
+		c.Close()
+		<-ended // it undoes what nothing has loaded
+	})
 	return c
 }
 
@@ -214,4 +217,4 @@ func down(targets ...string) Query {
 	return Query{Targets: targets, Want: &nginx.Want{Down: true}, Preflight: true}
 }
 
-const testID = "20260101-000000.000-test"
+var testID = journal.NewID(time.Now(), "")

@@ -18,12 +18,32 @@ import (
 // An Entry is one operation of the history: its first and last line.
 type Entry struct {
 	ID        string          `json:"id"`
+	Recorder  *Recorder       `json:"recorder,omitempty"` // nil in files of earlier versions
 	First     json.RawMessage `json:"first"`
 	Last      json.RawMessage `json:"last"`
 	Truncated int             `json:"truncated,omitempty"` // lines that cannot be read
 }
 
+// A History is what was recorded of one operation.
+type History struct {
+	Recorder  *Recorder // nil in files of earlier versions
+	Lines     []json.RawMessage
+	Truncated int // lines that are no JSON object, as a crash or a full disk leaves them
+}
+
+// recorded is the first line of a history. This package alone writes it: the lines after it
+// are the caller's.
+type recorded struct {
+	Event    string    `json:"event"` // recordedEvent
+	Recorder *Recorder `json:"recorder"`
+}
+
+const recordedEvent = "recorded"
+
 const historySuffix = ".jsonl"
+
+// maxHistory bounds the history of one operation, in bytes. What does not fit is left out.
+const maxHistory = 8 << 20
 
 func (j Journal) historyDir() string { return filepath.Join(j.Dir, "history") }
 
@@ -31,9 +51,9 @@ func (j Journal) historyPath(id string) (string, error) {
 	return filepath.Join(j.historyDir(), id+historySuffix), checkID(id)
 }
 
-// Create begins the history of an operation: one JSON object a line. The lines are on the disk
-// when it returns. An operation that is there already is fs.ErrExist.
-func (j Journal) Create(id string, lines ...[]byte) error {
+// Create begins the history of an operation that r records: one JSON object a line. The lines
+// are on the disk when it returns. An operation that is there already is fs.ErrExist.
+func (j Journal) Create(id string, r Recorder, lines ...[]byte) error {
 	path, err := j.historyPath(id)
 	if err != nil {
 		return err
@@ -42,7 +62,10 @@ func (j Journal) Create(id string, lines ...[]byte) error {
 	if err != nil {
 		return fmt.Errorf("begin the history: %w", err)
 	}
-	err = appendLines(f, lines)
+	first, err := json.Marshal(recorded{recordedEvent, &r})
+	if err == nil {
+		err = appendLines(f, append([][]byte{first}, lines...))
+	}
 	if err == nil {
 		err = syncDir(filepath.Dir(path))
 	}
@@ -92,6 +115,9 @@ func appendLines(f *os.File, lines [][]byte) (err error) {
 		b.WriteByte('\n')
 	}
 	for _, line := range lines {
+		if info.Size()+int64(b.Len()+len(line)) > maxHistory {
+			break
+		}
 		if err := json.Compact(&b, line); err != nil {
 			return fmt.Errorf("not a line of JSON: %w", err)
 		}
@@ -119,33 +145,36 @@ func (j Journal) List(ctx context.Context) (entries []Entry, unreadable []string
 		if ctx.Err() != nil {
 			return nil, nil, context.Cause(ctx)
 		}
-		lines, truncated, err := j.Read(id)
+		h, err := j.Read(id)
 		switch {
 		case errors.Is(err, fs.ErrNotExist): // pruned a moment ago
 		case errors.Is(err, fs.ErrPermission):
 			return nil, nil, err
-		case err != nil || len(lines) == 0:
+		case err != nil || len(h.Lines) == 0:
 			unreadable = append(unreadable, filepath.Join(j.historyDir(), id+historySuffix))
 		default:
-			entries = append(entries, Entry{id, lines[0], lines[len(lines)-1], truncated})
+			entries = append(entries, Entry{id, h.Recorder, h.Lines[0], h.Lines[len(h.Lines)-1], h.Truncated})
 		}
 	}
 	return entries, unreadable, nil
 }
 
-// Read is the lines of one operation. Those that are no JSON object, as a crash or a full disk
-// leaves them, are left out and counted. A missing operation is fs.ErrNotExist.
-func (j Journal) Read(id string) (lines []json.RawMessage, truncated int, err error) {
+// Read is the history of one operation. A missing one is fs.ErrNotExist.
+func (j Journal) Read(id string) (h History, err error) {
 	path, err := j.historyPath(id)
 	if err != nil {
-		return nil, 0, err
+		return h, err
 	}
 	b, err := readFile(path)
 	if err != nil {
-		return nil, 0, fmt.Errorf("read the history: %w", err)
+		return h, fmt.Errorf("read the history: %w", err)
 	}
-	lines, truncated = parseLines(b)
-	return lines, truncated, nil
+	h.Lines, h.Truncated = parseLines(b)
+	var first recorded
+	if len(h.Lines) > 0 && json.Unmarshal(h.Lines[0], &first) == nil && first.Event == recordedEvent {
+		h.Recorder, h.Lines = first.Recorder, h.Lines[1:]
+	}
+	return h, nil
 }
 
 // parseLines reads JSON objects, one a line. A line that does not end is truncated.
@@ -167,9 +196,11 @@ func parseLines(b []byte) (lines []json.RawMessage, truncated int) {
 // history: the next one goes on.
 const pruneBatch = 1000
 
-// Prune removes the oldest operations of the history: those beyond Keep and those older
-// than MaxAge, but none that stands. It goes by the names alone, and leaves those that NewID has
-// not made.
+// maxHistories bounds all histories together, in bytes.
+const maxHistories = 256 << 20
+
+// Prune removes the oldest operations of the history: those beyond Keep and maxHistories, and
+// those older than MaxAge, but none that stands. It leaves those that NewID has not named.
 func (j Journal) Prune(standing func(id string) bool) error {
 	ids, err := j.ids()
 	if err != nil {
@@ -179,7 +210,7 @@ func (j Journal) Prune(standing func(id string) bool) error {
 	if keep <= 0 {
 		keep = DefaultKeep
 	}
-	excess, oldest := len(ids)-keep, time.Now().Add(-MaxAge).UTC().Format(idTime)
+	excess, oldest := max(len(ids)-keep, j.excess(ids)), time.Now().Add(-MaxAge).UTC().Format(idTime)
 	removed := 0
 	for i, id := range ids {
 		if removed == pruneBatch || i >= excess && id >= oldest {
@@ -194,6 +225,20 @@ func (j Journal) Prune(standing func(id string) bool) error {
 		removed++
 	}
 	return nil
+}
+
+// excess is how many of the oldest histories are to go for the rest to fit maxHistories.
+func (j Journal) excess(ids []string) int {
+	var total int64
+	for i, id := range slices.Backward(ids) {
+		if info, err := os.Lstat(filepath.Join(j.historyDir(), id+historySuffix)); err == nil {
+			total += info.Size()
+		}
+		if total > maxHistories {
+			return i + 1
+		}
+	}
+	return 0
 }
 
 // ids names the operations of the history, oldest first.

@@ -3,6 +3,7 @@ package journal
 import (
 	"context"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -31,7 +32,7 @@ var someLines = [][]byte{[]byte(`{"begin":1}`), []byte("{\n \"step\": \"wait\"\n
 // are there, the truncated one is counted, and what is appended is read too.
 func TestHistoryTruncatedAtEveryByte(t *testing.T) {
 	j := newJournal(t)
-	if err := j.Create("1", someLines...); err != nil {
+	if err := j.Create("1", Recorder{}, someLines...); err != nil {
 		t.Fatal(err)
 	}
 	whole, err := os.ReadFile(j.path(t, "1"))
@@ -44,13 +45,13 @@ func TestHistoryTruncatedAtEveryByte(t *testing.T) {
 		if cut > 0 && whole[cut-1] != '\n' {
 			short = 1
 		}
-		if lines, truncated, err := j.Read("1"); err != nil || len(lines) != complete || truncated != short {
+		if lines, truncated, err := read(j, "1"); err != nil || len(lines) != complete || truncated != short {
 			t.Fatalf("cut at byte %d: %d lines and %d truncated, want %d and %d, error %v", cut, len(lines), truncated, complete, short, err)
 		}
 		if err := j.Append("1", []byte(`{"more":1}`)); err != nil {
 			t.Fatal(err)
 		}
-		lines, truncated, err := j.Read("1")
+		lines, truncated, err := read(j, "1")
 		if err != nil || len(lines)+truncated != complete+short+1 || string(lines[len(lines)-1]) != `{"more":1}` {
 			t.Fatalf("cut at byte %d, and gone on: %s and %d truncated, error %v", cut, lines, truncated, err)
 		}
@@ -60,18 +61,18 @@ func TestHistoryTruncatedAtEveryByte(t *testing.T) {
 func TestHistory(t *testing.T) {
 	j := newJournal(t)
 	for _, id := range []string{"2", "1"} {
-		if err := j.Create(id, someLines[0]); err != nil {
+		if err := j.Create(id, Recorder{}, someLines[0]); err != nil {
 			t.Fatal(err)
 		}
 		if err := j.Append(id, someLines[1], someLines[2]); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := j.Create("1", someLines[0]); !errors.Is(err, fs.ErrExist) {
+	if err := j.Create("1", Recorder{}, someLines[0]); !errors.Is(err, fs.ErrExist) {
 		t.Errorf("begun twice: error %v", err)
 	}
-	lines, truncated, err := j.Read("1")
-	if err != nil || len(lines) != 3 || truncated != 0 || string(lines[1]) != `{"step":"wait"}` {
+	lines, truncated, err := read(j, "1")
+	if err != nil || len(lines) != 4 || truncated != 0 || string(lines[2]) != `{"step":"wait"}` {
 		t.Errorf("%s, %d truncated, error %v", lines, truncated, err)
 	}
 	write(t, j.path(t, "0"), "\x00\x00\x00")
@@ -95,7 +96,7 @@ func TestHistory(t *testing.T) {
 	if want := []string{j.path(t, "0"), j.path(t, "3"), j.path(t, "5")}; !slices.Equal(unreadable, want) {
 		t.Errorf("unreadable %v, want %v", unreadable, want)
 	}
-	if _, _, err := j.Read("6"); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := j.Read("6"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("error %v", err)
 	}
 	if info, err := os.Stat(j.path(t, "1")); err != nil || info.Mode().Perm() != 0o600 {
@@ -112,8 +113,8 @@ func TestHistory(t *testing.T) {
 func TestHistoryOfAPath(t *testing.T) {
 	j := newJournal(t)
 	for _, id := range []string{"", ".", "..", "../x", "a/b", "/etc/x", "a\x00b", "a b"} {
-		_, _, rerr := j.Read(id)
-		for _, err := range []error{j.Create(id, []byte(`{}`)), j.Append(id, []byte(`{}`)), rerr} {
+		_, rerr := j.Read(id)
+		for _, err := range []error{j.Create(id, Recorder{}, []byte(`{}`)), j.Append(id, []byte(`{}`)), rerr} {
 			if err == nil || !strings.Contains(err.Error(), "is not the ID of an operation") {
 				t.Errorf("%q: error %v", id, err)
 			}
@@ -124,23 +125,23 @@ func TestHistoryOfAPath(t *testing.T) {
 // Lines that cannot be written whole, or are no JSON, leave the file as it was.
 func TestHistoryOnAFullDisk(t *testing.T) {
 	j := newJournal(t)
-	if err := j.Create("1", someLines[0]); err != nil {
+	if err := j.Create("1", Recorder{}, someLines[0]); err != nil {
 		t.Fatal(err)
 	}
 	if err := j.Append("1", []byte(`{"a":1}`), []byte(`{"b`)); err == nil {
 		t.Error("half a line was taken")
 	}
-	if err := j.Create("2", []byte("no")); err == nil {
+	if err := j.Create("2", Recorder{}, []byte("no")); err == nil {
 		t.Error("a line that is no JSON was taken")
 	}
-	limitFiles(t, uint64(len(someLines[0]))+5)
+	limitFiles(t, uint64(len(someLines[0]))+47)
 	if err := j.Append("1", someLines[2]); !errors.Is(err, unix.EFBIG) {
 		t.Errorf("error %v", err)
 	}
-	if err := j.Create("2", []byte(`{"a":"long enough"}`)); !errors.Is(err, unix.EFBIG) {
+	if err := j.Create("2", Recorder{}, []byte(`{"a":"long enough"}`)); !errors.Is(err, unix.EFBIG) {
 		t.Errorf("error %v", err)
 	}
-	if b, err := os.ReadFile(j.path(t, "1")); err != nil || string(b) != string(someLines[0])+"\n" {
+	if b, err := os.ReadFile(j.path(t, "1")); err != nil || !strings.HasSuffix(string(b), "}}\n"+string(someLines[0])+"\n") {
 		t.Errorf("%q, error %v", b, err)
 	}
 	if _, err := os.Stat(j.path(t, "2")); !errors.Is(err, fs.ErrNotExist) {
@@ -239,7 +240,7 @@ func TestLongHistoryIsNotOpened(t *testing.T) {
 	id := NewID(time.Now(), last)
 	count := opens(t, j.historyDir(), func() {
 		j.update(t, begin(id, KindDrain, one))
-		err := errors.Join(j.Create(id, someLines[0]), j.Prune(func(other string) bool { return other == id }))
+		err := errors.Join(j.Create(id, Recorder{}, someLines[0]), j.Prune(func(other string) bool { return other == id }))
 		j.update(t, mark(id, "a", "b", one, 40))
 		err = errors.Join(err, j.Append(id, someLines[1]))
 		j.update(t, end(id, ResultDone))
@@ -271,4 +272,13 @@ func FuzzHistory(f *testing.F) {
 			t.Fatalf("the last line is lost: %s", lines)
 		}
 	})
+}
+
+// read is all lines of a history, the one that says who recorded it among them.
+func read(j Journal, id string) (lines []json.RawMessage, truncated int, err error) {
+	h, err := j.Read(id)
+	if h.Recorder != nil {
+		lines = append(lines, json.RawMessage("{}"))
+	}
+	return append(lines, h.Lines...), h.Truncated, err
 }

@@ -80,6 +80,32 @@ func checkID(id string) error {
 	return nil
 }
 
+// idSkew is how far an operation's ID may be from the clock of the LB. IDs are made from
+// one LB's clock, and the clocks of several LBs differ.
+const idSkew = 15 * time.Minute
+
+// CheckNewID refuses an ID that NewID would not make now, by the clock and the latest ID of
+// this machine. An ID after a latest one in the future is made when the clock was set back.
+func CheckNewID(id string, now time.Time, latest string) error {
+	if !datedID.MatchString(id) {
+		return fmt.Errorf("%.80q is not the ID of an operation", id)
+	}
+	at, err := time.Parse(idTime, id[:len(idTime)])
+	if err != nil {
+		return fmt.Errorf("%q is not the ID of an operation: %w", id, err)
+	}
+	if len(latest) > len(idTime) {
+		last, err := time.Parse(idTime, latest[:len(idTime)])
+		if after := at.Sub(last); err == nil && last.After(now) && after >= 0 && after <= time.Second {
+			return nil
+		}
+	}
+	if at.Before(now.Add(-idSkew)) || at.After(now.Add(idSkew)) {
+		return fmt.Errorf("operation %s: its time is more than %s from this machine's clock (%s): set the clocks right", id, idSkew, now.UTC().Format(time.DateTime))
+	}
+	return nil
+}
+
 func (j Journal) statePath() string { return filepath.Join(j.Dir, "state.json") }
 
 // State reads the state. A missing file is an empty state. Errors: *UnreadableError, ErrVersion,
@@ -159,11 +185,11 @@ func (j Journal) Update(ctx context.Context, change func(*State) error) error {
 		if err != nil {
 			return err
 		}
-		was, _ := json.MarshalIndent(st, "", " ")
+		was, _ := json.Marshal(st)
 		if err := change(&st); err != nil {
 			return err
 		}
-		now, err := json.MarshalIndent(st, "", " ")
+		now, err := json.Marshal(st)
 		if err == nil && !bytes.Equal(now, was) {
 			err = j.replaceState(append(now, '\n'))
 		}
@@ -283,9 +309,18 @@ func syncDir(dir string) error {
 	return d.Sync()
 }
 
+// By is a user and their host, as they say, and the recorder where that is another one.
+func By(r *Recorder, user, host string) string {
+	text := fmt.Sprintf("%s on %s", user, host)
+	if r != nil && r.Name != user {
+		text += fmt.Sprintf(", recorded as %s", r)
+	}
+	return text
+}
+
 // Who is somebody who did something, why and when, for a message.
-func Who(user, host, reason string, at time.Time) string {
-	text := fmt.Sprintf("%s on %s, %s", user, host, at.Local().Format("2006-01-02 15:04:05"))
+func Who(r *Recorder, user, host, reason string, at time.Time) string {
+	text := By(r, user, host) + at.Local().Format(", 2006-01-02 15:04:05")
 	if reason != "" {
 		text += fmt.Sprintf(", %q", reason)
 	}
@@ -293,4 +328,4 @@ func Who(user, host, reason string, at time.Time) string {
 }
 
 // Who is an operation's author.
-func (o Operation) Who() string { return Who(o.User, o.Host, o.Reason, o.Began) }
+func (o Operation) Who() string { return Who(o.Recorder, o.User, o.Host, o.Reason, o.Began) }

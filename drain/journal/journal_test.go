@@ -103,7 +103,7 @@ func TestStateSurvives(t *testing.T) {
 	j := newJournal(t)
 	at := time.Date(2026, 5, 4, 12, 0, 0, 123456789, time.UTC)
 	op := Operation{
-		ID: "1", Kind: KindDrain, Targets: []string{"10.0.0.1", "web"}, User: "ann", Host: "desk", Reason: "disk <3> é",
+		ID: "1", Kind: KindDrain, Targets: []string{"10.0.0.1", "web"}, Recorder: &Recorder{1000, "deploy"}, User: "ann", Host: "desk", Reason: "disk <3> é",
 		Began: at, Continues: "0", Spec: json.RawMessage(`{"timeout":1}`), Servers: []Located{{one, conf, 3, true}},
 		Edits:  []Edit{{conf, "a", "b", []Splice{{one, 40, " down", " x", 3}}}},
 		Result: ResultPartial, Ended: at, Open: 7, NotDrained: []Server{one}, Progress: json.RawMessage(`{"done":1}`),
@@ -329,7 +329,7 @@ func TestUpdateWaitsForItsContext(t *testing.T) {
 func TestDirectoryRemovedDuringARun(t *testing.T) {
 	j := newJournal(t)
 	j.update(t, begin("1", KindDrain, one))
-	if err := j.Create("1", []byte(`{}`)); err != nil {
+	if err := j.Create("1", Recorder{}, []byte(`{}`)); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.RemoveAll(j.Dir); err != nil {

@@ -53,7 +53,7 @@ func (e *LockedError) Error() string {
 		return fmt.Sprintf("%s is locked: another drainctl holds the lock, and has not recorded what for", e.Name)
 	}
 	h := e.Holder
-	text := fmt.Sprintf("%s is locked by %s %s by %s", e.Name, h.Kind, strings.Join(h.Targets, ", "), Who(h.User, h.Host, h.Reason, h.Time))
+	text := fmt.Sprintf("%s is locked by %s %s by %s", e.Name, h.Kind, strings.Join(h.Targets, ", "), Who(h.Recorder, h.User, h.Host, h.Reason, h.Time))
 	if h.ID != "" {
 		text += fmt.Sprintf(" (operation %s)", h.ID)
 	}

@@ -124,22 +124,87 @@ type Mark struct {
 	Before    string `json:"sha256_before"` // of the file, before the edit
 }
 
+// The bounds of what one operation records, in bytes and numbers.
+const (
+	maxName      = 512
+	maxReason    = 4 << 10
+	maxTargets   = 10_000
+	maxOperation = 1 << 20
+)
+
+// The bounds of what one user other than root may have recorded at a time.
+const (
+	maxOfRecorder      = 1000 // operations
+	maxBytesOfRecorder = 8 << 20
+)
+
 // Begin adds an operation. Names that are not UTF-8 are refused: the state is JSON, and
-// would not find them again.
+// would not find them again. So is what does not fit the bounds.
 func (s *State) Begin(op Operation) error {
-	if err := checkID(op.ID); err != nil {
-		return err
-	}
 	if s.index(op.ID) >= 0 {
 		return fmt.Errorf("operation %s has begun already", op.ID)
 	}
-	for _, l := range op.Servers {
+	if err := checkID(op.ID); err != nil {
+		return err
+	}
+	if err := op.check(); err != nil {
+		return fmt.Errorf("operation %s: %w", op.ID, err)
+	}
+	if err := s.checkRecorder(op); err != nil {
+		return err
+	}
+	s.Operations = append(s.Operations, op)
+	s.LastID = max(s.LastID, op.ID)
+	return nil
+}
+
+// check refuses an operation that is not well-formed or larger than any real one.
+func (o *Operation) check() error {
+	if !slices.Contains([]string{KindDrain, KindUndrain, KindRun}, o.Kind) {
+		return fmt.Errorf("%.40q is no kind of operation", o.Kind)
+	}
+	if len(o.Targets) > maxTargets {
+		return fmt.Errorf("%d targets, more than %d", len(o.Targets), maxTargets)
+	}
+	if len(o.Reason) > maxReason {
+		return fmt.Errorf("a reason of %d bytes, more than %d", len(o.Reason), maxReason)
+	}
+	for _, name := range append([]string{o.User, o.Host, o.Continues}, o.Targets...) {
+		if len(name) > maxName {
+			return fmt.Errorf("a name of %d bytes, more than %d", len(name), maxName)
+		}
+	}
+	for _, l := range o.Servers {
 		if name := l.File + " " + l.Upstream + " " + l.Address; !utf8.ValidString(name) {
 			return fmt.Errorf("%q is not UTF-8, and cannot be recorded", name)
 		}
 	}
-	s.Operations = append(s.Operations, op)
-	s.LastID = max(s.LastID, op.ID)
+	if n := o.size(); n > maxOperation {
+		return fmt.Errorf("%d bytes, more than %d", n, maxOperation)
+	}
+	return nil
+}
+
+// size is the bytes that an operation takes in the state.
+func (o *Operation) size() int {
+	text, _ := json.Marshal(o)
+	return len(text)
+}
+
+// checkRecorder refuses an operation of a user who has too many open ones.
+func (s *State) checkRecorder(op Operation) error {
+	if op.Recorder == nil || op.Recorder.UID == 0 {
+		return nil
+	}
+	number, bytes := 1, op.size()
+	for _, o := range s.Operations {
+		if o.Recorder != nil && o.Recorder.UID == op.Recorder.UID {
+			number, bytes = number+1, bytes+o.size()
+		}
+	}
+	if number > maxOfRecorder || bytes > maxBytesOfRecorder {
+		return fmt.Errorf("%s has %d open operations of %d bytes here, and may have %d of %d bytes", op.Recorder, number-1, bytes, maxOfRecorder, maxBytesOfRecorder)
+	}
 	return nil
 }
 
@@ -219,7 +284,7 @@ func (s *State) Record(id string, released []Server, progress json.RawMessage) e
 	if progress != nil {
 		op.Progress = progress
 	}
-	return nil
+	return op.check()
 }
 
 // An Ending is how an operation ended.
@@ -229,6 +294,9 @@ type Ending struct {
 	NotDrained []Server
 	At         time.Time
 	Supersede  []string // IDs
+	// Down are servers that are marked and that the configuration has down: they were
+	// not put back, whatever the result says.
+	Down []Server
 }
 
 // End ends an operation. One that was rolled back is dropped, with its marks. An undrain that is done is dropped, and its servers are taken out of
@@ -258,16 +326,18 @@ func (s *State) End(id string, e Ending) error {
 			break
 		}
 		if i = s.index(id); s.Operations[i].Kind != KindDrain || len(s.Operations[i].Servers) == 0 {
-			s.undrained(i)
+			s.undrained(i, e.Down)
 		}
 	}
 	return nil
 }
 
 // undrained drops the operation at i, the marks on its servers, and these servers from
-// what began before it. What began later is about servers drained anew.
-func (s *State) undrained(i int) {
+// what began before it. What began later is about servers drained anew. Servers that are
+// still down keep their marks and their operations.
+func (s *State) undrained(i int, down []Server) {
 	undrain, later := s.Operations[i], s.Operations[i+1:]
+	undrain.Servers = slices.DeleteFunc(slices.Clone(undrain.Servers), func(l Located) bool { return slices.Contains(down, l.Server) })
 	anew := func(id string) bool {
 		return slices.ContainsFunc(later, func(o Operation) bool { return o.ID == id })
 	}

@@ -5,9 +5,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os/exec"
+	"strings"
 	"testing"
+	"time"
 
+	"github.com/drainctl/drainctl/drain/journal"
 	"github.com/drainctl/drainctl/testdata/lab"
 )
 
@@ -105,4 +109,212 @@ func (a *attackAgent) mustAsk(method, params string) json.RawMessage {
 		a.t.Fatalf("%s %.200s: %s", method, params, refusal)
 	}
 	return result
+}
+
+// planted is an operation as an attacker records it.
+func planted(id, spec string) string {
+	server := `{"module":"http","upstream":"backend_servers","address":"192.168.1.10:8080","file":"/etc/nginx/nginx.conf","line":1}`
+	return fmt.Sprintf(`{"operation":{"id":%q,"kind":"drain","targets":["192.168.1.10"],"user":"root","host":"lb","began":"2026-01-01T00:00:00Z","servers":[%s],"spec":%s},
+		"lines":[{"event":"operation_started","v":2,"kind":"drain","targets":["192.168.1.10"],"user":"root","host":"lb","servers":[]}]}`, id, server, spec)
+}
+
+// newID is an ID that the agent takes now.
+func newID() string { return journal.NewID(time.Now(), "") }
+
+// specWith is a spec of a drain of app1 with a further key.
+func specWith(more string) string {
+	return `{"kind":"drain","targets":["192.168.1.10"],"timeout_ns":0,"health_timeout_ns":0,"min_up":0,"ssh":{},"allow":{},"nginx":{},"user":"root","host":"lb"` + more + `}`
+}
+
+// drainAs drains app1 through an agent, from the plan to the end, with a spec of the
+// attacker's, and leaves it drained.
+func (a *attackAgent) drainAs(spec string) {
+	a.t.Helper()
+	var report struct {
+		Files   map[string]string
+		Servers []struct {
+			At   int
+			File string
+		}
+	}
+	if err := json.Unmarshal(a.mustAsk("plan", `{"targets":["192.168.1.10"],"want":{"down":true}}`), &report); err != nil {
+		a.t.Fatal(err)
+	}
+	a.mustAsk("begin", oneLine(planted(newID(), spec)))
+	s := report.Servers[0]
+	a.mustAsk("apply", fmt.Sprintf(`{"files":[{"path":%q,"sha256":%q,"servers":[{"at":%d,"want":{"down":true}}]}]}`, s.File, report.Files[s.File], s.At))
+	a.mustAsk("reload", `{"timeout_ns":30000000000}`)
+	a.mustAsk("end", `{"result":"done"}`)
+}
+
+func oneLine(text string) string { return strings.ReplaceAll(text, "\n", "") }
+
+// "The journal has no command": whatever the caller records, root's own drain, undrain
+// and dry run run nothing of it.
+func TestCallerCannotRunACommand(t *testing.T) {
+	l := labFor(t)
+	const mark = "/tmp/owned"
+	command := `{"path":"/tmp/nginx","test_command":"touch ` + mark + `","reload_command":"touch ` + mark + `"}`
+	writeOnLB(t, l, "/tmp/nginx", "#!/bin/sh\ntouch "+mark+"\nexec /usr/sbin/nginx \"$@\"\n", 0o755)
+	for _, key := range []string{"nginx", "Nginx", "NGINX", "nginX", "\\u006eginx", "ngin\\u0078"} {
+		attack(t, l).drainAs(specWith(`,"` + key + `":` + command))
+		drainctl(t, l, "undrain", "--dry-run", "192.168.1.10").wants(t, 0)
+		drainctl(t, l, "drain", "--dry-run", "192.168.1.10").wants(t, 0)
+		drainctl(t, l, "undrain", "192.168.1.10").wants(t, 0, "is back")
+		if out, err := l.LB.Run(t.Context(), "ls", mark); err == nil {
+			t.Fatalf("the key %s: root ran the caller's command: %s", key, out)
+		}
+		state := mustRun(t, l.LB, "cat", "/var/lib/drainctl/state.json")
+		if strings.Contains(state, "touch") {
+			t.Fatalf("the key %s: the journal has the command: %s", key, state)
+		}
+	}
+}
+
+// "An undrain inherits from those who drained": an operation that is only planted, with
+// whatever ID, decides nothing, and status shows whose it is.
+func TestCallerCannotHijackAnUndrain(t *testing.T) {
+	l := labFor(t)
+	evil := specWith(`,"service":"poweroff.target"`)
+	drainctl(t, l, "drain", "192.168.1.10", "-s", lab.AppUnit).wants(t, 0)
+	a := attack(t, l)
+	for _, id := range []string{"99991231-235959.000-evil", "x", "20260101-000000.000-abcd"} {
+		if _, refusal := a.ask("begin", oneLine(planted(id, evil))); refusal == "" {
+			t.Errorf("the ID %s is taken", id)
+		}
+		a = attack(t, l)
+	}
+	a.mustAsk("begin", oneLine(planted(newID(), evil)))
+	a.close()
+	drainctl(t, l, "status").wants(t, 0, "deploy (uid ")
+	drainctl(t, l, "undrain", "192.168.1.10").wants(t, 0, "is back")
+	if out := mustRun(t, l.Apps[0], "systemctl", "is-active", lab.AppUnit); !strings.HasPrefix(out, "active") {
+		t.Errorf("the app is %s", out)
+	}
+}
+
+// "What another user recorded is shown before it is used": root confirms the service, the
+// SSH host and the command that deploy recorded, or gives their own.
+func TestCallerCannotHaveRootUseSettingsUnseen(t *testing.T) {
+	l := labFor(t)
+	attack(t, l).drainAs(specWith(`,"service":"my-web-app","ssh":{"host":"192.168.1.12","user":"nobody"}`))
+	for _, dry := range [][]string{{"--dry-run"}, nil} {
+		drainctl(t, l, append([]string{"undrain", "192.168.1.10"}, dry...)...).wants(t, 4,
+			"deploy (uid ", "--service my-web-app", "--ssh-host 192.168.1.12", "--ssh-user nobody", "--as-recorded")
+	}
+	drainctl(t, l, "undrain", "192.168.1.10", "--service", lab.AppUnit, "--ssh-host", "192.168.1.10", "--ssh-user", "root").wants(t, 0, "is back")
+	attack(t, l).drainAs(specWith(`,"service":"poweroff.target"`))
+	drainctl(t, l, "undrain", "192.168.1.10", "--as-recorded").wants(t, 4, "poweroff.target", "--service")
+	drainctl(t, l, "undrain", "192.168.1.10", "--service", lab.AppUnit).wants(t, 0, "is back")
+
+	run := strings.Replace(specWith(`,"rollout":{"command":["touch","/tmp/owned"],"gate":"touch /tmp/owned","only_if":"touch /tmp/owned"}`), `"kind":"drain"`, `"kind":"run"`, 1)
+	attack(t, l).mustAsk("begin", oneLine(planted(newID(), run)))
+	drainctl(t, l, "resume").wants(t, 4, "the command touch /tmp/owned", "--gate", "--only-if", "deploy (uid ")
+	mustRun(t, l.LB, "sh", "-c", "! test -e /tmp/owned")
+	// History says who it was, whatever the caller says.
+	drainctl(t, l, "history").wants(t, 0, "recorded as deploy (uid ")
+}
+
+// "An operation that ends as done puts nothing back that it has not": the marks and the
+// operations of others stay.
+func TestCallerCannotForgetWhatOthersDrained(t *testing.T) {
+	l := labFor(t)
+	drainctl(t, l, "drain", "192.168.1.10", "-s", lab.AppUnit).wants(t, 0)
+	for _, kind := range []string{"undrain", "drain", "run"} {
+		a := attack(t, l)
+		a.mustAsk("begin", oneLine(planted(newID(), strings.Replace(specWith(""), `"kind":"drain"`, `"kind":"`+kind+`"`, 1))))
+		var state struct{ Operations []struct{ ID string } }
+		if err := json.Unmarshal(a.mustAsk("state", `{}`), &state); err != nil {
+			t.Fatal(err)
+		}
+		a.mustAsk("end", fmt.Sprintf(`{"result":"done","supersede":[%q]}`, state.Operations[0].ID))
+		a.close()
+	}
+	drainctl(t, l, "undrain", "192.168.1.10").wants(t, 0, "is back")
+	if out := mustRun(t, l.Apps[0], "systemctl", "is-active", lab.AppUnit); !strings.HasPrefix(out, "active") {
+		t.Errorf("the app is %s", out)
+	}
+}
+
+// "Nginx loads what an edit of the operation has changed, and nothing else at the caller's
+// wish".
+func TestCallerCannotReloadWithoutAnEdit(t *testing.T) {
+	l := labFor(t)
+	before, err := l.LB.Workers(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := attack(t, l)
+	a.mustAsk("begin", oneLine(planted(newID(), specWith(""))))
+	if _, refusal := a.ask("reload", `{"timeout_ns":30000000000}`); !strings.Contains(refusal, "no edit") {
+		t.Errorf("reload without an edit: %q", refusal)
+	}
+	failed := attack(t, l) // a Begin that fails begins nothing
+	if _, refusal := failed.ask("begin", oneLine(planted("../x", specWith("")))); refusal == "" {
+		t.Error("an ID that is a path is taken")
+	}
+	if _, refusal := failed.ask("reload", `{"timeout_ns":30000000000}`); refusal == "" {
+		t.Error("reload after a failed begin")
+	}
+	if now, err := l.LB.Workers(t.Context()); err != nil || !maps.Equal(now, before) {
+		t.Errorf("workers %v became %v, %v", before, now, err)
+	}
+}
+
+// "An edit that nobody loads does not stay": the agent undoes it when its caller goes.
+func TestCallerCannotLeaveAnEditBehind(t *testing.T) {
+	l := labFor(t)
+	before := configuration(t, l)
+	a := attack(t, l)
+	var report struct {
+		Files   map[string]string
+		Servers []struct {
+			At   int
+			File string
+		}
+	}
+	if err := json.Unmarshal(a.mustAsk("plan", `{"targets":["192.168.1.10"],"want":{"down":true}}`), &report); err != nil {
+		t.Fatal(err)
+	}
+	a.mustAsk("begin", oneLine(planted(newID(), specWith(""))))
+	s := report.Servers[0]
+	a.mustAsk("apply", fmt.Sprintf(`{"files":[{"path":%q,"sha256":%q,"servers":[{"at":%d,"want":{"down":true}}]}]}`, s.File, report.Files[s.File], s.At))
+	a.close()
+	sameFiles(t, before, configuration(t, l))
+	drainctl(t, l, "drain", "192.168.1.10").wants(t, 0, "is drained") // no lock is left
+}
+
+// "What one user records is bounded": large and deep specs, long reasons and many
+// operations are refused, and root's own drain goes on.
+func TestCallerCannotFillTheJournal(t *testing.T) {
+	l := labFor(t)
+	deep := strings.Repeat(`{"x":`, 9900) + "1" + strings.Repeat("}", 9900)
+	for name, spec := range map[string]string{
+		"deep":        specWith(`,"per_backend":{"a":` + deep + `}`),
+		"unknown":     specWith(`,"zzz":` + deep),
+		"long reason": specWith(`,"reason":"` + strings.Repeat("x", 100_000) + `"`),
+		"null":        "null",
+	} {
+		a := attack(t, l)
+		if _, refusal := a.ask("begin", oneLine(planted(newID(), spec))); refusal == "" {
+			t.Errorf("%s is recorded", name)
+		}
+		if _, refusal := a.ask("state", `{}`); refusal != "" {
+			t.Errorf("%s: the agent does not go on: %s", name, refusal)
+		}
+		a.close()
+	}
+	a := attack(t, l)
+	a.mustAsk("begin", oneLine(planted(newID(), specWith(""))))
+	line := `{"event":"warning","text":"` + strings.Repeat("x", 1<<20) + `"}`
+	for range 40 {
+		if _, refusal := a.ask("record", `{"lines":[`+line+`]}`); refusal != "" {
+			break
+		}
+	}
+	a.close()
+	if size := strings.Fields(mustRun(t, l.LB, "du", "-sk", "/var/lib/drainctl"))[0]; len(size) > 5 || size > "20000" && len(size) == 5 {
+		t.Errorf("the journal takes %s KiB", size)
+	}
+	drainctl(t, l, "drain", "192.168.1.10").wants(t, 0, "is drained")
 }

@@ -1,0 +1,116 @@
+package drain
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+
+	"github.com/drainctl/drainctl/drain/balancer"
+	"github.com/drainctl/drainctl/drain/journal"
+)
+
+// ServeAgent offers this machine's nginx to the caller over in and out until in ends.
+func ServeAgent(ctx context.Context, n Nginx, version string, caller journal.Recorder, in io.Reader, out io.WriteCloser) error {
+	options, err := n.Options()
+	if err != nil {
+		return err
+	}
+	options.Caller = caller
+	return balancer.Serve(ctx, in, out, &served{balancer.NewLocal(options), n}, version)
+}
+
+// A served is an LB as its agent offers it. It reads what a caller wants recorded into
+// the types that later commands read it with, and records what it has read.
+type served struct {
+	balancer.Balancer
+	nginx Nginx // as the agent itself was told
+}
+
+// Begin implements [balancer.Balancer].
+func (s *served) Begin(ctx context.Context, b balancer.Beginning) error {
+	var spec Spec
+	op := &b.Operation
+	if err := decode(op.Spec, &spec); err != nil {
+		return refused("the spec of operation %s: %w", op.ID, err)
+	}
+	var err error
+	if spec.PerUpstream, err = canonical(spec.PerUpstream); err != nil {
+		return refused("the settings of upstreams: %w", err)
+	}
+	if spec.PerBackend, err = canonical(spec.PerBackend); err != nil {
+		return refused("the settings of backends: %w", err)
+	}
+	spec.Nginx = s.nginx
+	op.Kind, op.Targets, op.User, op.Host, op.Reason, op.Continues = string(spec.Kind), spec.Targets, spec.User, spec.Host, spec.Reason, spec.Continues
+	if op.Spec, err = json.Marshal(spec.recordable()); err != nil {
+		return err
+	}
+	if op.Progress, err = canonicalProgress(op.Progress); err != nil {
+		return err
+	}
+	return s.Balancer.Begin(ctx, b)
+}
+
+// Record implements [balancer.Balancer].
+func (s *served) Record(ctx context.Context, r balancer.Recorded) (err error) {
+	if r.Progress, err = canonicalProgress(r.Progress); err != nil {
+		return err
+	}
+	return s.Balancer.Record(ctx, r)
+}
+
+// canonicalProgress is progress of a rolling run as this program writes it.
+func canonicalProgress(text json.RawMessage) (json.RawMessage, error) {
+	if text == nil {
+		return nil, nil
+	}
+	var p progress
+	if err := decode(text, &p); err != nil {
+		return nil, refused("the progress of the operation: %w", err)
+	}
+	return json.Marshal(p)
+}
+
+// canonical is settings by name as this program writes them: each is an object of fields
+// that Settings has, by their exact names.
+func canonical(per map[string]json.RawMessage) (map[string]json.RawMessage, error) {
+	for name, text := range per {
+		var set Settings
+		if err := decode(text, &set); err != nil {
+			return nil, fmt.Errorf("%.80q: %w", name, err)
+		}
+		var fields map[string]json.RawMessage
+		if err := json.Unmarshal(text, &fields); err != nil {
+			return nil, fmt.Errorf("%.80q: %w", name, err)
+		}
+		for field := range fields {
+			if !settingsFields[field] {
+				return nil, fmt.Errorf("%.80q: unknown field %.80q", name, field)
+			}
+		}
+		var err error
+		if per[name], err = json.Marshal(fields); err != nil {
+			return nil, err
+		}
+	}
+	return per, nil
+}
+
+// decode reads a JSON value whose fields v has all, and nothing after it.
+func decode(text json.RawMessage, v any) error {
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		return err
+	}
+	if d.More() {
+		return fmt.Errorf("more than one JSON value")
+	}
+	return nil
+}
+
+func refused(format string, args ...any) error {
+	return &balancer.Error{Code: balancer.CodeRefused, Message: fmt.Errorf(format, args...).Error()}
+}

@@ -1,0 +1,228 @@
+package drain
+
+import (
+	"encoding/json"
+	"fmt"
+	"path"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/remote"
+)
+
+// What one user has recorded is data to every other user: it is shown before it is used,
+// and used only with their consent.
+
+// recordable is the spec as a journal may have it: without the programs that are run as
+// root on an LB. Those come from the command line or from root's own file, each time.
+func (s Spec) recordable() Spec {
+	s.Nginx.Path, s.Nginx.TestCommand, s.Nginx.ReloadCommand = "", "", ""
+	return s
+}
+
+// settingsFields are the names that the fields of Settings have in JSON.
+var settingsFields = func() map[string]bool {
+	names := map[string]bool{}
+	for f := range reflect.TypeFor[Settings]().Fields() {
+		names[jsonName(f)] = true
+	}
+	return names
+}()
+
+// specOf is what an operation in a journal was asked for.
+func specOf(op journal.Operation) (Spec, error) {
+	s := DefaultSpec(Kind(op.Kind))
+	if err := json.Unmarshal(op.Spec, &s); err != nil {
+		return s, fmt.Errorf("operation %s in the journal: %w", op.ID, err)
+	}
+	s = s.recordable()
+	var bad error
+	s.Any(func(set Settings) bool {
+		if err := checkRecordedUnit(set.Service); err != nil {
+			bad = fmt.Errorf("operation %s in the journal: %w", op.ID, err)
+		}
+		return false
+	})
+	return s, bad
+}
+
+// unitName is a name that systemd.unit(5) allows and that no program takes for a flag.
+var unitName = regexp.MustCompile(`^[A-Za-z0-9:_.\\@{][A-Za-z0-9:_.\\@{}-]*$`)
+
+// otherUnitTypes are the types of units that are no app (systemd.unit(5)): poweroff.target
+// is one.
+var otherUnitTypes = []string{".target", ".mount", ".automount", ".swap", ".device", ".timer", ".path", ".slice", ".scope", ".snapshot"}
+
+// checkRecordedUnit refuses a unit of a journal that is no service and no socket.
+func checkRecordedUnit(unit string) error {
+	if unit == "" {
+		return nil
+	}
+	if !unitName.MatchString(unit) || slices.Contains(otherUnitTypes, path.Ext(unit)) {
+		return fmt.Errorf("the unit %q is neither a service nor a socket: name the unit with --service", unit)
+	}
+	return nil
+}
+
+// A callersState is the journal of an LB, and who asks for it as the LB sees them.
+type callersState struct {
+	journal.State
+	caller journal.Recorder
+}
+
+// isForeign reports whether the LB has the operation from another user than the caller
+// and root.
+func (s callersState) isForeign(id string) bool {
+	op, ok := s.Find(id)
+	return ok && !s.caller.Trusts(op.Recorder)
+}
+
+// A recordedOperation is an operation that settings are inherited from.
+type recordedOperation struct {
+	journal.Operation
+	foreign bool // another user than the caller and root recorded it, on one LB at least
+}
+
+// drainsOf is the operations that an undrain inherits from, the oldest first, each once:
+// those that own a mark on one of its servers, and others on these servers by the same
+// recorders, the caller or root. Whoever only claims a server has no say.
+func drainsOf(spec Spec, states []callersState) (all []recordedOperation) {
+	for _, s := range states {
+		var owners []*journal.Recorder
+		owns := func(op journal.Operation) bool {
+			return slices.ContainsFunc(s.Marks, func(m journal.Mark) bool { return m.Operation == op.ID && spec.names(m.Server) })
+		}
+		for _, op := range s.Operations {
+			if owns(op) {
+				owners = append(owners, op.Recorder)
+			}
+		}
+		for _, op := range s.Operations {
+			covers := slices.ContainsFunc(op.Servers, func(l journal.Located) bool { return spec.names(l.Server) })
+			byOwner := op.Recorder != nil && slices.ContainsFunc(owners, func(r *journal.Recorder) bool { return r != nil && r.UID == op.Recorder.UID })
+			if !covers || !owns(op) && !byOwner && !s.caller.Trusts(op.Recorder) {
+				continue
+			}
+			i := slices.IndexFunc(all, func(had recordedOperation) bool { return had.ID == op.ID })
+			if i < 0 {
+				i, all = len(all), append(all, recordedOperation{Operation: op})
+			}
+			all[i].foreign = all[i].foreign || s.isForeign(op.ID)
+		}
+	}
+	slices.SortStableFunc(all, func(a, b recordedOperation) int { return strings.Compare(a.ID, b.ID) })
+	return all
+}
+
+// inherit is an undrain's spec with what the drains that it ends were given.
+func (s Spec) inherit(drains []recordedOperation) (Spec, error) {
+	var from *Spec
+	var id string
+	for _, op := range drains {
+		was, err := specOf(op.Operation)
+		if err != nil {
+			if s.given("service") {
+				continue // the operator says what is to be started
+			}
+			return s, refuse(Finding{Code: "recorded-unit", Override: "--service", Text: err.Error()})
+		}
+		switch {
+		case from == nil, was.Service == from.Service:
+		case was.Service == "":
+			continue
+		case from.Service != "" && !s.given("service"):
+			return s, refuse(Finding{Code: "several-services", Override: "--service",
+				Text: fmt.Sprintf("the target was drained with different services: %s (%s) and %s (%s)\nhint: a target with its port may have one of them", from.Service, id, was.Service, op.ID)})
+		}
+		if from != nil && from.Nginx.Conf != was.Nginx.Conf && !s.given("nginx-conf") {
+			return s, refuse(Finding{Code: "several-configurations", Override: "--nginx-conf",
+				Text: fmt.Sprintf("the target was drained in different configurations: %s (%s) and %s (%s)", from.Nginx.Conf, id, was.Nginx.Conf, op.ID)})
+		}
+		from, id = &was, op.ID
+	}
+	if from == nil {
+		return s, nil
+	}
+	full, err := s.complete(*from, byUndrain)
+	if err != nil {
+		return s, err
+	}
+	return full, s.confirm(full, drains...)
+}
+
+// resume is the spec that continues with an operation: what it was asked for, with what
+// is given now before it.
+func (s Spec) resume(op recordedOperation) (Spec, error) {
+	from, err := specOf(op.Operation)
+	if err != nil {
+		return s, refuse(Finding{Code: "recorded-unit", Text: err.Error()})
+	}
+	next, err := s.complete(from, byResume)
+	if err != nil {
+		return s, err
+	}
+	next.Continues = op.ID
+	return next, s.confirm(next, op)
+}
+
+// actingFlags are the settings that decide which machine is asked, and what is run or
+// started there.
+var actingFlags = []string{"service", "ssh-host", "ssh-user", "ssh-port", "identity", "health", "status-url", "nginx-conf", "state-dir", "on-backend", "reboot", "gate", "only-if"}
+
+// confirm refuses a spec with settings that another user recorded, unless the operator
+// has consented to them.
+func (s Spec) confirm(full Spec, ops ...recordedOperation) error {
+	i := slices.IndexFunc(ops, func(op recordedOperation) bool { return op.foreign })
+	if i < 0 || s.AsRecorded {
+		return nil
+	}
+	inherited := s.inherited(full)
+	if len(inherited) == 0 {
+		return nil
+	}
+	by := "an unknown user"
+	if r := ops[i].Recorder; r != nil {
+		by = r.String()
+	}
+	return refuse(Finding{Code: "recorded-by-another", Override: "--as-recorded", Text: fmt.Sprintf(
+		"operation %s was recorded by %s, and would have this command use: %s\nhint: --as-recorded consents to these settings; flags on the command line replace them",
+		ops[i].ID, by, strings.Join(inherited, "; "))})
+}
+
+// inherited is the settings that act and that full has from a journal, as flags.
+func (s Spec) inherited(full Spec) (texts []string) {
+	flags := func(of any, than any) (words []string) {
+		were := map[string]any{}
+		EachFlag(than, func(name string, v reflect.Value) { were[name] = v.Interface() })
+		EachFlag(of, func(name string, v reflect.Value) {
+			if slices.Contains(actingFlags, name) && !s.given(name) && !reflect.DeepEqual(v.Interface(), were[name]) {
+				words = append(words, "--"+name+" "+remote.Quote(fmt.Sprint(v.Interface())))
+			}
+		})
+		return words
+	}
+	texts = flags(full, s)
+	for _, part := range []struct {
+		what string
+		per  map[string]json.RawMessage
+	}{{"upstream", full.PerUpstream}, {"backend", full.PerBackend}} {
+		for _, name := range sortedKeys(part.per) {
+			var set Settings
+			_ = json.Unmarshal(part.per[name], &set) // settings has read it before
+			if words := flags(set, Settings{}); len(words) > 0 {
+				texts = append(texts, fmt.Sprintf("%s %s: %s", part.what, name, strings.Join(words, " ")))
+			}
+		}
+	}
+	if command := full.Rollout.Command; len(command) > 0 {
+		texts = append(texts, "the command "+remote.Quote(command...))
+	}
+	return texts
+}
+
+// whereFlags are the flags that name the same LBs, journals and ways to run nginx again.
+// The journal has none of them.
+var whereFlags = []string{"config", "lb", "state-dir", "nginx", "test-command", "reload-command"}

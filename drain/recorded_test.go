@@ -1,0 +1,203 @@
+package drain
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/drainctl/drainctl/drain/balancer"
+	"github.com/drainctl/drainctl/drain/journal"
+)
+
+var (
+	rootRecorder   = &journal.Recorder{Name: "root"}
+	deployRecorder = &journal.Recorder{UID: 1000, Name: "deploy"}
+	annRecorder    = &journal.Recorder{UID: 1001, Name: "ann"}
+)
+
+// What another user than root recorded is used with consent alone, whoever asks. What
+// does nothing on a machine needs none.
+func TestConsent(t *testing.T) {
+	with := func(change func(*Spec)) Spec {
+		s := DefaultSpec(Drain)
+		s.Targets, s.Threshold = []string{"192.168.1.10"}, 3
+		change(&s)
+		return s
+	}
+	service := with(func(s *Spec) { s.Service = "shop" })
+	for _, c := range []struct {
+		name     string
+		spec     Spec
+		caller   *journal.Recorder
+		recorder *journal.Recorder
+		given    []string
+		shows    string // empty: no consent is needed
+	}{
+		{"root's own", service, rootRecorder, rootRecorder, nil, ""},
+		{"root's, by deploy", service, deployRecorder, rootRecorder, nil, ""},
+		{"deploy's own", service, deployRecorder, deployRecorder, nil, ""},
+		{"deploy's, by root", service, rootRecorder, deployRecorder, nil, "--service shop"},
+		{"deploy's, by ann", service, annRecorder, deployRecorder, nil, "--service shop"},
+		{"of an unknown user", service, rootRecorder, nil, nil, "--service shop"},
+		{"the unit is named", service, rootRecorder, deployRecorder, []string{"service"}, ""},
+		{"nothing that acts", with(func(*Spec) {}), rootRecorder, deployRecorder, nil, ""},
+		{"an SSH host", with(func(s *Spec) { s.SSH.Host = "10.0.0.9" }), rootRecorder, deployRecorder, nil, "--ssh-host 10.0.0.9"},
+		{"an SSH port", with(func(s *Spec) { s.SSH.Port = 2222 }), rootRecorder, deployRecorder, nil, "--ssh-port 2222"},
+		{"a key", with(func(s *Spec) { s.SSH.Identity = "/home/deploy/key" }), rootRecorder, deployRecorder, nil, "--identity /home/deploy/key"},
+		{"a configuration", with(func(s *Spec) { s.Nginx.Conf = "/home/deploy/nginx.conf" }), rootRecorder, deployRecorder, nil, "--nginx-conf /home/deploy/nginx.conf"},
+		{"of a backend", with(func(s *Spec) {
+			s.PerBackend = map[string]json.RawMessage{"192.168.1.10": json.RawMessage(`{"service":"shop"}`)}
+		}), rootRecorder, deployRecorder, nil, "backend 192.168.1.10: --service shop"},
+		{"of an upstream", with(func(s *Spec) {
+			s.PerUpstream = map[string]json.RawMessage{"pool": json.RawMessage(`{"ssh":{"host":"evil"}}`)}
+		}), rootRecorder, deployRecorder, nil, "upstream pool: --ssh-host evil"},
+	} {
+		op := recorded(t, c.spec)
+		op.Recorder = c.recorder
+		state := callersState{journal.State{Operations: []journal.Operation{op}, Marks: []journal.Mark{{Server: op.Servers[0].Server, Operation: op.ID}}}, *c.caller}
+		asked := DefaultSpec(Undrain)
+		asked.Targets, asked.Given = []string{"192.168.1.10"}, c.given
+		_, err := asked.inherit(drainsOf(asked, []callersState{state}))
+		checkConsent(t, c.name, err, c.shows)
+		_, err = asked.resume(recordedOperation{op, state.isForeign(op.ID)})
+		checkConsent(t, c.name+", resumed", err, c.shows)
+		asked.AsRecorded = true
+		if _, err := asked.inherit(drainsOf(asked, []callersState{state})); err != nil {
+			t.Errorf("%s: refused with --as-recorded: %v", c.name, err)
+		}
+	}
+}
+
+func checkConsent(t *testing.T, name string, err error, shows string) {
+	t.Helper()
+	switch {
+	case shows == "" && err != nil:
+		t.Errorf("%s: %v", name, err)
+	case shows != "" && (ExitOf(err) != Refused || !strings.Contains(err.Error(), shows)):
+		t.Errorf("%s: exit %d, %v; want a refusal that shows %s", name, ExitOf(err), err, shows)
+	}
+}
+
+// The work of a rolling run is shown before root does it for another user.
+func TestConsentToTheWorkOfARun(t *testing.T) {
+	s := DefaultSpec(Run)
+	s.Targets = []string{"192.168.1.10"}
+	s.Rollout.Command, s.Rollout.Gate, s.Rollout.OnlyIf = []string{"touch", "/tmp/a b"}, "/tmp/gate", "/tmp/only"
+	op := recorded(t, s)
+	op.Recorder = deployRecorder
+	_, err := DefaultSpec("").resume(recordedOperation{op, true})
+	for _, shows := range []string{"the command touch '/tmp/a b'", "--gate /tmp/gate", "--only-if /tmp/only", "deploy (uid 1000)"} {
+		checkConsent(t, shows, err, shows)
+	}
+}
+
+// An operation that only claims a server has no say in its undrain, whatever its ID.
+func TestPlantedOperationIsNotInherited(t *testing.T) {
+	s := DefaultSpec(Drain)
+	s.Targets, s.Service = []string{"192.168.1.10"}, "shop"
+	real := recorded(t, s)
+	real.Recorder = rootRecorder
+	s.Service, s.SSH.Host = "poweroff.target", "evil"
+	planted := recorded(t, s)
+	planted.ID, planted.Recorder = "99991231-235959.000-evil", deployRecorder
+	state := journal.State{Operations: []journal.Operation{real, planted}, Marks: []journal.Mark{{Server: real.Servers[0].Server, Operation: real.ID}}}
+	asked := DefaultSpec(Undrain)
+	asked.Targets = s.Targets
+	full, err := asked.inherit(drainsOf(asked, []callersState{{state, *rootRecorder}}))
+	if err != nil || full.Service != "shop" || full.SSH.Host != "" {
+		t.Errorf("service %q, SSH host %q, error %v", full.Service, full.SSH.Host, err)
+	}
+	// On a second LB, which has no mark, it is no better.
+	full, err = asked.inherit(drainsOf(asked, []callersState{{journal.State{Operations: []journal.Operation{planted}}, *rootRecorder}, {state, *rootRecorder}}))
+	if err != nil || full.Service != "shop" || full.SSH.Host != "" {
+		t.Errorf("two LBs: service %q, SSH host %q, error %v", full.Service, full.SSH.Host, err)
+	}
+}
+
+// A unit in a journal is a service or a socket, and no flag of systemctl.
+func TestRecordedUnits(t *testing.T) {
+	for unit, ok := range map[string]bool{
+		"": true, "shop": true, "shop.service": true, "shop@8080.service": true, "shop.socket": true, "shop.v2": true, "shop@{port}": true,
+		"poweroff.target": false, "-H": false, "--root=/x": false, "a b": false, "x.timer": false, "x.mount": false, "a;b": false, "../x": false, "a\nb": false,
+	} {
+		if err := checkRecordedUnit(unit); (err == nil) != ok {
+			t.Errorf("%q: error %v", unit, err)
+		}
+	}
+	s := DefaultSpec(Drain)
+	s.PerBackend = map[string]json.RawMessage{"a": json.RawMessage(`{"service":"poweroff.target"}`)}
+	if _, err := specOf(recorded(t, s)); err == nil {
+		t.Error("a backend's own unit is not looked at")
+	}
+}
+
+// beginSpy is an LB that keeps what it is asked to begin.
+type beginSpy struct {
+	balancer.Balancer
+	begun []balancer.Beginning
+}
+
+func (s *beginSpy) Begin(_ context.Context, b balancer.Beginning) error {
+	s.begun = append(s.begun, b)
+	return nil
+}
+
+// An agent records what it has read, in its own spelling, with the way to run nginx that
+// it was told itself.
+func TestAgentRecordsWhatItReads(t *testing.T) {
+	const evil = "touch /tmp/owned"
+	for _, key := range []string{"nginx", "Nginx", "NGINX", "nGiNx", "nginX", "ngin\\u0078", "\\u004eginx"} {
+		for _, field := range []string{"test_command", "Test_Command", "TEST_COMMAND", "reload_command", "path"} {
+			spy := &beginSpy{}
+			s := &served{spy, Nginx{StateDir: "/var/lib/drainctl"}}
+			text := fmt.Sprintf(`{"kind":"drain","targets":["a"],"user":"","host":"","nginx":{},"%s":{%q:%q},"timeout_ns":0,"health_timeout_ns":0,"min_up":0,"ssh":{},"allow":{}}`, key, field, evil)
+			err := s.Begin(t.Context(), balancer.Beginning{Operation: journal.Operation{ID: "x", Kind: "drain", Spec: json.RawMessage(text)}})
+			if err != nil || len(spy.begun) != 1 {
+				t.Fatalf("%s.%s: %v", key, field, err)
+			}
+			if spec := string(spy.begun[0].Operation.Spec); strings.Contains(spec, "touch") || !strings.Contains(spec, "/var/lib/drainctl") {
+				t.Errorf("%s.%s: the journal gets %s", key, field, spec)
+			}
+		}
+	}
+}
+
+// What is no spec is refused, and nothing is recorded.
+func TestAgentRefusesWhatItCannotRead(t *testing.T) {
+	deep := strings.Repeat(`{"x":`, 9000) + "1" + strings.Repeat("}", 9000)
+	for name, text := range map[string]string{
+		"unknown field": `{"kind":"drain","hook":"x"}`, "array": `[]`, "two values": `{} {}`, "no JSON": `x`, "nothing": ``,
+		"deep":              `{"kind":"drain","per_backend":{"a":` + deep + `}}`,
+		"field of Settings": `{"kind":"drain","per_backend":{"a":{"hook":"x"}}}`,
+		"odd spelling":      `{"kind":"drain","per_upstream":{"a":{"Service":"x"}}}`,
+		"progress":          `{"kind":"run"}`,
+	} {
+		spy := &beginSpy{}
+		b := balancer.Beginning{Operation: journal.Operation{ID: "x", Spec: json.RawMessage(text)}}
+		if name == "progress" {
+			b.Operation.Progress = json.RawMessage(deep)
+		}
+		var e *balancer.Error
+		if err := (&served{spy, Nginx{}}).Begin(t.Context(), b); !errors.As(err, &e) || e.Code != balancer.CodeRefused || len(spy.begun) > 0 {
+			t.Errorf("%s: error %v, %d begun", name, err, len(spy.begun))
+		}
+	}
+	// null is an empty spec, which the journal refuses; it must not end the agent.
+	_ = (&served{&beginSpy{}, Nginx{}}).Begin(t.Context(), balancer.Beginning{Operation: journal.Operation{ID: "x", Spec: json.RawMessage("null")}})
+}
+
+// IDs follow the clock of the LB, which compares them with it.
+func TestIDsAreOfTheLBsClock(t *testing.T) {
+	ahead := time.Now().Add(3 * time.Hour)
+	id := newID([]LBPlan{{Report: &balancer.Report{Now: ahead}}})
+	if err := journal.CheckNewID(id, ahead, ""); err != nil {
+		t.Error(err)
+	}
+	if err := journal.CheckNewID(newID([]LBPlan{{Report: &balancer.Report{}}}), time.Now(), ""); err != nil {
+		t.Errorf("without an LB's clock it is this machine's: %v", err)
+	}
+}

@@ -25,6 +25,7 @@ type connection struct {
 	client *ssh.Client
 	conn   *countingConn
 	hops   []*ssh.Client // those it runs through
+	answer time.Duration // for the host to answer a request
 	dead   chan struct{} // closed when it is of no more use
 	once   sync.Once
 	cause  error // why, once dead is closed
@@ -88,7 +89,7 @@ func (c *connection) keepalive(interval time.Duration) {
 // end marks the connection as dead, for the reason err, and closes it.
 func (c *connection) end(err error) {
 	c.once.Do(func() {
-		c.cause = err
+		c.cause = clippedError{err}
 		close(c.dead)
 		c.conn.Close() // first: a goodbye may block on a network that is cut
 		c.client.Close()
@@ -119,7 +120,8 @@ var errDead = errors.New("the connection is dead")
 
 // query runs f, which asks the host something over c, for as long as that can be
 // answered. What f brings after that is given to drop. The library may let f
-// wait for ever on a connection that has just ended.
+// wait for ever on a connection that has just ended. A host that does not answer in
+// time loses the connection.
 func query[T any](ctx context.Context, c *connection, f func() (T, error), drop func(T)) (T, error) {
 	type answer struct {
 		value T
@@ -139,6 +141,9 @@ func query[T any](ctx context.Context, c *connection, f func() (T, error), drop 
 	case <-ctx.Done():
 		err = context.Cause(ctx)
 	case <-c.dead:
+		err = errDead
+	case <-time.After(c.answer):
+		c.end(fmt.Errorf("no answer within %v", c.answer))
 		err = errDead
 	}
 	go func() {
@@ -176,7 +181,7 @@ func (c *connection) open(ctx context.Context, limit time.Duration) (ssh.Channel
 			c.end(err)
 			return nil, nil, errDead
 		case time.Since(begin) > limit:
-			return nil, nil, fmt.Errorf("%s refuses another session (%s); see MaxSessions in its sshd_config", c.name, refused.Message)
+			return nil, nil, fmt.Errorf("%s refuses another session (%s); see MaxSessions in its sshd_config", c.name, clip(refused.Message))
 		}
 		select {
 		case <-time.After(pause):
@@ -204,7 +209,7 @@ func (c *connection) dial(ctx context.Context, network, addr string) (net.Conn, 
 		c.end(err) // in whatever words: this cannot fail otherwise
 		return nil, errDead
 	case refused.Reason == ssh.Prohibited:
-		return nil, fmt.Errorf("%s (see AllowTcpForwarding and PermitOpen in its sshd_config)", refused.Message)
+		return nil, fmt.Errorf("%s (see AllowTcpForwarding and PermitOpen in its sshd_config)", clip(refused.Message))
 	}
-	return nil, errors.New(refused.Message)
+	return nil, errors.New(clip(refused.Message))
 }

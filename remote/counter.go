@@ -62,7 +62,7 @@ type Counter struct {
 
 	mutex  sync.Mutex
 	stream *Stream // nil while there is none
-	lines  *bufio.Reader
+	lines  *lineReader
 	id     int // of the last request
 }
 
@@ -162,7 +162,7 @@ func (c *Counter) begin(ctx context.Context) error {
 	if c.stream, err = c.host.Start(ctx, Command{Args: []string{"sh"}}); err != nil {
 		return err
 	}
-	c.lines = bufio.NewReader(c.stream)
+	c.lines = &lineReader{Reader: bufio.NewReaderSize(c.stream, maxLine)}
 	if err := c.greet(ctx, filter); err != nil {
 		c.drop()
 		return err
@@ -175,12 +175,13 @@ func (c *Counter) begin(ctx context.Context) error {
 // before that.
 func (c *Counter) greet(ctx context.Context, filter string) error {
 	ready := rand.Text()
-	defer c.closeOn(ctx)()
+	ctx, done := c.limit(ctx)
+	defer done()
 	if _, err := io.WriteString(c.stream, fmt.Sprintf("ready=%s filter='%s'\n", ready, filter)+counterScript); err != nil {
 		return c.broken(ctx, err)
 	}
 	for {
-		line, err := c.lines.ReadString('\n')
+		line, err := c.lines.line()
 		if err != nil {
 			return c.broken(ctx, err)
 		}
@@ -190,14 +191,15 @@ func (c *Counter) greet(ctx context.Context, filter string) error {
 		case found && missing == " no ss":
 			return ErrNoSS
 		case found:
-			return fmt.Errorf("the host has%s", missing)
+			return fmt.Errorf("the host has%s", clip(missing))
 		}
 	}
 }
 
 // exchange sends a request and reads the answer to its end.
 func (c *Counter) exchange(ctx context.Context, request string) ([]string, error) {
-	defer c.closeOn(ctx)()
+	ctx, done := c.limit(ctx)
+	defer done()
 	c.id++
 	verb, args, _ := strings.Cut(request, " ")
 	if _, err := fmt.Fprintf(c.stream, "%s %d %s\n", verb, c.id, args); err != nil {
@@ -206,7 +208,7 @@ func (c *Counter) exchange(ctx context.Context, request string) ([]string, error
 	last := fmt.Sprintf("end %d ", c.id)
 	var lines []string
 	for {
-		line, err := c.lines.ReadString('\n')
+		line, err := c.lines.line()
 		if err != nil {
 			return nil, c.broken(ctx, err)
 		}
@@ -218,17 +220,22 @@ func (c *Counter) exchange(ctx context.Context, request string) ([]string, error
 	}
 }
 
-// closeOn has the end of ctx end a reading, until stop is called.
-func (c *Counter) closeOn(ctx context.Context) (stop func()) {
+// limit bounds the answer that is read next: its length, and the time for it. The end
+// of that time, or of ctx, ends the command, until done is called.
+func (c *Counter) limit(ctx context.Context) (limited context.Context, done func()) {
 	s, closed := c.stream, make(chan struct{})
-	cancel := context.AfterFunc(ctx, func() {
+	c.lines.left = maxOutput
+	within := s.limits.command
+	ctx, cancel := context.WithTimeoutCause(ctx, within, fmt.Errorf("no answer within %v", within))
+	stop := context.AfterFunc(ctx, func() {
 		s.process.hangup()
 		close(closed)
 	})
-	return func() {
-		if !cancel() {
+	return ctx, func() {
+		if !stop() {
 			<-closed
 		}
+		cancel()
 	}
 }
 
@@ -237,7 +244,7 @@ func (c *Counter) broken(ctx context.Context, err error) error {
 	switch {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
-	case errors.Is(err, ErrConnection):
+	case errors.Is(err, ErrConnection), errors.As(err, new(tooLongError)):
 		return err
 	}
 	if text := lastLines([]byte(c.stream.Stderr()), outputLines); text != "" {
@@ -258,14 +265,14 @@ func parseCount(lines []string) (Count, error) {
 	if len(lines) == 0 {
 		return Count{}, bad
 	}
-	if _, err := fmt.Sscanf(lines[0], "open %d %d", &c.Open, &peers); err != nil || c.Open < 0 || peers > c.Open {
+	if _, err := fmt.Sscanf(lines[0], "open %d %d", &c.Open, &peers); err != nil || c.Open < 0 || c.Open > maxOpen || peers < 0 || peers > c.Open {
 		return Count{}, bad
 	}
 	sum := 0
 	for _, line := range lines[1:] {
 		words := strings.Fields(line)
 		if len(words) > 0 && words[0] == "held" {
-			if h, ok := parseHeld(words[1:]); ok {
+			if h, ok := parseHeld(words[1:]); ok && len(c.Held) < maxHeld {
 				c.Held = append(c.Held, h)
 			}
 			continue
@@ -275,7 +282,7 @@ func parseCount(lines []string) (Count, error) {
 		}
 		n, err := strconv.Atoi(words[1])
 		addr, aerr := netip.ParseAddr(words[2])
-		if err != nil || aerr != nil || n <= 0 || n > c.Open-sum {
+		if err != nil || aerr != nil || n <= 0 || n > c.Open-sum || len(c.Peers) == maxPeers {
 			return Count{}, bad
 		}
 		sum += n
@@ -325,9 +332,12 @@ func parseClients(lines []string) ([]netip.AddrPort, error) {
 			if err != nil {
 				return nil, fmt.Errorf("unexpected output: %q: %w", clip(line), err)
 			}
+			if len(clients) == maxClients {
+				return nil, fmt.Errorf("unexpected output: more than %d clients", maxClients)
+			}
 			clients = append(clients, end)
 		case "more":
-			more = fmt.Errorf("%w (%s more)", ErrManyClients, value)
+			more = fmt.Errorf("%w (%s more)", ErrManyClients, clip(value))
 		default:
 			return nil, fmt.Errorf("unexpected output: %q", clip(line))
 		}
@@ -341,7 +351,7 @@ func answer(lines []string) ([]string, error) {
 	last := len(lines) - 1
 	var said []string
 	for _, line := range lines {
-		if text, found := strings.CutPrefix(line, "error "); found {
+		if text, found := strings.CutPrefix(line, "error "); found && len(said) < outputLines {
 			said = append(said, clip(text))
 		}
 	}
@@ -349,7 +359,7 @@ func answer(lines []string) ([]string, error) {
 	case len(said) > 0:
 		return nil, fmt.Errorf("ss: %s", strings.Join(said, "\n"))
 	case last >= 0 && lines[last] != "end 0" && strings.HasPrefix(lines[last], "end "):
-		return nil, fmt.Errorf("ss ended with exit status %s", strings.TrimPrefix(lines[last], "end "))
+		return nil, fmt.Errorf("ss ended with exit status %s", clip(strings.TrimPrefix(lines[last], "end ")))
 	case last < 0 || lines[last] != "end 0":
 		return nil, fmt.Errorf("unexpected output of ss: %q", clip(strings.Join(lines, "\n")))
 	}

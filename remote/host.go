@@ -34,9 +34,10 @@ type Host interface {
 	// Code other than 0 and no error; so is a command that does not exist,
 	// with the shell's code 127, and one that cannot be executed, 126. An
 	// error means that it could not be started, that sudo refused it
-	// (*SudoError), that ctx ended, or that its end is not known
-	// (ErrConnection). When ctx ends, the command is told to end; one that
-	// does not, or runs as root, may go on.
+	// (*SudoError), that ctx or its Limit ended, that it printed more than
+	// 1 MiB, or that its end is not known (ErrConnection). In the first two
+	// cases the command is told to end; one that does not, or runs as root,
+	// may go on.
 	Run(ctx context.Context, c Command) (Result, error)
 	// Start starts c, to be talked to. It uses ctx and c.Stdin no longer
 	// than until the command has started. Close the Stream in the end: until
@@ -60,7 +61,13 @@ type Command struct {
 	Root bool
 	// Stdin is what Run has it read; nothing if empty. Start ignores it.
 	Stdin []byte
+	// Limit is how long Run lets it take, from when it has started: 30 s if it
+	// is 0, and as long as ctx lasts if it is NoLimit.
+	Limit time.Duration
 }
+
+// NoLimit leaves it to the context how long a command may take.
+const NoLimit time.Duration = -1
 
 // Result is how a command ended.
 type Result struct {
@@ -104,12 +111,12 @@ func (e *ExitError) Error() string {
 	return fmt.Sprintf("%s: exit status %d: %s", command, e.Code, e.Output)
 }
 
-// lastLines returns the last n lines of b that are not blank.
+// lastLines returns the last n lines of b that are not blank, each clipped to 4 KiB.
 func lastLines(b []byte, n int) string {
 	var lines []string
 	for line := range strings.Lines(string(b)) {
 		if line = strings.TrimRight(line, " \t\r\n"); line != "" {
-			lines = append(lines, line)
+			lines = append(lines, clipTo(line, maxText))
 		}
 	}
 	return strings.Join(lines[max(0, len(lines)-n):], "\n")

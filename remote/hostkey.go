@@ -260,7 +260,7 @@ func (k *hostKeys) check(addr string, remote net.Addr, key ssh.PublicKey) error 
 			}
 		}
 	default:
-		e.Problem, e.Cause = HostKeyCertificate, err
+		e.Problem, e.Cause = HostKeyCertificate, clippedError{err}
 	}
 	return e
 }

@@ -28,7 +28,14 @@ func TestGet(t *testing.T) {
 		http.Redirect(w, r, "/ok", http.StatusFound)
 	})
 	mux.HandleFunc("/big", func(w http.ResponseWriter, _ *http.Request) {
-		_, _ = w.Write(bytes.Repeat([]byte("x"), 3<<20))
+		_, _ = w.Write(bytes.Repeat([]byte("x"), maxBody))
+	})
+	mux.HandleFunc("/endless", func(w http.ResponseWriter, _ *http.Request) {
+		for _, err := w.Write(make([]byte, 1<<20)); err == nil; _, err = w.Write(make([]byte, 1<<20)) {
+		}
+	})
+	mux.HandleFunc("/header", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("X", strings.Repeat("x", 2*maxBody))
 	})
 	mux.HandleFunc("/slow", func(_ http.ResponseWriter, r *http.Request) {
 		select {
@@ -52,6 +59,12 @@ func TestGet(t *testing.T) {
 		} {
 			status, body, err := Get(limit(t, time.Minute), h, plain.URL+path)
 			if err != nil || status != want.status || string(body) != want.body {
+				t.Errorf("%s: %s: %d, %d bytes, %v", h.Name(), path, status, len(body), err)
+			}
+		}
+		for path, want := range map[string]string{"/endless": "longer than 64 KiB", "/header": "header"} {
+			status, body, err := Get(limit(t, time.Minute), h, plain.URL+path)
+			if err == nil || !strings.Contains(err.Error(), want) || len(body) > 0 {
 				t.Errorf("%s: %s: %d, %d bytes, %v", h.Name(), path, status, len(body), err)
 			}
 		}

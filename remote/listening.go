@@ -102,11 +102,3 @@ func parseEnd(s string) (netip.AddrPort, error) {
 	}
 	return netip.AddrPortFrom(addr, uint16(port)), nil
 }
-
-// clip shortens s for an error.
-func clip(s string) string {
-	if len(s) > 200 {
-		return s[:200] + "..."
-	}
-	return s
-}

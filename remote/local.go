@@ -20,18 +20,18 @@ import (
 // local is this machine.
 type local struct {
 	trace  func(host, command string)
-	timing timing
+	limits limits
 	user   string
 	root   bool
 }
 
 // Local returns this machine as a host. trace, if not nil, is told every
 // command before it runs, quoted for a shell, without what it reads.
-func Local(trace func(host, command string)) Host { return newLocal(trace, defaultTiming()) }
+func Local(trace func(host, command string)) Host { return newLocal(trace, defaultLimits()) }
 
-func newLocal(trace func(host, command string), t timing) *local {
+func newLocal(trace func(host, command string), limits limits) *local {
 	uid := os.Geteuid()
-	l := &local{trace: trace, timing: t, user: strconv.Itoa(uid), root: uid == 0}
+	l := &local{trace: trace, limits: limits, user: strconv.Itoa(uid), root: uid == 0}
 	if u, err := user.LookupId(l.user); err == nil {
 		l.user = u.Username
 	}
@@ -55,7 +55,7 @@ func (l *local) Run(ctx context.Context, c Command) (Result, error) {
 	var r Result
 	switch code := shellCode(err); {
 	case err == nil:
-		if r, err = s.finish(ctx, c.Stdin); err != nil {
+		if r, err = s.finish(ctx, c); err != nil {
 			return Result{}, fmt.Errorf("run %s: %w", Quote(c.Args...), err)
 		}
 	case code != 0:
@@ -95,7 +95,7 @@ func (l *local) Start(ctx context.Context, c Command) (*Stream, error) {
 	if l.trace != nil {
 		l.trace(l.Name(), Quote(args...))
 	}
-	s, err := startProcess(cmd, l.timing)
+	s, err := startProcess(cmd, l.limits)
 	if err != nil {
 		return nil, fmt.Errorf("run %s: %w", Quote(c.Args...), err)
 	}
@@ -109,7 +109,7 @@ type localProcess struct {
 }
 
 // startProcess starts cmd.
-func startProcess(cmd *exec.Cmd, t timing) (*Stream, error) {
+func startProcess(cmd *exec.Cmd, limits limits) (*Stream, error) {
 	var ends [6]*os.File // ours and its, for input, output and errors
 	closeAll := func(files ...*os.File) {
 		for _, f := range files {
@@ -132,7 +132,7 @@ func startProcess(cmd *exec.Cmd, t timing) (*Stream, error) {
 		return nil, err
 	}
 	p := &localProcess{pid: cmd.Process.Pid, stdin: ends[1], stdout: ends[2], stderr: ends[4]}
-	s := newStream(t, nil)
+	s := newStream(limits, nil)
 	s.attach(p, p.stderr)
 	go func() {
 		_ = cmd.Wait()
@@ -154,6 +154,7 @@ func (p *localProcess) Write(b []byte) (int, error) { return p.stdin.Write(b) }
 func (p *localProcess) CloseWrite() error           { return p.stdin.Close() }
 func (p *localProcess) flush() error                { return nil }
 func (p *localProcess) cut() error                  { return nil }
+func (p *localProcess) abandon()                    {} // hangup does
 
 // signal signals the command's process group. What sudo has started is root's
 // to signal.

@@ -16,7 +16,7 @@ import (
 type dialer struct {
 	route  []endpoint // the hosts on the way, and the host itself
 	keys   *keyring
-	timing timing
+	limits limits
 }
 
 // dial connects to each host of the route through the one before it.
@@ -36,9 +36,9 @@ func (d *dialer) dial(ctx context.Context) (*connection, error) {
 			hops = append(hops, client)
 			continue
 		}
-		c := &connection{name: e.name(), client: client, conn: conn, hops: hops, dead: make(chan struct{})}
+		c := &connection{name: e.name(), client: client, conn: conn, hops: hops, answer: d.limits.answer, dead: make(chan struct{})}
 		go func() { c.end(client.Wait()) }()
-		go c.keepalive(d.timing.keepalive)
+		go c.keepalive(d.limits.keepalive)
 		return c, nil
 	}
 	return nil, errors.New("ssh: no host")
@@ -88,9 +88,12 @@ func (d *dialer) login(ctx context.Context, conn net.Conn, e endpoint, known *ho
 		return nil, err
 	}
 	late := time.AfterFunc(e.timeout, func() { conn.Close() })
+	left, running := e.timeout, time.Now()
 	keys.pause = func() func() {
 		late.Stop()
-		return func() { late.Reset(e.timeout) }
+		left -= time.Since(running)
+		// The host gets no more time by asking for one key after the other.
+		return func() { running = time.Now(); late.Reset(max(left, 0)) }
 	}
 	check := &keyCheck{known: known}
 	done := make(chan struct{})
@@ -157,9 +160,9 @@ func loginError(e endpoint, keys *authAttempt, check *keyCheck, err error) error
 		return &AuthError{Host: e.name(), Tried: keys.tried, Notes: keys.notes, Cause: keys.needed}
 	case errors.Is(err, ErrConnection):
 	case strings.Contains(err.Error(), "no common algorithm"):
-		// They do not understand each other; trying again will not help.
+		err = clippedError{err} // they do not understand each other; trying again will not help
 	default:
-		err = fmt.Errorf("%w: %w", ErrConnection, err)
+		err = fmt.Errorf("%w: %w", ErrConnection, clippedError{err})
 	}
 	return fmt.Errorf("ssh to %s: %w", e.name(), err)
 }

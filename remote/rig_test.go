@@ -401,9 +401,11 @@ func connect(t testing.TB, s SSH) *sshHost {
 	return h
 }
 
-// quick is a timing for tests.
-func quick() timing {
-	return timing{keepalive: 3 * time.Second, grace: 300 * time.Millisecond, pipe: 300 * time.Millisecond, refusal: 5 * time.Second}
+// quick is shorter limits for tests.
+func quick() limits {
+	l := defaultLimits()
+	l.grace, l.pipe = 300*time.Millisecond, 300*time.Millisecond
+	return l
 }
 
 // cut kills the processes of sshd that serve connections. What they have started

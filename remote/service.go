@@ -62,9 +62,21 @@ func (s Service) State(ctx context.Context) (ServiceState, error) {
 	case "not-found":
 		return state, s.failed("ask for the state of", ErrNoUnit)
 	case "":
-		return state, s.failed("ask for the state of", fmt.Errorf("unexpected output of systemctl: %q", lastLines(r.Stdout, 3)))
+		return state, s.failed("ask for the state of", unexpected(r.Stdout))
+	}
+	for _, word := range []string{state.Load, state.Active, state.Sub, state.Result} {
+		if !stateWord.MatchString(word) {
+			return ServiceState{}, s.failed("ask for the state of", unexpected(r.Stdout))
+		}
 	}
 	return state, nil
+}
+
+// stateWord matches all that systemd says of a state.
+var stateWord = regexp.MustCompile(`^[a-z0-9-]{0,64}$`)
+
+func unexpected(output []byte) error {
+	return fmt.Errorf("unexpected output of systemctl: %q", clip(lastLines(output, 4)))
 }
 
 // parseState reads the properties that systemctl show prints, a line each.
@@ -86,12 +98,13 @@ func parseState(out string) ServiceState {
 	return s
 }
 
-// Start starts the unit, as root, with exactly `systemctl start UNIT`. That
-// systemctl is content does not say that the unit is active: see State.
+// Start starts the unit, as root, with exactly `systemctl start UNIT`, for which it
+// waits as long as ctx lasts. That systemctl is content does not say that the unit is
+// active: see State.
 func (s Service) Start(ctx context.Context) error { return s.control(ctx, "start") }
 
 // Stop stops the unit, as root, with exactly `systemctl stop UNIT`, which takes
-// until the unit has ended or systemd has killed it. See State afterwards.
+// until the unit has ended or systemd has killed it, or ctx ends. See State afterwards.
 func (s Service) Stop(ctx context.Context) error { return s.control(ctx, "stop") }
 
 func (s Service) control(ctx context.Context, verb string) error {
@@ -99,7 +112,7 @@ func (s Service) control(ctx context.Context, verb string) error {
 		return err
 	}
 	args := s.command(verb)
-	r, err := s.Host.Run(ctx, Command{Args: args, Root: true})
+	r, err := s.Host.Run(ctx, Command{Args: args, Root: true, Limit: NoLimit})
 	if err != nil {
 		return s.failed(verb, s.withRule(err))
 	}

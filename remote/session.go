@@ -3,6 +3,7 @@ package remote
 import (
 	"context"
 	"errors"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/sys/unix"
@@ -72,13 +73,29 @@ func (s *session) exec(ctx context.Context, line string) error {
 
 func (s *session) Read(b []byte) (int, error)  { return s.channel.Read(b) }
 func (s *session) Write(b []byte) (int, error) { return s.channel.Write(b) }
-func (s *session) CloseWrite() error           { return s.channel.CloseWrite() }
+func (s *session) CloseWrite() error           { return s.brief(s.channel.CloseWrite) }
+
+// brief runs f, which sends the host a few bytes, and waits for that no longer than a
+// moment: a host that reads nothing would hold it up for ever.
+func (s *session) brief(f func() error) error {
+	sent := make(chan error, 1)
+	go func() { sent <- f() }()
+	select {
+	case err := <-sent:
+		return err
+	case <-time.After(s.stream.limits.grace):
+		return errors.New("the host reads nothing")
+	}
+}
 
 // signal asks sshd to kill the command. It does so for what runs as a user other
 // than root, and only as long as the login shell lives (session_signal_req in
 // OpenSSH's session.c): a polite signal first would leave what ignores it.
 func (s *session) signal(string) {
-	_, _ = s.channel.SendRequest("signal", false, ssh.Marshal(struct{ Name string }{"KILL"}))
+	_ = s.brief(func() error {
+		_, err := s.channel.SendRequest("signal", false, ssh.Marshal(struct{ Name string }{"KILL"}))
+		return err
+	})
 }
 
 // flush asks for an answer, before which all earlier output arrives.
@@ -94,11 +111,14 @@ func (s *session) flush() error {
 // ended, so then the connection is of no more use.
 func (s *session) hangup() {
 	if s.stream.hasEnded() {
-		s.channel.Close()
+		_ = s.brief(s.channel.Close)
 		return
 	}
 	s.conn.end(errors.New("given up, with a command that did not end"))
 }
+
+// abandon ends the connection: the host was told to close the channel, and has not.
+func (s *session) abandon() { s.conn.end(errors.New("the host does not close a session")) }
 
 // cut says that the library may have ended the output where the connection
 // broke: sshd may tell the exit status before the last of the output.

@@ -47,22 +47,22 @@ type SSH struct {
 // The connection is kept, and made anew when it breaks: by the next call, or
 // by the one that finds it broken before it has sent anything.
 func (s SSH) Connect(ctx context.Context) (Host, error) {
-	return s.connect(ctx, defaultTiming())
+	return s.connect(ctx, defaultLimits())
 }
 
-func (s SSH) connect(ctx context.Context, t timing) (*sshHost, error) {
+func (s SSH) connect(ctx context.Context, limits limits) (*sshHost, error) {
 	route, err := s.route(ctx)
 	if err != nil {
 		return nil, err
 	}
 	h := &sshHost{
 		dialer: &dialer{
-			route: route, timing: t,
+			route: route, limits: limits,
 			keys: &keyring{passphrase: s.Passphrase, mutex: make(chan struct{}, 1), opened: make(map[string]ssh.Signer)},
 		},
 		endpoint: route[len(route)-1],
 		trace:    s.Trace,
-		timing:   t,
+		limits:   limits,
 		slot:     newSlot(),
 		mutex:    make(chan struct{}, 1),
 	}
@@ -77,7 +77,7 @@ type sshHost struct {
 	dialer   *dialer
 	endpoint endpoint
 	trace    func(host, command string)
-	timing   timing
+	limits   limits
 	slot     *slot
 
 	mutex  chan struct{} // full while somebody uses what follows
@@ -131,7 +131,7 @@ func (h *sshHost) Run(ctx context.Context, c Command) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	r, err := s.finish(ctx, c.Stdin)
+	r, err := s.finish(ctx, c)
 	if err != nil {
 		return Result{}, h.failed(c, err)
 	}
@@ -210,7 +210,7 @@ func (h *sshHost) send(ctx context.Context, line string) (*Stream, error) {
 		if err != nil {
 			return nil, err
 		}
-		channel, requests, err := c.open(ctx, h.timing.refusal)
+		channel, requests, err := c.open(ctx, h.limits.refusal)
 		if errors.Is(err, errDead) {
 			if !fresh {
 				continue
@@ -223,7 +223,7 @@ func (h *sshHost) send(ctx context.Context, line string) (*Stream, error) {
 		if h.trace != nil {
 			h.trace(h.Name(), line)
 		}
-		p := &session{conn: c, channel: channel, stream: newStream(h.timing, h.slot)}
+		p := &session{conn: c, channel: channel, stream: newStream(h.limits, h.slot)}
 		go p.serve(requests)
 		if err := p.exec(ctx, line); err != nil {
 			p.hangup()

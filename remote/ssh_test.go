@@ -303,7 +303,7 @@ func TestSilence(t *testing.T) {
 	if _, err := h.Run(limit(t, time.Minute), Command{Args: []string{"true"}}); err != nil {
 		t.Errorf("the host is back: %v", err)
 	}
-	if t := defaultTiming(); t.keepalive*(keepaliveMisses+1) > 12*time.Second {
+	if t := defaultLimits(); t.keepalive*(keepaliveMisses+1) > 12*time.Second {
 		panic("a dead connection must be noticed within 12 s")
 	}
 }

@@ -2,6 +2,7 @@ package remote
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,21 +12,6 @@ import (
 	"time"
 )
 
-// maxStderr is how many bytes of a command's standard error are kept, the last.
-const maxStderr = 64 << 10
-
-// timing is how long things may take; tests have shorter times.
-type timing struct {
-	keepalive time.Duration // a connection silent for so long is asked for a sign of life
-	grace     time.Duration // for a command to end when it is told to
-	pipe      time.Duration // for output after the end of a command, where something it left behind holds it open
-	refusal   time.Duration // for sshd to have room for another session
-}
-
-func defaultTiming() timing {
-	return timing{keepalive: 3 * time.Second, grace: time.Second, pipe: 2 * time.Second, refusal: 5 * time.Second}
-}
-
 // process is a running command, here or over SSH. Its output is read, its
 // input is written.
 type process interface {
@@ -34,6 +20,7 @@ type process interface {
 	signal(name string) // "TERM" or "KILL", where that is possible
 	flush() error       // returns when all output so far has arrived
 	hangup()            // closes everything to it; reads end
+	abandon()           // has reads end where the host does not close
 	cut() error         // why the end of its output may not be the real one
 }
 
@@ -42,7 +29,7 @@ type process interface {
 // ends with an error, ErrConnection among its causes, and not with io.EOF.
 type Stream struct {
 	process process
-	timing  timing
+	limits  limits
 	slot    *slot        // of the host, if it has one
 	holds   atomic.Bool  // whether the slot is this Stream's
 	arrived atomic.Int64 // bytes of output so far
@@ -55,8 +42,8 @@ type Stream struct {
 	closing sync.Once
 }
 
-func newStream(t timing, s *slot) *Stream {
-	stream := &Stream{timing: t, slot: s, drained: make(chan struct{}), ended: make(chan struct{})}
+func newStream(l limits, s *slot) *Stream {
+	stream := &Stream{limits: l, slot: s, drained: make(chan struct{}), ended: make(chan struct{})}
 	stream.holds.Store(s != nil)
 	return stream
 }
@@ -108,7 +95,7 @@ func (s *Stream) Wait() (int, error) {
 	<-s.ended
 	select {
 	case <-s.drained:
-	case <-time.After(s.timing.pipe):
+	case <-time.After(s.limits.pipe):
 	}
 	return s.code, s.err
 }
@@ -129,7 +116,7 @@ func (s *Stream) Close() error {
 // shut is Close, whoever holds the slot.
 func (s *Stream) shut() {
 	_ = s.process.CloseWrite()
-	s.endsWithin(s.timing.grace)
+	s.endsWithin(s.limits.grace)
 	s.process.hangup()
 }
 
@@ -156,26 +143,35 @@ func (s *Stream) endsWithin(d time.Duration) bool {
 // terminate tells the command to end, first politely.
 func (s *Stream) terminate() {
 	s.process.signal("TERM")
-	ended := s.endsWithin(s.timing.grace)
+	ended := s.endsWithin(s.limits.grace)
 	s.process.signal("KILL") // also what it started: that may have ignored the other
 	if !ended {
-		s.endsWithin(s.timing.grace)
+		s.endsWithin(s.limits.grace)
 	}
 }
 
-// finish feeds the command its input and collects its output until it ends, or
-// ctx does. Afterwards s is closed.
-func (s *Stream) finish(ctx context.Context, stdin []byte) (Result, error) {
+// finish feeds the command its input and collects its output until it ends, its
+// time is up, it prints too much, or ctx ends. Afterwards s is closed.
+func (s *Stream) finish(ctx context.Context, c Command) (Result, error) {
+	if limit := cmp.Or(c.Limit, s.limits.command); limit > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, limit, fmt.Errorf("it did not end within %v", limit))
+		defer cancel()
+	}
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
 	go func() {
 		// What the command does not want to read is its own affair.
-		_, _ = s.process.Write(stdin)
+		_, _ = s.process.Write(c.Stdin)
 		_ = s.process.CloseWrite()
 	}()
-	var stdout bytes.Buffer
+	stdout := &boundedBuffer{limit: s.limits.output, full: stop}
 	read := make(chan error, 1)
 	go func() {
-		_, err := io.Copy(&stdout, s)
-		<-s.drained
+		_, err := io.Copy(stdout, s)
+		if err == nil {
+			<-s.drained
+		}
 		read <- err
 	}()
 	killed := false
@@ -188,7 +184,7 @@ func (s *Stream) finish(ctx context.Context, stdin []byte) (Result, error) {
 	known := s.hasEnded() && s.err == nil
 	var cut error
 	if known {
-		cut = s.readAll(read)
+		cut = s.readAll(ctx, read)
 	}
 	s.closing.Do(func() { s.process.hangup(); s.release() })
 	switch {
@@ -201,27 +197,44 @@ func (s *Stream) finish(ctx context.Context, stdin []byte) (Result, error) {
 	case cut != nil:
 		return Result{}, cut
 	}
-	return Result{Stdout: stdout.Bytes(), Stderr: s.stderr.bytes(), Code: s.code}, nil
+	return Result{Stdout: stdout.text.Bytes(), Stderr: s.stderr.bytes(), Code: s.code}, nil
 }
 
 // readAll returns when the output of a command that has ended was read, or
-// nothing more of it comes though something else holds it open.
-func (s *Stream) readAll(read <-chan error) error {
+// nothing more of it comes though something else holds it open. What is still to come
+// after a command that was killed is not waited for longer than for any other.
+func (s *Stream) readAll(ctx context.Context, read <-chan error) error {
 	for {
 		before := s.arrived.Load()
 		select {
 		case err := <-read:
 			return err
-		case <-time.After(s.timing.pipe):
+		case <-time.After(s.limits.pipe):
 		}
-		if s.process.flush() != nil || s.arrived.Load() == before {
-			s.process.hangup()
-			if err := <-read; err != nil {
+		flushed := s.process.flush()
+		if ctx.Err() != nil {
+			_ = s.endReads(read)
+			return context.Cause(ctx)
+		}
+		if flushed != nil || s.arrived.Load() == before {
+			if err := s.endReads(read); err != nil {
 				return err
 			}
 			return s.process.cut()
 		}
 	}
+}
+
+// endReads closes everything to the command and returns what the read of its output did.
+func (s *Stream) endReads(read <-chan error) error {
+	s.process.hangup()
+	select {
+	case err := <-read:
+		return err
+	case <-time.After(s.limits.pipe):
+	}
+	s.process.abandon()
+	return <-read
 }
 
 // counted counts the bytes read through it.

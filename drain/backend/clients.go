@@ -26,6 +26,13 @@ type otherClients struct {
 // another client before the backend counts as left alone.
 const quietIntervals = 6
 
+// A hostile backend has new clients without an end. Beyond maxBefore a client counts as
+// new each time that it is seen, and beyond maxNamed nobody is told of new addresses.
+const (
+	maxBefore = 100_000
+	maxNamed  = 100
+)
+
 // newOtherClients notes who is connected now. Only ss on the backend can tell;
 // with any other counter it is nil.
 func newOtherClients(ctx context.Context, b *Backend, w Wait) (*otherClients, error) {
@@ -82,9 +89,11 @@ func (c *otherClients) look(ctx context.Context, must bool) (arriving bool, err 
 			if c.before[f] {
 				continue
 			}
-			c.before[f] = true
+			if len(c.before) < maxBefore {
+				c.before[f] = true
+			}
 			c.arrived = time.Now()
-			if a := f.Addr(); !c.named[a] {
+			if a := f.Addr(); !c.named[a] && len(c.named) < maxNamed {
 				c.named[a] = true
 				c.Client(a, true, c.quiet())
 			}

@@ -166,3 +166,35 @@ func TestWaitForOtherClientsTimesOut(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// A hostile backend names new clients without an end: what is kept and told of them is bounded.
+func TestEndlessOtherClients(t *testing.T) {
+	c := newCrowd(t, func(w *Wait) { w.Interval = time.Minute })
+	others, err := newOtherClients(t.Context(), c.backend, c.wait)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var peers []string
+	for i := range 2 * maxNamed {
+		peers = append(peers, fmt.Sprintf("10.0.%d.%d:4000", i/250, i%250))
+	}
+	c.are(peers...)
+	for range 2 {
+		if arriving, err := others.look(t.Context(), true); err != nil || !arriving {
+			t.Errorf("arriving %t, %v", arriving, err)
+		}
+	}
+	if n := len(c.told.clients); n != maxNamed {
+		t.Errorf("told of %d clients, want %d", n, maxNamed)
+	}
+	for i := range maxBefore {
+		others.before[netip.AddrPortFrom(netip.AddrFrom4([4]byte{172, byte(i >> 16), byte(i >> 8), byte(i)}), 1)] = true
+	}
+	c.are("10.1.0.1:4000")
+	for range 2 { // beyond the bound it stays a new one
+		others.arrived = time.Time{}
+		if arriving, err := others.look(t.Context(), true); err != nil || !arriving || len(others.before) > maxBefore+len(peers) {
+			t.Errorf("arriving %t, %d known, %v", arriving, len(others.before), err)
+		}
+	}
+}

@@ -28,7 +28,7 @@ func (b *Backend) Reboot(ctx context.Context, limit time.Duration) error {
 	if b.Counter != nil {
 		b.Counter.Close() // its command ends with the host
 	}
-	r, err := b.Host.Run(ctx, remote.Command{Args: RebootCommand, Root: true})
+	r, err := b.Host.Run(ctx, remote.Command{Args: RebootCommand, Root: true, Limit: remote.NoLimit})
 	if err == nil {
 		err = r.Err(RebootCommand...)
 	}

@@ -14,6 +14,9 @@ const (
 	// maxChanging bounds how long a unit may be changing its state after systemctl
 	// itself has said that it is done.
 	maxChanging = 30 * time.Second
+	// maxStarting bounds systemctl start. It is for units that start slowly:
+	// systemd's own limit is the unit's TimeoutStartSec, 90 s unless set.
+	maxStarting = 15 * time.Minute
 )
 
 // A StoppingError says that a unit was told to stop and has not ended in time.
@@ -85,7 +88,9 @@ func (b *Backend) Start(ctx context.Context, limit time.Duration) (state remote.
 		}
 	}
 	b.Touched = true
-	if err := b.Service.Start(ctx); err != nil {
+	limited, cancel := context.WithTimeoutCause(ctx, maxStarting, fmt.Errorf("it did not end within %s", Span(maxStarting)))
+	defer cancel()
+	if err := b.Service.Start(limited); err != nil {
 		return state, true, err
 	}
 	state, err = b.waitStable(ctx, Started, maxChanging)

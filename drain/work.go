@@ -131,20 +131,24 @@ func (o *Operation) runThere(ctx context.Context, m *member, words []string) (co
 	return code, err
 }
 
-// output tells each line that is written to it as an event. What a command prints
-// may hold a secret: it is shown, and not kept in the history.
+// maxWorkLine is how many bytes of a command's output are told at most in one event.
+const maxWorkLine = 64 << 10
+
+// output tells each line that is written to it as an event, and one longer than
+// maxWorkLine in pieces. What a command prints may hold a secret: it is shown, and not
+// kept in the history.
 func (o *Operation) output(backend string, step StepName) io.WriteCloser {
 	read, write := io.Pipe()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		lines := bufio.NewReader(read)
+		lines := bufio.NewReaderSize(read, maxWorkLine)
 		for {
-			line, err := lines.ReadString('\n')
-			if line != "" {
-				o.emit(&WorkOutput{Header: Header{Target: backend, Step: step}, Line: strings.TrimRight(line, "\r\n")})
+			line, err := lines.ReadSlice('\n')
+			if len(line) > 0 {
+				o.emit(&WorkOutput{Header: Header{Target: backend, Step: step}, Line: strings.TrimRight(string(line), "\r\n")})
 			}
-			if err != nil {
+			if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
 				return
 			}
 		}
@@ -170,6 +174,10 @@ func splitWords(line string) []string {
 	return words
 }
 
+// onlyIfLimit is how long --only-if may take on a backend. It may have to ask others, as
+// a package manager does.
+const onlyIfLimit = 5 * time.Minute
+
 // askOnlyIf asks each backend whether it is to be done.
 func (o *Operation) askOnlyIf(ctx context.Context) error {
 	words := splitWords(o.plan.Spec.Rollout.OnlyIf)
@@ -185,7 +193,7 @@ func (o *Operation) askOnlyIf(ctx context.Context) error {
 			for _, w := range words {
 				args = append(args, m.plan.fill(w))
 			}
-			r, err := m.Host.Run(ctx, remote.Command{Args: args})
+			r, err := m.Host.Run(ctx, remote.Command{Args: args, Limit: onlyIfLimit})
 			switch {
 			case err != nil:
 				errs[i] = err

@@ -214,6 +214,9 @@ const cacheDir = "/var/cache/drainctl/"
 // characters, which any login shell passes on.
 const copyScript = `umask 022; mkdir -p "$1" && cat >"$1/new.$$" && chmod 755 "$1/new.$$" && mv -f "$1/new.$$" "$1/drainctl"`
 
+// copyLimit is how long the copy may take on a slow network.
+const copyLimit = 10 * time.Minute
+
 // copied runs the agent from a copy of this program, in a directory named by its
 // hash. It takes root or unrestricted sudo there.
 func (m Machines) copied(ctx context.Context, host remote.Host, name string, n Nginx) (balancer.Balancer, error) {
@@ -234,7 +237,7 @@ func (m Machines) copied(ctx context.Context, host remote.Host, name string, n N
 		return b, err
 	}
 	copyTo := []string{"sh", "-c", copyScript, "sh", dir}
-	r, err := host.Run(ctx, remote.Command{Args: copyTo, Root: true, Stdin: text})
+	r, err := host.Run(ctx, remote.Command{Args: copyTo, Root: true, Stdin: text, Limit: copyLimit})
 	if err == nil {
 		err = r.Err("sh", "-c", "(copy)")
 	}

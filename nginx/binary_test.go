@@ -124,6 +124,22 @@ func TestRun(t *testing.T) {
 	}
 }
 
+// A command that prints more than its bound is an error, also when it succeeds: what it
+// printed is not whole. What it prints costs a bounded amount of memory.
+func TestRunBoundsTheOutput(t *testing.T) {
+	for _, script := range []string{"exec yes", "exec yes >&2", "exec tr '\\0' x </dev/zero", "trap '' PIPE TERM; head -c 9000000 /dev/zero; exit 0"} {
+		began := time.Now()
+		out, errOut, err := run(t.Context(), "sh", "-c", script)
+		if !errors.Is(err, errOutput) || len(out)+len(errOut) > 0 || len(err.Error()) > 200 || time.Since(began) > generous/2 {
+			t.Errorf("%s: %d and %d bytes, %v", script, len(out), len(errOut), err)
+		}
+	}
+	var failed *CommandError
+	if _, _, err := run(t.Context(), "sh", "-c", "seq 100000; exit 1"); !errors.As(err, &failed) || len(failed.Lines) != maxLines || failed.Lines[maxLines-1] != "100000" {
+		t.Errorf("an error has %d lines", len(failed.Lines))
+	}
+}
+
 func TestBuildOfRealNginx(t *testing.T) {
 	needNginx(t)
 	b, err := Binary{Path: "nginx"}.Build(t.Context())

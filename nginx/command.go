@@ -17,6 +17,13 @@ import (
 // that holds it open.
 const killGrace = time.Second
 
+// maxOutput is how many bytes a command may print, and maxLines how many lines of that
+// an error has, the last.
+const (
+	maxOutput = 4 << 20
+	maxLines  = 50
+)
+
 // Exit codes as a shell has them.
 const (
 	codeCannotExecute = 126
@@ -67,16 +74,37 @@ func commandError(args []string, code int, out string) *CommandError {
 	if len(e.Lines) == 0 {
 		e.Lines = all
 	}
+	e.Lines = e.Lines[max(0, len(e.Lines)-maxLines):]
 	return e
 }
 
-// run runs a command to its end. One that fails is a *CommandError. When ctx
-// ends, its process group gets SIGTERM and, after killGrace, SIGKILL. It has a
-// session of its own: a Ctrl-C at the terminal is for drainctl to handle.
+// An output keeps what a command prints. It calls full when that is more than maxOutput.
+type output struct {
+	text bytes.Buffer
+	full func(error)
+}
+
+// errOutput says that a command printed too much.
+var errOutput = fmt.Errorf("it printed more than %d MiB", maxOutput>>20)
+
+func (o *output) Write(p []byte) (int, error) {
+	if len(p) > maxOutput-o.text.Len() {
+		o.full(errOutput)
+		return 0, errOutput
+	}
+	return o.text.Write(p)
+}
+
+// run runs a command to its end. One that fails is a *CommandError. When ctx ends, or
+// it prints more than 4 MiB, its process group gets SIGTERM and, after killGrace,
+// SIGKILL. It has a session of its own: a Ctrl-C at the terminal is for drainctl to
+// handle.
 func run(ctx context.Context, args ...string) (stdout, stderr string, err error) {
-	var out, errOut bytes.Buffer
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	out, errOut := &output{full: stop}, &output{full: stop}
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
-	cmd.Stdout, cmd.Stderr = &out, &errOut
+	cmd.Stdout, cmd.Stderr = out, errOut
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = killGrace
@@ -86,7 +114,7 @@ func run(ctx context.Context, args ...string) (stdout, stderr string, err error)
 			// What of the group ignored the signal must not outlive its leader.
 			_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 		}
-		if cmd.ProcessState == nil || !cmd.ProcessState.Success() {
+		if cmd.ProcessState == nil || !cmd.ProcessState.Success() || errors.Is(context.Cause(ctx), errOutput) {
 			return "", "", fmt.Errorf("%s: killed: %w", strings.Join(args, " "), context.Cause(ctx))
 		}
 	}
@@ -105,10 +133,10 @@ func run(ctx context.Context, args ...string) (stdout, stderr string, err error)
 		return "", "", fmt.Errorf("%s: %w", strings.Join(args, " "), err)
 	}
 	if code == 0 {
-		return out.String(), errOut.String(), nil
+		return out.text.String(), errOut.text.String(), nil
 	}
 	if cmd.ProcessState == nil {
-		errOut.WriteString(err.Error())
+		errOut.text.WriteString(err.Error())
 	}
-	return "", "", commandError(args, code, out.String()+errOut.String())
+	return "", "", commandError(args, code, out.text.String()+errOut.text.String())
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -47,27 +48,27 @@ func (l *Local) Health(ctx context.Context, h HealthCheck) error {
 	return nil
 }
 
-// maxBodyShown bounds how much of an answer's body an error repeats, and maxBody
-// what is read of it, in bytes.
+// maxBodyShown bounds how much of an answer an error repeats, and maxBody what is read of
+// its header and of its body, in bytes.
 const (
 	maxBodyShown = 120
 	maxBody      = 64 << 10
 )
 
-// get asks a URL once. It follows no redirect and uses no proxy.
-func get(ctx context.Context, url string) (body []byte, err error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+// get asks for a URL once. It follows no redirect and uses no proxy.
+func get(ctx context.Context, address string) (body []byte, err error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {
 		return nil, err
 	}
 	request.Header.Set("User-Agent", "drainctl")
 	client := &http.Client{
-		Transport:     &http.Transport{DisableKeepAlives: true},
+		Transport:     &http.Transport{DisableKeepAlives: true, MaxResponseHeaderBytes: maxBody},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	response, err := client.Do(request)
 	if err != nil {
-		return nil, err
+		return nil, shortened(err)
 	}
 	defer response.Body.Close()
 	body, err = io.ReadAll(io.LimitReader(response.Body, maxBody))
@@ -78,7 +79,16 @@ func get(ctx context.Context, url string) (body []byte, err error) {
 		return body, nil
 	}
 	line, _, _ := strings.Cut(strings.TrimSpace(string(body[:min(len(body), maxBodyShown)])), "\n")
-	return nil, errors.New(strings.TrimSpace(fmt.Sprintf("%s answered with status %d: %s", url, response.StatusCode, line)))
+	return nil, errors.New(strings.TrimSpace(fmt.Sprintf("%s answered with status %d: %s", address, response.StatusCode, line)))
+}
+
+// shortened is err with a bounded text: it repeats what is no answer of HTTP.
+func shortened(err error) error {
+	var failed *url.Error
+	if !errors.As(err, &failed) || len(failed.Err.Error()) <= maxBodyShown {
+		return err
+	}
+	return fmt.Errorf("%s: %s...", failed.URL, failed.Err.Error()[:maxBodyShown])
 }
 
 // statusOf is the open connections that a page of stub_status tells of, without

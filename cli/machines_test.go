@@ -1,27 +1,20 @@
 package cli
 
 import (
-	"bytes"
-	"compress/gzip"
-	"fmt"
-	"io"
+	"encoding/json"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
-	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
-	common "go.opentelemetry.io/proto/otlp/common/v1"
-	trace "go.opentelemetry.io/proto/otlp/trace/v1"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/drainctl/drainctl/cli/show"
 	"github.com/drainctl/drainctl/drain"
@@ -132,141 +125,121 @@ func TestMetricsWithoutJournal(t *testing.T) {
 	}
 }
 
-// A collectorServer takes traces, as a collector does.
-type collectorServer struct {
-	*httptest.Server
-	mu    sync.Mutex
-	spans []*trace.Span
-	names []string // of the services
-}
-
-func startCollector(t *testing.T) *collectorServer {
-	c := &collectorServer{}
-	c.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		body := io.Reader(r.Body)
-		if r.Header.Get("Content-Encoding") == "gzip" {
-			body, _ = gzip.NewReader(r.Body)
-		}
-		text, err := io.ReadAll(body)
-		var request collector.ExportTraceServiceRequest
-		if err == nil {
-			err = proto.Unmarshal(text, &request)
-		}
-		if err != nil || r.URL.Path != "/v1/traces" {
-			t.Errorf("%s: %v", r.URL.Path, err)
-		}
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		for _, resource := range request.ResourceSpans {
-			c.names = append(c.names, attributesOf(resource.Resource.Attributes)["service.name"])
-			for _, scope := range resource.ScopeSpans {
-				c.spans = append(c.spans, scope.Spans...)
-			}
-		}
-		w.Header().Set("Content-Type", "application/x-protobuf")
-	}))
-	t.Cleanup(c.Close)
-	return c
-}
-
-func attributesOf(all []*common.KeyValue) map[string]string {
-	texts := map[string]string{}
-	for _, kv := range all {
-		var values []string
-		for _, v := range kv.Value.GetArrayValue().GetValues() {
-			values = append(values, v.GetStringValue())
-		}
-		switch v := kv.Value.Value.(type) {
-		case *common.AnyValue_StringValue:
-			texts[kv.Key] = v.StringValue
-		case *common.AnyValue_IntValue:
-			texts[kv.Key] = fmt.Sprint(v.IntValue)
-		case *common.AnyValue_BoolValue:
-			texts[kv.Key] = fmt.Sprint(v.BoolValue)
-		default:
-			texts[kv.Key] = strings.Join(values, " ")
+// A trace is what a collector is sent: OTLP/JSON, as far as docs/automation.md makes it.
+type trace struct {
+	ResourceSpans []struct {
+		Resource   struct{ Attributes []traceAttribute }
+		ScopeSpans []struct {
+			Scope struct{ Name string }
+			Spans []traceSpan
 		}
 	}
-	return texts
 }
 
-func TestTrace(t *testing.T) {
+type traceSpan struct {
+	Name, TraceID, SpanID, ParentSpanID string
+	Kind                                int
+	StartTimeUnixNano, EndTimeUnixNano  uint64 `json:",string"`
+	Attributes                          []traceAttribute
+	Status                              struct {
+		Code    int
+		Message string
+	}
+}
+
+type traceAttribute struct {
+	Key   string
+	Value struct{ StringValue string }
+}
+
+// startCollector takes traces as a collector does, one at a time.
+func startCollector(t *testing.T) (url string, traces <-chan trace) {
+	t.Helper()
+	received := make(chan trace, 1)
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		var got trace
+		decoder := json.NewDecoder(r.Body)
+		decoder.DisallowUnknownFields()
+		if err := decoder.Decode(&got); err != nil || r.URL.Path != "/v1/traces" || r.Header.Get("Content-Type") != "application/json" {
+			t.Errorf("%s: %s: %v", r.URL.Path, r.Header.Get("Content-Type"), err)
+		}
+		received <- got
+	}))
+	t.Cleanup(server.Close)
+	return server.URL, received
+}
+
+// The commands in docs/automation.md send an operation to a collector, with a span for
+// each step.
+func TestTraceInTheDocumentation(t *testing.T) {
+	docs, err := os.ReadFile("../docs/automation.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := regexp.MustCompile("(?s)```jq\n(.*?)```.*?    (drainctl history .*?)\n\n").FindSubmatch(docs)
+	if found == nil {
+		t.Fatal("docs/automation.md has no program for jq")
+	}
+	url, traces := startCollector(t)
 	a, b := startApp(t, "a"), startApp(t, "b")
 	p := startProxy(t, pool(a, b))
 	p.hold(a)
-	c := startCollector(t)
-	p.more = []string{"OTEL_EXPORTER_OTLP_ENDPOINT=" + c.URL}
-	run := p.begin("drain", a.addr, "--timeout", "300ms")
-	run.ends(3)
-	if strings.Contains(run.err.String(), "trace") {
-		t.Errorf("%s", run.err.String())
-	}
+	p.begin("drain", a.addr, "--timeout", "300ms", "--reason", "\"a\" reason").ends(3)
 	a.release()
+	list := p.command("drainctl", "history", "--output", "json")
+	list.ends(0)
+	var history struct{ Operations []struct{ ID string } }
+	if err := json.Unmarshal([]byte(list.output()), &history); err != nil || len(history.Operations) != 1 {
+		t.Fatalf("%v: %s", err, list.output())
+	}
+	p.write(p.dir+"/trace.jq", string(found[1]))
+	line := regexp.MustCompile(`\d{8}-\d{6}\.\d{3}-\w+`).ReplaceAllString(string(found[2]), history.Operations[0].ID)
+	line = strings.NewReplacer("http://localhost:4318", url, "trace.jq", p.dir+"/trace.jq").Replace(line)
+	p.command("bash", "-ec", "set -o pipefail; "+line).ends(0)
 
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if len(c.names) != 1 || c.names[0] != "drainctl" {
-		t.Errorf("services %v", c.names)
+	checkTrace(t, <-traces, history.Operations[0].ID, a.addr)
+}
+
+// checkTrace checks the trace of a drain that was rolled back.
+func checkTrace(t *testing.T, got trace, operation, target string) {
+	t.Helper()
+	if len(got.ResourceSpans) != 1 || len(got.ResourceSpans[0].ScopeSpans) != 1 || len(got.ResourceSpans[0].ScopeSpans[0].Spans) != 4 {
+		t.Fatalf("%+v", got)
 	}
-	spans := map[string]*trace.Span{}
-	var root *trace.Span
-	for _, s := range c.spans {
-		of := attributesOf(s.Attributes)
-		spans[s.Name+" "+of["drainctl.direction"]] = s
-		if len(s.ParentSpanId) == 0 {
-			root = s
+	spans := got.ResourceSpans[0].ScopeSpans[0].Spans
+	root, ids := spans[0], map[string]bool{}
+	for i, want := range []struct {
+		name, direction string
+		failed          bool
+	}{{"drainctl drain", "", true}, {"mark down", "forward", false}, {"wait", "forward", true}, {"mark down", "reverse", false}} {
+		s := spans[i]
+		if s.Name != want.name || attributesOf(s)["direction"] != want.direction || (s.Status.Code == 2) != want.failed || (s.Status.Message != "") != want.failed {
+			t.Errorf("span %d is %+v, want %+v", i, s, want)
 		}
-		if s.StartTimeUnixNano == 0 || s.EndTimeUnixNano < s.StartTimeUnixNano {
-			t.Errorf("%s: from %d to %d", s.Name, s.StartTimeUnixNano, s.EndTimeUnixNano)
+		if s.TraceID != root.TraceID || len(s.TraceID) != 32 || len(s.SpanID) != 16 || ids[s.SpanID] || i > 0 && s.ParentSpanID != root.SpanID {
+			t.Errorf("span %d is no part of the operation: %+v", i, s)
 		}
-	}
-	if root == nil || len(c.spans) != 4 {
-		t.Fatalf("%d spans, %v", len(c.spans), c.spans)
-	}
-	for key, failed := range map[string]bool{"drainctl drain ": true, "mark down forward": false, "wait forward": true, "mark down reverse": false} {
-		s := spans[key]
-		if s == nil {
-			t.Errorf("no span %q", key)
-			continue
+		ids[s.SpanID] = true
+		if s.StartTimeUnixNano < root.StartTimeUnixNano || s.EndTimeUnixNano > root.EndTimeUnixNano || s.StartTimeUnixNano > s.EndTimeUnixNano {
+			t.Errorf("span %d is not within the operation: %+v", i, s)
 		}
-		if s != root && (!bytes.Equal(s.ParentSpanId, root.SpanId) || !bytes.Equal(s.TraceId, root.TraceId)) {
-			t.Errorf("%s is no part of the operation", key)
-		}
-		if got := s.Status.GetCode() == trace.Status_STATUS_CODE_ERROR; got != failed || (len(s.Events) == 1) != failed {
-			t.Errorf("%s: failed %t, %v, want %t", key, got, s.Events, failed)
-		}
-		if s.StartTimeUnixNano < root.StartTimeUnixNano || s.EndTimeUnixNano > root.EndTimeUnixNano {
-			t.Errorf("%s is not within the operation", key)
+		if since := time.Since(time.Unix(0, int64(s.EndTimeUnixNano))); since < 0 || since > patience {
+			t.Errorf("span %d ended %s ago", i, since)
 		}
 	}
-	of := attributesOf(root.Attributes)
-	if of["drainctl.targets"] != a.addr || of["drainctl.lbs"] != drain.ThisMachine || of["drainctl.result"] != "rolled back" ||
-		of["drainctl.exit_code"] != "3" || of["drainctl.operation"] == "" {
-		t.Errorf("attributes %v", of)
+	of := attributesOf(root)
+	if of["operation"] != operation || of["targets"] != target || of["reason"] != `"a" reason` || of["result"] != "rolled back" || of["exit_code"] != "3" {
+		t.Errorf("the operation has %v", of)
 	}
 }
 
-// A collector that cannot be reached, or does not answer, changes nothing, and is
-// told of once.
-func TestCollectorIsAway(t *testing.T) {
-	a, b := startApp(t, "a"), startApp(t, "b")
-	p := startProxy(t, pool(a, b))
-	silent := make(chan struct{})
-	mute := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-silent }))
-	defer mute.Close()
-	defer close(silent)
-	away := httptest.NewServer(http.NotFoundHandler())
-	away.Close()
-	for _, endpoint := range []string{mute.URL, away.URL} {
-		p.more = []string{"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=" + endpoint}
-		for _, command := range []string{"drain", "undrain"} {
-			run := p.begin(command, a.addr)
-			run.ends(0)
-			if text := run.err.String(); strings.Count(text, "\n") != 1 || !strings.HasPrefix(text, "drainctl: warning: the trace was not sent: ") {
-				t.Errorf("%s with %s: %q", command, endpoint, text)
-			}
-		}
+// attributesOf is the attributes of a span by their names within drainctl.
+func attributesOf(s traceSpan) map[string]string {
+	all := map[string]string{}
+	for _, a := range s.Attributes {
+		all[strings.TrimPrefix(a.Key, "drainctl.")] = a.Value.StringValue
 	}
+	return all
 }
 
 // On GitHub each step is a group, a failure an annotation, and the job's summary

@@ -24,9 +24,6 @@ func (s *session) publishRecord(r *show.Record) {
 	if s.metrics != "" {
 		tellers = append(tellers, func() error { return s.measure(r) })
 	}
-	if os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT")+os.Getenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") != "" {
-		tellers = append(tellers, func() error { return show.SendTrace(r, versionText()) })
-	}
 	for _, tell := range tellers {
 		if err := tell(); err != nil {
 			fmt.Fprintf(s.stderr, "drainctl: warning: %v\n", err)

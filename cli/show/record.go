@@ -10,23 +10,21 @@ import (
 )
 
 // A Record is what an operation did, for those who are told at its end: metrics,
-// a trace, a job summary.
+// a job summary.
 type Record struct {
 	command string     // that was typed
 	Spec    drain.Spec // as it was planned, or typed
 
-	began time.Time
-
-	mu            sync.Mutex
-	lbs, backends []string
-	started       *drain.StepStarted // the last one
-	steps         []stepRecord
-	open          map[string]int // connections at the start of the wait, by backend
-	result        *drain.Result
+	mu       sync.Mutex
+	backends []string
+	started  *drain.StepStarted // the last one
+	steps    []stepRecord
+	open     map[string]int // connections at the start of the wait, by backend
+	result   *drain.Result
 }
 
-// NewRecord is the record of an operation that begins now with a command.
-func NewRecord(command string) *Record { return &Record{command: command, began: time.Now()} }
+// NewRecord is the record of an operation that a command begins.
+func NewRecord(command string) *Record { return &Record{command: command} }
 
 // A stepRecord is one step that ended, in one direction.
 type stepRecord struct {
@@ -45,10 +43,7 @@ func (r *Record) Event(e drain.Event) {
 	h := e.Head()
 	switch e := e.(type) {
 	case *drain.Planned:
-		r.Spec, r.lbs, r.backends = e.Plan.Spec, nil, nil
-		for _, lb := range e.Plan.LBs {
-			r.lbs = append(r.lbs, lb.LB)
-		}
+		r.Spec, r.backends = e.Plan.Spec, nil
 		for _, b := range e.Plan.Backends {
 			r.backends = append(r.backends, b.Name)
 		}

@@ -23,6 +23,7 @@ ss                                               iproute2
 nsenter                                          util-linux
 ps                                               procps
 curl                                             curl
+jq                                               jq
 setfattr                                         attr
 dash                                             dash
 fish                                             fish

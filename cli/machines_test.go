@@ -18,6 +18,8 @@ import (
 
 	"github.com/drainctl/drainctl/cli/show"
 	"github.com/drainctl/drainctl/drain"
+	"github.com/drainctl/drainctl/drain/balancer"
+	"github.com/drainctl/drainctl/drain/journal"
 )
 
 // metricsIn reads a file as Prometheus would: each series and its value.
@@ -43,6 +45,7 @@ func metricsIn(t *testing.T, file string) map[string]float64 {
 			for _, l := range m.Label {
 				labels = append(labels, l.GetName()+"="+l.GetValue())
 			}
+			slices.Sort(labels)
 			series[name+"{"+strings.Join(labels, ",")+"}"] = m.GetGauge().GetValue()
 		}
 	}
@@ -101,8 +104,12 @@ func TestMetrics(t *testing.T) {
 	if _, still := got[since]; still || got["drainctl_operation_result{operation=undrain,result=done}"] != 1 {
 		t.Errorf("after the undrain: %v", got)
 	}
-	if left, _ := filepath.Glob(file + "?*"); len(left) > 0 {
-		t.Errorf("left over: %v", left)
+	// node_exporter, which is another user, may read it.
+	if all, _ := filepath.Glob(filepath.Join(p.dir, "*.prom")); len(all) != 2 {
+		t.Errorf("left over: %v", all)
+	}
+	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o644 {
+		t.Errorf("the file has %v, %v", info.Mode(), err)
 	}
 	// What makes no sense was no run.
 	p.begin("drain", "192.0.2.1", "--metrics", file).ends(2)
@@ -122,6 +129,33 @@ func TestMetricsWithoutJournal(t *testing.T) {
 	got := metricsIn(t, file)
 	if len(got) != 3 || got["drainctl_lb_read{lb=lb1}"] != 0 || got["drainctl_lb_read{lb=lb2}"] != 1 || got["drainctl_lb_read{lb=lb3}"] != 0 {
 		t.Errorf("%v", got)
+	}
+}
+
+// No name of a load balancer, upstream or server makes a label or a line of its own.
+func TestMetricsOfHostileNames(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "x.prom")
+	names := []string{
+		`a"} 1` + "\n" + `drainctl_lb_read{lb="b`, `\`, `\"`, `\n`, "\n", "\r\n", "a\x00b", "# HELP x y", "\u2028", "{}", ",", "\x1b[2J", "a\xffb",
+	}
+	st := &drain.Status{}
+	for i, name := range names {
+		st.LBs = append(st.LBs, drain.LBStatus{LB: name, Servers: []drain.ServerStatus{{
+			Server: balancer.Server{Name: name, Text: name, Down: true, Managed: true}, Operation: &journal.Operation{Began: time.Unix(int64(i), 0)},
+		}}})
+	}
+	if err := show.WriteMetrics(file, nil, drain.Spec{LBs: names}, st); err != nil {
+		t.Fatal(err)
+	}
+	got := metricsIn(t, file)
+	if len(got) != 2*len(names) {
+		t.Errorf("%d series, want %d: %v", len(got), 2*len(names), got)
+	}
+	for i, name := range names {
+		name = strings.ToValidUTF8(name, "\uFFFD")
+		if got["drainctl_lb_read{lb="+name+"}"] != 1 || got["drainctl_server_drained_since_seconds{lb="+name+",server="+name+",upstream="+name+"}"] != float64(i) {
+			t.Errorf("%q is not as it is: %v", name, got)
+		}
 	}
 }
 

@@ -1,11 +1,13 @@
 package show
 
 import (
+	"bytes"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
-	"github.com/prometheus/client_golang/prometheus"
+	"github.com/google/renameio/v2"
 
 	"github.com/drainctl/drainctl/drain"
 	"github.com/drainctl/drainctl/drain/journal"
@@ -14,29 +16,55 @@ import (
 // WriteMetrics replaces file by the metrics of an operation, if there was one, and
 // of the servers that are drained now, in Prometheus' text format.
 func WriteMetrics(file string, r *Record, spec drain.Spec, st *drain.Status) error {
-	all := &metrics{prometheus.NewRegistry()}
+	var all metrics
 	if r != nil {
 		all.operation(r)
 	}
 	all.servers(spec, st)
-	if err := prometheus.WriteToTextfile(file, all.registry); err != nil {
+	if err := renameio.WriteFile(file, all.text(), 0o644, renameio.WithStaticPermissions(0o644)); err != nil {
 		return fmt.Errorf("--metrics: %w", err)
 	}
 	return nil
 }
 
-type metrics struct{ registry *prometheus.Registry }
+// metrics are gauges in the order in which they are written.
+type metrics []metric
 
-// gauge adds a gauge; what it gives adds to the value for some labels.
+type metric struct {
+	name, help string
+	values     map[string]float64 // by labels as they are written: name="value",...
+}
+
+// gauge adds a gauge. The function it returns adds v to the series with these label values.
 func (m *metrics) gauge(name, help string, labels ...string) func(v float64, values ...string) {
-	g := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "drainctl_" + name, Help: help}, labels)
-	m.registry.MustRegister(g)
+	g := metric{"drainctl_" + name, help, map[string]float64{}}
+	*m = append(*m, g)
 	return func(v float64, values ...string) {
-		for i, text := range values {
-			values[i] = strings.ToValidUTF8(text, "\uFFFD")
+		pairs := make([]string, len(labels))
+		for i, label := range labels {
+			pairs[i] = label + `="` + escapeLabel.Replace(strings.ToValidUTF8(values[i], "\uFFFD")) + `"`
 		}
-		g.WithLabelValues(values...).Add(v)
+		g.values[strings.Join(pairs, ",")] += v
 	}
+}
+
+// escapeLabel escapes the value of a label.
+// https://prometheus.io/docs/instrumenting/exposition_formats/#text-format-details
+var escapeLabel = strings.NewReplacer(`\`, `\\`, "\n", `\n`, `"`, `\"`)
+
+// text returns the metrics in Prometheus' text format.
+func (m metrics) text() []byte {
+	var text bytes.Buffer
+	for _, g := range m {
+		if len(g.values) == 0 {
+			continue
+		}
+		fmt.Fprintf(&text, "# HELP %s %s\n# TYPE %s gauge\n", g.name, g.help, g.name)
+		for _, labels := range slices.Sorted(maps.Keys(g.values)) {
+			fmt.Fprintf(&text, "%s{%s} %v\n", g.name, labels, g.values[labels])
+		}
+	}
+	return text.Bytes()
 }
 
 func (m *metrics) operation(r *Record) {

@@ -36,9 +36,9 @@ export PATH := $(PATH):/usr/sbin:/sbin
 build:
 	CGO_ENABLED=0 go build -o build/drainctl .
 
-# The table of flags, from the code; a test tells when it is stale.
+# The table of flags and the JSON Schemas, from the code; tests tell when they are stale.
 docs:
-	UPDATE_DOCS=1 go test -count=1 -run 'TestFlagsTable$$' ./cli
+	UPDATE_DOCS=1 go test -count=1 -run '^(TestFlagsTable|TestSchemas)$$' ./cli ./cli/show
 
 # Everything, whatever fails on the way: one run tells all there is to mend.
 test:

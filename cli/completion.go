@@ -245,7 +245,7 @@ func (c *completion) values(ctx context.Context, f cli.Flag) []candidate {
 func (c *completion) arguments(ctx context.Context, word string) []candidate {
 	switch c.cmd.Name {
 	case "schema":
-		return plain(slices.Sorted(maps.Keys(schemas())), "")
+		return plain(schemaNames(), "")
 	case "completion":
 		return plain(shells, "")
 	case "man":

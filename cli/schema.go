@@ -3,7 +3,6 @@ package cli
 import (
 	"encoding/json"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
@@ -12,16 +11,28 @@ import (
 	"github.com/drainctl/drainctl/cli/show"
 )
 
-// schemas are the JSON Schemas of what is printed and of the configuration file, by
-// name.
-func schemas() map[string]func() any {
-	all := maps.Clone(show.Schemas)
-	all["config"] = configSchema
-	return all
+// schemaNames returns the names of all schemas, sorted: of what is printed, and "config",
+// the configuration file.
+func schemaNames() []string {
+	names := append(show.SchemaNames(), "config")
+	slices.Sort(names)
+	return names
+}
+
+// schemaText returns the JSON Schema of this name, or nil if there is none.
+func schemaText(name string) []byte {
+	if name != "config" {
+		return show.Schema(name)
+	}
+	text, err := json.MarshalIndent(configSchema(), "", "  ")
+	if err != nil {
+		panic(err) // maps and texts always marshal
+	}
+	return append(text, '\n')
 }
 
 func schemaCommand(s *session) *cli.Command {
-	names := strings.Join(slices.Sorted(maps.Keys(schemas())), ", ")
+	names := strings.Join(schemaNames(), ", ")
 	return &cli.Command{
 		Name:        "schema",
 		Usage:       "print the JSON Schema of what --output json prints",
@@ -36,15 +47,11 @@ func schemaCommand(s *session) *cli.Command {
 			} else if len(args) == 1 {
 				name = args[0]
 			}
-			schema := schemas()[name]
-			if schema == nil {
+			text := schemaText(name)
+			if text == nil {
 				return usage("schema %q is none of %s", name, names)
 			}
-			text, err := json.MarshalIndent(schema(), "", "  ")
-			if err != nil {
-				return err
-			}
-			fmt.Fprintf(s.stdout, "%s\n", text)
+			fmt.Fprintf(s.stdout, "%s", text)
 			return nil
 		},
 	}

@@ -16,18 +16,15 @@ import (
 	invopop "github.com/invopop/jsonschema"
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
+	"github.com/drainctl/drainctl/cli/show"
 	"github.com/drainctl/drainctl/drain"
 )
 
 // compiled are the schemas, by name.
 var compiled = sync.OnceValue(func() map[string]*jsonschema.Schema {
 	all := map[string]*jsonschema.Schema{}
-	for name, schema := range schemas() {
-		text, err := json.Marshal(schema())
-		if err != nil {
-			panic(err)
-		}
-		document, err := jsonschema.UnmarshalJSON(bytes.NewReader(text))
+	for _, name := range schemaNames() {
+		document, err := jsonschema.UnmarshalJSON(bytes.NewReader(schemaText(name)))
 		if err != nil {
 			panic(err)
 		}
@@ -96,10 +93,10 @@ func TestSchemaRefuses(t *testing.T) {
 // or document that it is in.
 func fieldNames() []string {
 	names := map[string]bool{}
-	for _, schema := range schemas() {
-		root, ok := schema().(*invopop.Schema)
-		if !ok { // the configuration file's, which is not printed
-			continue
+	for _, name := range show.SchemaNames() {
+		var root invopop.Schema
+		if err := json.Unmarshal(show.Schema(name), &root); err != nil {
+			panic(err)
 		}
 		var walk func(path string, s *invopop.Schema)
 		walk = func(path string, s *invopop.Schema) {
@@ -154,7 +151,7 @@ func TestNamesAreNeverRemoved(t *testing.T) {
 }
 
 func TestSchemaCommand(t *testing.T) {
-	for _, name := range slices.Sorted(maps.Keys(schemas())) {
+	for _, name := range schemaNames() {
 		h := hear("schema", name)
 		var printed map[string]any
 		if err := json.Unmarshal([]byte(h.out), &printed); h.code != 0 || err != nil || printed["$schema"] == nil {

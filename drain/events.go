@@ -402,6 +402,15 @@ var kinds = func() map[string]func() Event {
 	return all
 }()
 
+// Events returns an event of each type, sorted by name.
+func Events() []Event {
+	var all []Event
+	for _, name := range sortedKeys(kinds) {
+		all = append(all, Stamp(kinds[name]()))
+	}
+	return all
+}
+
 // ParseEvent reads an event of a history.
 func ParseEvent(line []byte) (Event, error) {
 	var h Header

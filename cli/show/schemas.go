@@ -1,32 +1,31 @@
 package show
 
 import (
-	"maps"
-
-	"github.com/invopop/jsonschema"
-
-	"github.com/drainctl/drainctl/drain"
+	"embed"
+	"strings"
 )
 
-// Schemas are the JSON Schemas of the documents and events, by name.
-var Schemas = map[string]func() any{
-	"check":     func() any { return drain.Schema(&checkDocument{}) },
-	"events":    func() any { return eventSchema() },
-	"history":   func() any { return drain.Schema(&historyDocument{}) },
-	"operation": func() any { return operationSchema() },
-	"plan":      func() any { return drain.Schema(&drain.Planned{}) },
-	"settings":  func() any { return drain.Schema(&configDocument{}) },
-	"status":    func() any { return drain.Schema(&statusDocument{}) },
+// schemas has the JSON Schemas of documents and events as files that "make docs"
+// generates from their types.
+//
+//go:embed schemas
+var schemas embed.FS
+
+// Schema returns the JSON Schema of this name, or nil if there is none.
+func Schema(name string) []byte {
+	text, err := schemas.ReadFile("schemas/" + name + ".json")
+	if err != nil {
+		return nil
+	}
+	return text
 }
 
-// eventSchema is of a line of --output json.
-func eventSchema() *jsonschema.Schema { return drain.EventSchema(&commandLine{}, &signalLine{}) }
-
-// operationSchema is of one operation of the history, which holds events.
-func operationSchema() *jsonschema.Schema {
-	s, events := drain.Schema(&operationDocument{}), eventSchema()
-	maps.Copy(s.Definitions, events.Definitions)
-	list, _ := s.Definitions["show.operationDocument"].Properties.Get("events")
-	list.OneOf[0].Items = &jsonschema.Schema{OneOf: events.OneOf}
-	return s
+// SchemaNames returns the names of the schemas, sorted.
+func SchemaNames() []string {
+	files, _ := schemas.ReadDir("schemas")
+	names := make([]string, len(files))
+	for i, file := range files {
+		names[i] = strings.TrimSuffix(file.Name(), ".json")
+	}
+	return names
 }

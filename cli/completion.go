@@ -13,11 +13,11 @@ import (
 	"time"
 	"unicode"
 
-	"github.com/kballard/go-shellquote"
 	"github.com/urfave/cli/v2"
 
 	"github.com/drainctl/drainctl/drain"
 	"github.com/drainctl/drainctl/nginx"
+	"github.com/drainctl/drainctl/remote"
 )
 
 // completions are the scripts of shells, by the shells' names. Each asks
@@ -105,7 +105,7 @@ func printable(text string) bool { return !strings.ContainsFunc(text, unicode.Is
 // lineWords parts a line as a shell does. The last word may be unfinished, or empty.
 func lineWords(line string) []string {
 	for _, end := range []string{"\x00", "'\x00", "\"\x00"} { // after a quote that is still open
-		if words, err := shellquote.Split(line + end); err == nil {
+		if words, err := remote.Split(line + end); err == nil {
 			last := len(words) - 1
 			words[last] = strings.Trim(words[last], "\x00")
 			return words

@@ -12,8 +12,9 @@ import (
 	"unicode/utf8"
 
 	"al.essio.dev/pkg/shellescape"
-	"github.com/kballard/go-shellquote"
 	"github.com/urfave/cli/v2"
+
+	"github.com/drainctl/drainctl/remote"
 )
 
 // What is shown of every command fits the screen: the short help on one, and no line
@@ -51,7 +52,7 @@ func TestExamplesWork(t *testing.T) {
 			t.Errorf("%s: %d examples, want two", name, len(lines))
 		}
 		for _, line := range lines {
-			words, err := shellquote.Split(line)
+			words, err := remote.Split(line)
 			if err != nil {
 				t.Errorf("%s: %v", line, err)
 			}

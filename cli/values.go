@@ -6,8 +6,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/kballard/go-shellquote"
-
 	"github.com/drainctl/drainctl/drain"
 	"github.com/drainctl/drainctl/remote"
 )
@@ -71,7 +69,7 @@ func checkFlag(as, name string, v reflect.Value) error {
 			return usage("%s %v", as, err)
 		}
 	case "test-command", "reload-command", "only-if", "gate":
-		if command, err := shellquote.Split(v.String()); err != nil || len(command) == 0 {
+		if command, err := remote.Split(v.String()); err != nil || len(command) == 0 {
 			return usage("%s %q: not a command line: %v", as, v.String(), err)
 		}
 	case "lb":

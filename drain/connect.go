@@ -14,8 +14,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/kballard/go-shellquote"
-
 	"github.com/drainctl/drainctl/drain/balancer"
 	"github.com/drainctl/drainctl/drain/journal"
 	"github.com/drainctl/drainctl/nginx"
@@ -49,7 +47,7 @@ func (n Nginx) Options() (balancer.Options, error) {
 		if c.text == "" {
 			continue
 		}
-		words, err := shellquote.Split(c.text)
+		words, err := remote.Split(c.text)
 		if err != nil || len(words) == 0 {
 			return o, usage("--%s %q: not a command line: %w", c.flag, c.text, errors.Join(err, errors.New("no words")))
 		}

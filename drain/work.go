@@ -13,8 +13,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/kballard/go-shellquote"
-
 	"github.com/drainctl/drainctl/remote"
 )
 
@@ -170,7 +168,7 @@ func (w *outputWriter) Close() error {
 
 // splitWords takes a command line apart, which was checked before.
 func splitWords(line string) []string {
-	words, _ := shellquote.Split(line)
+	words, _ := remote.Split(line)
 	return words
 }
 

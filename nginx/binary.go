@@ -5,9 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"regexp"
 	"strings"
-
-	"github.com/kballard/go-shellquote"
 )
 
 // DefaultConf is where the configuration is looked for when nginx -V does not
@@ -87,6 +86,10 @@ func (b Binary) Build(ctx context.Context) (Build, error) {
 	return parseBuild(out), nil
 }
 
+// configureArgument matches one argument as nginx's configure records it: --name,
+// --name=value or --name='value'.
+var configureArgument = regexp.MustCompile(`(--[a-z0-9_-]+)(?:=(?:'([^']*)'|(\S*)))?`)
+
 // parseBuild reads the output of nginx -V. nginx's own defaults stand for what
 // it does not say (auto/options in its sources).
 func parseBuild(out string) Build {
@@ -100,10 +103,9 @@ func parseBuild(out string) Build {
 		if !ok {
 			continue
 		}
-		words, _ := shellquote.Split(args) // nginx's configure has quoted them
-		for _, arg := range words {
-			k, v, _ := strings.Cut(arg, "=")
-			switch k {
+		for _, arg := range configureArgument.FindAllStringSubmatch(args, -1) {
+			v := arg[2] + arg[3]
+			switch arg[1] {
 			case "--prefix":
 				build.Prefix = v
 			case "--conf-path":

@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -152,6 +153,32 @@ jobs:
             --reason=a b; $(c)
       - run: drainctl drain 192.168.1.10 --dry-run --nginx-conf=@CONF@ --test-command=true --state-dir=@STATE@ >@STATE@/plan
 `
+
+// An action of somebody else is pinned by a commit hash, and says its tag: a tag can be
+// moved to another commit, a hash cannot.
+func TestActionsArePinned(t *testing.T) {
+	pinned := regexp.MustCompile(`^[\w.-]+(/[\w.-]+)+@[0-9a-f]{40} # v\d+\.\d+\.\d+$`)
+	uses := regexp.MustCompile(`(?m)^[ -]*["']?uses["']?:\s*(.*?)\s*$`)
+	found := 0
+	for _, pattern := range []string{"../.github/workflows/*", "../.github/actions/*/*", "github/*.yml"} {
+		files, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			for _, used := range uses.FindAllStringSubmatch(read(t, file), -1) {
+				found++
+				ours := strings.HasPrefix(used[1], "./") || strings.HasPrefix(used[1], "drainctl/drainctl/")
+				if !ours && !pinned.MatchString(used[1]) {
+					t.Errorf("%s: %s is not pinned: use the hash of the commit, then # and the tag", file, used[1])
+				}
+			}
+		}
+	}
+	if found == 0 {
+		t.Error("no action is used anywhere: the test looks at the wrong place")
+	}
+}
 
 // The project's own workflows are linted by actionlint. So is the GitHub action, in a
 // workflow that uses it, and run by act, which runs workflows as GitHub does, on this machine. (Of what a step prints act may lose

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -336,21 +337,64 @@ func TestAgentsConfig(t *testing.T) {
 		t.Errorf("exit code %d %s, %+v, want %+v", h.code, h.err, h.spec.Nginx, want)
 	}
 	hear("agent", "--config", m.own).refused(t, "unknown flag --config for agent")
-	for _, mode := range []os.FileMode{0o664, 0o646} {
-		if err := os.Chmod(m.system, mode); err != nil {
-			t.Fatal(err)
-		}
-		hear("agent").refused(t, m.system+" must be owned by root")
-	}
 	if os.Getuid() != 0 {
 		t.Fatal("only root can give a file away: run the tests as root")
-	}
-	if err := os.Chmod(m.system, 0o644); err != nil {
-		t.Fatal(err)
 	}
 	if err := os.Chown(m.system, nobodyID, 0); err != nil {
 		t.Fatal(err)
 	}
 	hear("agent").refused(t, filepath.Base(m.system)+" must be owned by root")
 	hear("status").refused(t, filepath.Base(m.system)+" must be owned by root")
+}
+
+// As root drainctl reads a file only if nobody but root can have written it, whatever
+// names the file.
+func TestConfigThatOthersCanWrite(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Fatal("only root can give a file away: run the tests as root")
+	}
+	chown := func(path string) error { return os.Lchown(path, nobodyID, 0) }
+	for name, c := range map[string]struct {
+		change  func(m machine) error
+		because string // the rule, "" if the file is read
+	}{
+		"as it is":                        {func(machine) error { return nil }, ""},
+		"a file of another":               {func(m machine) error { return chown(m.own) }, "drainctl.yaml must be owned by root"},
+		"a file of a group":               {func(m machine) error { return os.Chmod(m.own, 0o664) }, "drainctl.yaml must not be writable by its group or by others"},
+		"a file of all":                   {func(m machine) error { return os.Chmod(m.own, 0o646) }, "drainctl.yaml must not be writable by its group or by others"},
+		"a directory of another":          {func(m machine) error { return chown(m.dir) }, " must be owned by root"},
+		"a directory of a group":          {func(m machine) error { return os.Chmod(m.dir, 0o775) }, " must not be writable by its group or by others"},
+		"a directory with the sticky bit": {func(m machine) error { return os.Chmod(m.dir, 0o777|os.ModeSticky) }, ""},
+		"a directory above, of another":   {func(m machine) error { return chown(filepath.Dir(m.dir)) }, " must be owned by root"},
+		"a link":                          {func(m machine) error { return link(m, "there/../there/x.yaml") }, ""},
+		"a link of another":               {func(m machine) error { return errors.Join(link(m, "there/x.yaml"), chown(m.own)) }, "drainctl.yaml must be owned by root"},
+		"a link to a directory of another": {func(m machine) error { return errors.Join(link(m, m.dir+"/there/x.yaml"), chown(m.dir+"/there")) },
+			"/there must be owned by root"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := newMachine(t, "", "defaults: {timeout: 7m}\n")
+			if err := c.change(m); err != nil {
+				t.Fatal(err)
+			}
+			for _, line := range [][]string{{"status"}, {"status", "--config", m.own}} {
+				if h := hear(line...); c.because != "" {
+					h.refused(t, m.own+" is not safe to use: ", c.because)
+				} else if h.code != 0 {
+					t.Errorf("%q: exit code %d %s", line, h.code, h.err)
+				}
+			}
+			systemConfig = m.own
+			t.Setenv("XDG_CONFIG_HOME", "/no-such")
+			if h := hear("agent"); c.because != "" {
+				h.refused(t, m.own+" is not safe to use: ", c.because)
+			} else if h.code != 0 {
+				t.Errorf("agent: exit code %d %s", h.code, h.err)
+			}
+		})
+	}
+}
+
+// link has the user's file moved to there/x.yaml, and a link to it instead.
+func link(m machine, to string) error {
+	return errors.Join(os.Mkdir(m.dir+"/there", 0o755), os.Rename(m.own, m.dir+"/there/x.yaml"), os.Symlink(to, m.own))
 }

@@ -12,7 +12,6 @@ import (
 	"reflect"
 	"slices"
 	"strings"
-	"syscall"
 
 	"github.com/urfave/cli/v2"
 	"go.yaml.in/yaml/v4"
@@ -49,7 +48,7 @@ type config struct {
 // readConfig reads the operator's file, else the machine's. Of the machine's, how its
 // nginx is run holds in any case: the agent, which reads no other, has it so too.
 func (f *specFlags) readConfig(s *session) (*config, error) {
-	system, err := load(systemConfig, systemsOwn)
+	system, err := load(systemConfig, []int{0})
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
@@ -72,7 +71,7 @@ func (f *specFlags) readConfig(s *session) (*config, error) {
 	} else if path, err = filepath.Abs(path); err == nil {
 		f.spec.Config = path // for what is printed to go on with
 	}
-	own, err := load(path, nil)
+	own, err := load(path, configOwners(f.spec.Config != ""))
 	if f.spec.Config == "" && errors.Is(err, fs.ErrNotExist) {
 		return system, nil
 	}
@@ -82,29 +81,19 @@ func (f *specFlags) readConfig(s *session) (*config, error) {
 	return own, err
 }
 
-// systemsOwn refuses a file that others than root may have written: commands in it
-// are run as root.
-func systemsOwn(path string, info fs.FileInfo) error {
-	if stat, ok := info.Sys().(*syscall.Stat_t); !ok || stat.Uid != 0 || info.Mode().Perm()&0o022 != 0 {
-		return usage("%s must be owned by root, and nobody else may write to it\nhint: chown root %s && chmod go-w %s", path, path, path)
-	}
-	return nil
-}
-
-// load reads a file that can be trusted.
-func load(path string, trust func(string, fs.FileInfo) error) (*config, error) {
+// load reads a configuration file that nobody but these owners can have written, since
+// drainctl runs the commands in it. No owners: any file.
+func load(path string, owners []int) (*config, error) {
 	c := newConfig()
 	file, err := os.Open(path)
 	if err != nil {
 		return c, fmt.Errorf("%w: %w", usage("read the configuration file"), err)
 	}
 	defer file.Close()
-	info, err := file.Stat()
-	if err == nil && trust != nil {
-		err = trust(path, info)
-	}
-	if err != nil {
-		return c, err
+	if owners != nil {
+		if err := checkWriters(path, file, owners); err != nil {
+			return c, err
+		}
 	}
 	text, err := io.ReadAll(file)
 	if err != nil {

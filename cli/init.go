@@ -98,11 +98,11 @@ func (s *session) writeConfig(ctx context.Context, spec drain.Spec, path string)
 	if err := renameio.WriteFile(path, text, 0o644); err != nil {
 		return fmt.Errorf("write the configuration file: %w", err)
 	}
-	trust := systemsOwn
-	if path != systemConfig {
-		trust = nil
+	owners := configOwners(slices.Contains(spec.Given, "config"))
+	if path == systemConfig {
+		owners = []int{0}
 	}
-	if _, err := load(path, trust); err != nil {
+	if _, err := load(path, owners); err != nil {
 		return err
 	}
 	var where []string

@@ -26,6 +26,7 @@ func TestMain(m *testing.M) {
 		"nobody": nobody,
 		"typed":  typedInShell,
 	}
+	syscall.Umask(0o022) // drainctl reads no configuration file that a group can write
 	if programs[filepath.Base(os.Args[0])] == nil {
 		heedSignals(syscall.SIGINT, syscall.SIGHUP)
 		// What the tester has set for other runs is not for these.

@@ -32,6 +32,8 @@ configure arguments: --prefix=/etc/nginx --sbin-path=/usr/sbin/nginx --conf-path
 			Build{"1.25.3.1", "/usr/local/openresty/nginx", "/usr/local/openresty/nginx/conf/nginx.conf", "/usr/local/openresty/nginx/logs/nginx.pid", "/usr/local/openresty/nginx/logs/error.log"}},
 		{"relative paths, and one with a blank", "nginx version: nginx/1.26.0\nconfigure arguments: --prefix='/opt/my nginx' --conf-path=etc/n.conf --pid-path=run/n.pid --error-log-path=/dev/null\n",
 			Build{"1.26.0", "/opt/my nginx", "/opt/my nginx/etc/n.conf", "/opt/my nginx/run/n.pid", "/dev/null"}},
+		{"a quote in a value", "nginx version: nginx/1.28.0\nconfigure arguments: --with-cc-opt='-DBUILD=it's' --prefix=/srv/nginx\n",
+			Build{"1.28.0", "/srv/nginx", "/srv/nginx/conf/nginx.conf", "/srv/nginx/logs/nginx.pid", "/srv/nginx/logs/error.log"}},
 	}
 	for _, c := range cases {
 		if got := parseBuild(c.out); got != c.want {

@@ -42,7 +42,7 @@ func (e *CommandError) Error() string {
 	if len(e.Lines) == 0 {
 		return fmt.Sprintf("%s: exit status %d, and it printed nothing", what, e.Code)
 	}
-	return fmt.Sprintf("%s: %s", what, strings.Join(e.Lines, "\n"))
+	return fmt.Sprintf("%s: %s", what, strings.Join(e.Lines, "\n  ")) // so that none of them is taken for a hint
 }
 
 // Unprivileged tells whether the test failed only for want of permission: it

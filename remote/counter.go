@@ -248,7 +248,7 @@ func (c *Counter) broken(ctx context.Context, err error) error {
 		return err
 	}
 	if text := lastLines([]byte(c.stream.Stderr()), outputLines); text != "" {
-		return fmt.Errorf("the shell there ended: %s", text)
+		return fmt.Errorf("the shell there ended: %s", indentRest(text))
 	}
 	return fmt.Errorf("the shell there ended: %w", err)
 }
@@ -357,7 +357,7 @@ func answer(lines []string) ([]string, error) {
 	}
 	switch {
 	case len(said) > 0:
-		return nil, fmt.Errorf("ss: %s", strings.Join(said, "\n"))
+		return nil, fmt.Errorf("ss: %s", strings.Join(said, "\n  "))
 	case last >= 0 && lines[last] != "end 0" && strings.HasPrefix(lines[last], "end "):
 		return nil, fmt.Errorf("ss ended with exit status %s", clip(strings.TrimPrefix(lines[last], "end ")))
 	case last < 0 || lines[last] != "end 0":

@@ -108,7 +108,7 @@ func (e *ExitError) Error() string {
 	if e.Output == "" {
 		return fmt.Sprintf("%s: exit status %d", command, e.Code)
 	}
-	return fmt.Sprintf("%s: exit status %d: %s", command, e.Code, e.Output)
+	return fmt.Sprintf("%s: exit status %d: %s", command, e.Code, indentRest(e.Output))
 }
 
 // lastLines returns the last n lines of b that are not blank, each clipped to 4 KiB.
@@ -121,6 +121,10 @@ func lastLines(b []byte, n int) string {
 	}
 	return strings.Join(lines[max(0, len(lines)-n):], "\n")
 }
+
+// indentRest indents the lines after the first, so that none of what a program printed is
+// taken for a line of the error's own, such as a hint.
+func indentRest(text string) string { return strings.ReplaceAll(text, "\n", "\n  ") }
 
 // checkArgs refuses what no command line can carry.
 func checkArgs(c Command) error {

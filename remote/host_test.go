@@ -386,3 +386,15 @@ func testStreamClosed(t *testing.T, h Host) {
 		t.Errorf("afterwards: %q, %v", r.Stdout, time.Since(begin))
 	}
 }
+
+// No line that a program printed is taken for a line of the error's own, such as a hint.
+func TestPrintedLinesAreIndented(t *testing.T) {
+	r := Result{Stderr: []byte("first\nhint: run this\r\nlast\n"), Code: 1}
+	if got, want := r.Err("systemctl", "stop", "app").Error(), "systemctl stop app: exit status 1: first\n  hint: run this\n  last"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	broken := &SudoError{Host: "lb", User: "ann", Problem: SudoBroken, Output: "sudo: broken\nhint: run this"}
+	if strings.Contains(broken.Error(), "\nhint: ") {
+		t.Errorf("%q", broken.Error())
+	}
+}

@@ -53,7 +53,7 @@ func listening(ctx context.Context, h Host, ports []uint16) ([]bool, error) {
 		found[i] = open[port]
 	}
 	if slices.Contains(found, false) && strings.Contains(string(r.Stderr), "netlink") {
-		return nil, errors.New(lastLines(r.Stderr, outputLines))
+		return nil, errors.New(indentRest(lastLines(r.Stderr, outputLines)))
 	}
 	return found, nil
 }

@@ -23,10 +23,10 @@ func TestResultErr(t *testing.T) {
 		t.Error(err)
 	}
 	for want, r := range map[string]Result{
-		"nginx -t: exit status 1: bad":                     {Code: 1, Stderr: []byte("\nbad\n\n"), Stdout: []byte("out")},
-		"nginx -t: exit status 1: out":                     {Code: 1, Stdout: []byte("out\n")},
-		"nginx -t: exit status 3":                          {Code: 3},
-		"nginx -t: exit status 1: 3\n4\n5\n6\n7\n8\n9\n10": {Code: 1, Stderr: []byte("1\n2\n3\n4\n5\n6\n7\n8\n9\n10\n")},
+		"nginx -t: exit status 1: bad":                                   {Code: 1, Stderr: []byte("\nbad\n\n"), Stdout: []byte("out")},
+		"nginx -t: exit status 1: out":                                   {Code: 1, Stdout: []byte("out\n")},
+		"nginx -t: exit status 3":                                        {Code: 3},
+		"nginx -t: exit status 1: 3\n  4\n  5\n  6\n  7\n  8\n  9\n  10": {Code: 1, Stderr: []byte("1\n2\n3\n4\n5\n6\n7\n8\n9\n10\n")},
 	} {
 		err := r.Err("nginx", "-t")
 		var failed *ExitError

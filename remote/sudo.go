@@ -52,7 +52,7 @@ func (e *SudoError) Error() string {
 	case SudoDenied:
 		b.WriteString(": no sudoers rule allows it")
 	case SudoBroken:
-		b.WriteString(": " + e.Output)
+		b.WriteString(": " + indentRest(e.Output))
 		return b.String()
 	}
 	fmt.Fprintf(&b, "\nhint: log in as root, or add with visudo: %s", e.Rule())

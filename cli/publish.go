@@ -26,7 +26,7 @@ func (s *session) publishRecord(r *show.Record) {
 	}
 	for _, tell := range tellers {
 		if err := tell(); err != nil {
-			fmt.Fprintf(s.stderr, "drainctl: warning: %v\n", err)
+			show.NewText(s.stdout, s.stderr, show.Options{}).Warn(err)
 		}
 	}
 }

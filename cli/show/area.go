@@ -79,7 +79,7 @@ func (v *Text) onScreen(e drain.Event, notes []*waitRow) bool {
 		v.stepDone(e, notes)
 	case *drain.StepFailed:
 		name, place := v.run.named(e.Step, e.Direction)
-		v.line("%s", v.screen.text(fmt.Sprintf("%s %s%s%s: failed: %s", v.bad.Sprint("✗"), v.bold.Sprint(place), v.on(e), name, v.printed(e.Error))))
+		v.line("%s", v.screen.text(fmt.Sprintf("%s %s%s%s: failed: %s", v.bad.Sprint("✗"), v.bold.Sprint(place), v.on(e), name, oneLine(e.Error))))
 	default:
 		return false
 	}
@@ -117,17 +117,9 @@ func (v *Text) owner(r *waitRow, several bool) string {
 	return r.name + ": "
 }
 
-// printed is a text of somebody else's as one line, without what would move the cursor.
-func (v *Text) printed(text string) string {
-	if v.screen == nil {
-		return text
-	}
-	return strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
-			return ' '
-		}
-		return r
-	}, ansi.Strip(strings.TrimRight(text, "\r\n")))
+// oneLine joins the lines of a text.
+func oneLine(text string) string {
+	return strings.ReplaceAll(strings.TrimRight(text, "\n"), "\n", " ")
 }
 
 // lowest is the rows that an area may have on the lowest of terminals.
@@ -218,11 +210,11 @@ func (v *Text) rowText(r *waitRow, width int) string {
 	case r.waiting != nil && r.waiting.Error == "":
 		text = openFrom(r.waiting)
 	case r.healthError != "":
-		text = v.printed(checksText(r))
+		text = oneLine(checksText(r))
 	case r.short != "" && r.waiting == nil:
 		text = r.short
 	default:
-		text = v.printed(text)
+		text = oneLine(text)
 	}
 	return v.owner(r, several || v.many || v.fleet && r.short == "") + text
 }

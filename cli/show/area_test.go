@@ -250,7 +250,7 @@ func TestTranscript(t *testing.T) {
 	}
 	want := []string{
 		"✓ 1/3 mark 10.0.0.1:80 in pool down: done in 0.5s", "      a new generation serves: 2 workers",
-		"  app1: ab c",
+		`  app1: a\x1b[2Jb\rc`,
 		"✗ 2/3 wait until no connection is open: failed: not drained after 5m",
 		"rolling back",
 		"↺ mark down: rolled back in 12s", "      configuration as before",

@@ -11,6 +11,7 @@ import (
 
 // Checks shows a line for each check, and a summary.
 func (v *Text) Checks(r *drain.CheckReport) {
+	r = cleaned(r)
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	where, name := 0, 0

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode"
 	"unicode/utf8"
 
 	"go.yaml.in/yaml/v4"
@@ -61,7 +60,7 @@ func (c *configText) defaults(lbs []drain.LBPlan) {
 		c.line("  # timeout: %s             # how long a drain waits for them", backend.Span(drain.DefaultTimeout))
 	case cut < drain.DefaultTimeout:
 		c.line("  # nginx cuts what is still open after worker_shutdown_timeout, %s", backend.Span(cut))
-		c.line("  # (%s). A drain that waits longer is refused.", commentText(path))
+		c.line("  # (%s). A drain that waits longer is refused.", Clean(path))
 		c.line("  timeout: %s", backend.Span(cut))
 	default:
 		c.line("  # worker_shutdown_timeout is %s: a drain may wait as long.", backend.Span(cut))
@@ -126,14 +125,14 @@ func (c *configText) upstream(name string, servers []balancer.Server, primaries 
 		}
 		addresses = append(addresses, s.Text)
 	}
-	c.line("  # %s, %d in use: %s", count(len(servers), "server"), primaries, commentText(strings.Join(addresses, ", ")))
+	c.line("  # %s, %d in use: %s", count(len(servers), "server"), primaries, Clean(strings.Join(addresses, ", ")))
 	if !utf8.ValidString(name) {
-		c.line("  # (%s: a name that is not UTF-8 cannot stand here)", commentText(name))
+		c.line("  # (%s: a name that is not UTF-8 cannot stand here)", Clean(name))
 		return
 	}
 	c.line("  %s:", yamlText(name))
 	if unit := c.units[name]; unit != "" {
-		c.line("    # service: %s    # it listens on %s", yamlText(strings.TrimSuffix(unit, ".service")), commentText(servers[0].Text))
+		c.line("    # service: %s    # it listens on %s", yamlText(strings.TrimSuffix(unit, ".service")), Clean(servers[0].Text))
 	} else {
 		c.line("    # service: my-app")
 	}
@@ -156,7 +155,7 @@ func (c *configText) nginx(spec drain.Spec, lbs []drain.LBPlan) {
 		c.line("\n# How nginx is run on a load balancer, its own /etc/drainctl.yaml says there.")
 		return
 	}
-	c.line("\n# How this machine's nginx is run (here: %s, %s).", cmp.Or("nginx "+commentText(lbs[0].Report.Version), "nginx"), commentText(lbs[0].Report.ConfPath))
+	c.line("\n# How this machine's nginx is run (here: %s, %s).", cmp.Or("nginx "+Clean(lbs[0].Report.Version), "nginx"), Clean(lbs[0].Report.ConfPath))
 	var given []string
 	drain.EachFlag(spec.Nginx, func(name string, field reflect.Value) {
 		if text := fmt.Sprint(field); field.Kind() == reflect.Int && !field.IsZero() {
@@ -169,25 +168,15 @@ func (c *configText) nginx(spec drain.Spec, lbs []drain.LBPlan) {
 		c.line("nginx:\n%s", strings.Join(given, "\n"))
 		return
 	}
-	c.line("# nginx:\n#   nginx-conf: %s", yamlText(commentText(lbs[0].Report.ConfPath)))
+	c.line("# nginx:\n#   nginx-conf: %s", yamlText(Clean(lbs[0].Report.ConfPath)))
 	c.line("#   test-command: docker exec lb nginx -t\n#   reload-command: docker exec lb nginx -s reload")
 }
 
 // yamlText is a text as YAML has it, in quotes where it needs them.
 func yamlText(text string) string {
 	out, err := yaml.Marshal(text)
-	if err != nil || strings.Contains(strings.TrimSpace(string(out)), "\n") {
-		return fmt.Sprintf("%q", text)
+	if err != nil || Clean(text) != text || strings.Contains(strings.TrimSpace(string(out)), "\n") {
+		return fmt.Sprintf("%+q", text)
 	}
 	return strings.TrimSpace(string(out))
-}
-
-// commentText is a text that stays on its line, in a comment.
-func commentText(text string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) || r == '\u2028' || r == '\u2029' || r == utf8.RuneError || r == '\ufeff' {
-			return '?'
-		}
-		return r
-	}, strings.ToValidUTF8(text, "?"))
 }

@@ -1,9 +1,9 @@
 package show
 
 import (
-	"crypto/rand"
 	"fmt"
 	"html"
+	"io"
 	"os"
 	"strings"
 
@@ -13,16 +13,33 @@ import (
 // OnGithub tells whether this is a job of GitHub Actions.
 func OnGithub() bool { return os.Getenv("GITHUB_ACTIONS") == "true" }
 
+// githubData escapes the data of a workflow command, as @actions/core does (escapeData).
+var githubData = strings.NewReplacer("%", "%25", "\r", "%0D", "\n", "%0A")
+
+// githubCommand prints a workflow command.
+func githubCommand(out io.Writer, command, data string) {
+	fmt.Fprintf(out, "::%s::%s\n", command, githubData.Replace(data))
+}
+
+// noCommand makes a line one that GitHub's runner takes for no workflow command: it looks
+// for :: after leading white space, and for ##[ anywhere (ActionCommand.cs of actions/runner).
+func noCommand(line string) string {
+	if text := strings.TrimSpace(line); strings.HasPrefix(text, "::") {
+		line = strings.Replace(line, ":", `\x3a`, 1)
+	}
+	return strings.ReplaceAll(line, "##[", `\x23#[`)
+}
+
 // A githubView is the text with workflow commands of GitHub Actions: each step is
 // a group, and a failure is an annotation.
 type githubView struct {
 	*Text
-	grouped bool
+	open bool // a group is
 }
 
 // NewGithub is the text for a job of GitHub Actions.
 func NewGithub(v *Text) View {
-	v.stepMark, v.screen = "::group::", nil
+	v.onGithub, v.grouped, v.screen = true, true, nil
 	return &githubView{Text: v}
 }
 
@@ -34,8 +51,7 @@ func (v *githubView) Event(e drain.Event) {
 		v.group(false)
 	case *drain.Result:
 		v.group(false)
-		v.end(e)
-		return
+		defer v.annotate(e)
 	}
 	v.Text.Event(e)
 }
@@ -44,46 +60,42 @@ func (v *githubView) Event(e drain.Event) {
 func (v *githubView) group(begin bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.grouped {
-		v.line("::endgroup::")
+	if v.open {
+		githubCommand(v.out, "endgroup", "")
 	}
-	v.grouped = begin
+	v.open = begin
 }
 
-// end shows how it ended. What the app has logged is not to be taken for commands.
-func (v *githubView) end(r *drain.Result) {
-	token := rand.Text()
-	if len(r.Log) > 0 {
-		fmt.Fprintf(v.err, "::stop-commands::%s\n", token)
-	}
-	v.Text.Event(r)
-	if len(r.Log) > 0 {
-		fmt.Fprintf(v.err, "::%s::\n", token)
-	}
+// annotate makes a failure an annotation.
+func (v *githubView) annotate(r *drain.Result) {
 	if r.ExitCode != drain.Done {
-		escape := strings.NewReplacer("%", "%25", "\r", "%0D", "\n", "%0A")
-		fmt.Fprintf(v.err, "::error title=drainctl::%s\n", escape.Replace(outcome(r)))
+		githubCommand(v.err, "error title=drainctl", outcome(cleaned(r)))
 	}
 }
 
-// WriteSummary adds what was done to the job's summary, a file in Markdown.
+// WriteSummary adds what was done to the job's summary, a file in Markdown. All of it is
+// HTML without an empty line, in which Markdown means nothing; and what is code in it,
+// GitHub makes no link of.
 func WriteSummary(file string, r *Record) error {
-	cell := func(text string) string {
-		return strings.NewReplacer("|", "\\|", "\n", "<br>").Replace(html.EscapeString(text))
+	code := func(text string) string {
+		return "<code>" + strings.ReplaceAll(html.EscapeString(cleanLines(text)), "\n", "<br>") + "</code>"
 	}
 	var text strings.Builder
-	fmt.Fprintf(&text, "### %s\n\n", cell(summaryTitle(r)))
+	fmt.Fprintf(&text, "<h3>%s</h3>\n", code(summaryTitle(r)))
 	if len(r.steps) > 0 {
-		fmt.Fprintf(&text, "| %s |\n|---|---|---|---|\n", strings.Join(summaryHead, " | "))
+		fmt.Fprintf(&text, "<table>\n<tr><th>%s</th></tr>\n", strings.Join(summaryHead, "</th><th>"))
 	}
 	for _, s := range r.steps {
-		fmt.Fprint(&text, "|")
+		fmt.Fprint(&text, "<tr>")
 		for _, column := range summaryRow(s) {
-			fmt.Fprintf(&text, " %s |", cell(column))
+			fmt.Fprintf(&text, "<td>%s</td>", code(column))
 		}
-		fmt.Fprintln(&text)
+		fmt.Fprintln(&text, "</tr>")
 	}
-	fmt.Fprintf(&text, "\n%s\n\n", cell(outcome(r.result)))
+	if len(r.steps) > 0 {
+		fmt.Fprintln(&text, "</table>")
+	}
+	fmt.Fprintf(&text, "<p>%s</p>\n\n", code(outcome(r.result)))
 	f, err := os.OpenFile(file, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
 	if err == nil {
 		_, err = f.WriteString(text.String())

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"strings"
 	"time"
-	"unicode"
 
 	"github.com/drainctl/drainctl/drain"
 )
@@ -13,8 +12,8 @@ import (
 func (v *Text) Operation(op Operation) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	t := newTimeline(op)
-	v.line("%s %s", v.bold.Sprint(printable(t.ID)), printable(fmt.Sprintf("%s %s", t.Began.Kind, strings.Join(t.Began.Targets, ", "))))
+	t := newTimeline(cleaned(op))
+	v.line("%s %s %s", v.bold.Sprint(t.ID), t.Began.Kind, strings.Join(t.Began.Targets, ", "))
 	for _, text := range t.asked() {
 		v.wrapped("  ", "    ", text)
 	}
@@ -69,7 +68,7 @@ func (v *Text) entry(t *timeline, e *entry) {
 	case "unchanged", "no end":
 		mark = v.warn
 	}
-	lines := Wrap(fmt.Sprintf("  %s %7s  %-10s", e.clock(), e.took(), e.result()), noteIndent+"  ", printable(line), historyWidth)
+	lines := Wrap(fmt.Sprintf("  %s %7s  %-10s", e.clock(), e.took(), e.result()), noteIndent+"  ", line, historyWidth)
 	if e.result() != "" {
 		lines[0] = strings.Replace(lines[0], e.result(), mark.Sprint(e.result()), 1)
 	}
@@ -124,7 +123,7 @@ func (v *Text) ended(t *timeline) {
 		if r.ExitCode == drain.Done {
 			mark = v.good
 		}
-		v.line("  %s %7s  %s (exit code %d: %s)", r.Time.Local().Format("15:04:05"), took(r.Time.Sub(t.Began.Time)), mark.Sprint(printable(string(r.Result))), r.ExitCode, exitText(r.ExitCode))
+		v.line("  %s %7s  %s (exit code %d: %s)", r.Time.Local().Format("15:04:05"), took(r.Time.Sub(t.Began.Time)), mark.Sprint(r.Result), r.ExitCode, exitText(r.ExitCode))
 		for _, text := range t.standing() {
 			v.wrapped(noteIndent, noteIndent+"  ", text)
 		}
@@ -132,11 +131,11 @@ func (v *Text) ended(t *timeline) {
 			v.line("  the last log lines of the app:")
 		}
 		for _, text := range r.Log {
-			v.line("    %s", printable(text))
+			v.line("    %s", text)
 		}
 	}
 	for _, c := range next {
-		v.line("next: %s", printable(nextText(c)))
+		v.line("next: %s", nextText(c))
 	}
 }
 
@@ -145,17 +144,7 @@ const historyWidth = 80
 
 // wrapped prints a text with indents for its first line and for the others.
 func (v *Text) wrapped(first, indent, text string) {
-	for _, line := range Wrap(first, indent, printable(text), historyWidth) {
+	for _, line := range Wrap(first, indent, text, historyWidth) {
 		v.line("%s", line)
 	}
-}
-
-// printable is a text without characters that a terminal would act on.
-func printable(text string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) && r != '\n' && r != '\t' {
-			return unicode.ReplacementChar
-		}
-		return r
-	}, text)
 }

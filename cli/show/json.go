@@ -1,6 +1,7 @@
 package show
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -101,6 +102,10 @@ func (v *jsonView) print(object any) {
 	b, err := json.Marshal(object)
 	if err != nil {
 		b, _ = json.Marshal(drain.Stamp(&drain.Warning{Text: err.Error()}))
+	}
+	b = cleanJSON(b)
+	if v.beside.onGithub {
+		b = bytes.ReplaceAll(b, []byte("##["), []byte(`\u0023#[`)) // see noCommand
 	}
 	fmt.Fprintf(v.out, "%s\n", b)
 	v.printed = true

@@ -10,6 +10,7 @@ import (
 // Commands shows what to type next, with servers that there are; where are the
 // flags that name the load balancers.
 func (v *Text) Commands(st *drain.Status, where []string) {
+	st, where = cleaned(st), cleaned(where)
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	up, down := examples(st)
@@ -46,7 +47,8 @@ func (v *Text) commands(t *commandTable) {
 	below := v.width() > 0 && slices.ContainsFunc(t.rows, func(r [2]string) bool { return 4+t.width+len(r[1]) > v.width() })
 	for _, r := range t.rows {
 		if below {
-			v.line("  %s\n      %s", r[0], r[1])
+			v.line("  %s", r[0])
+			v.line("      %s", r[1])
 		} else {
 			v.line("  %-*s  %s", t.width, r[0], r[1])
 		}
@@ -78,8 +80,12 @@ func examples(st *drain.Status) (up, down string) {
 func (v *Text) Welcome(conf string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.line("drainctl takes a backend out of an nginx pool without cutting a request, and\nputs it back.\n")
-	v.line("There is no nginx configuration on this machine (%s), and no\nconfiguration file names load balancers.\n", conf)
+	v.line("drainctl takes a backend out of an nginx pool without cutting a request, and")
+	v.line("puts it back.")
+	v.line("")
+	v.line("There is no nginx configuration on this machine (%s), and no", Clean(conf))
+	v.line("configuration file names load balancers.")
+	v.line("")
 	v.table([]string{
 		"  drainctl status --lb HOST\tthe servers of another machine's nginx, over SSH",
 		"  drainctl init --lb HOST\twrite a configuration file with what is there",
@@ -89,6 +95,7 @@ func (v *Text) Welcome(conf string) {
 
 // Initialized says where a first configuration file was written, and what to type next.
 func (v *Text) Initialized(path string, lbs []drain.LBPlan, where []string) {
+	path, lbs, where = Clean(path), cleaned(lbs), cleaned(where)
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	var upstreams []string
@@ -104,7 +111,8 @@ func (v *Text) Initialized(path string, lbs []drain.LBPlan, where []string) {
 			}
 		}
 	}
-	v.line("%s %s\n(%s, %s, %s)", v.good.Sprint("wrote"), path, count(len(lbs), "load balancer"), count(len(upstreams), "upstream"), count(servers, "server line"))
+	v.line("%s %s", v.good.Sprint("wrote"), path)
+	v.line("(%s, %s, %s)", count(len(lbs), "load balancer"), count(len(upstreams), "upstream"), count(servers, "server line"))
 	next := commandTable{where: where}
 	if target != "" {
 		next.add("is all there that a drain needs?", "check", target)

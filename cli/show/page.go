@@ -32,7 +32,9 @@ var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{
 // WritePage writes an operation as one page of HTML, which needs nothing else. maker
 // is the version of drainctl that makes it.
 func WritePage(w io.Writer, op Operation, maker string) error {
-	return pageTemplate.Execute(w, newPage(newTimeline(op), maker))
+	p := newPage(newTimeline(cleaned(op)), maker)
+	p.recorded = op.Events
+	return pageTemplate.Execute(w, p)
 }
 
 // A page is a timeline as its template asks for it.
@@ -41,6 +43,8 @@ type page struct {
 	Entries []pageEntry
 	Diffs   []pageDiff
 	Maker   string
+
+	recorded []drain.Event // as the history has them
 }
 
 type pageEntry struct {
@@ -243,9 +247,9 @@ func (p *page) EventSum() string {
 
 // RawEvents are the events as the history has them.
 func (p *page) RawEvents() (lines []string) {
-	for _, e := range p.Events[:min(len(p.Events), maxRawEvents)] {
+	for _, e := range p.recorded[:min(len(p.recorded), maxRawEvents)] {
 		if line, err := json.Marshal(e); err == nil {
-			lines = append(lines, string(line))
+			lines = append(lines, string(cleanJSON(line)))
 		}
 	}
 	return lines

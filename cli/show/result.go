@@ -28,16 +28,16 @@ func (v *Text) result(r *drain.Result) {
 	}
 	v.why(r)
 	if len(r.Log) > 0 {
-		fmt.Fprintln(v.err, "the last log lines of the app:")
+		v.errLine("the last log lines of the app:")
 		for _, line := range r.Log {
-			fmt.Fprintln(v.err, "  "+line)
+			v.errLine("  %s", line)
 		}
 	}
 	if s := r.Stands; s != nil && r.ExitCode != drain.Usage {
-		fmt.Fprintf(v.err, "drainctl: state: %s\n", standsText(*s))
+		v.errLine("drainctl: state: %s", standsText(*s))
 	}
 	for _, c := range r.Next {
-		fmt.Fprintf(v.err, "drainctl: next: %s\n", nextText(c))
+		v.errLine("drainctl: next: %s", nextText(c))
 	}
 }
 
@@ -97,7 +97,7 @@ func (v *Text) why(r *drain.Result) {
 			if strings.HasPrefix(line, hintMark) {
 				prefix = "drainctl: "
 			}
-			fmt.Fprintln(v.err, prefix+line)
+			v.errLine("%s%s", prefix, line)
 			prefix = "  "
 		}
 	}
@@ -254,7 +254,7 @@ func (v *Text) verdict(p *drain.Plan) {
 		if f.Warning {
 			continue
 		}
-		v.line("%s %s", v.bad.Sprint("refused:"), strings.Join(toldLines(f), "\n  "))
+		v.line("%s %s", v.bad.Sprint("refused:"), strings.Join(toldLines(f), "\n"))
 	}
 	v.refused = true
 }
@@ -353,6 +353,9 @@ type diffLine struct{ Class, Text string }
 func diffLines(text string) (lines []diffLine) {
 	for line := range strings.Lines(text) {
 		class := "text"
+		if !strings.ContainsAny(line[:1], "+-@ \\") {
+			line = " " + line // it is in no diff
+		}
 		switch {
 		case strings.HasPrefix(line, "---"), strings.HasPrefix(line, "+++"):
 			class = "file"

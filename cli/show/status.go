@@ -20,6 +20,7 @@ import (
 // it. Elsewhere nothing depends on a width or on the time of day: a server is a
 // line with its upstream, however long.
 func (v *Text) Status(st *drain.Status) {
+	st = cleaned(st)
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	for _, line := range v.statusLines(st, v.width()) {

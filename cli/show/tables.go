@@ -38,6 +38,7 @@ type ConfigValue struct {
 
 // Config shows settings and where they come from.
 func (v *Text) Config(files []string, values []ConfigValue) {
+	files, values = cleaned(files), cleaned(values)
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	rows := []string{"SECTION\tKEY\tVALUE\tFROM"}
@@ -66,6 +67,7 @@ func resultText(e drain.HistoryEntry) string {
 
 // History shows the list of operations, the latest last.
 func (v *Text) History(entries []drain.HistoryEntry, unreadable []string) {
+	entries, unreadable = cleaned(entries), cleaned(unreadable)
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	rows := []string{"ID\tBEGAN\tOPERATION\tTARGET\tRESULT\tTOOK\tBY\tREASON"}

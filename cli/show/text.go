@@ -30,6 +30,8 @@ import (
 //     ("state:"), what to type ("next:"), and "drainctl: hint: …" with what to do
 //     about it: the lines of an error that begin so, and the flag that overrides a
 //     refusal. The app's own log lines are shown as such.
+//   - What is shown holds the words of others. Each method that receives something to
+//     show cleans it first (see cleaned), and line and errLine print one line each.
 //   - Colour marks, and never says anything that the words do not. There is none
 //     with --no-color, NO_COLOR, or when the output is not a terminal.
 
@@ -43,17 +45,18 @@ type Text struct {
 	paused   bool // somebody types
 	run      progress
 	log      waitLog
-	refused  bool   // the plan has told all that the end would
-	fleet    bool   // there are several LBs
-	many     bool   // there are several backends
-	stepMark string // before the line of a step
+	refused  bool // the plan has told all that the end would
+	fleet    bool // there are several LBs
+	many     bool // there are several backends
+	onGithub bool // a line that begins with :: would be a command
+	grouped  bool // each step is a group of GitHub's log
 
 	bold, good, bad, warn, faint, add, del *color.Color
 }
 
 // NewText is the text for a person; with a terminal as out it has a live area.
 func NewText(out, errOut io.Writer, options Options) *Text {
-	v := &Text{out: out, err: errOut, options: options, screen: newScreen(out)}
+	v := &Text{out: out, err: errOut, options: options, screen: newScreen(out), onGithub: OnGithub()}
 	v.log.v = v
 	colour := v.screen != nil && !options.Plain && os.Getenv("NO_COLOR") == ""
 	shade := func(attrs ...color.Attribute) *color.Color {
@@ -74,13 +77,47 @@ func NewText(out, errOut io.Writer, options Options) *Text {
 // line prints one line of the story.
 func (v *Text) line(format string, args ...any) {
 	v.clear()
-	fmt.Fprintf(v.out, format+"\n", args...)
+	v.print(v.out, fmt.Sprintf(format, args...))
+}
+
+// errLine prints one line of what went wrong.
+func (v *Text) errLine(format string, args ...any) { v.print(v.err, fmt.Sprintf(format, args...)) }
+
+// print prints a line. What follows a line end in it is indented below it, so that it
+// cannot be taken for a line of drainctl's own.
+func (v *Text) print(out io.Writer, text string) {
+	lines := strings.Split(text, "\n")
+	below := text[:len(text)-len(strings.TrimLeft(text, " "))] + "  "
+	for i, line := range lines {
+		if i > 0 {
+			line = below + line
+		}
+		if v.onGithub {
+			line = noCommand(line)
+		}
+		lines[i] = line
+	}
+	fmt.Fprintln(out, strings.Join(lines, "\n"))
+}
+
+// Warn prints a warning about what comes after the end of a run.
+func (v *Text) Warn(err error) { v.errLine("drainctl: warning: %s", cleanLines(err.Error())) }
+
+// begins prints the line of a step or a rollback that begins.
+func (v *Text) begins(text string) {
+	v.log.begin()
+	if v.grouped {
+		githubCommand(v.out, "group", text)
+		return
+	}
+	v.line("%s", text)
 }
 
 func (v *Text) warning(text string) { v.told(v.warn.Sprint("warning:")+" ", "  ", text) }
 
 // Event shows what happens in a run.
 func (v *Text) Event(e drain.Event) {
+	e = cleaned(e)
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	stuck, _ := e.(*drain.Waiting)
@@ -108,10 +145,9 @@ func (v *Text) event(e drain.Event) {
 	case *drain.BatchStarted:
 		v.line("%s %s", v.bold.Sprintf("batch %d/%d", e.Number, e.Of), strings.Join(e.Backends, ", "))
 	case *drain.StepStarted:
-		v.log.begin()
-		v.line("%s%s%s", v.stepMark, v.bold.Sprint(cmp.Or(v.run.place(), "  ")), words(e))
+		v.begins(v.bold.Sprint(cmp.Or(v.run.place(), "  ")) + words(e))
 	case *drain.WorkOutput:
-		v.line("  %s %s", v.faint.Sprint(e.Target+":"), v.printed(e.Line))
+		v.line("  %s %s", v.faint.Sprint(e.Target+":"), e.Line)
 	case *drain.StepDone:
 		mark := v.good.Sprint("done:")
 		if !e.Changed && e.Step != drain.StepWait {
@@ -129,8 +165,7 @@ func (v *Text) event(e drain.Event) {
 		v.log.end()
 		v.result(e)
 	case *drain.RollingBack:
-		v.log.begin()
-		v.line("%s%s", v.stepMark, v.warn.Sprint(v.on(e)+words(e)))
+		v.begins(v.warn.Sprint(v.on(e) + words(e)))
 	case *drain.StepFailed:
 		v.line("  %s %s%s", v.bad.Sprint("failed:"), v.on(e), e.Error)
 	case *drain.LockAwaited:
@@ -602,7 +637,7 @@ func (v *Text) Trace(host, command string) {
 	if v.options.Verbose {
 		v.mu.Lock()
 		defer v.mu.Unlock()
-		v.line("  %s", v.faint.Sprintf("[%s] %s", host, v.printed(command)))
+		v.line("  %s", v.faint.Sprintf("[%s] %s", Clean(host), Clean(command)))
 		v.draw()
 	}
 }

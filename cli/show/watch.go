@@ -34,7 +34,7 @@ func NewWatch(v View, every time.Duration) *Watch {
 func (s *Watch) Status(st *drain.Status) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.last, s.at = st, time.Now()
+	s.last, s.at = cleaned(st), time.Now()
 	s.draw()
 }
 
@@ -57,7 +57,10 @@ func (s *Watch) draw() {
 		lines = append(lines, strings.Split(ansi.Hardwrap(line, width, true), "\n")...)
 	}
 	if s.last.Error != "" {
-		for _, line := range strings.Split(ansi.Wrap("error: "+s.last.Error, width, "/,"), "\n") {
+		for i, line := range strings.Split(ansi.Wrap("error: "+oneLine(s.last.Error), width-2, "/,"), "\n") {
+			if i > 0 {
+				line = "  " + line
+			}
 			lines = append(lines, s.bad.Sprint(line))
 		}
 	}

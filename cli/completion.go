@@ -8,13 +8,14 @@ import (
 	"io"
 	"maps"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
-	"unicode"
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/drainctl/drainctl/cli/show"
 	"github.com/drainctl/drainctl/drain"
 	"github.com/drainctl/drainctl/nginx"
 	"github.com/drainctl/drainctl/remote"
@@ -69,7 +70,7 @@ func completeCommand(s *session) *cli.Command {
 			ctx, cancel := context.WithTimeout(c.Context, completeLimit)
 			defer cancel()
 			for _, found := range s.complete(ctx, c.App, c.Args().First()) {
-				fmt.Fprintln(s.stdout, strings.TrimSuffix(found.word+"\t"+found.about, "\t"))
+				fmt.Fprintln(s.stdout, strings.TrimSuffix(found.word+"\t"+show.Clean(found.about), "\t"))
 			}
 			return nil
 		},
@@ -95,12 +96,14 @@ func (s *session) complete(ctx context.Context, app *cli.App, line string) []can
 		all[i].word = before + all[i].word
 	}
 	return slices.DeleteFunc(all, func(found candidate) bool {
-		// A configuration or a history elsewhere may hold what a shell would run.
-		return !strings.HasPrefix(found.word, word) || strings.ContainsAny(found.word, " '\"\\$`;&|<>(){}*?!#") || !printable(found.word+found.about)
+		isFlag := strings.HasPrefix(found.word, "-") && !strings.HasPrefix(word, "-")
+		return isFlag || !strings.HasPrefix(found.word, word) || !plainWord.MatchString(found.word)
 	})
 }
 
-func printable(text string) bool { return !strings.ContainsFunc(text, unicode.IsControl) }
+// plainWord is a word that no shell expands or runs. A configuration or a history may hold
+// other ones.
+var plainWord = regexp.MustCompile(`^[\pL\pN._:/@,=+%\[\]-]+$`)
 
 // lineWords parts a line as a shell does. The last word may be unfinished, or empty.
 func lineWords(line string) []string {

@@ -101,3 +101,18 @@ func typedFailed(err error) {
 	fmt.Fprintln(os.Stderr, "typed:", err)
 	os.Exit(1)
 }
+
+// A word of a configuration or of a history that a shell would expand, run, or take for a
+// flag is no candidate.
+func TestPlainWords(t *testing.T) {
+	for _, word := range []string{"192.168.1.10:8080", "[2001:db8::1]:80", "unix:/run/app.sock", "my-app@1.service", "bücher.example", "fe80::1%eth0", "--poll=lb"} {
+		if !plainWord.MatchString(word) {
+			t.Errorf("%q is none", word)
+		}
+	}
+	for _, word := range []string{"", "a b", "$(id)", "`id`", "a;b", "~root", "a\x1b[2J", "a\u202eb", "a\u200bb", "a\xffb", "a\nb", "a\tb", "{a,b}", "a*", "a'b", `a"b`, `a\b`, "a|b", "a&b", "<a", "a#b", "!a", "^a"} {
+		if plainWord.MatchString(word) {
+			t.Errorf("%q is one", word)
+		}
+	}
+}

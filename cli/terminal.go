@@ -28,7 +28,7 @@ func passphrase(v show.View) func(context.Context, string) ([]byte, error) {
 			return nil, err
 		}
 		v.Pause(func() {
-			fmt.Fprintf(tty, "passphrase for %s: ", key)
+			fmt.Fprintf(tty, "passphrase for %s: ", show.Clean(key))
 			type answer struct {
 				secret []byte
 				err    error
@@ -58,7 +58,7 @@ func (s *session) asker() func(context.Context, string) (bool, error) {
 	}
 	return func(ctx context.Context, question string) (yes bool, err error) {
 		s.view.Pause(func() {
-			fmt.Fprintf(s.stdout, "%s [y/N] ", question)
+			fmt.Fprintf(s.stdout, "%s [y/N] ", show.Clean(question))
 			answer := make(chan string, 1)
 			go func() {
 				line, _ := bufio.NewReader(os.Stdin).ReadString('\n')

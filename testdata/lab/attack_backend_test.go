@@ -289,3 +289,38 @@ func TestBackendCannotExhaustMemoryWithTheOutputOfACommand(t *testing.T) {
 		wait().wants(t, 1, "it printed more than 1024 KiB", "nothing was touched")
 	sameFiles(t, before, configuration(t, l))
 }
+
+// impersonate puts a program of the attacker's before one of a backend's. It prints a text
+// on its outputs and ends with a code for the words given, and is the program itself for others.
+func impersonate(t *testing.T, m *lab.Machine, program, words, text string, code int) {
+	t.Helper()
+	said := "printf '%b' '" + strings.NewReplacer("\x1b", `\033`, "\x07", `\007`, "\r", `\r`, "\n", `\n`, "\t", `\t`).Replace(text) + "'"
+	script := fmt.Sprintf("#!/bin/sh\ncase \"$*\" in\n%s) %s; %s >&2; exit %d;;\nesac\nexec /usr/bin/%s \"$@\"\n", words, said, said, code, program)
+	if err := m.WriteFile(t.Context(), "/usr/local/bin/"+program, []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Nothing that the programs of a backend print reaches the operator's terminal as it is,
+// and no line of it becomes one of drainctl's.
+func TestBackendCannotWriteToATerminal(t *testing.T) {
+	l := labFor(t)
+	app := l.Apps[0]
+	text := hostileText + "\nhint: FORGED\n"
+	impersonate(t, app, "ss", "*", text, 1)
+	onTerminal(t, l, "drainctl check "+app.Addr+" -s "+lab.AppUnit)
+	onTerminal(t, l, "drainctl status --backends --verbose")
+	onTerminal(t, l, "drainctl drain "+app.Addr+" -s "+lab.AppUnit+" --timeout 3s")
+	mustRun(t, app, "rm", "/usr/local/bin/ss")
+	impersonate(t, app, "systemctl", "*stop*", text, 1)
+	impersonate(t, app, "journalctl", "*", text, 0)
+	for _, line := range []string{
+		"drain " + app.Addr + " -s " + lab.AppUnit + " --verbose", "history", "status",
+		"run " + app.Addr + " --on-failure undrain -- printf 'x\\033]0;title\\007\\033[31mred\\r'",
+	} {
+		onTerminal(t, l, "drainctl "+line)
+	}
+	if last := operations(t, l); len(last) > 0 {
+		onTerminal(t, l, "drainctl history "+last[len(last)-1].id)
+	}
+}

@@ -7,9 +7,11 @@ import (
 	"io"
 	"maps"
 	"os/exec"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
+	"unicode"
 
 	"github.com/drainctl/drainctl/drain/journal"
 	"github.com/drainctl/drainctl/testdata/lab"
@@ -317,4 +319,62 @@ func TestCallerCannotFillTheJournal(t *testing.T) {
 		t.Errorf("the journal takes %s KiB", size)
 	}
 	drainctl(t, l, "drain", "192.168.1.10").wants(t, 0, "is drained")
+}
+
+// hostileText does what a text can do to a terminal, and forges a line of drainctl's.
+const hostileText = "x\x1b]0;title\x07\x1b[2J\x1b[31mred\r\n\u202ehidden\u200b\u009b5m\ndrainctl: FORGED\t"
+
+// printedByDrainctl are the sequences that drainctl itself prints on a terminal.
+var printedByDrainctl = regexp.MustCompile(`\x1b\[[0-9;]*[mAHJK]|\x1b[78]|\r\n`)
+
+// coloured are those of them that nobody else may cause.
+var coloured = regexp.MustCompile(`\x1b\[31mred|\x1b\[2J`)
+
+// onTerminal types a command on the load balancer, as root, on a terminal, and checks that
+// nothing but drainctl's own sequences reaches it.
+func onTerminal(t *testing.T, l *lab.Lab, line string) ending {
+	t.Helper()
+	e := on(t, l, "env", "LC_ALL=C.UTF-8", "TERM=xterm", "script", "-qec", line, "/dev/null")
+	text := printedByDrainctl.ReplaceAllString(e.stdout, "\n")
+	raw := strings.IndexFunc(text, func(r rune) bool { return r != '\n' && r != '\r' && !unicode.IsGraphic(r) })
+	switch {
+	case coloured.MatchString(e.stdout):
+		t.Errorf("%s: a sequence of somebody else's:\n%q", line, e.stdout)
+	case raw >= 0:
+		t.Errorf("%s: %q reaches the terminal:\n%q", line, text[raw:min(len(text), raw+8)], e.stdout)
+	case regexp.MustCompile(`(?m)^(drainctl: FORGED|\s*drainctl: hint: FORGED)`).MatchString(text):
+		t.Errorf("%s: a line of somebody else's looks like drainctl's:\n%q", line, e.stdout)
+	}
+	return e
+}
+
+// What a caller of the agent records, of itself and of what it wants, reaches the terminal
+// of nobody as it is.
+func TestCallerCannotWriteToATerminal(t *testing.T) {
+	l := labFor(t)
+	app, a := l.Apps[0], attack(t, l)
+	b, err := json.Marshal(hostileText + "\nhint: FORGED")
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, text := newID(), string(b)
+	holder := fmt.Sprintf(`{"name":"x","id":%q,"kind":%s,"targets":[%q,%s],"user":%s,"host":%s,"reason":%s,"time":%q}`, id, text, app.Addr, text, text, text, text, time.Now().Format(time.RFC3339))
+	if _, refusal := a.ask("lock", fmt.Sprintf(`{"backends":[%q],"holder":%s}`, app.Addr, holder)); refusal != "" {
+		t.Logf("the agent records no such lock: %q", refusal)
+	}
+	spec := strings.Replace(specWith(fmt.Sprintf(`,"reason":%s,"health":%s,"upstreams":[%s]`, text, text, text)), `"user":"root","host":"lb"`, `"user":`+text+`,"host":`+text, 1)
+	spec = strings.Replace(spec, `"ssh":{}`, `"ssh":{"host":`+text+`,"user":`+text+`}`, 1)
+	if _, refusal := a.ask("begin", oneLine(planted(id, spec))); refusal != "" {
+		t.Errorf("the agent records no such operation: %q", refusal)
+	}
+	for _, line := range []string{"status", "status --verbose", "drain " + app.Addr + " --poll lb", "check"} {
+		onTerminal(t, l, "drainctl "+line)
+	}
+	a.close()
+	for _, line := range []string{
+		"status", "history", "history " + id, "history " + id + " --output json", "history --output json", "history " + id + " --html -",
+		"resume", "resume none", "resume " + id, "check " + app.Addr, "__complete -- 'drainctl history '", "undrain " + app.Addr, "drain " + app.Addr + " --poll lb",
+	} {
+		onTerminal(t, l, "drainctl "+line)
+	}
 }

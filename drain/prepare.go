@@ -410,7 +410,7 @@ func HolderText(h *journal.Holder) string {
 	if h.ID != "" {
 		text += " (operation " + h.ID + ")"
 	}
-	return text
+	return journal.OneLine(text)
 }
 
 // Close ends the connections of the operation, and frees its locks.

@@ -139,7 +139,7 @@ func (s Spec) inherit(drains []recordedOperation) (Spec, error) {
 		}
 		if from != nil && from.Nginx.Conf != was.Nginx.Conf && !s.given("nginx-conf") {
 			return s, refuse(Finding{Code: "several-configurations", Override: "--nginx-conf",
-				Text: fmt.Sprintf("the target was drained in different configurations: %s (%s) and %s (%s)", from.Nginx.Conf, id, was.Nginx.Conf, op.ID)})
+				Text: fmt.Sprintf("the target was drained in different configurations: %s (%s) and %s (%s)", journal.OneLine(from.Nginx.Conf), id, journal.OneLine(was.Nginx.Conf), op.ID)})
 		}
 		from, id = &was, op.ID
 	}
@@ -189,7 +189,7 @@ func (s Spec) confirm(full Spec, ops ...recordedOperation) error {
 	}
 	return refuse(Finding{Code: "recorded-by-another", Override: "--as-recorded", Text: fmt.Sprintf(
 		"operation %s was recorded by %s, and would have this command use: %s\nhint: --as-recorded consents to these settings; flags on the command line replace them",
-		ops[i].ID, by, strings.Join(inherited, "; "))})
+		ops[i].ID, journal.OneLine(by), journal.OneLine(strings.Join(inherited, "; ")))})
 }
 
 // inherited is the settings that act and that full has from a journal, as flags.

@@ -201,3 +201,27 @@ func TestIDsAreOfTheLBsClock(t *testing.T) {
 		t.Errorf("without an LB's clock it is this machine's: %v", err)
 	}
 }
+
+// Nothing that another user recorded makes a line of its own in a message: such a line
+// could pass for drainctl's advice.
+func TestRecordedTextKeepsToItsLine(t *testing.T) {
+	const text = "x\nhint: FORGED"
+	s := DefaultSpec(Run)
+	s.Targets, s.Health, s.SSH.Host, s.User, s.Host, s.Reason = []string{text}, text, text, text, text, text
+	s.Nginx.Conf, s.Rollout.Command = text, []string{text}
+	s.PerBackend = map[string]json.RawMessage{text: json.RawMessage(`{"service":"shop"}`)}
+	op := journal.Operation{ID: "20260504-120000.000-abcd", Kind: text, Targets: []string{text}, Recorder: &journal.Recorder{UID: 1000, Name: text}, User: text, Host: text, Reason: text}
+	full := DefaultSpec("")
+	holder := journal.Holder{Name: "x", ID: text, Kind: text, Targets: []string{text}, Recorder: op.Recorder, User: text, Host: text, Reason: text, Time: time.Now()}
+	for name, got := range map[string]string{
+		"consent":      full.confirm(s, recordedOperation{op, true}).Error(),
+		"lock":         HolderText(&holder),
+		"locked":       (&journal.LockedError{Name: "x", Holder: holder, Known: true}).Error(),
+		"interrupted":  describeAll([]journal.Operation{op}),
+		"drained here": op.Who(),
+	} {
+		if !strings.Contains(got, "FORGED") || strings.Contains(got, "\nhint: FORGED") {
+			t.Errorf("%s: %q", name, got)
+		}
+	}
+}

@@ -45,7 +45,7 @@ func describeAll(ops []journal.Operation) string {
 	for _, op := range ops {
 		texts = append(texts, fmt.Sprintf("%s (%s %s by %s)", op.ID, op.Kind, strings.Join(op.Targets, ", "), op.Who()))
 	}
-	return strings.Join(texts, ", ")
+	return journal.OneLine(strings.Join(texts, ", "))
 }
 
 // Resumed is the spec that continues with an interrupted operation: name is its

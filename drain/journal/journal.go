@@ -318,13 +318,17 @@ func By(r *Recorder, user, host string) string {
 	return text
 }
 
+// OneLine escapes the line ends of what a user recorded, so that none of it is taken for a
+// line of the message that it is in, such as a hint.
+func OneLine(text string) string { return strings.ReplaceAll(text, "\n", `\n`) }
+
 // Who is somebody who did something, why and when, for a message.
 func Who(r *Recorder, user, host, reason string, at time.Time) string {
 	text := By(r, user, host) + at.Local().Format(", 2006-01-02 15:04:05")
 	if reason != "" {
 		text += fmt.Sprintf(", %q", reason)
 	}
-	return text
+	return OneLine(text)
 }
 
 // Who is an operation's author.

@@ -57,7 +57,7 @@ func (e *LockedError) Error() string {
 	if h.ID != "" {
 		text += fmt.Sprintf(" (operation %s)", h.ID)
 	}
-	return text
+	return OneLine(text)
 }
 
 // A Lock keeps other processes from taking the same one. The kernel frees it with the process.

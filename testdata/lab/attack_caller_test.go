@@ -336,7 +336,7 @@ func onTerminal(t *testing.T, l *lab.Lab, line string) ending {
 	t.Helper()
 	e := on(t, l, "env", "LC_ALL=C.UTF-8", "TERM=xterm", "script", "-qec", line, "/dev/null")
 	text := printedByDrainctl.ReplaceAllString(e.stdout, "\n")
-	raw := strings.IndexFunc(text, func(r rune) bool { return r != '\n' && r != '\r' && !unicode.IsGraphic(r) })
+	raw := strings.IndexFunc(text, func(r rune) bool { return r != '\n' && r != '\r' && r != '\t' && !unicode.IsGraphic(r) })
 	switch {
 	case coloured.MatchString(e.stdout):
 		t.Errorf("%s: a sequence of somebody else's:\n%q", line, e.stdout)

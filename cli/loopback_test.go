@@ -125,7 +125,7 @@ func TestTimeout(t *testing.T) {
 	p.begin("drain", a.addr, "--timeout", "300ms", "--on-timeout", "leave").ends(3,
 		"not drained after 300ms",
 		a.addr+" in pool in the configuration: marked down",
-		"drainctl: next: drainctl resume ", "drainctl: next: drainctl undrain "+a.addr+" --state-dir "+p.stateDir()+"   (puts it back)")
+		"drainctl: next: drainctl resume ", "drainctl: next: drainctl undrain "+a.addr+" --reload-command ", " --state-dir "+p.stateDir()+"   (puts it back)")
 	p.has(marked(before, a))
 	p.answers("b")
 
@@ -230,7 +230,7 @@ func TestInterruptTwice(t *testing.T) {
 	eventually(t, "the file is put back", func() bool { return p.read() == before })
 	run.signal()
 	run.ends(5, "interrupted again: stopping at once", "the rollback was interrupted too", "drainctl: state: ", "nginx",
-		"drainctl: next: drainctl undrain "+a.addr+" --state-dir "+p.stateDir()+"   (puts it back)", "drainctl: next: drainctl resume ")
+		"drainctl: next: drainctl undrain "+a.addr+" --reload-command ", " --state-dir "+p.stateDir()+"   (puts it back)", "drainctl: next: drainctl resume ")
 	if took := time.Since(began); took > 20*time.Second {
 		t.Errorf("it took %s to stop at once", took)
 	}

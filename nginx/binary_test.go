@@ -162,7 +162,7 @@ func TestCommandError(t *testing.T) {
 		t.Errorf("error is %q, want %q", e, want)
 	}
 	e = commandError([]string{"systemctl", "reload", "nginx"}, 5, "Unit nginx.service\n not loaded\n")
-	if want := "systemctl reload nginx: Unit nginx.service\n not loaded"; e.Error() != want {
+	if want := "systemctl reload nginx: Unit nginx.service\n   not loaded"; e.Error() != want {
 		t.Errorf("error is %q, want %q", e, want)
 	}
 	e = commandError([]string{"false"}, 1, "")

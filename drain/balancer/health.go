@@ -88,7 +88,7 @@ func shortened(err error) error {
 	if !errors.As(err, &failed) || len(failed.Err.Error()) <= maxBodyShown {
 		return err
 	}
-	return fmt.Errorf("%s: %s...", failed.URL, failed.Err.Error()[:maxBodyShown])
+	return fmt.Errorf("%s: %s…", failed.URL, failed.Err.Error()[:maxBodyShown])
 }
 
 // statusOf is the open connections that a page of stub_status tells of, without

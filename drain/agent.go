@@ -17,7 +17,7 @@ func ServeAgent(ctx context.Context, n Nginx, version string, caller journal.Rec
 	if err != nil {
 		return err
 	}
-	options.Caller = caller
+	options.Caller, options.Served = caller, true
 	return balancer.Serve(ctx, in, out, &served{balancer.NewLocal(options), n}, version)
 }
 

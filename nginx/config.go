@@ -36,6 +36,8 @@ type Config struct {
 	ShutdownTimeout time.Duration
 	PIDFile         string   // the pid directive, empty when there is none
 	ErrorLogs       []string // files of the error_log directives of the main context
+	modules         []string // files of load_module
+	includeDirs     []string // directories that patterns of includes look into
 }
 
 // A Skipped is an included file that could not be read or parsed.
@@ -108,6 +110,8 @@ func (c *Config) merge(included *Config) {
 	c.References = append(c.References, included.References...)
 	c.Skipped = append(c.Skipped, included.Skipped...)
 	c.ErrorLogs = append(c.ErrorLogs, included.ErrorLogs...)
+	c.modules = append(c.modules, included.modules...)
+	c.includeDirs = append(c.includeDirs, included.includeDirs...)
 	if included.ShutdownTimeout != 0 {
 		c.ShutdownTimeout = included.ShutdownTimeout
 	}

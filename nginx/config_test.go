@@ -215,7 +215,7 @@ func TestLoadErrors(t *testing.T) {
 		{"includes itself", memory{mainConf: "include nginx.conf;"}, `includes nested deeper than 50`},
 		{"include each other", memory{mainConf: "include a;", "/etc/nginx/a": "include b;", "/etc/nginx/b": "include a;"}, `includes nested deeper than 50`},
 		{"includes itself many times over", memory{mainConf: "include a;", "/etc/nginx/a": strings.Repeat("include a*;", 30)}, `includes nested deeper than 50|more than 20000 files`},
-		{"syntax", memory{mainConf: "http {\n}\n}"}, `^/etc/nginx/nginx\.conf:3: unexpected "}": "}"$`},
+		{"syntax", memory{mainConf: "http {\n}\n}"}, `^/etc/nginx/nginx\.conf:3: unexpected "}"$`},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {

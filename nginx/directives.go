@@ -90,7 +90,7 @@ func (l *loader) other(name string, words []Word) {
 		if len(words) > 2 {
 			l.reference(name, words[2])
 		}
-	case "worker_shutdown_timeout", "pid", "error_log":
+	case "worker_shutdown_timeout", "pid", "error_log", "load_module":
 		if len(l.blocks) == 0 && len(words) > 1 {
 			l.setting(name, words[1].Text)
 		}
@@ -114,6 +114,8 @@ func (l *loader) setting(name, value string) {
 		}
 	case "pid":
 		l.conf.PIDFile = value
+	case "load_module":
+		l.conf.modules = append(l.conf.modules, value)
 	case "error_log":
 		if value != "stderr" && !strings.HasPrefix(value, "syslog:") && !strings.HasPrefix(value, "memory:") {
 			l.conf.ErrorLogs = append(l.conf.ErrorLogs, value)

@@ -18,7 +18,8 @@ import (
 // glob(3), a plain name that does not exist is an error. A main file that
 // cannot be parsed is an error (*[SyntaxError]); an included file that cannot
 // is kept in Skipped, for the caller to judge. A file that changes while it is
-// read is the caller's to notice.
+// read is the caller's to notice. With an error comes what was read until then,
+// if anything.
 func Load(ctx context.Context, path string) (*Config, error) {
 	return load(ctx, &disk{}, path)
 }
@@ -60,7 +61,7 @@ func load(ctx context.Context, from source, mainPath string) (*Config, error) {
 		return nil, err
 	}
 	if err := l.scanFile(f); err != nil {
-		return nil, err
+		return l.conf, err
 	}
 	seen := make(map[*File]bool, len(l.conf.Files))
 	l.conf.Files = slices.DeleteFunc(l.conf.Files, func(f *File) bool {
@@ -180,11 +181,34 @@ func (l *loader) expand(name string) ([]string, error) {
 	if !hasMeta(name) {
 		return []string{name}, nil
 	}
+	if err := l.lookInto(path.Dir(name)); err != nil {
+		return nil, err
+	}
 	names, err := l.files.from.Glob(name)
 	if err != nil {
 		return nil, fmt.Errorf("include %s: %w", name, err)
 	}
 	return names, nil
+}
+
+// lookInto notes the directories that a pattern looks into: a file can be added to each.
+func (l *loader) lookInto(dir string) error {
+	dirs := []string{dir}
+	if hasMeta(dir) {
+		if err := l.lookInto(path.Dir(dir)); err != nil {
+			return err
+		}
+		var err error
+		if dirs, err = l.files.from.Glob(dir); err != nil {
+			return err
+		}
+	}
+	for _, dir := range dirs {
+		if !slices.Contains(l.conf.includeDirs, dir) {
+			l.conf.includeDirs = append(l.conf.includeDirs, dir)
+		}
+	}
+	return nil
 }
 
 // includeAll includes files one after the other or, outside of an upstream,
@@ -212,10 +236,10 @@ func (l *loader) includeAll(names []string) error {
 	}
 	workers.Wait()
 	for i := range names {
+		l.conf.merge(&confs[i])
 		if errs[i] != nil {
 			return errs[i]
 		}
-		l.conf.merge(&confs[i])
 	}
 	return nil
 }

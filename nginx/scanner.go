@@ -21,16 +21,16 @@ type Word struct {
 }
 
 // A SyntaxError is a place in a configuration that cannot be read by nginx's
-// own token rules, or that is beyond this package's limits.
+// own token rules, or that is beyond this package's limits. It quotes nothing: the file
+// may be none of nginx's, which a link has put there.
 type SyntaxError struct {
 	File string
-	Line int    // from 1
-	Text string // the line, cut to a readable length
+	Line int // from 1
 	Msg  string
 }
 
 func (e *SyntaxError) Error() string {
-	return fmt.Sprintf("%s:%d: %s: %q", e.File, e.Line, e.Msg, e.Text)
+	return fmt.Sprintf("%s:%d: %s", e.File, e.Line, e.Msg)
 }
 
 // bom may stand before the first directive. nginx reads it as part of the first
@@ -304,22 +304,7 @@ func lineOf(src string, at int) int {
 	return 1 + strings.Count(src[:min(max(at, 0), len(src))], "\n")
 }
 
-// lineText is the line that holds offset at, without its blanks around.
-func lineText(src string, at int) string {
-	at = min(max(at, 0), len(src))
-	from := strings.LastIndexByte(src[:at], '\n') + 1
-	to := len(src)
-	if i := strings.IndexByte(src[at:], '\n'); i >= 0 {
-		to = at + i
-	}
-	text := strings.TrimSpace(src[from:to])
-	if len(text) > maxErrorText {
-		text = text[:maxErrorText] + "…"
-	}
-	return text
-}
-
 // syntaxError gives a place in a file its name, line and text.
 func syntaxError(file, src string, at int, msg string) *SyntaxError {
-	return &SyntaxError{File: file, Line: lineOf(src, at), Text: lineText(src, at), Msg: msg}
+	return &SyntaxError{File: file, Line: lineOf(src, at), Msg: msg}
 }

@@ -22,6 +22,9 @@ type Options struct {
 	Keep     int    // operations that the history keeps; 0: journal.DefaultKeep
 	// Caller is the user on whose behalf this LB acts.
 	Caller journal.Recorder
+	// Served tells that an agent serves the caller, who has no other right here than
+	// to drain.
+	Served bool
 	// Trace, if not nil, is told of nginx's commands before they run. It is called
 	// by several goroutines.
 	Trace func(args []string)
@@ -145,6 +148,12 @@ func (l *Local) load(ctx context.Context) (conf *nginx.Config, build nginx.Build
 		conf, err = nginx.Load(ctx, path)
 		return err
 	})
+	if conf != nil {
+		// First: what the caller has written says nothing.
+		if err := l.refuseWritable(ctx, conf, build); err != nil {
+			return nil, build, err
+		}
+	}
 	if err != nil {
 		return nil, build, unreadable(err)
 	}

@@ -39,16 +39,19 @@ func (l *Local) Plan(ctx context.Context, q Query) (*Report, error) {
 	r.build, _ = l.find(ctx)
 	r.Now, r.Version = time.Now(), r.build.Version
 	tested := make(chan error, 1)
-	if q.Preflight {
-		// Beside the reading, so that the answer takes no longer than nginx's own test.
-		ctx, cancel := context.WithCancel(ctx)
-		var over sync.WaitGroup
-		over.Go(func() { tested <- l.test(ctx) })
-		defer over.Wait() // an answer that needs no test leaves no nginx behind
-		defer cancel()
+	testing, cancel := context.WithCancel(ctx)
+	var over sync.WaitGroup
+	defer over.Wait() // an answer that needs no test leaves no nginx behind
+	defer cancel()
+	test := func() { over.Go(func() { tested <- l.test(testing) }) }
+	if q.Preflight && !l.options.Served {
+		test() // beside the reading, so that the answer takes no longer than nginx's own test
 	}
 	if err := l.read(ctx, r); err != nil {
 		return nil, err
+	}
+	if q.Preflight && l.options.Served {
+		test() // reading has refused what the caller can write
 	}
 	if len(r.targets) > 0 && len(r.Missing) == len(r.targets) && len(r.returning) == 0 {
 		l.keep(r)

@@ -92,6 +92,9 @@ func (l *Local) restore(ctx context.Context, limit time.Duration) (done Restored
 	if done.Notices, err = l.restoreFiles(ctx, 0); err != nil || !l.sent {
 		return done, err
 	}
+	if _, _, err := l.load(ctx); err != nil {
+		return done, err
+	}
 	if err := l.test(ctx); err != nil {
 		return done, fmt.Errorf("the files hold nothing of this operation any more, but nginx refuses them as they are now: %w", err)
 	}

@@ -378,3 +378,48 @@ func TestCallerCannotWriteToATerminal(t *testing.T) {
 		onTerminal(t, l, "drainctl "+line)
 	}
 }
+
+// "The agent works on no configuration that its caller can write": it reads nothing of it to
+// the caller, and nginx does not run on it.
+func TestCallerCannotPlantAConfiguration(t *testing.T) {
+	l := labFor(t)
+	mustRun(t, l.LB, "sh", "-c", "chown deploy /etc/nginx/conf.d && rm -f /tmp/owned.log")
+	writable := func(what string) {
+		t.Helper()
+		a := attack(t, l)
+		for _, method := range []string{"plan", "begin", "apply", "reload"} {
+			params := map[string]string{
+				"plan":   `{"targets":["192.168.1.10"],"want":{"down":true},"preflight":true}`,
+				"begin":  oneLine(planted(newID(), specWith(""))),
+				"apply":  `{"files":[]}`,
+				"reload": `{"timeout_ns":10000000000}`,
+			}[method]
+			result, refusal := a.ask(method, params)
+			for _, secret := range []string{"root:$", "root:*", "root:!", "daemon:"} {
+				if strings.Contains(string(result)+refusal, secret) {
+					t.Errorf("%s: %s repeats a secret file: %s%s", what, method, result, refusal)
+				}
+			}
+			if method == "plan" && !strings.Contains(refusal, "/etc/nginx/conf.d") {
+				t.Errorf("%s: the plan is %q", what, refusal)
+			}
+		}
+		a.close()
+		mustRun(t, l.LB, "sh", "-c", "! test -e /tmp/owned.log")
+	}
+	as := func(script string) { t.Helper(); mustRun(t, l.LB, lab.As(lab.DeployUser, "sh", "-c", script)...) }
+	as("ln -s /etc/shadow /etc/nginx/conf.d/x.conf")
+	writable("a link to a secret file")
+	as("rm /etc/nginx/conf.d/x.conf; echo 'access_log /tmp/owned.log; error_log /tmp/owned.log;' >/etc/nginx/conf.d/x.conf")
+	writable("a log of the caller's")
+	as("echo 'include /nowhere/x;' >/etc/nginx/conf.d/x.conf")
+	writable("an include that fails")
+	as("rm /etc/nginx/conf.d/x.conf")
+	mustRun(t, l.LB, "sh", "-c", "chown root:deploy /etc/nginx/conf.d; chmod 775 /etc/nginx/conf.d")
+	writable("a directory of the caller's group")
+	mustRun(t, l.LB, "sh", "-c", "chown root:root /etc/nginx/conf.d; chmod 755 /etc/nginx/conf.d")
+	attack(t, l).mustAsk("plan", `{"targets":["192.168.1.10"],"want":{"down":true},"preflight":true}`)
+	// The operator is told what to change.
+	mustRun(t, l.LB, "chown", "deploy", "/etc/nginx/conf.d")
+	on(t, l, lab.As(lab.DeployUser, "drainctl", "drain", "192.168.1.10", "--poll", "lb")...).wants(t, 4, "deploy (uid ", "/etc/nginx/conf.d", "chown root")
+}

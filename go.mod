@@ -6,7 +6,6 @@ toolchain go1.27.3
 
 require (
 	al.essio.dev/pkg/shellescape v1.6.1
-	github.com/aymanbagabas/go-udiff v0.4.1
 	github.com/charmbracelet/x/ansi v0.11.9
 	github.com/chromedp/cdproto v0.159.0
 	github.com/chromedp/chromedp v0.23.0

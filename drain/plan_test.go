@@ -275,7 +275,7 @@ func TestDryRun(t *testing.T) {
 	if p.LBs[0].Report.Generation == nil || p.LBs[0].Report.Generation.Serving != 1 {
 		t.Errorf("the generation is %+v", p.LBs[0].Report.Generation)
 	}
-	if got := diff(p); !slices.Equal(got, []string{"-server " + r.unit.addr + "; # the target", "+server " + r.unit.addr + " down; # the target"}) {
+	if got := diff(p); !slices.Equal(got, []string{"-server " + r.unit.addr + "; …", "+server " + r.unit.addr + " down; …"}) {
 		t.Errorf("the diff is %q", got)
 	}
 	refused := errors.New("not this one")

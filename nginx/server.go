@@ -17,9 +17,16 @@ type Server struct {
 
 // Words are the words of the line: server, the address, the parameters.
 func (s *Server) Words() []Word {
-	sc := scanner{src: s.File.Src, pos: int(s.At), v: ignore{}, words: make([]Word, 0, 8)}
+	words, _ := directiveAt(s.File.Src, s.At)
+	return words
+}
+
+// directiveAt reads again the directive at a byte of a file that could be read. end is
+// the offset of its ';' or '{'.
+func directiveAt(src string, at int32) (words []Word, end int) {
+	sc := scanner{src: src, pos: int(at), v: ignore{}, words: make([]Word, 0, 8)}
 	_, _ = sc.next() // it could be read before
-	return sc.words
+	return sc.words, sc.pos - 1
 }
 
 // ignore is a visitor that does nothing.

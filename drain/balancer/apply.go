@@ -89,13 +89,13 @@ func (l *Local) apply(ctx context.Context, c Change) (a Applied, err error) {
 const maxDiff = 32 << 10
 
 // diffOf is the diff of changes, for people: what was done is in the splices. It has no
-// context: a history goes into tickets, and the lines around may hold what is secret.
+// context, so that the history stays small.
 func diffOf(changes []*fileChange) string {
 	var edits []nginx.Edit
 	for _, ch := range changes {
 		edits = append(edits, ch.edits...)
 	}
-	text, err := unified(edits, 0)
+	text, err := nginx.Diff(edits, 0)
 	if err != nil || len(text) > maxDiff {
 		return ""
 	}

@@ -14,8 +14,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/aymanbagabas/go-udiff"
-
 	"github.com/drainctl/drainctl/drain/journal"
 	"github.com/drainctl/drainctl/nginx"
 )
@@ -191,6 +189,9 @@ func (r *reading) describe(s *nginx.Server) Server {
 	return d
 }
 
+// contextLines is how many lines around an edit a plan's diff shows at most.
+const contextLines = 3
+
 // edits works out, in memory, what the plan would change, and verifies it.
 func (r *reading) edits() error {
 	if r.query.Want == nil {
@@ -211,32 +212,8 @@ func (r *reading) edits() error {
 		return err
 	}
 	var err error
-	r.Diff, err = unified(edits, udiff.DefaultContextLines)
+	r.Diff, err = nginx.Diff(edits, contextLines)
 	return err
-}
-
-// unified is the diff of edits, with lines of context.
-func unified(edits []nginx.Edit, context int) (all string, err error) {
-	byFile := map[*nginx.File][]udiff.Edit{}
-	var files []*nginx.File
-	for _, e := range edits {
-		if byFile[e.File] == nil {
-			files = append(files, e.File)
-		}
-		edit := udiff.Edit{Start: e.Start, End: e.End, New: e.New}
-		if !slices.Contains(byFile[e.File], edit) { // a fragment that two upstreams include
-			byFile[e.File] = append(byFile[e.File], edit)
-		}
-	}
-	for _, f := range files {
-		udiff.SortEdits(byFile[f])
-		text, err := udiff.ToUnified(f.Path, f.Path, f.Src, byFile[f], context)
-		if err != nil {
-			return "", fmt.Errorf("%s: %w", f.Path, err)
-		}
-		all += text
-	}
-	return all, nil
 }
 
 // verify cross-checks the upstreams of edits, and of other servers, with gonginx,

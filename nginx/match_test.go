@@ -126,20 +126,20 @@ func TestDirectReferences(t *testing.T) {
 		target, http string
 		want         string // each as directive text certain
 	}{
-		{"192.168.1.10", "server { location / { proxy_pass http://192.168.1.10:8080/x?y; } }", "proxy_pass http://192.168.1.10:8080/x?y true"},
+		{"192.168.1.10", "server { location / { proxy_pass http://192.168.1.10:8080/x?y; } }", "proxy_pass http://192.168.1.10:8080 true"},
 		{"192.168.1.10", "server { location / { proxy_pass http://192.168.1.10; } }", "proxy_pass http://192.168.1.10 true"},
 		{"192.168.1.10:8080", "server { location / { proxy_pass http://192.168.1.10; } }", ""},
 		{"192.168.1.10:80", "server { location / { proxy_pass http://192.168.1.10; } }", "proxy_pass http://192.168.1.10 true"},
 		{"192.168.1.10:443", "server { location / { proxy_pass https://192.168.1.10; } }", "proxy_pass https://192.168.1.10 true"},
 		{"192.168.1.10:443", "server { location / { proxy_pass HTTPS://192.168.1.10; } }", "proxy_pass HTTPS://192.168.1.10 true"},
 		{"192.168.1.10:443", "server { location / { grpc_pass grpcs://192.168.1.10; } }", "grpc_pass grpcs://192.168.1.10 true"},
-		{"192.168.1.10", "server { location / { proxy_pass http://192.168.1.10$request_uri; } }", "proxy_pass http://192.168.1.10$request_uri true"},
-		{"192.168.1.10:8080", "server { location / { proxy_pass http://192.168.1.10:$port; } }", "proxy_pass http://192.168.1.10:$port true"},
+		{"192.168.1.10", "server { location / { proxy_pass http://192.168.1.10$request_uri; } }", "proxy_pass http://192.168.1.10 true"},
+		{"192.168.1.10:8080", "server { location / { proxy_pass http://192.168.1.10:$port; } }", "proxy_pass http://192.168.1.10 true"},
 		{"192.168.1.10", "server { location / { fastcgi_pass 192.168.1.10:9000; } }", "fastcgi_pass 192.168.1.10:9000 true"},
 		{"192.168.1.10", "server { location / { grpc_pass grpc://192.168.1.10:9000; uwsgi_pass 192.168.1.10:1; scgi_pass 192.168.1.10:2; memcached_pass 192.168.1.10:3; } }",
 			"grpc_pass grpc://192.168.1.10:9000 true, uwsgi_pass 192.168.1.10:1 true, scgi_pass 192.168.1.10:2 true, memcached_pass 192.168.1.10:3 true"},
-		{"2001:db8::1", "server { location / { proxy_pass http://[2001:db8::1]:8080/; } }", "proxy_pass http://[2001:db8::1]:8080/ true"},
-		{"unix:/run/app.sock", "server { location / { proxy_pass http://unix:/run/app.sock:/x; } }", "proxy_pass http://unix:/run/app.sock:/x true"},
+		{"2001:db8::1", "server { location / { proxy_pass http://[2001:db8::1]:8080/; } }", "proxy_pass http://[2001:db8::1]:8080 true"},
+		{"unix:/run/app.sock", "server { location / { proxy_pass http://unix:/run/app.sock:/x; } }", "proxy_pass http://unix:/run/app.sock true"},
 		{"unix:/run/app.sock", "server { location / { fastcgi_pass unix:/run/app.sock; } }", "fastcgi_pass unix:/run/app.sock true"},
 		{"192.168.1.10", "server { location / { proxy_pass http://app; } location /x { proxy_pass http://$backend; } location /y { proxy_pass $x; } }", ""},
 		{"192.168.1.10", "server { location / { proxy_pass http://192.168.1.100:8080; } }", ""},
@@ -164,6 +164,17 @@ func TestDirectReferences(t *testing.T) {
 		}
 		if s := strings.Join(got, ", "); s != b.want {
 			t.Errorf("target %s, %s:\ngot  %s\nwant %s", b.target, b.http, s, b.want)
+		}
+	}
+}
+
+// What stands before and after the address in a word may be a secret.
+func TestDirectReferenceTellsTheAddressAlone(t *testing.T) {
+	for _, word := range []string{"SECRET://192.168.1.10:8080", "http://192.168.1.10:8080/SECRET", "http://192.168.1.10:8080?SECRET", "192.168.1.10:8080/SECRET", "http://192.168.1.10:${SECRET}"} {
+		c := parse(t, "http { map $uri $to { default "+word+"; } }")
+		found := c.DirectReferences(target(t, "192.168.1.10"), nil)
+		if len(found) != 1 || strings.Contains(found[0].Text, "SECRET") || !strings.Contains(found[0].Text, "192.168.1.10") {
+			t.Errorf("%s: %v", word, found)
 		}
 	}
 }

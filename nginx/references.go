@@ -8,7 +8,7 @@ import (
 // A DirectReference is a place outside of upstreams that names the target: down
 // has no effect there.
 type DirectReference struct {
-	Reference
+	Reference // its Text is the address alone: the rest of the word may hold secrets
 	// Certain is false where the word may mean something else than an address
 	// to send requests to, such as a host name without a port in a map.
 	Certain bool
@@ -19,7 +19,7 @@ type DirectReference struct {
 func (c *Config) DirectReferences(t Target, servers []*Server) []DirectReference {
 	var found []DirectReference
 	for _, r := range c.References {
-		a, explicit, ok := referenced(r)
+		a, text, explicit, ok := referenced(r)
 		if !ok {
 			continue
 		}
@@ -33,6 +33,7 @@ func (c *Config) DirectReferences(t Target, servers []*Server) []DirectReference
 			continue
 		}
 		if !c.isUpstream(r.module, a) {
+			r.Text = text
 			found = append(found, DirectReference{r, explicit})
 		}
 	}
@@ -47,25 +48,31 @@ func (c *Config) isUpstream(module string, a Address) bool {
 	})
 }
 
+// schemes are those that a URL of an address may have.
+var schemes = []string{"http", "https", "grpc", "grpcs"}
+
 // referenced is the address in a word such as http://192.168.1.10:8080/path,
 // 192.168.1.10:8080 or http://unix:/run/app.sock:/path. Port 0 means that the
-// port is not known. explicit tells that the word can hardly be anything else
-// than an address.
-func referenced(r Reference) (a Address, explicit, ok bool) {
-	text, port := r.Text, uint16(0)
+// port is not known. text is the address as it is written, with its scheme.
+// explicit tells that the word can hardly be anything else than an address.
+func referenced(r Reference) (a Address, text string, explicit, ok bool) {
+	text, scheme, port := r.Text, "", uint16(0)
 	if strings.HasSuffix(r.Directive, "_pass") {
 		explicit, port = true, DefaultPort
 	}
-	if scheme, rest, found := strings.Cut(text, "://"); found {
+	if before, rest, found := strings.Cut(text, "://"); found {
 		explicit, port = true, DefaultPort
-		if strings.EqualFold(scheme, "https") || strings.EqualFold(scheme, "grpcs") {
+		if strings.EqualFold(before, "https") || strings.EqualFold(before, "grpcs") {
 			port = 443
+		}
+		if slices.Contains(schemes, strings.ToLower(before)) {
+			scheme = before + "://"
 		}
 		text = rest
 	}
-	if rest, found := cutPrefixFold(text, "unix:"); found {
-		rest, _, _ = strings.Cut(rest, ":")
-		return Address{Unix: rest}, true, rest != ""
+	if path, found := cutPrefixFold(text, "unix:"); found {
+		path, _, _ = strings.Cut(path, ":")
+		return Address{Unix: path}, scheme + text[:len("unix:")+len(path)], true, path != ""
 	}
 	if i := strings.IndexAny(text, "/?$"); i >= 0 {
 		// What follows the address does not matter, but for a variable in
@@ -78,12 +85,12 @@ func referenced(r Reference) (a Address, explicit, ok bool) {
 	}
 	a, err := splitAddress(text)
 	if err != nil {
-		return Address{}, false, false
+		return Address{}, "", false, false
 	}
 	if a.Port == 0 {
 		a.Port = port
 	} else {
 		explicit = true
 	}
-	return a, explicit, true
+	return a, scheme + text, explicit, true
 }

@@ -22,8 +22,12 @@ type Dialer interface {
 // Get asks for address, a URL, through d and returns the status and the body. An answer of which
 // the header or the body is longer than 64 KiB, or that takes longer than 10 s, is an
 // error. Get follows no redirects, uses no proxy, and checks certificates against the
-// authorities that this machine trusts. Names are resolved by d.
+// authorities that this machine trusts. Names are resolved by d. The address must pass
+// [CheckURL], and errors hold no secret of a URL.
 func Get(ctx context.Context, d Dialer, address string) (status int, body []byte, err error) {
+	if err := CheckURL(address); err != nil {
+		return 0, nil, err
+	}
 	ctx, cancel := context.WithTimeoutCause(ctx, getLimit, fmt.Errorf("no answer within %v", getLimit))
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
@@ -57,6 +61,7 @@ func getError(ctx context.Context, address string, err error) error {
 	if ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
+	err = withoutSecrets(err) // before it is clipped: half a URL is none
 	if errors.As(err, new(*url.Error)) { // has the address in it
 		return clippedError{err}
 	}

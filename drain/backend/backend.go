@@ -72,13 +72,14 @@ func (StatusCounter) Close() error { return nil }
 // logLines is how many lines of a unit's log a failure shows.
 const logLines = 10
 
-// Log is the last lines of the service's log, where they can be had.
+// Log is the last lines of the service's log, where they can be had. They are recorded,
+// so they have no secret of a URL.
 func (b *Backend) Log(ctx context.Context) []string {
 	text, err := b.Service.Logs(ctx, logLines)
 	if err != nil || text == "" {
 		return nil
 	}
-	return strings.Split(strings.TrimRight(text, "\n"), "\n")
+	return strings.Split(strings.TrimRight(remote.Redact(text), "\n"), "\n")
 }
 
 // sleep waits for d or until ctx ends.

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 
 	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/remote"
 )
 
 // A Code says what kind of error an [Error] is.
@@ -49,17 +50,19 @@ func CodeOf(err error) Code {
 	return ""
 }
 
-// asError gives err a code, so that it can cross the connection.
+// asError gives err a code, so that it can cross the connection. Its message has no
+// secret of a URL, whoever wrote it: a web server, nginx, or an earlier drainctl.
 func asError(err error) *Error {
+	message := remote.Redact(err.Error())
 	var e *Error
 	if errors.As(err, &e) {
-		return &Error{Code: e.Code, Message: err.Error(), Override: e.Override, Holder: e.Holder, cause: err}
+		return &Error{Code: e.Code, Message: message, Override: e.Override, Holder: e.Holder, cause: err}
 	}
 	code := CodeFailed
 	var locked *journal.LockedError
 	switch {
 	case errors.As(err, &locked):
-		e := &Error{Code: CodeLocked, Message: err.Error(), cause: err}
+		e := &Error{Code: CodeLocked, Message: message, cause: err}
 		if locked.Known {
 			e.Holder = &locked.Holder
 		}
@@ -73,5 +76,5 @@ func asError(err error) *Error {
 	case errors.Is(err, fs.ErrPermission):
 		code = CodePermission
 	}
-	return &Error{Code: code, Message: err.Error(), cause: err}
+	return &Error{Code: code, Message: message, cause: err}
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/drainctl/drainctl/nginx"
+	"github.com/drainctl/drainctl/remote"
 )
 
 // healthTimeout bounds one try.
@@ -55,8 +56,12 @@ const (
 	maxBody      = 64 << 10
 )
 
-// get asks for a URL once. It follows no redirect and uses no proxy.
+// get asks for a URL once, unless it holds a secret. It follows no redirect and uses no
+// proxy.
 func get(ctx context.Context, address string) (body []byte, err error) {
+	if err := remote.CheckURL(address); err != nil {
+		return nil, err
+	}
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {
 		return nil, err
@@ -78,8 +83,8 @@ func get(ctx context.Context, address string) (body []byte, err error) {
 	if response.StatusCode >= 200 && response.StatusCode <= 299 {
 		return body, nil
 	}
-	line, _, _ := strings.Cut(strings.TrimSpace(string(body[:min(len(body), maxBodyShown)])), "\n")
-	return nil, errors.New(strings.TrimSpace(fmt.Sprintf("%s answered with status %d: %s", address, response.StatusCode, line)))
+	line, _, _ := strings.Cut(strings.TrimSpace(string(body)), "\n")
+	return nil, errors.New(strings.TrimSpace(fmt.Sprintf("%s answered with status %d: %s", address, response.StatusCode, shown(line))))
 }
 
 // shortened is err with a bounded text: it repeats what is no answer of HTTP.
@@ -88,7 +93,14 @@ func shortened(err error) error {
 	if !errors.As(err, &failed) || len(failed.Err.Error()) <= maxBodyShown {
 		return err
 	}
-	return fmt.Errorf("%s: %s…", failed.URL, failed.Err.Error()[:maxBodyShown])
+	return fmt.Errorf("%s: %s…", failed.URL, shown(failed.Err.Error()))
+}
+
+// shown is what an error repeats of an answer. Secrets are redacted before the text is
+// cut: half a URL is none.
+func shown(text string) string {
+	text = remote.Redact(text)
+	return text[:min(len(text), maxBodyShown)]
 }
 
 // statusOf is the open connections that a page of stub_status tells of, without

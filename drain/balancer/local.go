@@ -248,7 +248,7 @@ func (l *Local) State(context.Context) (journal.State, error) {
 	if err != nil {
 		return s, asError(fmt.Errorf("read the journal: %w", err))
 	}
-	return s, nil
+	return withoutSecrets(s), nil
 }
 
 // History implements [Balancer].
@@ -266,7 +266,7 @@ func (l *Local) History(ctx context.Context, q HistoryQuery) (h History, err err
 	if err != nil {
 		return h, asError(fmt.Errorf("read the journal: %w", err))
 	}
-	return h, nil
+	return h.withoutSecrets(), nil
 }
 
 // Close implements [Balancer]. An edit that nothing has loaded is undone: the next reload,

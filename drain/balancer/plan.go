@@ -87,7 +87,7 @@ func (l *Local) read(ctx context.Context, r *reading) (err error) {
 	if err != nil {
 		r.StateError = asError(fmt.Errorf("read the journal: %w", err))
 	}
-	r.State = state
+	r.State = withoutSecrets(state)
 	if err := checkUpstreams(r.conf, r.query.Upstreams); err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/drainctl/drainctl/nginx"
+	"github.com/drainctl/drainctl/remote"
 )
 
 // The codes of problems, which are those of findings too.
@@ -50,7 +51,7 @@ func (l *Local) preflight(ctx context.Context, r *reading, tested <-chan error) 
 
 // testProblem is nginx's refusal of the configuration as it is.
 func testProblem(err error) Problem {
-	p := Problem{Code: ProblemTest, Text: fmt.Sprintf("the configuration is refused before any edit: %v", err), Override: "--test-command"}
+	p := Problem{Code: ProblemTest, Text: fmt.Sprintf("the configuration is refused before any edit: %s", remote.Redact(err.Error())), Override: "--test-command"}
 	var ce *nginx.CommandError
 	switch {
 	case !errors.As(err, &ce):

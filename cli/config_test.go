@@ -233,6 +233,8 @@ var badFiles = []struct {
 	{text: "defaults: {ssh-port: 65536}", because: `ssh-port 65536: must be from 1 to 65535`},
 	{text: "defaults: {health: udp}", because: `health: neither "tcp" nor a URL`, unseen: true},
 	{text: "defaults: {status-url: /status}", because: `status-url: "/status" is not an http or https URL`, unseen: true},
+	{text: "defaults: {health: 'http://user:pw@a/'}", because: `health: "http://xxxxx@a/": it holds a secret`, unseen: true},
+	{text: "backends: {a: {status-url: 'http://user:pw@a/'}}", because: `status-url: "http://xxxxx@a/": it holds a secret`, unseen: true},
 	{text: "defaults: {ignore-peer: 10.0.0.0/8}", because: `ignore-peer must be a list`},
 	{text: "defaults: {ignore-peer: [monitor]}", because: `ignore-peer: "monitor" is not an address or a network`},
 	{text: "nginx: {state-dir: x}", because: `state-dir x: say the absolute path`},

@@ -3,7 +3,6 @@ package cli
 import (
 	"bufio"
 	"fmt"
-	"net/url"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -18,6 +17,7 @@ import (
 	"github.com/drainctl/drainctl/drain"
 	"github.com/drainctl/drainctl/drain/journal"
 	"github.com/drainctl/drainctl/nginx"
+	"github.com/drainctl/drainctl/remote"
 )
 
 // Categories the help groups flags by.
@@ -264,6 +264,7 @@ func (f *specFlags) read(s *session, c *cli.Context) error {
 	if err := f.config.fill(&f.spec, f.flags); err != nil {
 		return err
 	}
+	f.spec.Reason = remote.Redact(f.spec.Reason) // everybody may read it
 	f.spec.User, f.spec.Host = whoAsks()
 	if s.record != nil {
 		s.record.Spec = f.spec
@@ -324,15 +325,6 @@ func (f *specFlags) targets(c *cli.Context, atLeast int) error {
 		}
 	}
 	return nil
-}
-
-// checkURL tells whether text is a URL that can be asked, with what is filled in.
-func checkURL(text string) error {
-	u, err := url.Parse(strings.NewReplacer("{host}", "h", "{address}", "a", "{port}", "1", "{upstream}", "u").Replace(text))
-	if err == nil && (u.Host == "" || (u.Scheme != "http" && u.Scheme != "https")) {
-		err = fmt.Errorf("%q is not an http or https URL", text)
-	}
-	return err
 }
 
 // whoAsks is the user, by the name they logged in with, and this machine.

@@ -138,7 +138,7 @@ func (s *session) checkCounter(d drain.Spec) error {
 	alike := len(d.PerUpstream)+len(d.PerBackend) == 0
 	polls := func(set drain.Settings) bool { return set.Counter == drain.CounterStubStatus }
 	switch {
-	case alike && polls(d.Settings) && checkURL(d.StatusURL) != nil:
+	case alike && polls(d.Settings) && drain.CheckURL(d.StatusURL) != nil:
 		return usage("--poll stub_status has no page to read\nhint: name it with --status-url, an http or https URL of the backend's own nginx")
 	case !d.Any(polls):
 		return s.unused("it is for --poll stub_status", "status-url")

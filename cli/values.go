@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -52,11 +53,15 @@ func checkFlag(as, name string, v reflect.Value) error {
 			return usage("%s: %v", as, err)
 		}
 	case "health":
-		if err := checkURL(v.String()); err != nil && v.String() != drain.HealthTCP {
+		switch err := drain.CheckURL(v.String()); {
+		case err == nil, v.String() == drain.HealthTCP:
+		case errors.Is(err, remote.ErrSecret):
+			return usage("%s: %v", as, err)
+		default:
 			return usage("%s: neither %q nor a URL: %v", as, drain.HealthTCP, err)
 		}
 	case "status-url":
-		if err := checkURL(v.String()); err != nil {
+		if err := drain.CheckURL(v.String()); err != nil {
 			return usage("%s: %v", as, err)
 		}
 	case "state-dir", "nginx-conf":

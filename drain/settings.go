@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/drainctl/drainctl/remote"
 )
 
 // EachFlag walks the fields of a spec, or of a part of one, that flags set. Through
@@ -96,6 +98,23 @@ func parseNetwork(text string) (netip.Prefix, error) {
 		p, err = a.Prefix(a.BitLen())
 	}
 	return p.Masked(), err
+}
+
+// CheckURL refuses what --health and --status-url cannot be: a URL that cannot be asked,
+// or one that holds a secret. {host}, {address}, {port} and {upstream} may be in it.
+func CheckURL(text string) error {
+	return remote.CheckURL(strings.NewReplacer("{host}", "host", "{address}", "address", "{port}", "1", "{upstream}", "upstream").Replace(text))
+}
+
+// check refuses URLs that hold a secret: the spec may come from the journal of an earlier
+// drainctl.
+func (s Settings) check() error {
+	for flag, text := range map[string]string{"health": s.Health, "status-url": s.StatusURL} {
+		if err := CheckURL(text); errors.Is(err, remote.ErrSecret) {
+			return fmt.Errorf("--%s: %w", flag, err)
+		}
+	}
+	return nil
 }
 
 // Only is the JSON of those settings alone whose flags are named, as PerUpstream and

@@ -2,14 +2,17 @@ package drain
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/drainctl/drainctl/drain/balancer"
 	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/remote"
 )
 
 // TestSetFlag: every field that a flag sets can be set from the text that the
@@ -162,5 +165,26 @@ func TestSystemNginx(t *testing.T) {
 	}
 	if args := (Nginx{}).agentArgs("drainctl"); !slices.Equal(args, []string{"drainctl", "agent"}) {
 		t.Errorf("%q", args)
+	}
+}
+
+// A URL with a password is refused wherever it stands, such as in what an earlier
+// drainctl recorded, and the error does not repeat it.
+func TestURLsWithASecretAreRefused(t *testing.T) {
+	per := map[string]json.RawMessage{"app1": json.RawMessage(`{"health":"http://user:SECRET@{host}/"}`)}
+	for name, change := range map[string]func(*Spec){
+		"health":       func(s *Spec) { s.Health = "http://user:SECRET@{host}:{port}/" },
+		"status URL":   func(s *Spec) { s.StatusURL = "http://app1/?token=SECRET" },
+		"redacted":     func(s *Spec) { s.Health = "http://xxxxx@app1/" },
+		"per upstream": func(s *Spec) { s.PerUpstream = per },
+		"per backend":  func(s *Spec) { s.PerBackend = per },
+	} {
+		s := DefaultSpec(Drain)
+		s.Targets = []string{"app1"}
+		change(&s)
+		_, err := DryRun(t.Context(), s, Options{})
+		if ExitOf(err) != Usage || !errors.Is(err, remote.ErrSecret) || strings.Contains(err.Error(), "SECRET") {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }

@@ -8,6 +8,7 @@
 package drain
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/netip"
@@ -225,15 +226,20 @@ func (s Spec) settings(upstreams, backends []string) (Settings, error) {
 	return set, nil
 }
 
-// check refuses settings of single upstreams and backends that cannot be read.
+// check refuses settings that cannot be used.
 func (s Spec) check() error {
+	if err := s.Settings.check(); err != nil {
+		return usage("%w", err)
+	}
 	for name := range s.PerUpstream {
-		if _, err := s.settings([]string{name}, nil); err != nil {
+		set, err := s.settings([]string{name}, nil)
+		if err = cmp.Or(err, set.check()); err != nil {
 			return usage("%w", err)
 		}
 	}
 	for name := range s.PerBackend {
-		if _, err := s.settings(nil, []string{name}); err != nil {
+		set, err := s.settings(nil, []string{name})
+		if err = cmp.Or(err, set.check()); err != nil {
 			return usage("%w", err)
 		}
 	}

@@ -73,6 +73,20 @@ func TestModulesReadLinesAndDocuments(t *testing.T) {
 	}
 }
 
+// A URL with a password is refused, and msg does not repeat the password.
+func TestModuleMessageHoldsNoSecret(t *testing.T) {
+	dir, env := t.TempDir(), []string{"ANSIBLE_COLLECTIONS_PATH=" + collection(t), "HOME=" + t.TempDir()}
+	out, err := run(t, dir, env, "ansible", "localhost", "-m", "drainctl.drainctl.undrain",
+		"-a", `{"target": ["192.168.1.10"], "health": "http://user:SECRET@app1/", "executable": "`+build(t)+`"}`)
+	if err == nil {
+		t.Fatalf("no error:\n%s", out)
+	}
+	says(t, out, `"exit_code": 2`, "--health: ", "http://xxxxx@app1/", "it holds a secret")
+	if strings.Contains(out, "SECRET") {
+		t.Errorf("it repeats the password:\n%s", out)
+	}
+}
+
 // The collection passes ansible-test's sanity tests, with the tools that Debian has in
 // place of those that ansible-test would download. What is left out is pylint.
 func TestAnsibleSanity(t *testing.T) {

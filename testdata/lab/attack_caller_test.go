@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -422,4 +423,99 @@ func TestCallerCannotPlantAConfiguration(t *testing.T) {
 	// The operator is told what to change.
 	mustRun(t, l.LB, "chown", "deploy", "/etc/nginx/conf.d")
 	on(t, l, lab.As(lab.DeployUser, "drainctl", "drain", "192.168.1.10", "--poll", "lb")...).wants(t, 4, "deploy (uid ", "/etc/nginx/conf.d", "chown root")
+}
+
+// secretConf is a configuration with a secret, a word that begins with CANARY, in every
+// place around the servers of app1 where nginx takes one.
+const secretConf = `log_format secret 'CANARY-format $request';
+map $uri $mapped {
+    default CANARY-map;
+    /app1   http://192.168.1.10:8080/?key=CANARY-map-url;
+}
+geo $from_geo { default CANARY-geo; }
+split_clients $uri $splitted { 50% CANARY-split; * ""; }
+proxy_set_header Authorization "Bearer CANARY-before";
+upstream lines { # CANARY-opening
+    # CANARY-comment
+    zone CANARY-zone 64k;
+    hash CANARY-hash$request_uri;
+    server 192.168.1.10:8080; # CANARY-line
+    server 192.168.1.10:8081 # CANARY-inside
+        max_fails=2; server 192.168.1.11:8080; keepalive 7; # CANARY-behind
+    include /etc/nginx/secret.inc;
+    server 192.168.1.12:8080;
+    keepalive_time 59m; # CANARY-last
+} # CANARY-closing
+proxy_set_header Cookie "CANARY-after";
+server { listen 81; set $a "CANARY-one-before"; return 200 $a; } upstream one { server 192.168.1.10:8080; server 192.168.1.11:8080; } server { listen 82; set $a "CANARY-one-after"; return 200 $a; }
+server {
+    listen 83;
+    auth_basic "CANARY-realm";
+    auth_basic_user_file /etc/nginx/CANARY-users;
+    access_log /var/log/nginx/CANARY.log secret;
+    add_header X-Key CANARY-header;
+    location / { proxy_pass http://lines; proxy_set_header X-Key "CANARY-key"; }
+    location /direct { proxy_pass http://192.168.1.10:8080/path?key=CANARY-pass; }
+    location /set { set $to http://192.168.1.10:8080/?key=CANARY-set; proxy_pass $to; }
+    location /return { return 302 http://user:CANARY-return@192.168.1.10:8080/; }
+}
+`
+
+// secretFragment is included by the upstream of secretConf.
+const secretFragment = `# CANARY-fragment
+server 192.168.1.10:8082; # CANARY-fragment-line
+# CANARY-fragment-end
+`
+
+// noCanary checks that an answer has nothing of secretConf's secrets.
+func noCanary(t *testing.T, what, answer string) {
+	t.Helper()
+	for _, found := range slices.Compact(slices.Sorted(slices.Values(canary.FindAllString(answer, -1)))) {
+		t.Errorf("%s tells %s", what, found)
+	}
+}
+
+var canary = regexp.MustCompile(`CANARY[a-z-]*`)
+
+func TestCallerCannotReadTheConfiguration(t *testing.T) {
+	l := labFor(t)
+	files := map[string]string{"/etc/nginx/conf.d/secret.conf": secretConf, "/etc/nginx/secret.inc": secretFragment}
+	if err := l.LB.WriteConf(t.Context(), files); err != nil {
+		t.Fatal(err)
+	}
+	before := configuration(t, l)
+	a := attack(t, l)
+	for _, query := range []string{
+		`{}`, `{"targets":["192.168.1.10"],"want":{"down":true},"preflight":true,"connections":true}`,
+		`{"upstreams":["lines"],"want":{"down":true}}`, `{"targets":["192.168.1.10"],"upstreams":["one"],"want":{"down":true}}`,
+		`{"targets":["192.168.1.99"]}`, `{"upstreams":["nowhere"]}`,
+	} {
+		result, refusal := a.ask("plan", query)
+		noCanary(t, "plan "+query, string(result)+refusal)
+	}
+	a.close()
+	deploy := func(code int, args ...string) {
+		e := on(t, l, lab.As(lab.DeployUser, append([]string{"drainctl"}, args...)...)...).wants(t, code)
+		noCanary(t, e.line, e.stdout+e.stderr)
+	}
+	drain := []string{"drain", "192.168.1.10", "--poll", "lb", "--min-up", "0"}
+	deploy(0, append(drain, "--dry-run", "--allow-direct")...)
+	for _, output := range []string{"--output=text", "--output=json"} {
+		deploy(4, append(drain, output)...) // there are direct references
+		deploy(0, append(drain, output, "--allow-direct")...)
+		deploy(0, "status", output)
+		undrain := []string{"undrain", "192.168.1.10", output, "--health", "http://192.168.1.10:8080/"}
+		deploy(0, append(undrain, "--dry-run")...)
+		deploy(0, undrain...)
+		deploy(0, "check", output)
+		deploy(0, "history", output)
+	}
+	a = attack(t, l)
+	noCanary(t, "state", string(a.mustAsk("state", `{}`)))
+	list := a.mustAsk("history", `{}`)
+	noCanary(t, "history", string(list))
+	for _, id := range regexp.MustCompile(`[0-9]{8}-[0-9.]+-[a-z0-9]{4}`).FindAllString(string(list), -1) {
+		noCanary(t, "history "+id, string(a.mustAsk("history", `{"id":"`+id+`"}`)))
+	}
+	sameFiles(t, before, configuration(t, l))
 }

@@ -60,7 +60,7 @@ func TestJournalOfEarlierVersionsHoldsNoSecret(t *testing.T) {
 	if err := j.Update(t.Context(), func(s *journal.State) error { return s.Begin(op) }); err != nil {
 		t.Fatal(err)
 	}
-	if err := j.Create(op.ID, []byte(`{"event":"operation_started","reason":"`+url+`"}`), []byte(`{"event":"result","error":"Get \"`+url+`\""}`)); err != nil {
+	if err := j.Create(op.ID, journal.Recorder{}, []byte(`{"event":"operation_started","reason":"`+url+`"}`), []byte(`{"event":"result","error":"Get \"`+url+`\""}`)); err != nil {
 		t.Fatal(err)
 	}
 	l := NewLocal(Options{StateDir: dir})

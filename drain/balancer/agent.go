@@ -38,39 +38,44 @@ func Serve(ctx context.Context, in io.Reader, out io.WriteCloser, b Balancer, ve
 	defer b.Close()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	hello, err := json.Marshal(greeting{greetingName, Protocol, version, b.Caller()})
-	if err != nil {
-		return err
-	}
-	if _, err := out.Write(append(hello, '\n')); err != nil {
-		return fmt.Errorf("greet: %w", err)
-	}
 	ch := newChannel(in, out, maxRequest)
 	server := &server{ch: ch, methods: methods(b), running: map[uint64]context.CancelFunc{}}
 	ended := make(chan error, 1)
-	go func() { ended <- server.serve(ctx) }()
+	go func() {
+		if err := ch.send(greeting{greetingName, Protocol, version, b.Caller()}); err != nil {
+			ended <- fmt.Errorf("greet: %w", err)
+			return
+		}
+		ended <- server.serve(ctx)
+	}()
 	select {
 	case err := <-ended:
 		if errors.Is(err, io.EOF) {
 			err = nil
 		}
 		return err
-	case <-ch.silent(ctx, lease):
-		// Reading may go on for ever: the process ends with it.
-		return fmt.Errorf("nothing was heard for %s", lease)
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case err := <-ch.watch(ctx, lease):
+		return err // reading or writing may go on for ever: the process ends with it
 	}
 }
 
 const (
-	// lease is for how long an agent goes on without hearing from its client: the
-	// network may be gone without a word. Then its locks are free again.
+	// lease is for how long an agent goes on without hearing from its client, or while that
+	// reads nothing: the network may be gone without a word. Then its locks are free again.
 	lease = 30 * time.Second
 	// pingInterval is how often a client says that it is there.
 	pingInterval = 5 * time.Second
 )
 
-// maxRequest bounds what a caller of the agent may send, in bytes.
-const maxRequest = 4 << 20
+// maxRequest bounds one message to the agent, in bytes. The largest begins an operation: what
+// the journal takes of it, and as much for the history.
+const maxRequest = 2 << 20
+
+// maxPending bounds the requests of all calls that are under way together, in bytes. What
+// is read from them can take fifty times as much.
+const maxPending = maxRequest
 
 // methods are all that an agent can be asked.
 func methods(b Balancer) map[string]method {

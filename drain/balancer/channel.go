@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,17 +20,21 @@ type channel struct {
 	max int
 
 	sending sync.Mutex
-	heard   atomic.Int64 // when something arrived, in nanoseconds since the epoch
+	heard   atomic.Bool // something has arrived since the last look
+	writing atomic.Bool // a part of a message is being written
+	taken   atomic.Bool // the other end took a part since the last look
 }
 
 func newChannel(in io.Reader, out io.WriteCloser, max int) *channel {
-	c := &channel{in: bufio.NewReader(in), out: out, max: max}
-	c.heard.Store(time.Now().UnixNano())
-	return c
+	return &channel{in: bufio.NewReader(in), out: out, max: max}
 }
 
 // errTorn says that the stream ended in the middle of a message.
 var errTorn = errors.New("the message was cut short")
+
+// sendPart is how many bytes are written at once. The other end counts as alive if it takes
+// that much in time.
+const sendPart = 32 << 10
 
 // send sends one message.
 func (c *channel) send(v any) error {
@@ -39,8 +44,16 @@ func (c *channel) send(v any) error {
 	}
 	c.sending.Lock()
 	defer c.sending.Unlock()
-	_, err = c.out.Write(append(message, '\n'))
-	return err
+	for part := range slices.Chunk(append(message, '\n'), sendPart) {
+		c.writing.Store(true)
+		_, err := c.out.Write(part)
+		c.writing.Store(false)
+		if err != nil {
+			return err
+		}
+		c.taken.Store(true)
+	}
+	return nil
 }
 
 // receive is the next message.
@@ -49,7 +62,7 @@ func (c *channel) receive() ([]byte, error) {
 	for {
 		part, err := c.in.ReadSlice('\n')
 		if len(part) > 0 {
-			c.heard.Store(time.Now().UnixNano())
+			c.heard.Store(true)
 		}
 		if len(line)+len(part) > c.max {
 			return nil, fmt.Errorf("a message of more than %d bytes", c.max)
@@ -67,16 +80,35 @@ func (c *channel) receive() ([]byte, error) {
 	}
 }
 
-// silent is closed when nothing has arrived for a time.
-func (c *channel) silent(ctx context.Context, limit time.Duration) <-chan struct{} {
-	done := make(chan struct{})
+// looks is how often watch looks within its limit.
+const looks = 6
+
+// watch says when the other end is gone: when nothing has arrived, or nothing of a message
+// was taken, at so many looks in a row. It reads no clock: a process or machine that was
+// paused for longer than the limit, or whose clock was set, has looked once meanwhile, and
+// then reads what waits.
+func (c *channel) watch(ctx context.Context, limit time.Duration) <-chan error {
+	gone := make(chan error, 1)
 	go func() {
-		for left := limit; left > 0; left = limit - time.Since(time.Unix(0, c.heard.Load())) {
-			if sleep(ctx, left) != nil {
+		for silent, stuck := 0, 0; ; {
+			if sleep(ctx, limit/looks) != nil {
+				return
+			}
+			if silent++; c.heard.Swap(false) {
+				silent = 0
+			}
+			if stuck++; c.taken.Swap(false) || !c.writing.Load() {
+				stuck = 0
+			}
+			switch {
+			case silent == looks:
+				gone <- fmt.Errorf("nothing was heard for %s", limit)
+				return
+			case stuck == looks:
+				gone <- fmt.Errorf("nothing of a response was read for %s", limit)
 				return
 			}
 		}
-		close(done)
 	}()
-	return done
+	return gone
 }

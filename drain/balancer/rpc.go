@@ -46,7 +46,8 @@ func decode(message []byte, v any) error {
 	return nil
 }
 
-// maxCalls bounds how many calls are under way at once.
+// maxCalls bounds how many calls are under way at once. A call that was cancelled is under
+// way until its method has returned and its response was sent.
 const maxCalls = 16
 
 // A server answers requests.
@@ -56,6 +57,7 @@ type server struct {
 
 	mu      sync.Mutex
 	running map[uint64]context.CancelFunc
+	pending int // bytes of their requests
 	all     sync.WaitGroup
 }
 
@@ -97,6 +99,8 @@ func (s *server) start(ctx context.Context, r request) {
 		refused = fmt.Sprintf("call %d is under way", r.ID)
 	case len(s.running) >= maxCalls:
 		refused = fmt.Sprintf("more than %d calls are under way", maxCalls)
+	case s.pending+len(r.Params) > maxPending:
+		refused = fmt.Sprintf("the calls that are under way have more than %d bytes", maxPending)
 	}
 	if refused != "" {
 		_ = s.ch.send(response{ID: r.ID, Error: &Error{Code: CodeRefused, Message: refused}})
@@ -104,7 +108,9 @@ func (s *server) start(ctx context.Context, r request) {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	s.running[r.ID] = cancel
+	s.pending += len(r.Params)
 	s.all.Go(func() {
+		defer s.forget(r)
 		answer := response{ID: r.ID}
 		result, err := m(ctx, r.Params)
 		if err == nil {
@@ -113,19 +119,26 @@ func (s *server) start(ctx context.Context, r request) {
 		if err != nil {
 			answer.Error = asError(err)
 		}
-		s.cancel(r.ID)
 		_ = s.ch.send(answer) // who does not listen any more needs no answer
 	})
 }
 
-// cancel ends a call's context and forgets the call.
+// cancel ends a call's context.
 func (s *server) cancel(id uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if cancel := s.running[id]; cancel != nil {
 		cancel()
-		delete(s.running, id)
 	}
+}
+
+// forget notes that a call is over.
+func (s *server) forget(r request) {
+	s.cancel(r.ID)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.running, r.ID)
+	s.pending -= len(r.Params)
 }
 
 // A caller makes calls over a channel.

@@ -1,0 +1,174 @@
+package balancer
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/drainctl/drainctl/nginx"
+)
+
+// requests are parameters of each method, as a client sends them.
+var requests = map[string]string{
+	"plan":        `{"targets":["127.0.0.2","unix:/x"],"upstreams":["pool"],"want":{"down":true},"unmanaged":true,"returning":["127.0.0.3"],"preflight":true,"itself":false}`,
+	"lock":        `{"backends":["127.0.0.2","app_1"],"wait_ns":1,"holder":{"name":"","id":"x","kind":"drain","targets":["127.0.0.2"],"user":"ann","host":"desk","reason":"why","time":"2026-01-01T00:00:00Z"}}`,
+	"begin":       `{"operation":{"id":"` + testID + `","kind":"drain","targets":["127.0.0.2"],"user":"ann","host":"desk","began":"2026-01-01T00:00:00Z","servers":[{"module":"http","upstream":"pool","address":"127.0.0.2:80","file":"/x","line":1}],"spec":{"a":[1]}},"lines":[{"event":"x"}]}`,
+	"apply":       `{"files":[{"path":"/x","sha256":"00","servers":[{"at":28,"want":{"down":true}}]}],"accept_pending":true}`,
+	"reload":      `{"timeout_ns":1}`,
+	"restore":     `{"timeout_ns":1}`,
+	"watch":       `{"generation":true,"buffered":true}`,
+	"connections": `{"targets":["127.0.0.2"],"held":true}`,
+	"record":      `{"lines":[{"event":"x"}],"released":[{"module":"http","upstream":"pool","address":"127.0.0.2:80"}],"progress":{"a":1}}`,
+	"end":         `{"result":"done","open":1,"not_drained":[{"module":"http","upstream":"pool","address":"127.0.0.2:80"}],"supersede":["x"],"lines":[{}]}`,
+	"state":       `{}`,
+	"history":     `{"id":"` + testID + `"}`,
+}
+
+// hostileRig is an agent over a journal and a configuration of a temporary directory, and
+// over an nginx that does not run.
+func hostileRig(t *testing.T) (r *rig, o Options) {
+	t.Helper()
+	dir := t.TempDir()
+	r = &rig{t: t, dir: dir, conf: dir + "/nginx.conf"}
+	r.write(r.conf, "events {}\nhttp { upstream pool { server 127.0.0.2:80; server 127.0.0.3:80; } }\n")
+	binary := nginx.Binary{Path: "/nonexistent/nginx", Conf: r.conf, TestCommand: []string{"true"}, ReloadCommand: []string{"true"}}
+	return r, Options{Nginx: binary, StateDir: dir + "/state"}
+}
+
+// peak measures the most heap, in bytes, that is in use while do runs.
+func peak(do func()) (most uint64) {
+	stop, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			var m runtime.MemStats
+			runtime.ReadMemStats(&m)
+			most = max(most, m.HeapInuse)
+			select {
+			case <-stop:
+				return
+			case <-time.After(5 * time.Millisecond):
+			}
+		}
+	}()
+	do()
+	close(stop)
+	<-done
+	return most
+}
+
+// converse sends lines to a new agent, reads what it answers, and wants it to end.
+func converse(t *testing.T, o Options, lines []byte) {
+	t.Helper()
+	far, ended := serve(NewLocal(o))
+	go func() { _, _ = io.Copy(io.Discard, far.ReadCloser) }()
+	_, _ = far.Write(lines) // fails where the agent ends before
+	far.WriteCloser.Close()
+	select {
+	case <-ended:
+	case <-time.After(patience):
+		t.Fatalf("the agent goes on after %.500q", lines)
+	}
+}
+
+// Requests that take many times their size when they are read have bounded memory, though
+// all calls that an agent takes at once are such.
+func TestLargeRequestsTakeBoundedMemory(t *testing.T) {
+	const limit = 384 << 20
+	fill := func(before, each, after string) string {
+		n := (maxRequest - 1000 - len(before) - len(after)) / len(each)
+		return before + strings.TrimSuffix(strings.Repeat(each, n), ",") + after
+	}
+	for name, ask := range map[string]struct{ method, params string }{
+		"servers": {"begin", fill(`{"operation":{"id":"x","servers":[`, `{},`, `]}}`)},
+		"edits":   {"begin", fill(`{"operation":{"id":"x","edits":[`, `{},`, `]}}`)},
+		"files":   {"apply", fill(`{"files":[`, `{},`, `]}`)},
+		"strings": {"plan", fill(`{"targets":[`, `"",`, `]}`)},
+		"lines":   {"record", fill(`{"lines":[`, `1,`, `]}`)},
+		"deep":    {"begin", `{"operation":{"id":"x","spec":` + strings.Repeat("[", 9000) + strings.Repeat("]", 9000) + `}}`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, o := hostileRig(t)
+			var lines []byte
+			for id := range maxCalls {
+				lines = fmt.Appendf(lines, `{"id":%d,"method":%q,"params":%s}`+"\n", id+1, ask.method, ask.params)
+			}
+			runtime.GC()
+			began := time.Now()
+			most := peak(func() { converse(t, o, lines) })
+			t.Logf("%d MiB at most, of which the requests are %d MiB, in %s", most>>20, len(lines)>>20, time.Since(began).Round(time.Millisecond))
+			if most > limit {
+				t.Errorf("%d MiB of memory, more than %d", most>>20, limit>>20)
+			}
+		})
+	}
+}
+
+// Whatever is sent, an agent ends with its client, in bounded memory, and changes no file
+// but the journal's.
+func TestRandomRequests(t *testing.T) {
+	seed := rand.Uint64()
+	random := rand.New(rand.NewPCG(seed, 1))
+	t.Logf("seed %d", seed)
+	r, o := hostileRig(t)
+	before := r.tree()
+	began := time.Now()
+	conversations := 0
+	most := peak(func() {
+		for ; conversations < 300 && time.Since(began) < 30*time.Second; conversations++ {
+			var lines []byte
+			for id := range 20 {
+				lines = append(lines, randomRequest(random, id)...)
+			}
+			converse(t, o, lines)
+		}
+	})
+	t.Logf("%d agents, %d MiB of memory at most, %s", conversations, most>>20, time.Since(began).Round(time.Millisecond))
+	if most > 256<<20 {
+		t.Errorf("%d MiB of memory", most>>20)
+	}
+	for path, text := range r.tree() {
+		if had, known := before[path]; known && had != text || !known && !strings.HasPrefix(path, o.StateDir+"/") {
+			t.Errorf("%s was changed", path)
+		}
+	}
+}
+
+// randomRequest is a request with parameters that are changed a little: some of it is of
+// another method, or of nothing.
+func randomRequest(random *rand.Rand, id int) []byte {
+	methods := slices.Sorted(maps.Keys(requests))
+	method := methods[random.IntN(len(methods))]
+	params := []byte(requests[method])
+	for range random.IntN(4) {
+		other := []byte(requests[methods[random.IntN(len(methods))]])
+		at := random.IntN(len(params) + 1)
+		switch random.IntN(6) {
+		case 0: // a byte
+			if at < len(params) {
+				params[at] ^= 1 << random.IntN(8)
+			}
+		case 1: // a part less
+			params = append(params[:at:at], params[at+random.IntN(len(params)-at+1):]...)
+		case 2: // a part of another
+			from := random.IntN(len(other))
+			params = bytes.Join([][]byte{params[:at], other[from:], params[at:]}, nil)
+		case 3: // a value
+			values := []string{"null", "-1", "1e308", "99999999999999999999", `""`, "[]", "{}", "true", `"\u0000"`, `"\ud800"`, strings.Repeat("[", 200)}
+			params = bytes.Join([][]byte{params[:at], []byte(values[random.IntN(len(values))]), params[at:]}, nil)
+		case 4: // much of it
+			params = bytes.Replace(params, []byte("x"), bytes.Repeat([]byte("x"), 1+random.IntN(100_000)), 1)
+		case 5:
+			params = other
+		}
+	}
+	line := fmt.Appendf(nil, `{"id":%d,"method":%q,"params":%s}`, id, method, params)
+	return append(bytes.ReplaceAll(line, []byte("\n"), nil), '\n')
+}

@@ -403,14 +403,10 @@ func lockedBackends(s Spec) []string {
 
 // HolderText is who holds a lock, for a message.
 func HolderText(h *journal.Holder) string {
-	if h == nil || h.Time.IsZero() {
-		return "another drainctl, which has not recorded yet what it does"
+	if h == nil {
+		h = &journal.Holder{}
 	}
-	text := h.Kind + " " + strings.Join(h.Targets, ", ") + " by " + journal.Who(h.Recorder, h.User, h.Host, h.Reason, h.Time)
-	if h.ID != "" {
-		text += " (operation " + h.ID + ")"
-	}
-	return journal.OneLine(text)
+	return h.String()
 }
 
 // Close ends the connections of the operation, and frees its locks.

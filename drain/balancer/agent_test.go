@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -289,4 +290,46 @@ func FuzzProtocol(f *testing.F) {
 			}
 		}
 	})
+}
+
+// Locks are bounded in number, and are on backends.
+func TestLocksAreBounded(t *testing.T) {
+	l := NewLocal(Options{StateDir: t.TempDir()})
+	defer l.Close()
+	names := func(from, n int) (all []string) {
+		for i := range n {
+			all = append(all, fmt.Sprintf("10.0.%d.%d", (from+i)/256, (from+i)%256))
+		}
+		return all
+	}
+	ann := journal.Holder{Kind: journal.KindDrain, User: "ann", Host: "desk", Time: time.Now().AddDate(7000, 0, 0)}
+	for name, r := range map[string]LockRequest{
+		"many":      {Backends: names(0, 5000), Holder: ann},
+		"a path":    {Backends: []string{"../../etc/passwd"}, Holder: ann},
+		"long":      {Backends: []string{strings.Repeat("x", 254)}, Holder: ann},
+		"blanks":    {Backends: []string{"a b"}, Holder: ann},
+		"a port":    {Backends: []string{"10.0.0.1:80"}, Holder: ann},
+		"a control": {Backends: []string{"unix:/run/\x1b[2J"}, Holder: ann},
+		"empty":     {Backends: []string{""}, Holder: ann},
+		"reason":    {Backends: names(0, 1), Holder: journal.Holder{Reason: strings.Repeat("x", 1<<20)}},
+	} {
+		if err := l.Lock(t.Context(), r); CodeOf(err) != CodeRefused {
+			t.Errorf("%s: error %v", name, err)
+		}
+	}
+	real := LockRequest{Backends: append(names(0, maxLocks-4), "app_1.example.com", "2001:db8::1", "unix:/run/app.sock"), Holder: ann}
+	if err := l.Lock(t.Context(), real); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Lock(t.Context(), LockRequest{Backends: names(5000, 2), Holder: ann}); CodeOf(err) != CodeRefused {
+		t.Errorf("more than %d in two calls: error %v", maxLocks, err)
+	}
+	holders, err := l.journal.Holders()
+	if err != nil || len(holders) != maxLocks-1 || holders[0].Time.After(time.Now()) {
+		t.Errorf("%d holders since %s, error %v", len(holders), holders[0].Time, err)
+	}
+	l.Close()
+	if left, err := os.ReadDir(l.options.StateDir + "/locks"); err != nil || len(left) > 0 {
+		t.Errorf("%d lock files are left, error %v", len(left), err)
+	}
 }

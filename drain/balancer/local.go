@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/drainctl/drainctl/drain/journal"
 	"github.com/drainctl/drainctl/nginx"
@@ -169,11 +171,14 @@ const lockGrace = time.Second
 func (l *Local) Lock(ctx context.Context, r LockRequest) error {
 	l.serial.Lock()
 	defer l.serial.Unlock()
+	if err := checkLocks(r, len(l.locks)); err != nil {
+		return &Error{Code: CodeRefused, Message: err.Error(), cause: err}
+	}
 	wait := r.Wait
 	if wait >= 0 {
 		wait = max(wait, lockGrace)
 	}
-	r.Holder.Recorder = &l.options.Caller
+	r.Holder.Recorder, r.Holder.Time = &l.options.Caller, time.Now()
 	for _, name := range slices.Sorted(slices.Values(r.Backends)) {
 		err := l.effect("lock "+name, func() error {
 			lock, err := l.journal.Lock(ctx, backendLock+name, wait, r.Holder)
@@ -209,8 +214,36 @@ func (l *Local) unlock() {
 	for _, lock := range l.locks {
 		_ = lock.Unlock()
 	}
+	if len(l.locks) > 0 {
+		l.journal.SweepLocks()
+	}
 	l.locks = nil
 }
+
+// maxLocks bounds the backends that one operation locks: each takes an open file.
+const maxLocks = 1000
+
+// checkLocks refuses locks beyond maxLocks, beside those that are held, and what is no
+// name of a backend.
+func checkLocks(r LockRequest, held int) error {
+	if n := held + len(r.Backends); n > maxLocks {
+		return fmt.Errorf("lock %d backends: one operation locks %d at most", n, maxLocks)
+	}
+	for _, name := range r.Backends {
+		t, err := nginx.ParseTarget(name)
+		if err != nil || t.Port != 0 || len(name) > maxBackend || !utf8.ValidString(name) || strings.ContainsFunc(name, unicode.IsControl) {
+			return fmt.Errorf("lock %.80q: not the name of a backend", name)
+		}
+	}
+	if err := r.Holder.Check(); err != nil {
+		return fmt.Errorf("the holder of the lock: %w", err)
+	}
+	return nil
+}
+
+// maxBackend bounds the name of a backend: a host name of DNS has 253 bytes (RFC 1035), the
+// path of a socket 107 (unix(7)).
+const maxBackend = 253
 
 // editWait is how long another operation's edit is waited for. It holds the lock
 // for one test and one reload.

@@ -5,6 +5,7 @@ package journal
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -311,6 +312,12 @@ func syncDir(dir string) error {
 
 // By is a user and their host, as they say, and the recorder where that is another one.
 func By(r *Recorder, user, host string) string {
+	switch {
+	case user == "" && host == "" && r != nil:
+		return r.String()
+	case user == "" || host == "":
+		user, host = cmp.Or(user, "an unknown user"), cmp.Or(host, "an unknown host")
+	}
 	text := fmt.Sprintf("%s on %s", user, host)
 	if r != nil && r.Name != user {
 		text += fmt.Sprintf(", recorded as %s", r)

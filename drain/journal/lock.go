@@ -2,6 +2,7 @@ package journal
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -52,12 +53,31 @@ func (e *LockedError) Error() string {
 	if !e.Known {
 		return fmt.Sprintf("%s is locked: another drainctl holds the lock, and has not recorded what for", e.Name)
 	}
-	h := e.Holder
-	text := fmt.Sprintf("%s is locked by %s %s by %s", e.Name, h.Kind, strings.Join(h.Targets, ", "), Who(h.Recorder, h.User, h.Host, h.Reason, h.Time))
+	return fmt.Sprintf("%s is locked by %s", e.Name, e.Holder)
+}
+
+// String is who holds the lock, and for what, for a message.
+func (h Holder) String() string {
+	if h.Time.IsZero() {
+		return "another drainctl, which has not recorded yet what it does"
+	}
+	what := strings.TrimSpace(h.Kind + " " + strings.Join(h.Targets, ", "))
+	text := cmp.Or(what, "an operation") + " by " + Who(h.Recorder, h.User, h.Host, h.Reason, h.Time)
 	if h.ID != "" {
 		text += fmt.Sprintf(" (operation %s)", h.ID)
 	}
 	return OneLine(text)
+}
+
+// Check refuses a holder whose fields no real one has, or that are too long.
+func (h Holder) Check() error {
+	if h.ID != "" {
+		if err := checkID(h.ID); err != nil {
+			return err
+		}
+	}
+	op := Operation{Kind: cmp.Or(h.Kind, KindDrain), Targets: h.Targets, User: h.User, Host: h.Host, Reason: h.Reason}
+	return op.check()
 }
 
 // A Lock keeps other processes from taking the same one. The kernel frees it with the process.
@@ -84,9 +104,16 @@ func (j Journal) Lock(ctx context.Context, name string, wait time.Duration, h Ho
 	return l, nil
 }
 
-// Record says who holds the lock from now on, in the place of who was recorded before.
+// shownTargets is how many targets each lock of an operation records.
+const shownTargets = 20
+
+// Record says who holds the lock from now on, in the place of who was recorded before. Of
+// many targets the record has the first, and how many there are more.
 func (l *Lock) Record(h Holder) error {
 	h.Name = l.name
+	if more := len(h.Targets) - shownTargets; more > 0 {
+		h.Targets = append(slices.Clone(h.Targets[:shownTargets]), fmt.Sprintf("and %d more", more))
+	}
 	if h.Time.IsZero() {
 		h.Time = time.Now()
 	}
@@ -101,13 +128,42 @@ func (l *Lock) Record(h Holder) error {
 	return l.file.Truncate(int64(len(line)) + 1)
 }
 
-// Unlock frees the lock. Doing so twice is no error.
+// Unlock frees the lock and removes its file. Doing so twice is no error.
 func (l *Lock) Unlock() error {
-	_ = l.file.Truncate(0)
+	removeHeld(l.file)
 	if err := l.file.Close(); err != nil && !errors.Is(err, fs.ErrClosed) {
 		return fmt.Errorf("unlock %s: %w", l.name, err)
 	}
 	return nil
+}
+
+// removeHeld removes a file that the caller has locked, if it is still the one at its path.
+// A process that has opened it before finds it gone when it has the lock; see tryLock.
+func removeHeld(f *os.File) {
+	if mine, err := f.Stat(); err == nil {
+		if there, err := os.Lstat(f.Name()); err == nil && os.SameFile(mine, there) {
+			_ = os.Remove(f.Name())
+		}
+	}
+}
+
+// SweepLocks removes the lock files that processes left when they were killed.
+func (j Journal) SweepLocks() {
+	dir := filepath.Join(j.Dir, "locks")
+	files, _ := os.ReadDir(dir) // without them there is nothing to remove
+	for _, entry := range files {
+		if !strings.HasSuffix(entry.Name(), lockSuffix) {
+			continue
+		}
+		f, err := os.OpenFile(filepath.Join(dir, entry.Name()), os.O_RDWR|syscall.O_NONBLOCK, 0)
+		if err != nil {
+			continue
+		}
+		if flock(f, unix.LOCK_EX) == nil {
+			removeHeld(f)
+		}
+		f.Close()
+	}
 }
 
 // Holders is who holds which locks now, by the locks' names.

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -137,7 +139,7 @@ func TestLockWaits(t *testing.T) {
 	}
 }
 
-// Lock files do not grow: a thousand holders leave one line, and the last none.
+// Lock files do not grow: a thousand holders leave one line, and the last no file.
 func TestLockFilesDoNotGrow(t *testing.T) {
 	j := newJournal(t)
 	path := filepath.Join(j.Dir, "locks", host+lockSuffix)
@@ -146,18 +148,101 @@ func TestLockFilesDoNotGrow(t *testing.T) {
 		if b, err := os.ReadFile(path); err != nil || bytes.Count(b, []byte("\n")) != 1 || len(b) > 300 {
 			t.Fatalf("lock %d: %q, error %v", i, b, err)
 		}
+		if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
+			t.Fatalf("mode %v, error %v", info.Mode(), err)
+		}
 		if i%2 == 0 {
 			l.file.Close() // killed
 		} else if err := l.Unlock(); err != nil {
 			t.Fatal(err)
 		}
 	}
-	info, err := os.Stat(path)
-	if err != nil || info.Size() != 0 || info.Mode().Perm() != 0o600 {
-		t.Errorf("%d bytes, mode %v, error %v", info.Size(), info.Mode(), err)
+	j.wantLockFiles(t)
+	j.lock(t, "killed", ann).file.Close()
+	held := j.lock(t, "held", ann)
+	j.SweepLocks()
+	j.wantLockFiles(t, "held"+lockSuffix)
+	if err := held.Unlock(); err != nil {
+		t.Error(err)
 	}
-	if files, err := os.ReadDir(filepath.Dir(path)); err != nil || len(files) != 1 {
-		t.Errorf("%v, error %v", files, err)
+}
+
+func (j Journal) wantLockFiles(t *testing.T, want ...string) {
+	t.Helper()
+	files, err := os.ReadDir(filepath.Join(j.Dir, "locks"))
+	var got []string
+	for _, f := range files {
+		got = append(got, f.Name())
+	}
+	if err != nil || !slices.Equal(got, want) {
+		t.Errorf("lock files %q, want %q, error %v", got, want, err)
+	}
+}
+
+// Holders that come and go, some of them killed, and others that sweep: one holds the lock
+// at a time.
+func TestOneHolderAtATime(t *testing.T) {
+	j := newJournal(t)
+	var held, all atomic.Int64
+	var wait sync.WaitGroup
+	for i := range 8 {
+		wait.Go(func() {
+			for range 50 {
+				l, err := j.Lock(t.Context(), host, time.Minute, ann)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if n := held.Add(1); n != 1 {
+					t.Errorf("%d hold the lock", n)
+				}
+				all.Add(1)
+				time.Sleep(100 * time.Microsecond)
+				held.Add(-1)
+				if i%2 == 0 {
+					l.file.Close() // killed
+				} else if err := l.Unlock(); err != nil {
+					t.Error(err)
+				}
+				j.SweepLocks()
+			}
+		})
+	}
+	wait.Wait()
+	t.Logf("%d times", all.Load())
+	j.wantLockFiles(t)
+}
+
+// What a holder does not say, its text does not have.
+func TestHolderText(t *testing.T) {
+	at := time.Date(2026, 5, 4, 12, 0, 0, 0, time.Local)
+	many := slices.Repeat([]string{host}, 1000)
+	for _, test := range []struct {
+		h    Holder
+		want string
+	}{
+		{Holder{}, "another drainctl, which has not recorded yet what it does"},
+		{Holder{Time: at}, "an operation by an unknown user on an unknown host, 2026-05-04 12:00:00"},
+		{Holder{Time: at, Recorder: &Recorder{UID: 7, Name: "eve"}, ID: "x"}, "an operation by eve (uid 7), 2026-05-04 12:00:00 (operation x)"},
+		{Holder{Time: at, Recorder: &Recorder{UID: 7, Name: "eve"}, Host: "desk"}, "an operation by an unknown user on desk, recorded as eve (uid 7), 2026-05-04 12:00:00"},
+		{Holder{Time: at, Kind: KindDrain, Targets: []string{host}, User: "ann", Host: "desk"}, "drain 192.168.1.10 by ann on desk, 2026-05-04 12:00:00"},
+	} {
+		if got := test.h.String(); got != test.want {
+			t.Errorf("%+v is %q", test.h, got)
+		}
+	}
+	j := newJournal(t)
+	j.lock(t, host, Holder{Kind: KindDrain, Targets: many})
+	if holders, err := j.Holders(); err != nil || len(holders) != 1 || !strings.Contains(holders[0].String(), "192.168.1.10, and 980 more by") {
+		t.Errorf("holders %v, error %v", holders, err)
+	}
+	for name, h := range map[string]Holder{
+		"ID": {ID: "../x"}, "kind": {Kind: "x"}, "user": {User: strings.Repeat("x", 5000)}, "host": {Host: strings.Repeat("x", 5000)},
+		"reason": {Reason: strings.Repeat("x", 5000)}, "target": {Targets: []string{strings.Repeat("x", 5000)}}, "targets": {Targets: slices.Repeat(many, 11)},
+	} {
+		if h.Check() == nil {
+			t.Errorf("a holder with such a %s is taken", name)
+		}
 	}
 }
 

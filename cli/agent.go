@@ -3,12 +3,16 @@ package cli
 import (
 	"context"
 	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/drainctl/drainctl/drain"
 	"github.com/drainctl/drainctl/drain/journal"
 )
+
+const agentName = "agent"
 
 func agentCommand(s *session) *cli.Command {
 	// What passes through sudo in the environment is not for it: it runs as root.
@@ -18,7 +22,7 @@ func agentCommand(s *session) *cli.Command {
 	f.control()
 	f.keep()
 	return &cli.Command{
-		Name:      "agent",
+		Name:      agentName,
 		Usage:     "serve this machine's nginx to a drainctl elsewhere",
 		Category:  catSetUp,
 		UsageText: "sudo drainctl agent\nssh lb1 sudo -n drainctl agent",
@@ -47,6 +51,10 @@ func (s *session) serveAgent(ctx context.Context, spec drain.Spec) error {
 	if err != nil {
 		return err
 	}
+	// What a terminal or root sends to end the agent ends it as the end of its input does:
+	// it undoes what nginx has not loaded.
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM)
+	defer stop()
 	if err := drain.ServeAgent(ctx, spec.Nginx, versionText(), caller, os.Stdin, os.Stdout); err != nil {
 		return err
 	}

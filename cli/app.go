@@ -27,7 +27,13 @@ func Run(args []string, stdout, stderr io.Writer) int {
 	// Who closes our standard output must not stop a drain: a write then fails,
 	// and the work goes on.
 	signal.Ignore(syscall.SIGPIPE)
-	return newSession(stdout, stderr).run(args)
+	s := newSession(stdout, stderr)
+	if at, err := commandAt(newApp(s), args); err == nil && at >= 0 && args[at] == agentName {
+		if err := isolate(); err != nil {
+			return s.finish(err)
+		}
+	}
+	return s.run(args)
 }
 
 // A session is one run of the program.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/drainctl/drainctl/testdata/lab"
 )
@@ -96,4 +97,26 @@ func TestAnyLoginShell(t *testing.T) {
 		sameFiles(t, before, configuration(t, l))
 	}
 	nothingInterrupted(t, l)
+}
+
+// An agent that was paused for longer than its client may be silent, as the whole machine
+// may be, has its locks when it goes on: it reads what the client has sent meanwhile.
+func TestPausedAgentKeepsItsLocks(t *testing.T) {
+	l := labFor(t)
+	a := attack(t, l)
+	a.mustAsk("lock", `{"backends":["192.168.1.10"],"holder":{"name":"","kind":"drain","user":"x","host":"y"}}`)
+	pid := agentPID(t, l)
+	gone := a.pings()
+	for range 3 {
+		mustRun(t, l.LB, "kill", "-STOP", pid)
+		time.Sleep(40 * time.Second)
+		mustRun(t, l.LB, "kill", "-CONT", pid)
+		time.Sleep(10 * time.Second)
+	}
+	select {
+	case <-gone:
+		t.Errorf("the agent has ended: %s", a.stderr)
+	default:
+	}
+	drainctl(t, l, "drain", "192.168.1.10").wants(t, 4, "is locked by")
 }

@@ -2,10 +2,12 @@ package lab_test
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
+	"os"
 	"os/exec"
 	"regexp"
 	"slices"
@@ -13,6 +15,8 @@ import (
 	"testing"
 	"time"
 	"unicode"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/drainctl/drainctl/drain/journal"
 	"github.com/drainctl/drainctl/testdata/lab"
@@ -29,6 +33,7 @@ type attackAgent struct {
 	cmd      *exec.Cmd
 	in       io.WriteCloser
 	out      *bufio.Reader
+	pipe     *os.File // that out reads
 	stderr   *screen
 	greeting map[string]any
 	last     int
@@ -56,6 +61,7 @@ func attackWith(t *testing.T, l *lab.Lab, args ...string) *attackAgent {
 		t.Fatal(err)
 	}
 	t.Cleanup(a.close)
+	a.pipe = out.(*os.File)
 	a.out = bufio.NewReaderSize(out, 64<<20)
 	line, err := a.out.ReadBytes('\n')
 	if err == nil {
@@ -518,4 +524,308 @@ func TestCallerCannotReadTheConfiguration(t *testing.T) {
 		noCanary(t, "history "+id, string(a.mustAsk("history", `{"id":"`+id+`"}`)))
 	}
 	sameFiles(t, before, configuration(t, l))
+}
+
+// lenientSudo has sudo pass on what its caller says, as some sudoers files do.
+func lenientSudo(t *testing.T, l *lab.Lab) {
+	t.Helper()
+	writeOnLB(t, l, "/etc/sudoers.d/zz-lenient", "Defaults:deploy !secure_path, !env_reset, setenv\nDefaults:deploy env_keep+=\"PATH LD_PRELOAD NGINX GODEBUG\"\n", 0o440)
+}
+
+// "Its caller chooses neither the programs that the agent runs nor their environment":
+// where sudo passes on PATH and the rest, they decide nothing.
+func TestCallerCannotChooseTheProgramsTheAgentRuns(t *testing.T) {
+	l := labFor(t)
+	lenientSudo(t, l)
+	const mark, dir = "/tmp/owned", "/tmp/evil"
+	writeOnLB(t, l, "/etc/drainctl.yaml", "nginx: {test-command: \"sh -c 'env >/tmp/env; pwd >>/tmp/env; umask >>/tmp/env; nginx -t'\"}\n", 0o644)
+	t.Cleanup(func() {
+		_, _ = l.LB.Run(context.Background(), "rm", "-rf", "/etc/drainctl.yaml", dir, mark, "/tmp/env")
+	})
+	for _, name := range []string{"nginx", "ss", "getent", "journalctl", "systemctl", "sh", "env"} {
+		writeOnLB(t, l, dir+"/"+name, "#!/bin/sh\ntouch "+mark+"\nPATH=/usr/sbin:/usr/bin exec "+name+" \"$@\"\n", 0o755)
+	}
+	line := "cd " + dir + " && umask 0 && exec sudo -n PATH=" + dir + ":.:/usr/bin LD_PRELOAD=" + dir + "/x.so 'NGINX=3;4;' GODEBUG=gctrace=1 GOGC=off MINE=1 /usr/bin/drainctl agent"
+	a := attackWith(t, l, lab.As(lab.DeployUser, "/bin/sh", "-c", line)...)
+	a.drainAs(specWith(""))
+	a.ask("connections", `{"held":true}`)
+	if out, err := l.LB.Run(t.Context(), "ls", mark); err == nil {
+		t.Errorf("the agent ran the caller's program: %s", out)
+	}
+	env := mustRun(t, l.LB, "cat", "/tmp/env")
+	for word := range strings.FieldsSeq(env) {
+		name, _, _ := strings.Cut(word, "=")
+		switch {
+		case slices.Contains([]string{"SUDO_UID", "SUDO_GID", "SUDO_USER", "PWD", "SHLVL", "_", "OLDPWD"}, name): // sudo's, and the shell's own
+		case slices.Contains([]string{"LC_ALL=C", "/", "0022"}, word):
+		case name == "PATH" && !strings.Contains(word, dir):
+		default:
+			t.Errorf("the agent's commands have %s", word)
+		}
+	}
+	if strings.Contains(a.stderr.String(), "gc 1 ") {
+		t.Error("GODEBUG of the caller holds")
+	}
+}
+
+// "Nor its limits": those that the caller has set are not the agent's. Where root may not
+// raise them, as on a machine without CAP_SYS_RESOURCE, the agent refuses to start with
+// limits that it cannot work with.
+func TestCallerCannotStarveTheAgent(t *testing.T) {
+	l := labFor(t)
+	for option, reset := range map[string]string{
+		"--fsize=512:512": "Max file size unlimited unlimited", "--nofile=48:48": "Max open files 65536 65536",
+		"--cpu=20:20": "Max cpu time unlimited unlimited", "--stack=1048576:1048576": "Max stack size 8388608 unlimited",
+	} {
+		const script = `sleep 5 | sudo -n /usr/bin/drainctl agent 2>&1 & sleep 3; sed -n 's/  */ /gp' /proc/$(pgrep -x drainctl)/limits; wait`
+		out := mustRun(t, l.LB, lab.As(lab.DeployUser, "prlimit", option, "sh", "-c", script)...)
+		t.Logf("%s: %s", option, out)
+		if !strings.Contains(out, reset) && !strings.Contains(out, "and root may not raise that") {
+			t.Errorf("%s: the limit is not %s, and the agent does not refuse: %s", option, reset, out)
+		}
+	}
+	a := attackWith(t, l, lab.As(lab.DeployUser, "prlimit", "--fsize=512:unlimited", "--nofile=48:20000", "--cpu=20:unlimited", "--stack=1048576:unlimited",
+		"nice", "-n", "19", "sh", "-c", "echo 1000 >/proc/self/oom_score_adj; exec sudo -n /usr/bin/drainctl agent")...)
+	pid := agentPID(t, l)
+	if nice := strings.Fields(mustRun(t, l.LB, "ps", "-o", "ni=,comm=", "-p", pid)); nice[0] != "0" || nice[1] != "drainctl" {
+		t.Errorf("the agent's nice value and name are %s", nice)
+	}
+	if score := strings.TrimSpace(mustRun(t, l.LB, "cat", "/proc/"+pid+"/oom_score_adj")); score != "0" {
+		t.Errorf("oom_score_adj is %s", score)
+	}
+	a.drainAs(specWith("")) // files of more than 512 bytes
+	drainctl(t, l, "undrain", "192.168.1.10").wants(t, 0, "is back")
+}
+
+// A terminal is a shell with job control that deploy types to.
+type terminal struct {
+	*typed
+	in io.WriteCloser
+}
+
+func openTerminal(t *testing.T, l *lab.Lab) terminal {
+	t.Helper()
+	c := &typed{t: t, l: l, line: "a terminal", cancel: func() {}, stdout: &screen{}, stderr: &screen{}}
+	c.cmd = l.LB.Command(t.Context(), lab.As(lab.DeployUser, "script", "-qfc", "bash --norc -i", "/dev/null")...)
+	c.cmd.Stdout, c.cmd.Stderr = c.stdout, c.stderr
+	in, err := c.cmd.StdinPipe()
+	if err == nil {
+		err = c.cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = l.LB.Signal(c.cmd, unix.SIGKILL)
+		_ = c.cmd.Wait()
+	})
+	return terminal{c, in}
+}
+
+func (c terminal) types(text string) {
+	c.t.Helper()
+	if _, err := io.WriteString(c.in, text); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+const lockApp1 = `{"id":1,"method":"lock","params":{"backends":["192.168.1.10"],"holder":{"name":"","kind":"drain","user":"x","host":"y","reason":"z","time":"2026-01-01T00:00:00Z"}}}`
+
+// "An agent whose client is silent for 30 s ends, and its locks with it": a key that stops
+// the commands of a terminal does not stop the agent.
+func TestCallerCannotHoldALockInSilence(t *testing.T) {
+	l := labFor(t)
+	c := openTerminal(t, l)
+	c.types(`(echo '` + lockApp1 + `'; while sleep 3; do echo '{"id":0,"method":"ping","params":{}}'; done) | sudo -n /usr/bin/drainctl agent` + "\n")
+	c.until(`"result":true`)
+	time.Sleep(40 * time.Second) // while it is heard it has the lock
+	drainctl(t, l, "drain", "192.168.1.10").wants(t, 4, "is locked by", "deploy (uid ")
+	c.types("\x1a")
+	eventually(t, "the terminal has stopped its commands", func() bool { return strings.Contains(c.stdout.String(), "Stopped") })
+	time.Sleep(40 * time.Second)
+	drainctl(t, l, "drain", "192.168.1.10").wants(t, 0, "is drained")
+}
+
+// "An edit that nobody loads does not stay": neither does it when the caller's terminal
+// interrupts the agent.
+func TestCallerCannotInterruptAnEdit(t *testing.T) {
+	l := labFor(t)
+	before := configuration(t, l)
+	for _, key := range []string{"\x03", "\x1c"} { // Ctrl-C and Ctrl-\
+		id := newID()
+		s, sha := attack(t, l).planOfApp1()
+		apply := fmt.Sprintf(`{"id":2,"method":"apply","params":{"files":[{"path":%q,"sha256":%q,"servers":[{"at":%d,"want":{"down":true}}]}]}}`, s.File, sha, s.At)
+		begin := `{"id":1,"method":"begin","params":` + oneLine(planted(id, specWith(""))) + `}`
+		writeOnLB(t, l, "/tmp/requests", begin+"\n"+apply+"\n", 0o644)
+		c := openTerminal(t, l)
+		c.types("(cat /tmp/requests; sleep 100) | sudo -n /usr/bin/drainctl agent\n")
+		c.until(`"edited"`)
+		c.types(key)
+		eventually(t, "the agent has ended", func() bool { _, err := l.LB.Run(t.Context(), "pgrep", "-x", "drainctl"); return err != nil })
+		sameFiles(t, before, configuration(t, l))
+	}
+}
+
+// planOfApp1 is where the server line of app1 is, and the hash of its file.
+func (a *attackAgent) planOfApp1() (s struct {
+	At   int
+	File string
+}, sha string) {
+	a.t.Helper()
+	var report struct {
+		Files   map[string]string
+		Servers []struct {
+			At   int
+			File string
+		}
+	}
+	if err := json.Unmarshal(a.mustAsk("plan", `{"targets":["192.168.1.10"],"want":{"down":true}}`), &report); err != nil {
+		a.t.Fatal(err)
+	}
+	a.close()
+	return report.Servers[0], report.Files[report.Servers[0].File]
+}
+
+// agentPID is the process of the only agent on the load balancer.
+func agentPID(t *testing.T, l *lab.Lab) string {
+	t.Helper()
+	return strings.TrimSpace(mustRun(t, l.LB, "pgrep", "-x", "drainctl"))
+}
+
+// lockOf is a request for the lock of a backend, with a reason of a size.
+func lockOf(id int, backend string, size int) string {
+	return fmt.Sprintf(`{"id":%d,"method":"lock","params":{"backends":[%q],"wait_ns":-1,"holder":{"name":"","kind":"drain","user":"x","host":"y","reason":"%s"}}}`, id, backend, strings.Repeat("x", size))
+}
+
+// "The memory of an agent is bounded": calls that wait count, and their bytes, even if
+// they were cancelled.
+func TestCallerCannotFillTheMemory(t *testing.T) {
+	l := labFor(t)
+	a := attack(t, l)
+	pid := agentPID(t, l)
+	holder := attackWith(t, l, "drainctl", "agent")
+	if err := holder.send(lockApp1); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := holder.out.ReadString('\n'); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.send(lockOf(1, "192.168.1.10", 10)); err != nil { // waits, and everything after it
+		t.Fatal(err)
+	}
+	for id := 2; id <= 61; id++ {
+		if err := a.send(lockOf(id, "192.168.1.10", 1900<<10) + "\n" + fmt.Sprintf(`{"id":%d,"method":"cancel","params":{}}`, id)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := a.send(`{"id":999,"method":"none","params":{}}`); err != nil {
+		t.Fatal(err)
+	}
+	refused := 0
+	for line := ""; !strings.Contains(line, `"id":999,`); refused++ {
+		var err error
+		if line, err = a.out.ReadString('\n'); err != nil {
+			t.Fatal(err)
+		}
+	}
+	memory := 0
+	if _, err := fmt.Sscan(strings.Fields(mustRun(t, l.LB, "grep", "VmHWM", "/proc/"+pid+"/status"))[1], &memory); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%d of 60 calls are refused; the agent took %d KiB at most", refused-1, memory)
+	if refused-1 < 57 || memory > 100<<10 {
+		t.Errorf("%d of 60 calls are refused; the agent took %d KiB at most", refused-1, memory)
+	}
+}
+
+// "Locks are bounded", and leave no file.
+func TestCallerCannotTakeManyLocks(t *testing.T) {
+	l := labFor(t)
+	a := attack(t, l)
+	names := func(from, n int) string {
+		var all []string
+		for i := from; i < from+n; i++ {
+			all = append(all, fmt.Sprintf("10.9.%d.%d", i/256, i%256))
+		}
+		text, _ := json.Marshal(all)
+		return `{"backends":` + string(text) + `,"holder":{"name":"","kind":"drain","user":"x","host":"y"}}`
+	}
+	if _, refusal := a.ask("lock", names(0, 5000)); !strings.Contains(refusal, "at most") {
+		t.Errorf("5,000 locks in one call: %q", refusal)
+	}
+	a.mustAsk("lock", names(0, 900))
+	if _, refusal := a.ask("lock", names(900, 900)); !strings.Contains(refusal, "at most") {
+		t.Errorf("1,800 locks in two calls: %q", refusal)
+	}
+	for _, name := range []string{"../../x", "a b", strings.Repeat("x", 250) + ".com", `\u001b[2J`} {
+		if _, refusal := a.ask("lock", `{"backends":["`+name+`"],"holder":{"name":""}}`); refusal == "" {
+			t.Errorf("%.20q is locked", name)
+		}
+	}
+	a.close()
+	eventually(t, "no lock file is left", func() bool {
+		out, _ := l.LB.Run(t.Context(), "ls", "/var/lib/drainctl/locks")
+		return strings.TrimSpace(out) == ""
+	})
+}
+
+// "A client that reads nothing for 30 s loses its agent, and its locks": also one that
+// says all the time that it is there, or sends an endless message.
+func TestCallerCannotHoldALockWithoutReading(t *testing.T) {
+	l := labFor(t)
+	a := attack(t, l)
+	if _, err := unix.FcntlInt(a.pipe.Fd(), unix.F_SETPIPE_SZ, 4096); err != nil {
+		t.Fatal(err)
+	}
+	a.mustAsk("lock", `{"backends":["192.168.1.10"],"holder":{"name":"","kind":"drain","user":"x","host":"y"}}`)
+	for id := 100; id < 108; id++ {
+		if err := a.send(fmt.Sprintf(`{"id":%d,"method":"plan","params":{}}`, id)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	gone := a.pings()
+	select {
+	case <-gone:
+	case <-time.After(90 * time.Second):
+		t.Error("the agent goes on for 90 s")
+	}
+	drainctl(t, l, "drain", "192.168.1.10").wants(t, 0, "is drained")
+}
+
+// pings says that the client is there until the agent has ended; then gone is closed.
+func (a *attackAgent) pings() (gone <-chan struct{}) {
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for a.send(`{"id":0,"method":"ping","params":{}}`) == nil && a.t.Context().Err() == nil {
+			time.Sleep(time.Second)
+		}
+	}()
+	return ended
+}
+
+// "Who waits for a client keeps no other from the journal": a message that never ends holds
+// up nobody, but for the backend that its sender has locked.
+func TestCallerCannotKeepTheJournal(t *testing.T) {
+	l := labFor(t)
+	a := attack(t, l)
+	a.mustAsk("lock", `{"backends":["192.168.1.11"],"holder":{"name":"","kind":"drain","user":"x","host":"y"}}`)
+	a.mustAsk("begin", oneLine(planted(newID(), specWith(""))))
+	stop := make(chan struct{})
+	defer close(stop)
+	go func() {
+		for { // one byte a second of a message that does not end
+			if _, err := io.WriteString(a.in, " "); err != nil {
+				return
+			}
+			select {
+			case <-stop:
+				return
+			case <-time.After(time.Second):
+			}
+		}
+	}()
+	drainctl(t, l, "drain", "192.168.1.10").wants(t, 0, "is drained")
+	drainctl(t, l, "undrain", "192.168.1.10").wants(t, 0, "is back")
+	drainctl(t, l, "drain", "192.168.1.11").wants(t, 4, "is locked by drain by x on y, recorded as deploy (uid ")
 }

@@ -34,6 +34,13 @@ type Binary struct {
 	proc  string // where processes are found, if not in /proc
 }
 
+func (b Binary) procDir() string {
+	if b.proc == "" {
+		return "/proc"
+	}
+	return b.proc
+}
+
 // ErrNoBinary is wrapped when there is no nginx binary to run.
 var ErrNoBinary = errors.New("no nginx binary\nhint: name it with --nginx")
 

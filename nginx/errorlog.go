@@ -46,8 +46,8 @@ func unitOf(pid int) string {
 	return unitInCgroup.FindString(string(cgroup))
 }
 
-// loadFailure is what the master has written since the marks, if that says that
-// it could not load a configuration; empty otherwise.
+// loadFailure is what the logs say since the marks about a load that failed; empty if
+// nothing.
 func (m logMarks) loadFailure(ctx context.Context, master int) string {
 	for p, size := range m.sizes {
 		if why := loadFailure(readTail(p, size), master); why != "" {
@@ -57,7 +57,7 @@ func (m logMarks) loadFailure(ctx context.Context, master int) string {
 	if m.cursor == "" {
 		return ""
 	}
-	out, _, _ := run(ctx, "journalctl", "-q", "-o", "cat", "-u", m.unit, "--after-cursor="+m.cursor)
+	out, _, _ := run(ctx, "journalctl", "-q", "-o", "cat", "-u", m.unit, "-n", "1000", "--after-cursor="+m.cursor)
 	return loadFailure(out, master)
 }
 
@@ -80,15 +80,16 @@ func readTail(path string, from int64) string {
 	return string(text)
 }
 
-// loadFailure finds the line in which the master says why it gave up. It does so
-// at level emerg, except that it tries a port that is taken five times before it
-// says "still could not bind()" (ngx_open_listening_sockets).
+// loadFailure finds the line in which the master seems to say why it gave up. Only a person
+// may believe it: nginx logs the paths of requests decoded, so clients can write such lines.
+// The master says why at level emerg, except that it tries a port that is taken five times
+// before it says "still could not bind()" (ngx_open_listening_sockets).
 func loadFailure(log string, master int) string {
-	mark := fmt.Sprintf("[emerg] %d#", master)
+	entry := regexp.MustCompile(fmt.Sprintf(`^[0-9/]{10} [0-9:]{8} \[emerg\] %d#`, master))
 	bind := ""
 	for line := range strings.Lines(log) {
 		line = strings.TrimRight(line, "\r\n")
-		if !strings.Contains(line, mark) {
+		if !entry.MatchString(line) {
 			continue
 		}
 		switch {

@@ -20,6 +20,7 @@ func TestLoadFailureLines(t *testing.T) {
 		{"a bind that may still work", bind + "\n" + bind + "\n", ""},
 		{"a bind that did not", strings.Repeat(bind+"\n", 5) + still + "\n", bind},
 		{"only the end of a bind that did not", still + "\n", still},
+		{"a request that quotes one", `2026/01/02 03:04:05 [error] 9#9: *1 open() failed, referrer: "` + zone + `"`, ""},
 		{"a bind that worked, then a zone", bind + "\n" + zone + "\n", zone},
 	}
 	for _, c := range cases {
@@ -32,7 +33,7 @@ func TestLoadFailureLines(t *testing.T) {
 func TestLoadFailureSinceMark(t *testing.T) {
 	dir := t.TempDir()
 	logs := []string{dir + "/a log", dir + "/-b"}
-	write(t, dir, map[string]string{"a log": "1 [emerg] 7#7: old\n"})
+	write(t, dir, map[string]string{"a log": "2026/01/02 03:04:05 [emerg] 7#7: old\n"})
 	marks := markLogs(t.Context(), logs, 7)
 	if got := marks.loadFailure(t.Context(), 7); got != "" {
 		t.Errorf("nothing was written, and it says %q", got)
@@ -42,13 +43,13 @@ func TestLoadFailureSinceMark(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := f.WriteString("1 [emerg] 7#7: new\n"); err != nil {
+		if _, err := f.WriteString("2026/01/02 03:04:05 [emerg] 7#7: new\n"); err != nil {
 			t.Fatal(err)
 		}
 		if err := f.Close(); err != nil {
 			t.Fatal(err)
 		}
-		if got, want := marks.loadFailure(t.Context(), 7), "1 [emerg] 7#7: new"; got != want {
+		if got, want := marks.loadFailure(t.Context(), 7), "2026/01/02 03:04:05 [emerg] 7#7: new"; got != want {
 			t.Errorf("log %d: it says %q, want %q", i, got, want)
 		}
 		marks = markLogs(t.Context(), logs, 7)

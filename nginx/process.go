@@ -57,9 +57,6 @@ func clocks() (boot time.Duration, now time.Time, took time.Duration) {
 // looked at, as /proc/PID/task/TID/children may omit some while
 // others exit (proc(5)). One that ends meanwhile is left out.
 func processes(proc string) ([]Process, error) {
-	if proc == "" {
-		proc = "/proc"
-	}
 	entries, err := list(proc)
 	if err != nil {
 		return nil, fmt.Errorf("look at the processes of nginx: %w", err)

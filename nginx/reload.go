@@ -2,74 +2,227 @@ package nginx
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 )
 
-// How often the workers, and less often the error log, are looked at while a
-// reload takes effect.
+// How often the processes are looked at while a reload takes effect, and how often the
+// children of the master alone.
 const (
 	generationInterval = 20 * time.Millisecond
-	errorLogInterval   = 200 * time.Millisecond
+	overlapInterval    = 5 * time.Millisecond
 )
+
+// maxReloads is how often a reload is sent when the processes do not tell whether it worked.
+const maxReloads = 3
 
 // A ReloadError is a reload that nginx accepted and that did not take effect.
 type ReloadError struct {
 	Reason string
-	// Sure tells that the master itself said that it gave up. Otherwise it may
-	// still be loading.
+	// Sure reports that the master was seen to load a configuration, to give up and to keep
+	// its workers. Otherwise it may still load it.
 	Sure bool
 }
 
 func (e *ReloadError) Error() string { return e.Reason }
 
-// ReloadAndVerify reloads nginx and returns when a later generation of workers
-// serves and no earlier worker accepts: two looks in a row must see the same new
-// workers. Before that, no count of connections means anything. A reload that
-// does not take effect within limit, or that the master gave up, is a
-// *[ReloadError]; then the earlier generation goes on.
+// errUnclear says that the processes do not tell whether a load worked: the workers are others,
+// which the master has started for its new configuration or for workers that crashed.
+var errUnclear = errors.New("workers crashed during the reload")
+
+// ReloadAndVerify reloads nginx and returns when a later generation of workers serves and no
+// earlier worker accepts connections. Before that, no count of connections means anything. A
+// reload that does not take effect within limit, or that the master gave up, is a
+// *[ReloadError]. Processes alone decide: clients can write into the error log, which only
+// explains a failure.
 func (b Binary) ReloadAndVerify(ctx context.Context, conf *Config, limit time.Duration) (Running, error) {
 	build, _ := b.Build(ctx) // an operator's own command needs no binary here
-	before, err := b.Running(ctx, conf.PIDPath(build))
+	found, err := b.Running(ctx, conf.PIDPath(build))
 	if err != nil {
 		return Running{}, err
 	}
-	master := before.Master.PID
+	master := found.Master.PID
 	logs := markLogs(ctx, conf.LogPaths(build), master)
-	if err := b.Reload(ctx); err != nil {
-		return Running{}, err
+	after, err := Running{}, errUnclear
+	for n := 0; n < maxReloads && errors.Is(err, errUnclear); n++ {
+		after, err = b.reloadOnce(ctx, master, limit)
 	}
-	var last []Process
-	for began, checked := time.Now(), time.Now(); ; {
-		after, err := b.Processes(master)
+	var failed *ReloadError
+	switch {
+	case errors.Is(err, errUnclear):
+		return after, &ReloadError{fmt.Sprintf("it is not known which configuration nginx serves: in each of %d reloads its workers crashed, or the machine was too slow to see", maxReloads), false}
+	case errors.As(err, &failed):
+		if line := logs.loadFailure(ctx, master); line != "" {
+			failed.Reason += "; its error log says: " + line
+		}
+	}
+	return after, err
+}
+
+// reloadOnce sends one reload and waits for its effect. The error is errUnclear when workers
+// have crashed meanwhile, and the rest does not tell whether the load worked.
+func (b Binary) reloadOnce(ctx context.Context, master int, limit time.Duration) (Running, error) {
+	before, idle, err := b.idleMaster(ctx, master, limit)
+	if err != nil {
+		return before.Running, err
+	}
+	if !idle {
+		if err := b.Reload(ctx); err != nil {
+			return before.Running, err
+		}
+		return before.Running, &ReloadError{fmt.Sprintf("nginx was still loading another configuration after %s; it loads this one after that", limit), false}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var beside sync.WaitGroup
+	defer beside.Wait()
+	defer cancel()
+	overlap, sent := make(chan struct{}), make(chan error, 1)
+	beside.Go(func() { b.watchOverlap(ctx, before, overlap) })
+	beside.Go(func() { sent <- b.Reload(ctx) })
+	return b.follow(ctx, before, overlap, sent, limit)
+}
+
+// watchOverlap closes overlap when the master has a further child while it has all that it had
+// before: it has loaded a configuration. For a child that crashed it starts another one, but
+// not before it has waited for the first. A generation overlaps with the next for at least 100 ms
+// (ngx_master_process_cycle). One look takes time and may see a child and the one that
+// replaced it, so two looks in a row must see the further child.
+func (b Binary) watchOverlap(ctx context.Context, before look, overlap chan<- struct{}) {
+	master, respawned := before.Master.PID, before.respawned()
+	var last []int
+	for ctx.Err() == nil {
+		now, err := b.childrenOf(master)
 		if err != nil {
-			return after, err
+			return // follow notices what there is to notice
 		}
-		seen := after.Serving()
-		replaced := after.Replaced(before) && slices.EqualFunc(seen, last, Process.same)
-		last = seen
-		// A single worker that crashed and was started again looks like a new
-		// generation, too: the log tells them apart.
-		if replaced || (time.Since(checked) >= errorLogInterval && !after.Started(before)) {
-			checked = time.Now()
-			if why := logs.loadFailure(ctx, master); why != "" {
-				return after, &ReloadError{"nginx accepted the reload but could not load the configuration, and keeps the earlier one: " + why, true}
-			}
+		further := slices.ContainsFunc(now, func(pid int) bool {
+			return !slices.Contains(before.childPIDs, pid) && slices.Contains(last, pid)
+		})
+		gone := slices.ContainsFunc(respawned, func(pid int) bool { return !slices.Contains(now, pid) })
+		if further && !gone {
+			close(overlap)
+			return
 		}
+		last = now
+		select {
+		case <-time.After(overlapInterval):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// follow looks at nginx until the effect of a reload is known.
+func (b Binary) follow(ctx context.Context, before look, overlap <-chan struct{}, sent <-chan error, limit time.Duration) (Running, error) {
+	var last look
+	var end time.Time // known once the command has ended
+	for {
+		now, err := b.look(before.Master.PID)
+		if err != nil {
+			return now.Running, err
+		}
+		loaded := isClosed(overlap)
+		same := slices.EqualFunc(now.Serving(), last.Serving(), Process.same)
 		switch {
-		case replaced:
-			return after, nil
-		case time.Since(began) <= limit:
-		case after.Started(before):
-			return after, &ReloadError{fmt.Sprintf("workers of the earlier generation still accept connections %s after the reload", limit), false}
-		default:
-			return after, &ReloadError{fmt.Sprintf("no new generation of workers was seen within %s of the reload; nginx's error log may say why", limit), false}
+		case end.IsZero():
+		case loaded && same && now.Replaced(before.Running):
+			return now.Running, nil
+		case !loaded && same && now.ended(before) && last.ended(before):
+			return now.Running, now.failure(before)
+		case time.Now().After(end):
+			return now.Running, now.timeout(loaded, limit)
+		}
+		last = now
+		select {
+		case err := <-sent:
+			if err != nil {
+				return now.Running, err
+			}
+			sent, end = nil, time.Now().Add(limit)
+		case <-time.After(generationInterval):
+		case <-ctx.Done():
+			return now.Running, context.Cause(ctx)
+		}
+	}
+}
+
+// idleMaster waits until the master does nothing, and looks at it and its workers then: a
+// generation that comes later has read its files later, and the master has no worker to
+// replace. idle is false if the master is still busy after limit.
+func (b Binary) idleMaster(ctx context.Context, master int, limit time.Duration) (now look, idle bool, err error) {
+	for began := time.Now(); ; {
+		if now, err = b.look(master); err != nil {
+			return now, false, err
+		}
+		after, err := b.masterState(master)
+		if err != nil {
+			return now, false, err
+		}
+		if now.idle && after.idle && now.sleeps == after.sleeps {
+			return now, true, nil
+		}
+		if time.Since(began) > limit {
+			return now, false, nil
 		}
 		select {
 		case <-time.After(generationInterval):
 		case <-ctx.Done():
-			return after, context.Cause(ctx)
+			return now, false, context.Cause(ctx)
 		}
 	}
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// A look is the state of the master and, right after it, its children and processes.
+type look struct {
+	masterState
+	Running
+	childPIDs []int
+}
+
+func (b Binary) look(master int) (l look, err error) {
+	if l.masterState, err = b.masterState(master); err != nil {
+		return l, err
+	}
+	if l.childPIDs, err = b.childrenOf(master); err != nil {
+		return l, err
+	}
+	l.Running, err = b.Processes(master)
+	return l, err
+}
+
+// ended reports whether the master has loaded a configuration since before, or has tried to,
+// and is done.
+func (l look) ended(before look) bool {
+	return l.idle && l.activity != before.activity && !l.isStarting(before.Running)
+}
+
+// failure is the error of a load that has ended and whose workers were not seen.
+func (l look) failure(before look) error {
+	if slices.EqualFunc(l.Serving(), before.Serving(), Process.same) {
+		return &ReloadError{"nginx accepted the reload but could not load the configuration, and keeps the earlier one", true}
+	}
+	return errUnclear
+}
+
+// timeout is the error of a reload whose time is over.
+func (l look) timeout(loaded bool, limit time.Duration) *ReloadError {
+	reason := fmt.Sprintf("no new generation of workers was seen within %s of the reload", limit)
+	switch {
+	case loaded:
+		reason = fmt.Sprintf("workers of the earlier generation still accept connections %s after the reload", limit)
+	case !l.idle:
+		reason = fmt.Sprintf("nginx is still loading the configuration %s after the reload", limit)
+	}
+	return &ReloadError{reason, false}
 }

@@ -20,6 +20,8 @@ const exiting = "is shutting down"
 type Running struct {
 	Master  Process
 	Workers []Process // the serving and the exiting
+	// children are the workers and all other children of the master.
+	children []Process
 	// Age is for how long the oldest serving worker has been running: the
 	// running configuration was read before that.
 	Age time.Duration
@@ -109,6 +111,26 @@ func (r Running) Started(before Running) bool {
 	return slices.ContainsFunc(r.Serving(), func(p Process) bool { return !before.has(p) })
 }
 
+// respawned is the PIDs of the children that the master replaces when they crash. It leaves
+// out workers that exit, and the cache loader.
+func (r Running) respawned() []int {
+	var pids []int
+	for _, p := range r.children {
+		if !p.exiting() && !strings.HasPrefix(p.Title, "nginx: cache loader") {
+			pids = append(pids, p.PID)
+		}
+	}
+	return pids
+}
+
+// isStarting reports whether the master has a child that before did not have and that has no
+// title of its own yet: it may become a worker.
+func (r Running) isStarting(before Running) bool {
+	return slices.ContainsFunc(r.children, func(p Process) bool {
+		return p.isMaster() && !slices.ContainsFunc(before.children, p.same)
+	})
+}
+
 func (r Running) has(p Process) bool { return slices.ContainsFunc(r.Workers, p.same) }
 
 // Running looks at the processes of the master with the given PID file, or, if
@@ -128,7 +150,7 @@ func (b Binary) Running(ctx context.Context, pidFile string) (Running, error) {
 		// nginx -s reload goes by the same file, and would not find it either.
 		return Running{}, fmt.Errorf("%s names no running nginx master: %w", pidFile, ErrNotRunning)
 	}
-	all, err := processes(b.proc)
+	all, err := processes(b.procDir())
 	if err != nil {
 		return Running{}, err
 	}
@@ -153,7 +175,7 @@ func (b Binary) Running(ctx context.Context, pidFile string) (Running, error) {
 
 // Processes looks at the master with the given PID and its workers.
 func (b Binary) Processes(pid int) (Running, error) {
-	all, err := processes(b.proc)
+	all, err := processes(b.procDir())
 	if err != nil {
 		return Running{}, err
 	}
@@ -165,6 +187,9 @@ func (b Binary) Processes(pid int) (Running, error) {
 func running(all []Process, pid int, boot time.Duration, now time.Time, took time.Duration) (Running, error) {
 	r := Running{Now: now, Unsure: tick + took}
 	for _, p := range all {
+		if p.parent == pid {
+			r.children = append(r.children, p)
+		}
 		switch {
 		case p.PID == pid:
 			r.Master = p

@@ -87,19 +87,25 @@ func eventually(t *testing.T, what string, ok func() bool) {
 
 // A realNginx is a master on loopback that belongs to the test.
 type realNginx struct {
-	t      *testing.T
-	dir    string
-	port   int
-	binary Binary
-	since  time.Time
+	t       *testing.T
+	workers int
+	dir     string
+	port    int
+	binary  Binary
+	since   time.Time
 }
 
 // startNginx starts nginx with two workers and the given lines within http.
 func startNginx(t *testing.T, http string) *realNginx {
 	t.Helper()
+	return startWorkers(t, 2, http)
+}
+
+func startWorkers(t *testing.T, workers int, http string) *realNginx {
+	t.Helper()
 	needNginx(t)
 	for {
-		n := &realNginx{t: t, dir: t.TempDir(), port: freePort(t), since: time.Now()}
+		n := &realNginx{t: t, workers: workers, dir: t.TempDir(), port: freePort(t), since: time.Now()}
 		n.binary = Binary{Path: "nginx", Conf: n.dir + "/nginx.conf"}
 		n.write(http)
 		why := n.start()
@@ -113,7 +119,7 @@ func startNginx(t *testing.T, http string) *realNginx {
 	}
 }
 
-// start waits until two workers serve. If nginx ends instead, why is what it
+// start waits until its workers serve. If nginx ends instead, why is what it
 // said.
 func (n *realNginx) start() (why string) {
 	n.t.Helper()
@@ -137,7 +143,7 @@ func (n *realNginx) start() (why string) {
 			_ = cmd.Process.Kill()
 		}
 	})
-	eventually(n.t, "nginx runs with two workers", func() bool {
+	eventually(n.t, "nginx runs with its workers", func() bool {
 		select {
 		case <-ended:
 			why = "it said: " + said.String()
@@ -145,7 +151,7 @@ func (n *realNginx) start() (why string) {
 		default:
 		}
 		r, err := n.binary.Processes(cmd.Process.Pid)
-		return err == nil && len(r.Serving()) == 2 && fileExists(n.pidFile())
+		return err == nil && len(r.Serving()) == n.workers && fileExists(n.pidFile())
 	})
 	return why
 }
@@ -165,8 +171,8 @@ func (n *realNginx) write(http string) {
 	for _, kind := range []string{"client_body", "proxy", "fastcgi", "uwsgi", "scgi"} {
 		paths += fmt.Sprintf("%s_temp_path %s/%s;\n", kind, n.dir, kind)
 	}
-	src := fmt.Sprintf("worker_processes 2;\npid %s;\nerror_log %s/error.log notice;\nevents {}\nhttp {\naccess_log off;\n%s%s\n"+
-		"server { listen 127.0.0.1:%d; location /status { stub_status; } }\n}\n", n.pidFile(), n.dir, paths, http, n.port)
+	src := fmt.Sprintf("worker_processes %d;\npid %s;\nerror_log %s/error.log notice;\nevents {}\nhttp {\naccess_log off;\n%s%s\n"+
+		"server { listen 127.0.0.1:%d; location /status { stub_status; } }\n}\n", n.workers, n.pidFile(), n.dir, paths, http, n.port)
 	write(n.t, n.dir, map[string]string{"nginx.conf": src})
 }
 
@@ -189,6 +195,17 @@ func (n *realNginx) reload() {
 	if err := n.binary.Reload(n.t.Context()); err != nil {
 		n.t.Fatal(err)
 	}
+}
+
+// holdPort listens on a port of loopback.
+func holdPort(t *testing.T, port int) net.Listener {
+	t.Helper()
+	l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	return l
 }
 
 func freePort(t *testing.T) int {
@@ -403,7 +420,7 @@ func TestMasterOfStalePIDFile(t *testing.T) {
 	if _, err := n.binary.Processes(gone.Process.Pid); !errors.Is(err, ErrNotRunning) {
 		t.Errorf("a process that is gone: %v", err)
 	}
-	if all, err := processes(""); err != nil || !slices.ContainsFunc(all, real.Master.same) {
+	if all, err := processes("/proc"); err != nil || !slices.ContainsFunc(all, real.Master.same) {
 		t.Errorf("master %d is not among all processes: %+v, %v", real.Master.PID, all, err)
 	}
 }

@@ -1,0 +1,203 @@
+package nginx
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// A versionedNginx serves the version of the configuration that it has loaded.
+type versionedNginx struct {
+	*realNginx
+	page string
+	conf *Config
+}
+
+const (
+	loads = "limit_req_zone $binary_remote_addr zone=one:1m rate=1r/s;"
+	fails = "limit_req_zone $uri zone=one:1m rate=1r/s;" // nginx -t takes it, and the master does not
+)
+
+func startVersioned(t *testing.T, workers int) *versionedNginx {
+	t.Helper()
+	n := &versionedNginx{page: fmt.Sprintf("127.0.0.1:%d", freePort(t))}
+	n.realNginx = startWorkers(t, workers, n.http(loads, "old"))
+	conf, err := Load(t.Context(), n.binary.Conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.conf = conf
+	return n
+}
+
+func (n *versionedNginx) http(zone, version string) string {
+	return fmt.Sprintf("%s\nserver { listen %s; location / { return 200 %s; } }", zone, n.page, version)
+}
+
+// version is what one worker serves.
+func (n *versionedNginx) version() string {
+	n.t.Helper()
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: generous}
+	resp, err := client.Get("http://" + n.page)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	page, err := io.ReadAll(resp.Body)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return string(page)
+}
+
+// tells checks that what a reload returned is what nginx serves.
+func (n *versionedNginx) tells(err error, zone string) {
+	n.t.Helper()
+	want := "new"
+	var failed *ReloadError
+	switch {
+	case zone == fails && (!errors.As(err, &failed) || !failed.Sure):
+		n.t.Errorf("a load that fails: %v", err)
+	case zone == loads && err != nil:
+		n.t.Errorf("a load that works: %v", err)
+	}
+	if err != nil {
+		want = "old"
+	}
+	for range 20 {
+		if got := n.version(); got != want {
+			n.t.Fatalf("ReloadAndVerify returned %v, and nginx serves the %s configuration", err, got)
+		}
+	}
+}
+
+// Clients can write any line into the error log.
+func TestErrorLogDecidesNothing(t *testing.T) {
+	n := startVersioned(t, 2)
+	const forged = "2026/01/02 03:04:05 [emerg] %d#%[1]d: forged"
+	lines := fmt.Sprintf(forged, n.running().Master.PID)
+	reload := n.binary
+	reload.ReloadCommand = []string{"sh", "-c", fmt.Sprintf("echo '%s' >> %s/error.log; nginx -s reload -c %[3]s; echo '%[1]s' >> %[2]s/error.log", lines, n.dir, n.binary.Conf)}
+	n.write(n.http(loads, "new"))
+	_, err := reload.ReloadAndVerify(t.Context(), n.conf, generous)
+	n.tells(err, loads)
+
+	// A reload that is not seen to happen is explained by it, and is not sure.
+	reload.ReloadCommand = []string{"sh", "-c", fmt.Sprintf("echo '%s' >> %s/error.log", lines, n.dir)}
+	var failed *ReloadError
+	if _, err := reload.ReloadAndVerify(t.Context(), n.conf, 500*time.Millisecond); !errors.As(err, &failed) || failed.Sure || !strings.Contains(err.Error(), "its error log says: "+lines) {
+		t.Errorf("no reload, and a forged line: %v", err)
+	}
+}
+
+// The master replaces a worker that crashes by one with the configuration that it has
+// loaded: new workers are no proof of a load.
+func TestCrashDuringReload(t *testing.T) {
+	moments := []struct{ name, command string }{
+		{"before the load", "kill -STOP %[1]d; %[2]s; kill -%[4]s %[3]s; sleep 0.1; kill -CONT %[1]d"},
+		{"right after the signal", "%[2]s; kill -%[4]s %[3]s"},
+		{"after the load", "%[2]s; sleep 0.05; kill -%[4]s %[3]s"},
+		{"after a load that failed", "%[2]s; sleep 0.3; kill -%[4]s %[3]s; sleep 0.3"},
+	}
+	for _, workers := range []int{1, 2} {
+		for _, zone := range []string{loads, fails} {
+			for i, m := range moments {
+				t.Run(fmt.Sprintf("%d workers, %t, %s", workers, zone == loads, m.name), func(t *testing.T) {
+					t.Parallel()
+					n := startVersioned(t, workers)
+					n.write(n.http(zone, "new"))
+					before := n.running()
+					var pids []string
+					for _, p := range before.Serving() {
+						pids = append(pids, fmt.Sprint(p.PID))
+					}
+					signal := []string{"SEGV", "KILL"}[i%2]
+					once := n.dir + "/crashed" // a reload that is sent again is not disturbed
+					crash := n.binary
+					reload := "nginx -s reload -c " + n.binary.Conf
+					script := fmt.Sprintf(m.command, before.Master.PID, reload, strings.Join(pids, " "), signal)
+					crash.ReloadCommand = []string{"sh", "-c", fmt.Sprintf("if test -e %s; then %s; else touch %[1]s; { %s; } 2>/dev/null || true; fi", once, reload, script)}
+					_, err := crash.ReloadAndVerify(t.Context(), n.conf, generous)
+					n.tells(err, zone)
+				})
+			}
+		}
+	}
+}
+
+// Workers that crash all the time leave a reload unclear at worst. It is never told wrong.
+func TestCrashesAtAnyMoment(t *testing.T) {
+	n := startVersioned(t, 1)
+	const rounds = 10
+	unclear := 0
+	for i := range rounds {
+		zone := []string{fails, loads}[i%2]
+		n.write(n.http(zone, fmt.Sprint(i)))
+		crashed := make(chan struct{})
+		go func() {
+			defer close(crashed)
+			n.crash(3)
+		}()
+		_, err := n.binary.ReloadAndVerify(t.Context(), n.conf, generous)
+		<-crashed
+		var failed *ReloadError
+		serves := n.version() == fmt.Sprint(i)
+		switch {
+		case errors.As(err, &failed) && !failed.Sure:
+			unclear++
+		case (err == nil) != serves || serves != (zone == loads):
+			t.Fatalf("round %d: ReloadAndVerify returned %v, and nginx serves version %s", i, err, n.version())
+		}
+	}
+	t.Logf("%d of %d reloads were unclear", unclear, rounds)
+}
+
+// crash kills a worker so many times, at any moment.
+func (n *versionedNginx) crash(times int) {
+	for range times {
+		time.Sleep(time.Duration(rand.IntN(60)) * time.Millisecond)
+		if r, err := n.binary.Running(n.t.Context(), n.pidFile()); err == nil && len(r.Serving()) > 0 {
+			_ = syscall.Kill(r.Serving()[0].PID, syscall.SIGKILL)
+		}
+	}
+}
+
+// A load that was under way before the reload may have read the files before their edit.
+func TestLoadUnderWay(t *testing.T) {
+	n := startVersioned(t, 1)
+	taken := freePort(t)
+	listen := fmt.Sprintf("server { listen 127.0.0.1:%d; }\n", taken)
+	holder := holdPort(t, taken)
+	n.write(listen + n.http(loads, "earlier"))
+	n.reload() // nginx tries the port for two seconds, and gets it before that
+	time.Sleep(300 * time.Millisecond)
+	n.write(listen + n.http(loads, "new"))
+	go func() {
+		time.Sleep(300 * time.Millisecond)
+		_ = holder.Close()
+	}()
+	_, err := n.binary.ReloadAndVerify(t.Context(), n.conf, generous)
+	n.tells(err, loads)
+}
+
+// Whoever reloads nginx is told within seconds that it gave up, without its log.
+func TestFailedLoadIsNoticedWithoutALog(t *testing.T) {
+	n := startVersioned(t, 2)
+	n.write(n.http(fails, "new"))
+	conf := *n.conf
+	conf.ErrorLogs = []string{os.DevNull}
+	began := time.Now()
+	_, err := n.binary.ReloadAndVerify(t.Context(), &conf, generous)
+	n.tells(err, fails)
+	if took := time.Since(began); took > generous/4 {
+		t.Errorf("it took %s", took)
+	}
+	t.Logf("%s: %v", time.Since(began), err)
+}

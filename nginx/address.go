@@ -21,7 +21,8 @@ type Address struct {
 }
 
 // ParseAddress reads the first argument of a server line. A missing port is
-// [DefaultPort].
+// [DefaultPort]. The error quotes nothing of s, which may be from a file that the reader of
+// the error may not read.
 func ParseAddress(s string) (Address, error) {
 	a, err := splitAddress(s)
 	if err != nil {
@@ -48,24 +49,24 @@ func splitAddress(s string) (Address, error) {
 	if strings.HasPrefix(s, "[") {
 		i := strings.IndexByte(s, ']')
 		if i < 0 {
-			return Address{}, fmt.Errorf("no closing bracket in %q", s)
+			return Address{}, errors.New("no closing bracket")
 		}
 		host, port = s[1:i], s[i+1:]
 		if port != "" {
 			if port[0] != ':' {
-				return Address{}, fmt.Errorf("unexpected %q after the bracket in %q", port, s)
+				return Address{}, errors.New("unexpected characters after the bracket")
 			}
 			port, hasPort = port[1:], true
 		}
 		ip, err := netip.ParseAddr(host)
 		if err != nil || !ip.Is6() || ip.Zone() != "" {
-			return Address{}, fmt.Errorf("%q is not an IPv6 address", host)
+			return Address{}, errors.New("the text in brackets is not an IPv6 address")
 		}
 	} else if i := strings.IndexByte(s, ':'); i >= 0 {
 		host, port, hasPort = s[:i], s[i+1:], true
 	}
 	if host == "" {
-		return Address{}, fmt.Errorf("no host in %q", s)
+		return Address{}, errors.New("no host")
 	}
 	a := Address{}
 	if a.Host, a.IP = parseHost(host); !hasPort {
@@ -73,7 +74,7 @@ func splitAddress(s string) (Address, error) {
 	}
 	n, err := strconv.ParseUint(port, 10, 16)
 	if err != nil || n == 0 {
-		return Address{}, fmt.Errorf("%q is not a port from 1 to 65535", port)
+		return Address{}, errors.New("the text after the colon is not a port from 1 to 65535")
 	}
 	a.Port = uint16(n)
 	return a, nil

@@ -21,8 +21,8 @@ type Word struct {
 }
 
 // A SyntaxError is a place in a configuration that cannot be read by nginx's
-// own token rules, or that is beyond this package's limits. It quotes nothing: the file
-// may be none of nginx's, which a link has put there.
+// own token rules, or that is beyond this package's limits. It quotes nothing of the file:
+// an include may lead to a file that whoever reads the error may not read.
 type SyntaxError struct {
 	File string
 	Line int // from 1
@@ -209,7 +209,7 @@ func (s *scanner) quoted() error {
 	case ';', '{', ')':
 		return s.fits(start+1, s.pos)
 	}
-	return &tokenError{s.pos, fmt.Sprintf("unexpected %q after a closing quote", s.src[s.pos])}
+	return &tokenError{s.pos, "unexpected character after a closing quote"}
 }
 
 // Bytes that matter within a word without quotes.
@@ -296,15 +296,12 @@ func (s *scanner) skipLine() {
 	}
 }
 
-// maxErrorText bounds how much of an offending line an error carries.
-const maxErrorText = 120
-
 // lineOf is the number of the line that holds offset at, from 1.
 func lineOf(src string, at int) int {
 	return 1 + strings.Count(src[:min(max(at, 0), len(src))], "\n")
 }
 
-// syntaxError gives a place in a file its name, line and text.
+// syntaxError gives a place in a file its name and line.
 func syntaxError(file, src string, at int, msg string) *SyntaxError {
 	return &SyntaxError{File: file, Line: lineOf(src, at), Msg: msg}
 }

@@ -339,7 +339,7 @@ func TestManyOpenLuaStrings(t *testing.T) {
 
 func TestSyntaxErrorPlace(t *testing.T) {
 	_, err := load(t.Context(), memory{mainConf: "events {}\n\nhttp {\n  x \"a\"b;\n}\n"}, mainConf)
-	want := `/etc/nginx/nginx.conf:4: unexpected 'b' after a closing quote`
+	want := `/etc/nginx/nginx.conf:4: unexpected character after a closing quote`
 	if err == nil || err.Error() != want {
 		t.Errorf("error is %v, want %s", err, want)
 	}

@@ -35,6 +35,9 @@ func ParseStubStatus(page []byte) (StubStatus, error) {
 // Open is the connections that are somebody else's than the one that asked.
 func (s StubStatus) Open() int { return max(0, s.Active-1) }
 
+// maxErrorText bounds how much of a text an error carries.
+const maxErrorText = 120
+
 func cut(s string) string {
 	if len(s) > maxErrorText {
 		return s[:maxErrorText] + "…"

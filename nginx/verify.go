@@ -61,12 +61,11 @@ func (u *Upstream) verifyPiece(p piece, edits []Edit) error {
 
 // sameButState compares a server before and after an edit.
 func sameButState(before, after *Server, want Want) error {
-	was, is := withoutState(before), withoutState(after)
-	if !slices.Equal(was, is) {
-		return fmt.Errorf("server %v became %v", was, is)
+	if !slices.Equal(withoutState(before), withoutState(after)) {
+		return errors.New("the words of a server changed")
 	}
 	if after.IsDown() != want.Down {
-		return fmt.Errorf("server %s: down is %t, not %t", before.Address, after.IsDown(), want.Down)
+		return fmt.Errorf("down is %t at a server, not %t", after.IsDown(), want.Down)
 	}
 	return nil
 }

@@ -181,7 +181,7 @@ func (l *loader) expand(name string) ([]string, error) {
 	if !hasMeta(name) {
 		return []string{name}, nil
 	}
-	if err := l.lookInto(path.Dir(name)); err != nil {
+	if err := l.lookInto(above(name)); err != nil {
 		return nil, err
 	}
 	names, err := l.files.from.Glob(name)
@@ -195,7 +195,7 @@ func (l *loader) expand(name string) ([]string, error) {
 func (l *loader) lookInto(dir string) error {
 	dirs := []string{dir}
 	if hasMeta(dir) {
-		if err := l.lookInto(path.Dir(dir)); err != nil {
+		if err := l.lookInto(above(dir)); err != nil {
 			return err
 		}
 		var err error
@@ -209,6 +209,12 @@ func (l *loader) lookInto(dir string) error {
 		}
 	}
 	return nil
+}
+
+// above is the directory of a path, as it stands there: "a/../b" goes through a.
+func above(name string) string {
+	dir, _ := path.Split(strings.TrimRight(name, "/"))
+	return dir
 }
 
 // includeAll includes files one after the other or, outside of an upstream,

@@ -16,4 +16,4 @@ func checkAttributes(string) error { return nil }
 
 func ownerOf(os.FileInfo) uint32 { return 0 }
 
-func mayWrite([]string, uint32, []uint32) ([]bool, error) { return nil, errors.ErrUnsupported }
+func mayWrite([]place, uint32, []uint32) ([]bool, error) { return nil, errors.ErrUnsupported }

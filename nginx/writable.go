@@ -1,10 +1,12 @@
 package nginx
 
 import (
+	"io/fs"
 	"os"
 	"path"
-	"slices"
+	"path/filepath"
 	"strings"
+	"syscall"
 )
 
 // Whoever can change what nginx reads as root is root: a configuration loads modules, and
@@ -20,97 +22,116 @@ type Writable struct {
 const maxLinks = 40
 
 // WritableBy is what a user can change of a configuration: the files that it has loaded,
-// those of load_module, the directories that includes look into, and the directories on the
-// way to all of them. groups are all groups of the user, the primary one first. Owners and
-// access control lists count. build resolves relative paths of modules.
+// those of load_module, the PID file, the directories that includes look into, and the
+// directories on the way to all of them. groups are all groups of the user, the primary one
+// first. Owners and access control lists count. build resolves relative paths of modules.
 func (c *Config) WritableBy(uid uint32, groups []uint32, build Build) ([]Writable, error) {
-	w := &wayfinder{seen: map[string]bool{}}
+	w := &wayfinder{seen: map[string]bool{}, passed: map[string]bool{}, open: map[string]bool{}}
+	paths := append([]string{c.Path, c.PIDPath(build)}, c.includeDirs...)
 	for _, f := range c.Files {
-		w.follow(f.Path, 0)
+		paths = append(paths, f.Path)
 	}
 	for _, skipped := range c.Skipped {
-		w.follow(skipped.File.Path, 0)
-	}
-	for _, dir := range c.includeDirs {
-		w.follow(dir, 0)
-		w.lists = append(w.lists, dir)
+		paths = append(paths, skipped.File.Path)
 	}
 	for _, module := range c.modules {
-		w.follow(build.abs(module), 0)
+		paths = append(paths, build.abs(module))
+	}
+	for _, p := range paths {
+		if err := w.follow(p, 0); err != nil {
+			return nil, err
+		}
+	}
+	for _, dir := range c.includeDirs {
+		if real, err := filepath.EvalSymlinks(dir); err == nil {
+			w.open[real] = true
+		}
 	}
 	return w.writable(uid, groups)
 }
 
+// A place is a file or directory that is no link, nor behind one.
+type place struct {
+	path string
+	info os.FileInfo
+}
+
 // A wayfinder finds every file and directory that the way to some files goes through.
 type wayfinder struct {
-	seen  map[string]bool
-	paths []string // what is passed, without links
-	lists []string // directories that are listed
+	seen   map[string]bool // names that were followed
+	passed map[string]bool // real paths
+	places []place
+	// open are directories in which a file that somebody adds, or a link that its owner
+	// replaces, changes what is read.
+	open map[string]bool
 }
 
 // follow walks the way to a file, a link at a time. What is missing ends the way.
-func (w *wayfinder) follow(name string, links int) {
+func (w *wayfinder) follow(name string, links int) error {
 	name = "/" + strings.TrimPrefix(name, "/")
-	if w.seen[name] || links > maxLinks {
-		return
+	if w.seen[name] {
+		return nil
 	}
 	w.seen[name] = true
+	if links > maxLinks {
+		return &fs.PathError{Op: "follow", Path: name, Err: syscall.ELOOP}
+	}
 	dir := "/"
-	w.pass(dir)
-	words := strings.Split(strings.Trim(name, "/"), "/")
+	words := strings.Split(name, "/")
 	for i, word := range words {
-		switch word {
-		case "", ".":
-			continue
-		case "..": // of a directory without links, which dir is
+		if word == ".." { // of a directory without links, which dir is
 			dir = path.Dir(dir)
 			continue
 		}
-		next := path.Join(dir, word)
-		info, err := os.Lstat(next)
-		if err != nil {
-			return
-		}
-		if info.Mode()&os.ModeSymlink == 0 {
-			w.pass(next)
+		next := path.Join(dir, word) // dir itself for "" and "."
+		if w.passed[next] {
 			dir = next
 			continue
 		}
+		info, err := os.Lstat(next)
+		switch {
+		case absent(err):
+			w.open[dir] = true
+			return nil
+		case err != nil:
+			return err
+		case info.Mode()&os.ModeSymlink == 0:
+			w.pass(next, info)
+			dir = next
+			continue
+		}
+		w.open[dir] = w.open[dir] || ownerOf(info) != 0
 		to, err := os.Readlink(next)
 		if err != nil {
-			return
+			return err
 		}
 		if !path.IsAbs(to) {
 			to = dir + "/" + to
 		}
-		w.follow(strings.Join(append([]string{to}, words[i+1:]...), "/"), links+1)
-		return
+		return w.follow(strings.Join(append([]string{to}, words[i+1:]...), "/"), links+1)
 	}
+	return nil
 }
 
-func (w *wayfinder) pass(name string) {
-	if !w.seen["passed "+name] {
-		w.seen["passed "+name] = true
-		w.paths = append(w.paths, name)
+// pass notes a place. What is written to a device is not read again.
+func (w *wayfinder) pass(name string, info os.FileInfo) {
+	w.passed[name] = true
+	if info.IsDir() || info.Mode().IsRegular() {
+		w.places = append(w.places, place{name, info})
 	}
 }
 
 // writable is what a user can change of what was passed.
 func (w *wayfinder) writable(uid uint32, groups []uint32) (found []Writable, err error) {
-	allowed, err := mayWrite(w.paths, uid, groups)
+	allowed, err := mayWrite(w.places, uid, groups)
 	if err != nil {
 		return nil, err
 	}
-	for i, name := range w.paths {
-		info, err := os.Lstat(name)
-		if err != nil {
-			continue
-		}
-		owns := ownerOf(info) == uid
+	for i, p := range w.places {
 		// In a sticky directory, such as /tmp, others than the owner can only add.
-		kept := info.IsDir() && info.Mode()&os.ModeSticky != 0 && !slices.ContainsFunc(w.lists, func(dir string) bool { return path.Clean(dir) == name })
-		if owns || allowed[i] && !kept {
-			found = append(found, Writable{name, info.IsDir()})
+		kept := p.info.IsDir() && p.info.Mode()&os.ModeSticky != 0 && !w.open[p.path]
+		if ownerOf(p.info) == uid || allowed[i] && !kept {
+			found = append(found, Writable{p.path, p.info.IsDir()})
 		}
 	}
 	return found, nil

@@ -68,6 +68,17 @@ func TestWritableBy(t *testing.T) {
 		"a link of a link": {func(d string) error {
 			return lead(os.Mkdir(d+"/v2", 0o777), os.Chmod(d+"/v2", 0o777), os.Symlink("v2", d+"/now"), os.WriteFile(d+"/v2/x", nil, 0o644), os.Symlink(d+"/now/x", d+"/conf.d/x.conf"))
 		}, []string{"v2"}},
+		"a module that is missing": {func(d string) error { return os.Chmod(d+"/open", 0o777|os.ModeSticky) }, []string{"open"}},
+		"a link of the user's in a sticky directory": {func(d string) error {
+			return lead(os.Chmod(d+"/kept", 0o777|os.ModeSticky), os.Lchown(d+"/kept/link", uid, 0))
+		}, []string{"kept"}},
+		"a link of root's in a sticky directory": {func(d string) error { return os.Chmod(d+"/kept", 0o777|os.ModeSticky) }, nil},
+		"the directory of the PID file":          {func(d string) error { return os.Chown(d+"/run", uid, 0) }, []string{"run"}},
+		"the main file":                          {func(d string) error { return os.Chown(d+"/nginx.conf", uid, 0) }, []string{"nginx.conf"}},
+		"a file out of reach": {func(d string) error {
+			return lead(os.Chmod(d+"/conf.d/a.conf", 0o666), os.Chmod(d+"/conf.d", 0o700))
+		}, nil},
+		"behind a link and ..": {func(d string) error { return os.Chown(d+"/far/sites", uid, 0) }, []string{"far/sites"}},
 		"a file that cannot be parsed": {func(d string) error {
 			return lead(os.WriteFile(d+"/conf.d/b.conf", []byte("} secret"), 0o644), os.Chmod(d+"/conf.d/b.conf", 0o666))
 		}, []string{"conf.d/b.conf"}},
@@ -75,7 +86,9 @@ func TestWritableBy(t *testing.T) {
 		dir := t.TempDir()
 		err := lead(os.Chmod(filepath.Dir(dir), 0o755), os.Chmod(dir, 0o755), os.Mkdir(dir+"/conf.d", 0o755), os.Mkdir(dir+"/sites", 0o755), os.MkdirAll(dir+"/deep/one", 0o755), os.Mkdir(dir+"/deep/two", 0o755),
 			os.WriteFile(dir+"/m.so", nil, 0o644), os.WriteFile(dir+"/conf.d/a.conf", []byte("upstream a { server 127.0.0.1; }\n"), 0o644), os.WriteFile(dir+"/deep/one/a", nil, 0o644),
-			os.WriteFile(dir+"/nginx.conf", []byte("load_module m.so; http { include conf.d/*.conf; include sites/*; include deep/*/*; }"), 0o644), c.change(dir))
+			os.MkdirAll(dir+"/far/conf", 0o755), os.Mkdir(dir+"/far/sites", 0o755), os.Symlink("far/conf", dir+"/near"),
+			os.Mkdir(dir+"/open", 0o755), os.Mkdir(dir+"/run", 0o755), os.Mkdir(dir+"/kept", 0o755), os.Symlink("../conf.d/a.conf", dir+"/kept/link"),
+			os.WriteFile(dir+"/nginx.conf", []byte("pid run/nginx.pid; load_module m.so; load_module open/none.so; http { include kept/link; include near/../sites/*; include conf.d/*.conf; include sites/*; include deep/*/*; }"), 0o644), c.change(dir))
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}

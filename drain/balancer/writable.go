@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/drainctl/drainctl/drain/journal"
 	"github.com/drainctl/drainctl/nginx"
 )
 
@@ -20,7 +21,7 @@ func (l *Local) refuseWritable(ctx context.Context, conf *nginx.Config, build ng
 	if !l.options.Served || caller.UID == 0 || os.Geteuid() != 0 {
 		return nil
 	}
-	groups, err := groupsOf(ctx, caller.UID)
+	groups, err := groupsOf(ctx, caller)
 	if err != nil {
 		return refusal("find out whether %s can change the configuration: %w", caller, err)
 	}
@@ -53,17 +54,21 @@ const idLimit = 10 * time.Second
 
 // groupsOf is all groups of a user, the primary one first, from wherever this machine's
 // name service has them (id(1)).
-func groupsOf(ctx context.Context, uid uint32) (groups []uint32, err error) {
+func groupsOf(ctx context.Context, user journal.Recorder) (groups []uint32, err error) {
 	ctx, cancel := context.WithTimeout(ctx, idLimit)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, "/usr/bin/id", "-G", strconv.FormatUint(uint64(uid), 10)).Output()
+	uid := strconv.FormatUint(uint64(user.UID), 10)
+	out, err := exec.CommandContext(ctx, "/usr/bin/id", "-G", uid).Output()
+	if err != nil && user.Name != "" {
+		out, err = exec.CommandContext(ctx, "/usr/bin/id", "-G", user.Name).Output() // BusyBox takes names alone
+	}
 	if err != nil {
-		return nil, fmt.Errorf("id -G %d: %w", uid, err)
+		return nil, fmt.Errorf("id -G %s: %w", uid, err)
 	}
 	for word := range strings.FieldsSeq(string(out)) {
 		n, err := strconv.ParseUint(word, 10, 32)
 		if err != nil {
-			return nil, fmt.Errorf("id -G %d: %w", uid, err)
+			return nil, fmt.Errorf("id -G %s: %w", uid, err)
 		}
 		groups = append(groups, uint32(n))
 	}

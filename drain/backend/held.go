@@ -29,6 +29,10 @@ type Holder interface {
 // where there are thousands, to one part in so many of the backend's time.
 const lookFactor = 10
 
+// lookLimit is how long a look may have taken for a count to follow it when it failed:
+// where the host does not answer, the count would cost the same time again.
+const lookLimit = 10 * time.Second
+
 // held is what a wait knows of the open connections. It looks at them in place
 // of a count, so that no count waits for the look.
 type held struct {
@@ -53,7 +57,7 @@ func (h *held) count(ctx context.Context, interval time.Duration, only bool) (re
 	switch {
 	case err == nil:
 		h.see(count.Held, now)
-	case ctx.Err() == nil && !errors.Is(err, remote.ErrConnection):
+	case ctx.Err() == nil && now.Sub(began) < lookLimit && !errors.Is(err, remote.ErrConnection):
 		count, err = h.counter.Count(ctx)
 		h.refused = err == nil
 	}

@@ -96,6 +96,16 @@ func TestLookFails(t *testing.T) {
 	}
 }
 
+// A look that takes long and fails is a reading that fails: a count would take as long.
+func TestSlowLookFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &lister{took: 30 * time.Second, err: errors.New("no answer")}
+		if _, err := (&held{counter: l}).count(t.Context(), time.Second, false); err == nil || l.counts != 0 {
+			t.Errorf("%d counts, %v", l.counts, err)
+		}
+	})
+}
+
 // The longest open comes first, and of several the one that is idle longest.
 func TestHeldLongestFirst(t *testing.T) {
 	idle := func(port int, sent, received time.Duration) remote.Held {

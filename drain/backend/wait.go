@@ -175,14 +175,16 @@ func (r *waiting) sample(ctx context.Context) error {
 	if lookErr != nil {
 		return lookErr
 	}
-	arriving, clientsErr := r.clients.look(ctx, last)
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	if clientsErr == nil {
-		r.arriving = arriving
-	} else if last {
-		r.arriving = true // not known is not none
+	if err == nil { // a backend that does not answer is not asked twice
+		arriving, clientsErr := r.clients.look(ctx, last)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if clientsErr == nil {
+			r.arriving = arriving
+		} else if last {
+			r.arriving = true // not known is not none
+		}
 	}
 	r.hold = hold
 	r.err = err

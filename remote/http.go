@@ -61,7 +61,7 @@ func getError(ctx context.Context, address string, err error) error {
 	if ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
-	err = withoutSecrets(err) // before it is clipped: half a URL is none
+	err = withoutSecrets(err)            // before it is clipped: half a URL is none
 	if errors.As(err, new(*url.Error)) { // has the address in it
 		return clippedError{err}
 	}

@@ -29,6 +29,10 @@ options:
     description:
       - The systemd unit to start on the backends. Without it, the one that the drain stopped.
     type: str
+  as_recorded:
+    description:
+      - Use the service, SSH host and URL that another user recorded when they drained the target.
+    type: bool
   force:
     description:
       - Clear a C(down) that drainctl has not put there, too.
@@ -77,6 +81,7 @@ from ansible_collections.drainctl.drainctl.plugins.module_utils import drainctl
 
 FLAGS = dict(
     drainctl.OPERATION,
+    as_recorded=dict(type='bool'),
     force=dict(type='bool'),
     health=dict(type='str'),
     health_timeout=dict(type='str'),

@@ -39,7 +39,6 @@ func agentCommand(s *session) *cli.Command {
 			if err := f.read(s, c); err != nil {
 				return err
 			}
-			f.spec.Nginx = f.spec.Nginx.Or(s.system)
 			return s.serve(c.Context, f.spec)
 		},
 	}
@@ -55,7 +54,7 @@ func (s *session) serveAgent(ctx context.Context, spec drain.Spec) error {
 	// it undoes what nginx has not loaded.
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM)
 	defer stop()
-	if err := drain.ServeAgent(ctx, spec.Nginx, versionText(), caller, os.Stdin, os.Stdout); err != nil {
+	if err := drain.ServeAgent(ctx, spec.Nginx, s.system, versionText(), caller, os.Stdin, os.Stdout); err != nil {
 		return err
 	}
 	return shownError{nil}

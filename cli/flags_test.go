@@ -64,7 +64,10 @@ func hear(words ...string) *heard {
 		return got(spec, id)
 	}
 	s.begin = func(_ context.Context, spec drain.Spec, path string) error { return got(spec, path) }
-	s.serve = func(_ context.Context, spec drain.Spec) error { return got(spec, "") }
+	s.serve = func(_ context.Context, spec drain.Spec) error {
+		spec.Nginx = spec.Nginx.Or(s.system) // as the agent does
+		return got(spec, "")
+	}
 	s.explain = func(spec drain.Spec, _ []string, values []show.ConfigValue) error {
 		h.values = values
 		return got(spec, "")

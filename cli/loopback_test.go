@@ -125,7 +125,7 @@ func TestTimeout(t *testing.T) {
 	p.begin("drain", a.addr, "--timeout", "300ms", "--on-timeout", "leave").ends(3,
 		"not drained after 300ms",
 		a.addr+" in pool in the configuration: marked down",
-		"drainctl: next: drainctl resume ", "drainctl: next: drainctl undrain "+a.addr+" --reload-command ", " --state-dir "+p.stateDir()+"   (puts it back)")
+		"drainctl: next: drainctl resume ", "drainctl: next: drainctl undrain "+a.addr+" --state-dir "+p.stateDir()+"   (puts it back)")
 	p.has(marked(before, a))
 	p.answers("b")
 

@@ -11,9 +11,11 @@ import (
 	"github.com/drainctl/drainctl/drain/journal"
 )
 
-// ServeAgent offers this machine's nginx to the caller over in and out until in ends.
-func ServeAgent(ctx context.Context, n Nginx, version string, caller journal.Recorder, in io.Reader, out io.WriteCloser) error {
-	options, err := n.Options()
+// ServeAgent offers this machine's nginx to the caller over in and out until in ends. n is
+// how the agent's command line says that nginx is run, and system how this machine's own
+// file does. Only n is recorded: whoever goes on with an operation starts an agent with it.
+func ServeAgent(ctx context.Context, n, system Nginx, version string, caller journal.Recorder, in io.Reader, out io.WriteCloser) error {
+	options, err := n.Or(system).Options()
 	if err != nil {
 		return err
 	}
@@ -25,7 +27,7 @@ func ServeAgent(ctx context.Context, n Nginx, version string, caller journal.Rec
 // the types that later commands read it with, and records what it has read.
 type served struct {
 	balancer.Balancer
-	nginx Nginx // as the agent itself was told
+	nginx Nginx // as the agent's command line says
 }
 
 // Begin implements [balancer.Balancer].

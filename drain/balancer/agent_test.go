@@ -333,3 +333,37 @@ func TestLocksAreBounded(t *testing.T) {
 		t.Errorf("%d lock files are left, error %v", len(left), err)
 	}
 }
+
+// An edit that nobody has loaded is undone when the caller goes, also after an earlier
+// edit of the same operation was loaded, which stays.
+func TestEditAfterAReloadIsUndone(t *testing.T) {
+	r := newRig(t)
+	far, ended := serve(NewLocal(r.options()))
+	c, err := Connect(t.Context(), "lb", "test", far)
+	if err != nil {
+		t.Fatal(err)
+	}
+	report := r.began(c, testID, down("127.0.0.2"))
+	if _, err := c.Apply(t.Context(), change(report, nginx.Want{Down: true})); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Reload(t.Context(), ReloadRequest{Timeout: patience}); err != nil {
+		t.Fatal(err)
+	}
+	loaded := r.read(r.pool)
+	more, err := c.Plan(t.Context(), down("127.0.0.3"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Apply(t.Context(), change(more, nginx.Want{Down: true})); err != nil {
+		t.Fatal(err)
+	}
+	if r.read(r.pool) == loaded {
+		t.Fatal("the second edit has changed nothing")
+	}
+	c.Close()
+	<-ended
+	if now := r.read(r.pool); now != loaded {
+		t.Errorf("the file is\n%s\nand nginx has loaded\n%s", now, loaded)
+	}
+}

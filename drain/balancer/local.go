@@ -58,12 +58,13 @@ type Local struct {
 	wrote       time.Time      // the last replacement of a file
 	// unloaded are the files edited since nginx last loaded them: the hashes of what it
 	// has loaded, empty where that is not known, and of what they are now.
-	unloaded map[string]journal.FileHashes
-	sent     bool          // a reload was sent since nginx last had none of the edits
-	refused  bool          // the command of that reload failed
-	before   nginx.Running // the generation before the last reload
-	after    nginx.Running // the one that was verified after it
-	seen     map[string]time.Time
+	unloaded  map[string]journal.FileHashes
+	sent      bool          // a reload was sent since nginx last had none of the edits
+	sentEdits int           // edits that a reload was sent for
+	refused   bool          // the command of that reload failed
+	before    nginx.Running // the generation before the last reload
+	after     nginx.Running // the one that was verified after it
+	seen      map[string]time.Time
 
 	mu        sync.Mutex // guards what follows
 	addresses []nginx.Address

@@ -44,7 +44,7 @@ func (l *Local) Begin(ctx context.Context, b Beginning) error {
 		}
 		// Adopted after a broken connection: the reload may have been sent.
 		adopted, l.edits, l.sent = true, slices.Clone(had.Edits), len(had.Edits) > 0
-		l.needsReload = l.sent
+		l.needsReload, l.sentEdits = l.sent, len(had.Edits)
 		return nil
 	})
 	if err == nil && !adopted {
@@ -161,12 +161,13 @@ func (l *Local) limitStaged() *time.Timer {
 	})
 }
 
-// discardStaged undoes the operation's edits if no reload was sent for them.
+// discardStaged undoes the edits of the operation that no reload was sent for.
 func (l *Local) discardStaged() {
-	if len(l.edits) == 0 || l.sent || l.editLock == nil {
+	if len(l.edits) <= l.sentEdits || l.editLock == nil {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), editWait)
 	defer cancel()
-	_, _ = l.restoreFiles(ctx, 0) // what cannot be undone stays in the journal
+	_, _ = l.restoreFiles(ctx, l.sentEdits) // what cannot be undone stays in the journal
+	l.needsReload = false
 }

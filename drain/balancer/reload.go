@@ -47,7 +47,7 @@ func (l *Local) reload(ctx context.Context, limit time.Duration) error {
 	if err := sleep(ctx, time.Until(l.wrote.Add(reloadGap))); err != nil {
 		return err
 	}
-	l.sent = true
+	l.sent, l.sentEdits = true, len(l.edits)
 	known := maps.Clone(l.unloaded)
 	l.mayHaveLoaded()
 	var after nginx.Running
@@ -165,6 +165,7 @@ func (l *Local) restoreFiles(ctx context.Context, keep int) (notices []string, e
 			return nil, fmt.Errorf("restore %s: %w", e.Path, err)
 		}
 		l.edits = l.edits[:len(l.edits)-1]
+		l.sentEdits = min(l.sentEdits, len(l.edits))
 	}
 	if err := l.update(ctx, "restored", func(s *journal.State) error { return s.Restored(l.id, keep) }); err != nil {
 		notices = append(notices, fmt.Sprintf("write the journal: %v", err))

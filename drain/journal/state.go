@@ -129,13 +129,13 @@ const (
 	maxName      = 512
 	maxReason    = 4 << 10
 	maxTargets   = 10_000
-	maxOperation = 1 << 20
+	maxOperation = 4 << 20
 )
 
 // The bounds of what one user other than root may have recorded at a time.
 const (
 	maxOfRecorder      = 1000 // operations
-	maxBytesOfRecorder = 8 << 20
+	maxBytesOfRecorder = 16 << 20
 )
 
 // Begin adds an operation. Names that are not UTF-8 are refused: the state is JSON, and
@@ -191,6 +191,14 @@ func (o *Operation) size() int {
 	return len(text)
 }
 
+// checkGrown refuses an operation that has grown beyond the bounds.
+func (s *State) checkGrown(op *Operation) error {
+	if err := op.check(); err != nil {
+		return fmt.Errorf("operation %s: %w", op.ID, err)
+	}
+	return s.checkRecorder(*op)
+}
+
 // checkRecorder refuses an operation of a user who has too many open ones.
 func (s *State) checkRecorder(op Operation) error {
 	if op.Recorder == nil || op.Recorder.UID == 0 {
@@ -198,7 +206,7 @@ func (s *State) checkRecorder(op Operation) error {
 	}
 	number, bytes := 1, op.size()
 	for _, o := range s.Operations {
-		if o.Recorder != nil && o.Recorder.UID == op.Recorder.UID {
+		if o.ID != op.ID && o.Recorder != nil && o.Recorder.UID == op.Recorder.UID {
 			number, bytes = number+1, bytes+o.size()
 		}
 	}
@@ -231,6 +239,9 @@ func (s *State) Announce(id string, e Edit) error {
 		}
 	}
 	op.Edits = append(op.Edits, e)
+	if err := s.checkGrown(op); err != nil {
+		return err
+	}
 	if s.Edits == nil {
 		s.Edits = map[string]FileHashes{}
 	}
@@ -284,7 +295,7 @@ func (s *State) Record(id string, released []Server, progress json.RawMessage) e
 	if progress != nil {
 		op.Progress = progress
 	}
-	return op.check()
+	return s.checkGrown(op)
 }
 
 // An Ending is how an operation ended.
@@ -308,7 +319,8 @@ func (s *State) End(id string, e Ending) error {
 		return gone(id)
 	}
 	op := &s.Operations[i]
-	op.Result, op.Open, op.NotDrained, op.Ended = e.Result, e.Open, e.NotDrained, e.At
+	left := slices.DeleteFunc(slices.Clone(e.NotDrained), func(server Server) bool { return !op.Covers(server) })
+	op.Result, op.Open, op.NotDrained, op.Ended = e.Result, e.Open, left, e.At
 	switch e.Result {
 	case ResultRolledBack:
 		s.dropMarks(func(m Mark) bool { return m.Operation == id })

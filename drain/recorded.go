@@ -13,8 +13,7 @@ import (
 	"github.com/drainctl/drainctl/remote"
 )
 
-// What one user has recorded is data to every other user: it is shown before it is used,
-// and used only with their consent.
+// Settings that another user recorded are shown first, and used only with consent.
 
 // recordable is the spec as a journal may have it: without the programs that are run as
 // root on an LB. Those come from the command line or from root's own file, each time.
@@ -223,6 +222,6 @@ func (s Spec) inherited(full Spec) (texts []string) {
 	return texts
 }
 
-// whereFlags are the flags that name the same LBs, journals and ways to run nginx again.
-// The journal has none of them.
+// whereFlags are the flags that a later command needs again: which LBs and journal are
+// meant, and what the journal does not store.
 var whereFlags = []string{"config", "lb", "state-dir", "nginx", "test-command", "reload-command"}

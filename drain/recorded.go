@@ -149,7 +149,7 @@ func (s Spec) inherit(drains []recordedOperation) (Spec, error) {
 	if err != nil {
 		return s, err
 	}
-	return full, s.confirm(full, drains...)
+	return full, s.confirm(full, s, actingFlags, drains...)
 }
 
 // resume is the spec that continues with an operation: what it was asked for, with what
@@ -164,21 +164,22 @@ func (s Spec) resume(op recordedOperation) (Spec, error) {
 		return s, err
 	}
 	next.Continues = op.ID
-	return next, s.confirm(next, op)
+	return next, s.confirm(next, DefaultSpec(next.Kind), nil, op)
 }
 
-// actingFlags are the settings that decide which machine is asked, and what is run or
-// started there.
+// actingFlags are the settings of an undrain that decide which machine is asked, and what
+// is run or started there. Of a resume, each setting decides.
 var actingFlags = []string{"service", "ssh-host", "ssh-user", "ssh-port", "identity", "health", "status-url", "nginx-conf", "state-dir", "on-backend", "reboot", "gate", "only-if"}
 
 // confirm refuses a spec with settings that another user recorded, unless the operator
-// has consented to them.
-func (s Spec) confirm(full Spec, ops ...recordedOperation) error {
+// has consented to them: those of the flags that full has otherwise than base. Without
+// flags it is any setting.
+func (s Spec) confirm(full, base Spec, flags []string, ops ...recordedOperation) error {
 	i := slices.IndexFunc(ops, func(op recordedOperation) bool { return op.foreign })
 	if i < 0 || s.AsRecorded {
 		return nil
 	}
-	inherited := s.inherited(full)
+	inherited := s.inherited(full, base, flags)
 	if len(inherited) == 0 {
 		return nil
 	}
@@ -191,19 +192,21 @@ func (s Spec) confirm(full Spec, ops ...recordedOperation) error {
 		ops[i].ID, journal.OneLine(by), journal.OneLine(strings.Join(inherited, "; ")))})
 }
 
-// inherited is the settings that act and that full has from a journal, as flags.
-func (s Spec) inherited(full Spec) (texts []string) {
+// inherited is the settings that full has otherwise than base, as flags.
+func (s Spec) inherited(full, base Spec, only []string) (texts []string) {
+	asked := map[string]any{}
+	EachFlag(s, func(name string, v reflect.Value) { asked[name] = v.Interface() })
 	flags := func(of any, than any) (words []string) {
 		were := map[string]any{}
 		EachFlag(than, func(name string, v reflect.Value) { were[name] = v.Interface() })
 		EachFlag(of, func(name string, v reflect.Value) {
-			if slices.Contains(actingFlags, name) && !s.given(name) && !reflect.DeepEqual(v.Interface(), were[name]) {
+			if (only == nil || slices.Contains(only, name)) && !s.given(name) && !reflect.DeepEqual(v.Interface(), were[name]) && !reflect.DeepEqual(v.Interface(), asked[name]) {
 				words = append(words, "--"+name+" "+remote.Quote(fmt.Sprint(v.Interface())))
 			}
 		})
 		return words
 	}
-	texts = flags(full, s)
+	texts = flags(full, base)
 	for _, part := range []struct {
 		what string
 		per  map[string]json.RawMessage

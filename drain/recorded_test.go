@@ -63,6 +63,9 @@ func TestConsent(t *testing.T) {
 		asked.Targets, asked.Given = []string{"192.168.1.10"}, c.given
 		_, err := asked.inherit(drainsOf(asked, []callersState{state}))
 		checkConsent(t, c.name, err, c.shows)
+		if c.shows == "" && !c.caller.Trusts(c.recorder) {
+			c.shows = "--threshold 3" // a resume waits with it
+		}
 		_, err = asked.resume(recordedOperation{op, state.isForeign(op.ID)})
 		checkConsent(t, c.name+", resumed", err, c.shows)
 		asked.AsRecorded = true
@@ -214,7 +217,7 @@ func TestRecordedTextKeepsToItsLine(t *testing.T) {
 	full := DefaultSpec("")
 	holder := journal.Holder{Name: "x", ID: text, Kind: text, Targets: []string{text}, Recorder: op.Recorder, User: text, Host: text, Reason: text, Time: time.Now()}
 	for name, got := range map[string]string{
-		"consent":      full.confirm(s, recordedOperation{op, true}).Error(),
+		"consent":      full.confirm(s, full, nil, recordedOperation{op, true}).Error(),
 		"lock":         HolderText(&holder),
 		"locked":       (&journal.LockedError{Name: "x", Holder: holder, Known: true}).Error(),
 		"interrupted":  describeAll([]journal.Operation{op}),

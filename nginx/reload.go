@@ -73,7 +73,7 @@ func (b Binary) reloadOnce(ctx context.Context, master int, limit time.Duration)
 		if err := b.Reload(ctx); err != nil {
 			return before.Running, err
 		}
-		return before.Running, &ReloadError{fmt.Sprintf("nginx was still loading another configuration after %s; it loads this one after that", limit), false}
+		return before.Running, &ReloadError{fmt.Sprintf("nginx was busy for %s, with another reload for example; it loads the configuration after that", limit), false}
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	var beside sync.WaitGroup

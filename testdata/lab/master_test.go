@@ -77,7 +77,7 @@ func TestReloadComesTooLate(t *testing.T) {
 	load := lightLoad(t, l, app)
 	freeze(t, l)
 	drainctl(t, l, "drain", app.Addr, "-s", lab.AppUnit, "--reload-timeout", "2s").
-		wants(t, 1, "no new generation of workers was seen within 2s", "everything is as it was before")
+		wants(t, 1, "nginx was busy for 2s", "everything is as it was before")
 	sameFiles(t, before, configuration(t, l))
 	sameWorkers(t, serving, workers(t, l))
 	wantState(t, app, "active")

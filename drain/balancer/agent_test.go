@@ -111,6 +111,47 @@ func TestEditsAreTheAgentsOwn(t *testing.T) {
 	}
 }
 
+// Whom the beginning of another user's operation is refused, can neither record nor end
+// that operation.
+func TestRefusedBegin(t *testing.T) {
+	r := newRig(t)
+	o := r.options()
+	o.Caller = journal.Recorder{UID: 0, Name: "root"}
+	root := NewLocal(o)
+	report := r.began(root, testID, down("127.0.0.2"))
+	if _, err := root.Apply(t.Context(), change(report, nginx.Want{Down: true})); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := root.Reload(t.Context(), ReloadRequest{Timeout: patience}); err != nil {
+		t.Fatal(err)
+	}
+	if err := root.End(t.Context(), Ending{Result: journal.ResultDone}); err != nil {
+		t.Fatal(err)
+	}
+	root.Close()
+	before := r.tree()
+	o.Caller = journal.Recorder{UID: 1000, Name: "deploy"}
+	other := NewLocal(o)
+	defer other.Close()
+	line := Lines{[]byte("{}")}
+	for name, ask := range map[string]func() error{
+		"begin": func() error {
+			return other.Begin(t.Context(), Beginning{Operation: journal.Operation{ID: testID, Kind: journal.KindDrain}, Lines: line})
+		},
+		"record": func() error { return other.Record(t.Context(), Recorded{Lines: line}) },
+		"end":    func() error { return other.End(t.Context(), Ending{Result: journal.ResultRolledBack, Lines: line}) },
+	} {
+		for range 2 {
+			if err := ask(); err == nil {
+				t.Errorf("%s is not refused", name)
+			}
+		}
+	}
+	if now := r.tree(); !maps.Equal(now, before) {
+		t.Errorf("something was changed: %v", slices.Sorted(maps.Keys(now)))
+	}
+}
+
 // Without an operation there is nothing to edit, load or record.
 func TestNothingBegun(t *testing.T) {
 	r := newRig(t)

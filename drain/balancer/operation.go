@@ -28,8 +28,6 @@ func (l *Local) Begin(ctx context.Context, b Beginning) error {
 	op := b.Operation
 	op.Recorder, op.Began, op.Edits = &caller, time.Now(), nil
 	op.Result, op.Ended, op.Open, op.NotDrained = "", time.Time{}, 0, nil
-	// Noted first: what fails in the middle is ended all the same.
-	l.id = op.ID
 	adopted := false
 	err := l.update(ctx, "begin", func(s *journal.State) error {
 		had, ok := s.Find(op.ID)
@@ -37,13 +35,15 @@ func (l *Local) Begin(ctx context.Context, b Beginning) error {
 			if err := journal.CheckNewID(op.ID, op.Began, s.LastID); err != nil {
 				return &Error{Code: CodeRefused, Message: err.Error(), cause: err}
 			}
+			// Noted before it is written: what fails in the middle is ended all the same.
+			l.id = op.ID
 			return s.Begin(op)
 		}
 		if caller.UID != 0 && (had.Recorder == nil || had.Recorder.UID != caller.UID) {
 			return &Error{Code: CodeRefused, Message: fmt.Sprintf("operation %s was begun by another user", op.ID)}
 		}
 		// Adopted after a broken connection: the reload may have been sent.
-		adopted, l.edits, l.sent = true, slices.Clone(had.Edits), len(had.Edits) > 0
+		l.id, adopted, l.edits, l.sent = op.ID, true, slices.Clone(had.Edits), len(had.Edits) > 0
 		l.needsReload, l.sentEdits = l.sent, len(had.Edits)
 		return nil
 	})
@@ -57,10 +57,18 @@ func (l *Local) Begin(ctx context.Context, b Beginning) error {
 	return nil
 }
 
+// errNotBegun refuses what belongs to an operation while none has begun here.
+func errNotBegun() error {
+	return &Error{Code: CodeRefused, Message: "no operation has begun"}
+}
+
 // Record implements [Balancer].
 func (l *Local) Record(ctx context.Context, r Recorded) error {
 	l.serial.Lock()
 	defer l.serial.Unlock()
+	if l.id == "" {
+		return errNotBegun()
+	}
 	s, err := l.journal.State()
 	if _, ok := s.Find(l.id); err == nil && !ok {
 		err = fmt.Errorf("%w: another process has removed %s", journal.ErrGone, l.journal.Dir)
@@ -89,6 +97,10 @@ func bytesOf(lines Lines) [][]byte {
 func (l *Local) End(ctx context.Context, e Ending) error {
 	l.serial.Lock()
 	defer l.serial.Unlock()
+	if l.id == "" {
+		l.unlock()
+		return errNotBegun()
+	}
 	err := l.update(ctx, "end", func(s *journal.State) error {
 		return s.End(l.id, journal.Ending{
 			Result: e.Result, Open: e.Open, NotDrained: e.NotDrained, At: time.Now(),
@@ -103,6 +115,7 @@ func (l *Local) End(ctx context.Context, e Ending) error {
 	if err != nil {
 		return asError(fmt.Errorf("write the journal: %w", err))
 	}
+	l.begun = false
 	if s, err := l.journal.State(); err == nil {
 		// A history that is too long does no harm.
 		_ = l.journal.Prune(func(id string) bool {

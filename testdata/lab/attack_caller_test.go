@@ -236,7 +236,16 @@ func TestCallerCannotForgetWhatOthersDrained(t *testing.T) {
 		if err := json.Unmarshal(a.mustAsk("state", `{}`), &state); err != nil {
 			t.Fatal(err)
 		}
-		a.mustAsk("end", fmt.Sprintf(`{"result":"done","supersede":[%q]}`, state.Operations[0].ID))
+		root := state.Operations[0].ID
+		a.mustAsk("end", fmt.Sprintf(`{"result":"done","supersede":[%q]}`, root))
+		a.close()
+		a = attack(t, l)
+		if _, refusal := a.ask("begin", oneLine(planted(root, specWith("")))); refusal == "" {
+			t.Error("root's operation is begun by another")
+		}
+		if _, refusal := a.ask("end", `{"result":"rolled_back"}`); refusal == "" {
+			t.Error("root's operation is ended by another")
+		}
 		a.close()
 	}
 	drainctl(t, l, "undrain", "192.168.1.10").wants(t, 0, "is back")

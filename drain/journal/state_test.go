@@ -1,7 +1,9 @@
 package journal
 
 import (
+	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -212,5 +214,34 @@ func TestLastID(t *testing.T) {
 	s := script{begin("2", KindDrain), begin("1", KindDrain), end("1", ResultDone), end("2", ResultRolledBack)}.run(t)
 	if s.LastID != "2" || len(s.Operations) != 0 {
 		t.Errorf("state %+v", s)
+	}
+}
+
+// A user other than root has so many open operations, whatever they are; root has more.
+func TestOperationsOfAUserAreBounded(t *testing.T) {
+	for _, c := range []struct {
+		uid       uint32
+		size, fit int
+	}{
+		{1000, 1, maxOfRecorder},
+		{1000, 3 << 20, maxBytesOfRecorder / (3 << 20)},
+		{0, 3 << 20, maxBytesOfRecorder/(3<<20) + 2},
+	} {
+		s := State{}
+		op := Operation{Kind: KindDrain, Recorder: &Recorder{UID: c.uid}, Spec: json.RawMessage(`"` + strings.Repeat("x", c.size) + `"`)}
+		for i := range c.fit {
+			op.ID = fmt.Sprintf("%d", i)
+			if err := s.Begin(op); err != nil {
+				t.Fatalf("uid %d, operation %d of %d bytes: %v", c.uid, i+1, c.size, err)
+			}
+		}
+		op.ID = "more"
+		if err := s.Begin(op); (err == nil) != (c.uid == 0) {
+			t.Errorf("uid %d, one more of %d bytes: error %v", c.uid, c.size, err)
+		}
+		op.ID, op.Recorder = "another", &Recorder{UID: 1001}
+		if err := s.Begin(op); err != nil {
+			t.Errorf("another user's operation: %v", err)
+		}
 	}
 }

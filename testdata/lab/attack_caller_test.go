@@ -193,7 +193,11 @@ func TestCallerCannotHijackAnUndrain(t *testing.T) {
 		}
 		a = attack(t, l)
 	}
-	a.mustAsk("begin", oneLine(planted(newID(), evil)))
+	// The agent says who records, and not the caller.
+	const asRoot = `"recorder":{"uid":0,"name":"root"},`
+	a.mustAsk("lock", `{"backends":["192.168.1.12"],"holder":{`+asRoot+`"id":"x","kind":"drain","targets":["192.168.1.12"],"user":"root","host":"lb1"}}`)
+	a.mustAsk("begin", oneLine(strings.Replace(planted(newID(), evil), `"operation":{`, `"operation":{`+asRoot, 1)))
+	drainctl(t, l, "drain", "192.168.1.12").wants(t, 4, "deploy (uid ")
 	a.close()
 	drainctl(t, l, "status").wants(t, 0, "deploy (uid ")
 	drainctl(t, l, "undrain", "192.168.1.10").wants(t, 0, "is back")

@@ -127,7 +127,7 @@ func TestWatch(t *testing.T) {
 			lb := r.markedDown()
 			look := func() *balancer.Drift {
 				t.Helper()
-				w, err := lb.Watch(t.Context(), balancer.WatchRequest{Buffered: true})
+				w, err := lb.Watch(t.Context(), balancer.WatchRequest{Targets: r.spec(Drain).Targets, Buffered: true})
 				if err != nil {
 					t.Fatalf("%s: %v", test.name, err)
 				}

@@ -10,7 +10,6 @@ import (
 	"sync"
 
 	"github.com/drainctl/drainctl/drain/balancer"
-	"github.com/drainctl/drainctl/nginx"
 )
 
 // An LB is one load balancer of a run.
@@ -115,19 +114,8 @@ func (f fleet) broken() bool {
 	})
 }
 
-// returns has the LBs speak of the servers of a batch as ones that come back: these
-// are asked for their health. Connections that broke are made anew.
-func (b *batch) returns(ctx context.Context) error {
-	q := b.query()
-	q.Preflight, q.Want, q.Returning = false, &nginx.Want{}, nil
-	return b.o.lbs.each(ctx, func(ctx context.Context, lb *LB) error {
-		if err := b.o.usable(ctx, lb); err != nil {
-			return err
-		}
-		_, err := lb.Plan(ctx, q)
-		return err
-	})
-}
+// reconnect makes connections that broke anew.
+func (o *Operation) reconnect(ctx context.Context) error { return o.lbs.each(ctx, o.usable) }
 
 // usable makes sure that an LB can be asked, after its connection may have
 // broken. A new one takes the locks and the operation on.
@@ -164,9 +152,6 @@ func (o *Operation) takeOn(ctx context.Context, b balancer.Balancer, lb *LB) err
 	op, ok := s.Find(o.id)
 	if !ok {
 		return fmt.Errorf("another operator has ended operation %s meanwhile", o.id)
-	}
-	if _, err := b.Plan(ctx, query(o.plan.Spec)); err != nil {
-		return err
 	}
 	return b.Begin(ctx, balancer.Beginning{Operation: op})
 }

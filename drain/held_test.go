@@ -10,6 +10,7 @@ import (
 
 	"github.com/drainctl/drainctl/drain/backend"
 	"github.com/drainctl/drainctl/drain/balancer"
+	"github.com/drainctl/drainctl/drain/journal"
 	"github.com/drainctl/drainctl/remote"
 )
 
@@ -122,7 +123,7 @@ func TestHeldOfLBs(t *testing.T) {
 		lbs = append(lbs, &LB{Balancer: heldLB{held: balancer.Held{Near: near, Sent: time.Duration(i), Received: time.Minute}}, Name: addr})
 		want = append(want, remote.Held{Far: near, Sent: time.Minute, Received: time.Duration(i)})
 	}
-	c := lbCounter{lbs: lbs}
+	c := lbCounter{lbs: lbs, servers: map[*LB][]journal.Server{lbs[0]: {keyed("10.0.0.9:80")}, lbs[1]: {keyed("10.0.0.9:80")}}}
 	if got, err := c.CountHeld(t.Context()); err != nil || got.Open != 2 || !slices.Equal(got.Held, want) {
 		t.Errorf("%+v, %v, want %+v", got, err, want)
 	}
@@ -172,6 +173,7 @@ func TestReadingsSayWhoHolds(t *testing.T) {
 				w, l := waitOf(open, nil, func(s *Spec) {
 					s.Kind, s.OnTimeout, s.Service, s.Interval, s.Timeout = test.kind, test.onTimeout, test.service, time.Second, 12*time.Second
 				})
+				w.plan.LBs = nil
 				for i, cut := range []time.Duration{test.first, test.second} {
 					w.plan.LBs = append(w.plan.LBs, LBPlan{LB: string(rune('a' + i)), Report: &balancer.Report{ShutdownTimeout: cut, Addresses: []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 0, byte(1 + i)})}}})
 				}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -14,7 +15,7 @@ import (
 // A lookout looks, during the wait, whether the LBs still serve what this
 // operation has them serve. A nil one looks at nothing.
 type lookout struct {
-	o       *Operation
+	*batch
 	mu      sync.Mutex
 	last    time.Time
 	failing time.Time // since when looks have failed; zero: the last one was good
@@ -23,12 +24,12 @@ type lookout struct {
 	gaveUp  bool      // on without them, and said so
 }
 
-func newLookout(o *Operation, s Scope) *lookout {
+func newLookout(b *batch, s Scope) *lookout {
 	if s == ThisOperation {
 		return nil
 	}
 	// The last step has just seen what runs.
-	return &lookout{o: o, last: time.Now()}
+	return &lookout{batch: b, last: time.Now()}
 }
 
 // failingIntervals is for how many intervals looks may fail: somebody who replaces
@@ -56,7 +57,11 @@ func (l *lookout) look(ctx context.Context, must, buffered bool) (hold bool, err
 	}
 	l.last = time.Now()
 	seen, err := gather(ctx, l.o.lbs, func(ctx context.Context, lb *LB) (balancer.Watched, error) {
-		w, err := lb.Watch(ctx, balancer.WatchRequest{Buffered: buffered})
+		targets := l.part(lb).found(l.plan.Spec.Targets)
+		if len(targets) == 0 {
+			return balancer.Watched{}, nil
+		}
+		w, err := lb.Watch(ctx, balancer.WatchRequest{Targets: targets, Upstreams: l.plan.Spec.Upstreams, Buffered: buffered})
 		if err == nil && w.Drift != nil {
 			err = &driftError{*w.Drift}
 		}
@@ -71,6 +76,13 @@ func (l *lookout) look(ctx context.Context, must, buffered bool) (hold bool, err
 		held += max(0, w.Buffered)
 	}
 	return buffered && l.buffered(held), nil
+}
+
+// found is the targets that an LB has.
+func (lb LBPlan) found(targets []string) []string {
+	return slices.DeleteFunc(slices.Clone(targets), func(t string) bool {
+		return slices.ContainsFunc(lb.Report.Missing, func(m balancer.Missing) bool { return m.Target == t })
+	})
 }
 
 // failed judges a look that failed.

@@ -398,14 +398,12 @@ func (*poolApp) Close() error { return nil }
 // A poolSession is one connection to an LB, and what the LB does for it.
 type poolSession struct {
 	*poolLB
-	done      chan struct{}
-	over      bool
-	dead      bool
-	id        string
-	query     balancer.Query
-	returning []string // servers of the last plan that are up, or will be
-	edits     []journal.Edit
-	sent      bool // a reload
+	done  chan struct{}
+	over  bool
+	dead  bool
+	id    string
+	edits []journal.Edit
+	sent  bool // a reload
 }
 
 // cut ends the session, and its locks.
@@ -444,14 +442,7 @@ func keyed(address string) journal.Server {
 // Plan implements [balancer.Balancer], as a Local does.
 func (s *poolSession) Plan(ctx context.Context, q balancer.Query) (r *balancer.Report, err error) {
 	err = s.call(ctx, "plan", func() error {
-		s.query = q
 		r = s.report(q)
-		s.returning = nil
-		for _, server := range r.Servers {
-			if !server.Down || q.Want != nil && !q.Want.Down && server.Configure {
-				s.returning = append(s.returning, server.Address)
-			}
-		}
 		return nil
 	})
 	return r, err
@@ -613,8 +604,11 @@ func (s *poolSession) Watch(ctx context.Context, w balancer.WatchRequest) (seen 
 			seen.Generation = &balancer.Generation{Serving: 2}
 			return nil
 		}
-		for _, server := range s.report(s.query).Servers {
-			if server.Configure {
+		if len(w.Targets) == 0 {
+			return errors.New("no target is named")
+		}
+		for _, server := range s.report(balancer.Query{Targets: w.Targets}).Servers {
+			if !server.Down {
 				seen.Drift = &balancer.Drift{Reason: balancer.DriftDownRemoved, Places: []string{server.Address}}
 			}
 		}
@@ -626,12 +620,10 @@ func (s *poolSession) Watch(ctx context.Context, w balancer.WatchRequest) (seen 
 // Connections implements [balancer.Balancer].
 func (s *poolSession) Connections(ctx context.Context, q balancer.ConnectionsQuery) (c balancer.Connections, err error) {
 	err = s.call(ctx, "connections", func() error {
-		for _, l := range s.lines {
-			if matches(targetsOf(q.Targets), l.address) {
-				c.Open += s.app(l.address).open
-			}
-		}
-		return nil
+		return s.named(q.Servers, func(a *poolApp) error {
+			c.Open += a.open
+			return nil
+		})
 	})
 	return c, err
 }
@@ -639,13 +631,29 @@ func (s *poolSession) Connections(ctx context.Context, q balancer.ConnectionsQue
 // Health implements [balancer.Balancer].
 func (s *poolSession) Health(ctx context.Context, h balancer.HealthCheck) error {
 	return s.call(ctx, "health", func() error {
-		for _, address := range s.returning {
-			if a := s.app(address); matches(targetsOf(h.Targets), address) && (!a.active || a.sick) {
+		return s.named(h.Servers, func(a *poolApp) error {
+			if !a.active || a.sick {
 				return errors.New("connection refused")
 			}
-		}
-		return nil
+			return nil
+		})
 	})
+}
+
+// named visits the apps of servers, of which there must be one, and none of elsewhere.
+func (s *poolSession) named(servers []journal.Server, visit func(*poolApp) error) error {
+	if len(servers) == 0 {
+		return errors.New("no server is named")
+	}
+	for _, server := range servers {
+		if !slices.ContainsFunc(s.lines, func(l poolLine) bool { return keyed(l.address) == server }) {
+			return fmt.Errorf("%s is no server", server.Address)
+		}
+		if err := visit(s.app(server.Address)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Record implements [balancer.Balancer].

@@ -10,6 +10,7 @@ import (
 
 	"github.com/drainctl/drainctl/drain/backend"
 	"github.com/drainctl/drainctl/drain/balancer"
+	"github.com/drainctl/drainctl/drain/journal"
 	"github.com/drainctl/drainctl/remote"
 )
 
@@ -23,7 +24,7 @@ type member struct {
 // the page of a stub_status that they ask for.
 type lbCounter struct {
 	lbs       fleet
-	targets   []string
+	servers   map[*LB][]journal.Server // of the backend; an LB without any is not asked
 	statusURL string
 }
 
@@ -39,7 +40,10 @@ func (c lbCounter) count(ctx context.Context, held bool) (remote.Count, error) {
 		lbs = lbs[:1] // the page is the same from everywhere
 	}
 	all, err := gather(ctx, lbs, func(ctx context.Context, lb *LB) (balancer.Connections, error) {
-		return lb.Connections(ctx, balancer.ConnectionsQuery{Targets: c.targets, StatusURL: c.statusURL, Held: held})
+		if c.statusURL == "" && len(c.servers[lb]) == 0 {
+			return balancer.Connections{}, nil
+		}
+		return lb.Connections(ctx, balancer.ConnectionsQuery{Servers: c.servers[lb], StatusURL: c.statusURL, Held: held})
 	})
 	sum := remote.Count{}
 	for _, n := range all {
@@ -63,7 +67,11 @@ func (o *Operation) newCounter(m *member) backend.Counter {
 	case set.Counter == CounterStubStatus:
 		return lbCounter{lbs: o.lbs.of(m.plan), statusURL: url}
 	case set.Counter == CounterLB, len(m.plan.Sockets) > 0:
-		return lbCounter{lbs: o.lbs.of(m.plan), targets: m.plan.Targets}
+		c := lbCounter{lbs: o.lbs.of(m.plan), servers: map[*LB][]journal.Server{}}
+		for _, lb := range c.lbs {
+			c.servers[lb] = o.whole.part(lb).serversOf(m.plan, func(balancer.Server) bool { return true })
+		}
+		return c
 	}
 	c := remote.NewCounter(m.Host, m.plan.Ports)
 	if m.plan.Address != "" {
@@ -211,9 +219,7 @@ func (o *Operation) checkReach(ctx context.Context, m *member, first remote.Coun
 		return missing("counter", fmt.Errorf("on %s: %w", m.Host.Name(), err))
 	}
 	i := slices.Index(listening, false)
-	if i < 0 || o.lbs.of(m.plan).each(ctx, func(ctx context.Context, lb *LB) error {
-		return lb.Health(ctx, balancer.HealthCheck{Targets: m.plan.Targets})
-	}) != nil {
+	if i < 0 || o.lbs.of(m.plan).each(ctx, func(ctx context.Context, lb *LB) error { return o.whole.connect(ctx, lb, m.plan) }) != nil {
 		return nil
 	}
 	return []Finding{{Code: "forwarded", Override: "--poll lb or --ssh-host", Text: fmt.Sprintf(

@@ -410,11 +410,11 @@ func (r *rollout) batch(members []*member) error {
 // to be done. What fails stays out.
 func (r *rollout) bringBack(b *batch) (healthy *batch) {
 	steps := b.plan.stepsOf(Reverse)
-	for i, st := range steps[:len(steps)-1] { // the last clears the mark
-		if i == 0 || r.o.lbs.broken() {
+	for _, st := range steps[:len(steps)-1] { // the last clears the mark
+		if r.o.lbs.broken() {
 			// An LB that is gone is no reason to leave the app stopped. The wait for
 			// health says what became of it.
-			if err := b.returns(r.hard); err != nil {
+			if err := r.o.reconnect(r.hard); err != nil {
 				r.o.emit(&Warning{Text: err.Error()})
 			}
 		}
@@ -464,7 +464,7 @@ func (r *rollout) takeBack(b *batch, v Verdict, taken []step) (rest *batch, err 
 	}
 	sub := b.only(v.Failed)
 	rest = b.without(v.Failed)
-	if err := r.o.rollBackAlone(r.hard, sub, rest, taken, Forward, v); err != nil {
+	if err := r.o.rollBackAlone(r.hard, sub, taken, Forward, v); err != nil {
 		return b, err
 	}
 	r.foundOut(v.Failed)

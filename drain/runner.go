@@ -97,7 +97,7 @@ func (o *Operation) settle(hard, soft context.Context, b *batch, v Verdict, take
 	}
 	rest = b.without(slices.Concat(back, stay))
 	if len(back) > 0 {
-		err = o.rollBackAlone(hard, b.only(back), rest, taken, d, v)
+		err = o.rollBackAlone(hard, b.only(back), taken, d, v)
 	}
 	return rest, err
 }
@@ -110,7 +110,7 @@ type backendEnd struct {
 }
 
 // rollBackAlone rolls some backends back while the rest goes on.
-func (o *Operation) rollBackAlone(ctx context.Context, b, rest *batch, taken []step, d Direction, why Verdict) error {
+func (o *Operation) rollBackAlone(ctx context.Context, b *batch, taken []step, d Direction, why Verdict) error {
 	for _, m := range b.members {
 		o.emit(&RollingBack{Header: Header{Target: m.Name}, Error: why.Each[m].Err.Error()})
 	}
@@ -120,25 +120,10 @@ func (o *Operation) rollBackAlone(ctx context.Context, b, rest *batch, taken []s
 	for _, m := range b.members {
 		o.ends = append(o.ends, backendEnd{m, journal.ResultRolledBack, why.Each[m]})
 	}
-	err := b.release(ctx, nil)
-	if err == nil {
-		// From here on the LBs are asked about the rest.
-		err = rest.look(ctx)
-	}
-	if err != nil {
+	if err := b.release(ctx, nil); err != nil {
 		return o.rollBack(ctx, taken, d, failed(true, err))
 	}
 	return nil
-}
-
-// look has later calls speak of the servers of a batch.
-func (b *batch) look(ctx context.Context) error {
-	q := b.query()
-	q.Preflight = false
-	return b.o.lbs.each(ctx, func(ctx context.Context, lb *LB) error {
-		_, err := lb.Plan(ctx, q)
-		return err
-	})
 }
 
 // ended is the failure of an operation in which some backends ended in another
@@ -447,7 +432,8 @@ func (o *Operation) begin(ctx context.Context) error {
 			return err
 		}
 		op.Began, op.Progress = o.began, progress
-		return lb.Begin(ctx, balancer.Beginning{Operation: op, Lines: lb.takeHistory()})
+		// Whoever forces an undrain does without what cannot be read.
+		return lb.Begin(ctx, balancer.Beginning{Operation: op, SetAside: spec.Kind == Undrain && spec.Force, Lines: lb.takeHistory()})
 	})
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/drainctl/drainctl/drain/backend"
 	"github.com/drainctl/drainctl/drain/balancer"
+	"github.com/drainctl/drainctl/drain/journal"
 )
 
 // wait waits until nobody is connected to the backends any more; in reverse
@@ -25,7 +26,7 @@ func (wait) name() StepName { return StepWait }
 func (w wait) run(ctx context.Context, b *batch, d Direction, s Scope) Verdict {
 	v := w.once(ctx, b, d, s)
 	for try := 0; v.Err != nil && d == Reverse && b.o.lbs.broken() && ctx.Err() == nil && try < attempts; try++ {
-		if err := b.returns(ctx); err != nil {
+		if err := b.o.reconnect(ctx); err != nil {
 			return failed(false, err)
 		}
 		v = w.once(ctx, b, d, s)
@@ -38,7 +39,7 @@ func (w wait) run(ctx context.Context, b *batch, d Direction, s Scope) Verdict {
 func (wait) once(ctx context.Context, b *batch, d Direction, s Scope) Verdict {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	look := newLookout(b.o, s)
+	look := newLookout(b, s)
 	verdicts := make([]Verdict, len(b.members))
 	var all sync.WaitGroup
 	for i, m := range b.members {
@@ -127,7 +128,7 @@ func (b *batch) healthy(ctx context.Context, m *member) Verdict {
 	limit, how := m.plan.Settings.HealthTimeout, HealthText(m.plan.health())
 	began, passed := time.Now(), 0
 	for {
-		err := b.o.health(ctx, m.plan)
+		err := b.health(ctx, m.plan)
 		if ctx.Err() != nil {
 			return failed(false, context.Cause(ctx))
 		}
@@ -165,13 +166,38 @@ func (b *batch) healthy(ctx context.Context, m *member) Verdict {
 	}
 }
 
-// health asks every LB, or the one that the backend is on, for a backend's health.
-func (o *Operation) health(ctx context.Context, b Backend) error {
-	check := balancer.HealthCheck{Targets: b.Targets}
-	if url := b.health(); url != HealthTCP {
-		check.URL = url
+// health asks every LB that sends requests to a backend for its health. What an undrain
+// leaves down is not asked.
+func (b *batch) health(ctx context.Context, p Backend) error {
+	return b.o.lbs.of(p).each(ctx, func(ctx context.Context, lb *LB) error {
+		if url := p.health(); url != HealthTCP {
+			return lb.Health(ctx, balancer.HealthCheck{URL: url})
+		}
+		return b.connect(ctx, lb, p)
+	})
+}
+
+// connect has an LB connect to the servers of a backend that are in the pool, or come
+// back to it.
+func (b *batch) connect(ctx context.Context, lb *LB, p Backend) error {
+	spec := b.plan.Spec
+	servers := b.part(lb).serversOf(p, func(s balancer.Server) bool {
+		return !s.Down || s.Managed || spec.Kind == Undrain && spec.Force
+	})
+	if len(servers) == 0 {
+		return nil
 	}
-	return o.lbs.of(b).each(ctx, func(ctx context.Context, lb *LB) error { return lb.Health(ctx, check) })
+	return lb.Health(ctx, balancer.HealthCheck{Servers: servers})
+}
+
+// serversOf is the servers of a backend on one LB, for which is so.
+func (lb LBPlan) serversOf(b Backend, is func(balancer.Server) bool) (keys []journal.Server) {
+	for _, s := range lb.Report.Servers {
+		if matches(b.targets(), s.Address) && is(s) && !slices.Contains(keys, s.Server) {
+			keys = append(keys, s.Server)
+		}
+	}
+	return keys
 }
 
 // of is the LBs that send requests to a backend.

@@ -69,7 +69,7 @@ func (w *watchedLB) Watch(_ context.Context, r balancer.WatchRequest) (balancer.
 
 // add adds a backend whose counter is made up.
 func (b *batch) add(name string, c backend.Counter) {
-	b.members = append(b.members, &member{&backend.Backend{Name: name, Counter: c}, Backend{Name: name, Settings: b.plan.Spec.Settings}})
+	b.members = append(b.members, &member{&backend.Backend{Name: name, Counter: c}, Backend{Name: name, Targets: b.plan.Spec.Targets, Settings: b.plan.Spec.Settings}})
 }
 
 // waitOf is the batch of a drain with a counter and an LB that are made up.
@@ -80,7 +80,10 @@ func waitOf(c backend.Counter, lb *watchedLB, change ...func(*Spec)) (*batch, *t
 		ch(&spec)
 	}
 	l := &told{}
-	o := &Operation{options: Options{Emit: l.emit}, plan: &Plan{Spec: spec}}
+	spec.Targets = []string{"10.0.0.1"}
+	server := balancer.Server{Server: keyed("10.0.0.1:80"), Managed: true, Down: true}
+	lbs := []LBPlan{{LB: ThisMachine, Report: &balancer.Report{Servers: []balancer.Server{server}}}}
+	o := &Operation{options: Options{Emit: l.emit}, plan: &Plan{Spec: spec, LBs: lbs}}
 	if lb != nil {
 		o.lbs = fleet{{Balancer: lb, Name: ThisMachine}}
 	}
@@ -146,7 +149,7 @@ func TestWaitForBufferedRequests(t *testing.T) {
 // up the drain for ever.
 func TestWaitForBufferedRequestsEnds(t *testing.T) {
 	w, l := waitOf(nil, &watchedLB{held: []int{1}})
-	look := newLookout(w.o, Managed)
+	look := newLookout(w, Managed)
 	if held, err := look.look(t.Context(), false, true); !held || err != nil {
 		t.Errorf("the first look: %t, %v", held, err)
 	}
@@ -192,7 +195,7 @@ func TestLookThatFails(t *testing.T) {
 	broken := errors.New("half written")
 	lb := &watchedLB{errs: []error{broken, broken, nil, broken, broken, broken}}
 	w, _ := waitOf(nil, lb)
-	look := newLookout(w.o, Managed)
+	look := newLookout(w, Managed)
 	for n, wantHold := range []bool{true, true, false, true, true} {
 		hold, err := look.look(t.Context(), true, false)
 		if err != nil || hold != wantHold {
@@ -214,8 +217,8 @@ func TestLookThatFails(t *testing.T) {
 	// Before its time, nothing is looked at; and a rollback looks at nothing.
 	lb = &watchedLB{}
 	w, _ = waitOf(nil, lb, func(s *Spec) { s.Interval = time.Hour })
-	_, _ = newLookout(w.o, Managed).look(t.Context(), false, false)
-	_, _ = newLookout(w.o, ThisOperation).look(t.Context(), true, true)
+	_, _ = newLookout(w, Managed).look(t.Context(), false, false)
+	_, _ = newLookout(w, ThisOperation).look(t.Context(), true, true)
 	if lb.looks != 0 {
 		t.Errorf("%d looks", lb.looks)
 	}

@@ -13,7 +13,7 @@ import (
 
 // Protocol is the version of what a client and an agent say to each other. It
 // changes with every change of the calls or their types.
-const Protocol = 5
+const Protocol = 6
 
 // A greeting is the agent's first line.
 type greeting struct {
@@ -39,7 +39,7 @@ func Serve(ctx context.Context, in io.Reader, out io.WriteCloser, b Balancer, ve
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	ch := newChannel(in, out, maxRequest)
-	server := &server{ch: ch, methods: methods(b), running: map[uint64]context.CancelFunc{}}
+	server := &server{ch: ch, methods: methods(b), answers: make(chan struct{}, maxCalls), running: map[uint64]context.CancelFunc{}}
 	ended := make(chan error, 1)
 	go func() {
 		if err := ch.send(greeting{greetingName, Protocol, version, b.Caller()}); err != nil {

@@ -9,9 +9,11 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net"
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -407,4 +409,55 @@ func TestEditAfterAReloadIsUndone(t *testing.T) {
 	if now := r.read(r.pool); now != loaded {
 		t.Errorf("the file is\n%s\nand nginx has loaded\n%s", now, loaded)
 	}
+}
+
+// A call says which servers it is about, whatever was asked before. One that names none,
+// or what is no server here, is refused: nothing is never all fine.
+func TestCallsNameTheirServers(t *testing.T) {
+	r := newRig(t)
+	app, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer app.Close()
+	address := app.Addr().String()
+	r.write(r.pool, "upstream pool { server "+address+"; server 127.0.0.3:1; }\n")
+	server := func(upstream, address string) []journal.Server {
+		return []journal.Server{{Module: "http", Upstream: upstream, Address: address}}
+	}
+	for _, test := range []struct {
+		name    string
+		servers []journal.Server
+		ok      bool
+	}{
+		{"it listens", server("pool", address), true},
+		{"nothing listens", server("pool", "127.0.0.3:1"), false},
+		{"one of two", append(server("pool", address), server("pool", "127.0.0.3:1")...), false},
+		{"none is named", nil, false},
+		{"of no upstream", server("pool", "127.0.0.9:80"), false},
+		{"of another upstream", server("other", address), false},
+	} {
+		if err := r.agent().Health(t.Context(), HealthCheck{Servers: test.servers}); (err == nil) != test.ok {
+			t.Errorf("health, %s: %v", test.name, err)
+		}
+	}
+	for _, servers := range [][]journal.Server{nil, server("pool", "127.0.0.9:80"), server("other", address)} {
+		if c, err := r.agent().Connections(t.Context(), ConnectionsQuery{Servers: servers}); err == nil {
+			t.Errorf("%d connections to %v", c.Open, servers)
+		}
+	}
+	if w, err := r.agent().Watch(t.Context(), WatchRequest{}); err == nil {
+		t.Errorf("nothing is watched: %+v", w)
+	}
+	// More calls than the agent has under way at once wait for each other.
+	c := r.agent()
+	var all sync.WaitGroup
+	for range 3 * maxCalls {
+		all.Go(func() {
+			if _, err := c.Connections(t.Context(), ConnectionsQuery{Servers: server("pool", address)}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
 }

@@ -21,7 +21,7 @@ import (
 // Errors are *[Error] where a caller may want to decide on them.
 type Balancer interface {
 	// Plan reads the configuration and reports what the query asks for. It
-	// touches nothing. Later calls speak of the servers that the last Plan found.
+	// touches nothing.
 	Plan(context.Context, Query) (*Report, error)
 	// Lock takes the locks of backends, so that no other operation works on them.
 	Lock(context.Context, LockRequest) error
@@ -35,11 +35,11 @@ type Balancer interface {
 	Reload(context.Context, ReloadRequest) (Generation, error)
 	// Restore undoes what the operation has changed here, reload included.
 	Restore(context.Context, ReloadRequest) (Restored, error)
-	// Watch tells whether nginx still serves what the operation applied.
+	// Watch tells whether nginx still sends nothing to some servers.
 	Watch(context.Context, WatchRequest) (Watched, error)
-	// Connections counts the connections from here to the servers of the plan.
+	// Connections counts the connections from here to some servers.
 	Connections(context.Context, ConnectionsQuery) (Connections, error)
-	// Health asks the servers that come back, or a URL, once.
+	// Health connects to some servers, or asks for a URL, once.
 	Health(context.Context, HealthCheck) error
 	// Record writes down how the operation goes. It fails if the operation is no
 	// longer in the journal.
@@ -257,10 +257,14 @@ type Restored struct {
 
 // A WatchRequest says what to look at.
 type WatchRequest struct {
+	// Targets are those whose servers are to be down, in these upstreams; no upstream:
+	// in every one. A server that another process adds is one of them.
+	Targets   []string `json:"targets,omitempty"`
+	Upstreams []string `json:"upstreams,omitempty"`
 	// Buffered counts the requests that earlier workers hold and have not sent
 	// to a server.
 	Buffered bool `json:"buffered,omitempty"`
-	// Generation asks for what runs, and for nothing else.
+	// Generation asks for what runs, and for nothing else: it takes no target.
 	Generation bool `json:"generation,omitempty"`
 }
 
@@ -293,22 +297,23 @@ const (
 // A Beginning is an operation and the first lines of its history.
 type Beginning struct {
 	Operation journal.Operation `json:"operation"`
-	Lines     Lines             `json:"lines,omitempty"`
+	// SetAside has a state of the journal that cannot be read renamed, and a new one begun.
+	SetAside bool  `json:"set_aside,omitempty"`
+	Lines    Lines `json:"lines,omitempty"`
 }
 
 // A ConnectionsQuery says what to count.
 type ConnectionsQuery struct {
-	Targets []string `json:"targets,omitempty"` // of the plan's; none: all
+	Servers []journal.Server `json:"servers,omitempty"`
 	// StatusURL is a page of stub_status to ask in place of counting sockets.
 	StatusURL string `json:"status_url,omitempty"`
 	// Held lists the connections too.
 	Held bool `json:"held,omitempty"`
 }
 
-// Connections are the open connections to each server of the plan.
+// Connections are the open connections to some servers.
 type Connections struct {
-	Open      int   `json:"open"`
-	PerServer []int `json:"per_server"` // -1: not known
+	Open int `json:"open"`
 	// Held are the connections, where they are asked for: 2,000 of them at most.
 	Held []Held `json:"held,omitempty"`
 }
@@ -322,8 +327,8 @@ type Held struct {
 
 // A HealthCheck is one try.
 type HealthCheck struct {
-	Targets []string `json:"targets,omitempty"` // of the plan's; none: all
-	URL     string   `json:"url,omitempty"`     // empty: connect to each server that comes back
+	Servers []journal.Server `json:"servers,omitempty"`
+	URL     string           `json:"url,omitempty"` // asked in place of the servers
 }
 
 // Lines are JSON objects for the history.

@@ -24,15 +24,13 @@ func (l *Local) Connections(ctx context.Context, q ConnectionsQuery) (Connection
 		n, err := statusOf(ctx, q.StatusURL)
 		return Connections{Open: n}, err
 	}
-	l.mu.Lock()
-	addresses, err := of(l.addresses, q.Targets)
-	l.mu.Unlock()
+	addresses, err := l.addresses(ctx, q.Servers)
 	if err != nil {
-		return Connections{}, err
+		return Connections{}, asError(err)
 	}
-	c, err := countTo(ctx, addresses, q.Held)
+	c, _, err := countTo(ctx, addresses, q.Held)
 	if err != nil && q.Held {
-		c, err = countTo(ctx, addresses, false) // the count is worth more
+		c, _, err = countTo(ctx, addresses, false) // the count is worth more
 	}
 	if err != nil {
 		return c, asError(err)
@@ -46,21 +44,21 @@ func (r *reading) count(ctx context.Context) {
 	for _, s := range r.servers {
 		addresses = append(addresses, s.Address)
 	}
-	c, err := countTo(ctx, addresses, false)
+	_, each, err := countTo(ctx, addresses, false)
 	if err != nil {
 		r.Uncounted = err.Error()
 		return
 	}
-	for i, n := range c.PerServer {
+	for i, n := range each {
 		r.Servers[i].Open = n
 	}
 }
 
 // countTo counts the established connections from here to each address, and
-// lists them if held asks for it. One that several servers share is counted once
-// in the sum.
-func countTo(ctx context.Context, addresses []nginx.Address, held bool) (Connections, error) {
-	c := Connections{PerServer: make([]int, len(addresses))}
+// lists them if held asks for it; -1 is one whose name has no address. One that several
+// servers share is counted once in the sum.
+func countTo(ctx context.Context, addresses []nginx.Address, held bool) (c Connections, each []int, err error) {
+	each = make([]int, len(addresses))
 	to := make([][]netip.AddrPort, len(addresses))
 	var all []netip.AddrPort
 	for i, a := range addresses {
@@ -69,9 +67,9 @@ func countTo(ctx context.Context, addresses []nginx.Address, held bool) (Connect
 		}
 		ips, err := resolve(ctx, a)
 		if err != nil {
-			c.PerServer[i] = -1
+			each[i] = -1
 			if len(addresses) == 1 {
-				return c, err
+				return c, each, err
 			}
 			continue
 		}
@@ -85,14 +83,14 @@ func countTo(ctx context.Context, addresses []nginx.Address, held bool) (Connect
 		args[0] += "i"
 	}
 	open := map[netip.AddrPort]int{}
-	err := established(ctx, args, all, func(s socket) {
+	err = established(ctx, args, all, func(s socket) {
 		open[s.far]++
 		if held && len(c.Held) < maxHeld {
 			c.Held = append(c.Held, Held{s.near, s.sent, s.received})
 		}
 	})
 	if err != nil {
-		return c, err
+		return c, each, err
 	}
 	for _, n := range open {
 		c.Open += n
@@ -100,19 +98,19 @@ func countTo(ctx context.Context, addresses []nginx.Address, held bool) (Connect
 	counted := map[string]bool{}
 	for i, a := range addresses {
 		for _, ap := range to[i] {
-			c.PerServer[i] += open[ap]
+			each[i] += open[ap]
 		}
 		if a.Unix != "" {
-			if c.PerServer[i], err = unixConnections(a.Unix); err != nil {
-				return c, err
+			if each[i], err = unixConnections(a.Unix); err != nil {
+				return c, each, err
 			}
 			if !counted[a.Unix] {
-				c.Open += c.PerServer[i]
+				c.Open += each[i]
 			}
 			counted[a.Unix] = true
 		}
 	}
-	return c, nil
+	return c, each, nil
 }
 
 // maxFilter is how many terms a filter of ss is given; beyond that it lists

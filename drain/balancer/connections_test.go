@@ -64,7 +64,7 @@ func TestCountToListsConnections(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	c, err := countTo(ctx, []nginx.Address{address}, true)
+	c, _, err := countTo(ctx, []nginx.Address{address}, true)
 	if err != nil || c.Open != len(want) || len(c.Held) != len(want) {
 		t.Fatalf("%+v, %v", c, err)
 	}
@@ -73,7 +73,7 @@ func TestCountToListsConnections(t *testing.T) {
 			t.Errorf("%+v is none of %v", h, want)
 		}
 	}
-	if c, err := countTo(ctx, []nginx.Address{address}, false); err != nil || c.Open != len(want) || c.Held != nil {
+	if c, _, err := countTo(ctx, []nginx.Address{address}, false); err != nil || c.Open != len(want) || c.Held != nil {
 		t.Errorf("%+v, %v", c, err)
 	}
 }

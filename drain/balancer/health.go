@@ -28,13 +28,11 @@ func (l *Local) Health(ctx context.Context, h HealthCheck) error {
 		}
 		return nil
 	}
-	l.mu.Lock()
-	returning, err := of(l.returning, h.Targets)
-	l.mu.Unlock()
+	addresses, err := l.addresses(ctx, h.Servers)
 	if err != nil {
-		return err
+		return asError(err)
 	}
-	for _, a := range returning {
+	for _, a := range addresses {
 		network, address := "tcp", a.String()
 		if a.Unix != "" {
 			network, address = "unix", a.Unix

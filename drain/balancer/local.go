@@ -41,13 +41,11 @@ type Local struct {
 	done    chan struct{}
 	close   sync.Once
 
-	serial  sync.Mutex // held by the calls that read or change what follows
-	build   *nginx.Build
-	query   Query
-	missing []string // targets of it that the configuration did not have
-	id      string   // of the operation that was to begin here
-	begun   bool     // it has begun
-	locks   []*journal.Lock
+	serial sync.Mutex // held by the calls that read or change what follows
+	build  *nginx.Build
+	id     string // of the operation that has begun here
+	begun  bool   // it may edit
+	locks  []*journal.Lock
 	// editLock keeps other operations from editing, from Apply until nginx has
 	// loaded the files.
 	editLock *journal.Lock
@@ -66,29 +64,58 @@ type Local struct {
 	after     nginx.Running // the one that was verified after it
 	seen      map[string]time.Time
 
-	mu        sync.Mutex // guards what follows
-	addresses []nginx.Address
-	returning []nginx.Address // of the servers that are up, or will be after an undrain
+	mu    sync.Mutex // guards what follows
+	known map[journal.Server]nginx.Address
 }
 
-// of is those of the addresses that targets name; all without a target.
-func of(addresses []nginx.Address, targets []string) ([]nginx.Address, error) {
-	if len(targets) == 0 {
-		return addresses, nil
+// addresses is where servers are. Only what is or was a server of this LB is asked or
+// counted: it is in the configuration, or drainctl has marked it. Which were found is kept,
+// so that a count costs no look at the configuration.
+func (l *Local) addresses(ctx context.Context, servers []journal.Server) (all []nginx.Address, err error) {
+	if len(servers) == 0 {
+		return nil, &Error{Code: CodeRefused, Message: "no server is named"}
 	}
-	var named []nginx.Address
-	for _, text := range targets {
-		t, err := nginx.ParseTarget(text)
-		if err != nil {
-			return nil, &Error{Code: CodeUsage, Message: err.Error(), cause: err}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, s := range servers {
+		a, ok := l.known[s]
+		if !ok {
+			if err := l.learn(ctx); err != nil {
+				return nil, err
+			}
+			if a, ok = l.known[s]; !ok {
+				return nil, &Error{Code: CodeRefused, Message: fmt.Sprintf("%.200q is no server of upstream %.200q here", s.Address, s.Upstream)}
+			}
 		}
-		for _, a := range addresses {
-			if t.Matches(a) && !slices.Contains(named, a) {
-				named = append(named, a)
+		if !slices.Contains(all, a) {
+			all = append(all, a)
+		}
+	}
+	return all, nil
+}
+
+// learn adds the servers of the configuration, and those that are marked, to the known ones.
+func (l *Local) learn(ctx context.Context) error {
+	l.serial.Lock()
+	defer l.serial.Unlock()
+	conf, _, err := l.load(ctx)
+	if err != nil {
+		return err
+	}
+	for _, u := range conf.Upstreams {
+		for _, s := range u.Servers {
+			if s.Err == nil {
+				l.known[keyOf(s)] = s.Address
 			}
 		}
 	}
-	return named, nil
+	state, _ := l.journal.State() // without it, no marks are known
+	for _, m := range state.Marks {
+		if a, err := nginx.ParseAddress(m.Address); err == nil {
+			l.known[m.Server] = a
+		}
+	}
+	return nil
 }
 
 // NewLocal is the nginx of this machine. Without root it can plan, as far as
@@ -100,7 +127,7 @@ func NewLocal(o Options) *Local {
 	if o.Nginx.Path == "" {
 		o.Nginx.Path = nginx.DefaultBinary
 	}
-	return &Local{options: o, journal: journal.Journal{Dir: o.StateDir, Keep: o.Keep}, done: make(chan struct{}), unloaded: map[string]journal.FileHashes{}}
+	return &Local{options: o, journal: journal.Journal{Dir: o.StateDir, Keep: o.Keep}, done: make(chan struct{}), unloaded: map[string]journal.FileHashes{}, known: map[journal.Server]nginx.Address{}}
 }
 
 // Caller implements [Balancer].

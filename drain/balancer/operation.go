@@ -18,8 +18,7 @@ func (l *Local) Begin(ctx context.Context, b Beginning) error {
 	if l.id != "" && l.id != b.Operation.ID {
 		return &Error{Code: CodeRefused, Message: fmt.Sprintf("operation %s has begun already", l.id)}
 	}
-	if l.query.Unmanaged {
-		// Whoever forces an undrain does without what cannot be read.
+	if b.SetAside {
 		if _, err := l.journal.SetAside(ctx); err != nil {
 			return asError(fmt.Errorf("write the journal: %w", err))
 		}

@@ -52,7 +52,6 @@ func (l *Local) Plan(ctx context.Context, q Query) (*Report, error) {
 		test() // reading has refused what the caller can write
 	}
 	if len(r.targets) > 0 && len(r.Missing) == len(r.targets) && len(r.returning) == 0 {
-		l.keep(r)
 		return r.Report, nil // nothing is to be done here
 	}
 	if err := r.edits(); err != nil {
@@ -66,7 +65,6 @@ func (l *Local) Plan(ctx context.Context, q Query) (*Report, error) {
 	if q.Preflight {
 		l.preflight(ctx, r, tested)
 	}
-	l.keep(r)
 	return r.Report, nil
 }
 
@@ -338,27 +336,6 @@ func (r *reading) notFound(t nginx.Target) *Error {
 		return usage("%s\nhint: it has %s", text, upstreamNames(r.conf))
 	}
 	return usage("%s\nhint: did you mean %s?", text, strings.Join(near, ", or "))
-}
-
-// keep holds on to what later calls speak of.
-func (l *Local) keep(r *reading) {
-	l.query, l.missing = r.query, nil
-	for _, m := range r.Missing {
-		l.missing = append(l.missing, m.Target)
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.addresses, l.returning = nil, nil
-	for i, s := range r.servers {
-		l.addresses = append(l.addresses, s.Address)
-		up := !r.Servers[i].Down
-		if want := r.query.Want; want != nil && !want.Down {
-			up = up || r.Servers[i].Configure
-		}
-		if up {
-			l.returning = append(l.returning, s.Address)
-		}
-	}
 }
 
 // facts adds what guards ask for.

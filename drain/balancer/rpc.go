@@ -46,14 +46,15 @@ func decode(message []byte, v any) error {
 	return nil
 }
 
-// maxCalls bounds how many calls are under way at once. A call that was cancelled is under
-// way until its method has returned and its response was sent.
+// maxCalls bounds how many calls are under way at once, and how many responses are being
+// sent. A call that was cancelled is under way until its method has returned.
 const maxCalls = 16
 
 // A server answers requests.
 type server struct {
 	ch      *channel
 	methods map[string]method
+	answers chan struct{} // one for each response that is being sent
 
 	mu      sync.Mutex
 	running map[uint64]context.CancelFunc
@@ -110,7 +111,6 @@ func (s *server) start(ctx context.Context, r request) {
 	s.running[r.ID] = cancel
 	s.pending += len(r.Params)
 	s.all.Go(func() {
-		defer s.forget(r)
 		answer := response{ID: r.ID}
 		result, err := m(ctx, r.Params)
 		if err == nil {
@@ -119,7 +119,10 @@ func (s *server) start(ctx context.Context, r request) {
 		if err != nil {
 			answer.Error = asError(err)
 		}
+		s.answers <- struct{}{}
+		s.forget(r)           // first: who has the response may make the next call
 		_ = s.ch.send(answer) // who does not listen any more needs no answer
+		<-s.answers
 	})
 }
 
@@ -141,13 +144,15 @@ func (s *server) forget(r request) {
 	s.pending -= len(r.Params)
 }
 
-// A caller makes calls over a channel.
+// A caller makes calls over a channel, maxCalls at a time: others wait.
 type caller struct {
-	ch   *channel
-	mu   sync.Mutex
-	last uint64
-	wait map[uint64]chan response
-	err  error // why the stream ended
+	ch    *channel
+	slots chan struct{} // one for each call that the other end has not answered
+	ended chan struct{} // closed when the stream has ended
+	mu    sync.Mutex
+	last  uint64
+	wait  map[uint64]chan response
+	err   error // why the stream ended
 }
 
 // receive hands responses to whoever waits for them, until the stream ends.
@@ -161,6 +166,7 @@ func (c *caller) receive() {
 		c.mu.Lock()
 		if err != nil {
 			c.err = err
+			close(c.ended)
 			for id, waiting := range c.wait {
 				close(waiting)
 				delete(c.wait, id)
@@ -171,6 +177,7 @@ func (c *caller) receive() {
 		if waiting := c.wait[r.ID]; waiting != nil {
 			waiting <- r
 			delete(c.wait, r.ID)
+			<-c.slots
 		}
 		c.mu.Unlock()
 	}
@@ -179,6 +186,12 @@ func (c *caller) receive() {
 // call makes one call. When ctx ends, the call is cancelled at the other end, and
 // not waited for.
 func (c *caller) call(ctx context.Context, method string, params json.RawMessage) (json.RawMessage, error) {
+	select {
+	case c.slots <- struct{}{}:
+	case <-c.ended:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 	waiting := make(chan response, 1)
 	c.mu.Lock()
 	if c.err != nil {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"slices"
 	"time"
 
 	"github.com/drainctl/drainctl/nginx"
@@ -24,12 +23,15 @@ func (l *Local) Watch(ctx context.Context, w WatchRequest) (Watched, error) {
 		seen.Generation = generation(now)
 		return seen, nil
 	}
+	if len(w.Targets) == 0 {
+		return seen, &Error{Code: CodeRefused, Message: "watch: no target is named"}
+	}
 	buffered := make(chan int, 1)
 	if w.Buffered {
 		finishing := l.after.Exiting()
 		go func() { buffered <- bufferedRequests(ctx, finishing) }()
 	}
-	drift, err := l.drift(ctx)
+	drift, err := l.drift(ctx, w)
 	if w.Buffered {
 		seen.Buffered = <-buffered
 	}
@@ -75,7 +77,7 @@ func (l *Local) processes() (now nginx.Running, err error) {
 }
 
 // drift looks whether another process has let requests reach the servers again.
-func (l *Local) drift(ctx context.Context) (*Drift, error) {
+func (l *Local) drift(ctx context.Context, w WatchRequest) (*Drift, error) {
 	now, err := l.stable(ctx)
 	if err != nil {
 		return nil, err
@@ -90,12 +92,12 @@ func (l *Local) drift(ctx context.Context) (*Drift, error) {
 			return nil, nil
 		}
 	}
-	return l.reread(ctx, now, reloaded)
+	return l.reread(ctx, w, now, reloaded)
 }
 
 // reread reads the configuration again, and looks at the servers in it.
-func (l *Local) reread(ctx context.Context, now nginx.Running, reloaded bool) (*Drift, error) {
-	r := &reading{Report: &Report{Files: map[string]string{}}, query: l.query}
+func (l *Local) reread(ctx context.Context, w WatchRequest, now nginx.Running, reloaded bool) (*Drift, error) {
+	r := &reading{Report: &Report{Files: map[string]string{}}, query: Query{Targets: w.Targets, Upstreams: w.Upstreams}}
 	r.build, _ = l.find(ctx)
 	err := l.read(ctx, r)
 	if CodeOf(err) == CodeUsage { // an upstream that is not there any more
@@ -104,14 +106,12 @@ func (l *Local) reread(ctx context.Context, now nginx.Running, reloaded bool) (*
 	if err != nil {
 		return nil, err
 	}
-	for _, m := range r.Missing {
-		if !slices.Contains(l.missing, m.Target) {
-			return &Drift{Reason: DriftServerRemoved, Places: []string{m.Error.Message}}, nil
-		}
+	if len(r.Missing) > 0 {
+		return &Drift{Reason: DriftServerRemoved, Places: []string{r.Missing[0].Error.Message}}, nil
 	}
 	var up []string
 	for _, s := range r.Servers {
-		if s.Configure {
+		if !s.Down {
 			up = append(up, fmt.Sprintf("%s in %s (%s:%d)", s.Address, s.Name, s.File, s.Line))
 		}
 	}

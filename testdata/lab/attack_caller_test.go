@@ -565,7 +565,7 @@ func TestCallerCannotChooseTheProgramsTheAgentRuns(t *testing.T) {
 	line := "cd " + dir + " && umask 0 && exec sudo -n PATH=" + dir + ":.:/usr/bin LD_PRELOAD=" + dir + "/x.so 'NGINX=3;4;' GODEBUG=gctrace=1 GOGC=off MINE=1 /usr/bin/drainctl agent"
 	a := attackWith(t, l, lab.As(lab.DeployUser, "/bin/sh", "-c", line)...)
 	a.drainAs(specWith(""))
-	a.ask("connections", `{"held":true}`)
+	a.ask("connections", `{"servers":[{"module":"http","upstream":"backend_servers","address":"192.168.1.10:8080"}],"held":true}`)
 	if out, err := l.LB.Run(t.Context(), "ls", mark); err == nil {
 		t.Errorf("the agent ran the caller's program: %s", out)
 	}

@@ -2,6 +2,7 @@ package drain
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -87,10 +88,21 @@ func (o *Operation) runHere(ctx context.Context, words []string, b Backend, step
 	for i, name := range WorkVariables {
 		cmd.Env = append(cmd.Env, name+"="+values[i])
 	}
-	out := o.output(b.Name, step)
-	defer out.Close()
-	cmd.Stdout, cmd.Stderr = out, out
-	err = cmd.Run()
+	read, write, err := os.Pipe()
+	if err != nil {
+		return 0, err
+	}
+	defer read.Close()
+	cmd.Stdout, cmd.Stderr = write, write
+	err = cmd.Start()
+	write.Close()
+	if err == nil {
+		told := o.tell(read, b.Name, step)
+		err = cmd.Wait()
+		awaitOutput(told)
+		read.Close()
+		<-told
+	}
 	var ended *exec.ExitError
 	switch {
 	case ctx.Err() != nil:
@@ -117,53 +129,55 @@ func (o *Operation) runThere(ctx context.Context, m *member, words []string) (co
 	defer stop()
 	defer stream.Close()
 	_ = stream.CloseWrite()
-	out := o.output(m.Name, StepWork)
-	defer out.Close()
-	if _, err := io.Copy(out, stream); err != nil && ctx.Err() == nil {
-		return 0, err
-	}
+	told := o.tell(stream, m.Name, StepWork)
 	code, err = stream.Wait()
+	cut := awaitOutput(told)
 	if ctx.Err() != nil {
 		return 0, context.Cause(ctx)
 	}
-	return code, err
+	return code, cmp.Or(err, cut)
+}
+
+// outputGrace is how long the output of a command that has ended is read on. What it has
+// left running in the background may hold it open for ever.
+const outputGrace = time.Second
+
+// awaitOutput waits until the output of a command that has ended was told.
+func awaitOutput(told <-chan error) error {
+	select {
+	case err := <-told:
+		return err
+	case <-time.After(outputGrace):
+		return nil
+	}
 }
 
 // maxWorkLine is how many bytes of a command's output are told at most in one event.
 const maxWorkLine = 64 << 10
 
-// output tells each line that is written to it as an event, and one longer than
-// maxWorkLine in pieces. What a command prints may hold a secret: it is shown, and not
-// kept in the history.
-func (o *Operation) output(backend string, step StepName) io.WriteCloser {
-	read, write := io.Pipe()
-	done := make(chan struct{})
+// tell tells each line of a command's output as an event, and one longer than maxWorkLine
+// in pieces. What a command prints may hold a secret: it is shown, and not kept in the
+// history. The channel has the error of the reading, and is closed when that is over.
+func (o *Operation) tell(output io.Reader, backend string, step StepName) <-chan error {
+	over := make(chan error, 1)
 	go func() {
-		defer close(done)
-		lines := bufio.NewReaderSize(read, maxWorkLine)
+		defer close(over)
+		lines := bufio.NewReaderSize(output, maxWorkLine)
 		for {
 			line, err := lines.ReadSlice('\n')
 			if len(line) > 0 {
 				o.emit(&WorkOutput{Header: Header{Target: backend, Step: step}, Line: strings.TrimRight(string(line), "\r\n")})
 			}
-			if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
-				return
+			switch {
+			case err == nil, errors.Is(err, bufio.ErrBufferFull):
+				continue
+			case !errors.Is(err, io.EOF):
+				over <- err
 			}
+			return
 		}
 	}()
-	return &outputWriter{write, done}
-}
-
-// An outputWriter is closed when all that was written has been told.
-type outputWriter struct {
-	*io.PipeWriter
-	done chan struct{}
-}
-
-func (w *outputWriter) Close() error {
-	err := w.PipeWriter.Close()
-	<-w.done
-	return err
+	return over
 }
 
 // splitWords takes a command line apart, which was checked before.

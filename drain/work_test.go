@@ -1,23 +1,22 @@
 package drain
 
 import (
-	"io"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"time"
+
+	"github.com/drainctl/drainctl/drain/backend"
+	"github.com/drainctl/drainctl/remote"
 )
 
 // A line of a command's output is told in pieces if it is long, and nothing of it is lost.
 func TestOutputOfLongLines(t *testing.T) {
 	var told []string
 	o := &Operation{options: Options{Emit: func(e Event) { told = append(told, e.(*WorkOutput).Line) }}}
-	out := o.output("app-1", StepWork)
 	long := strings.Repeat("x", 10*maxWorkLine+5)
-	for _, text := range []string{"one\r\n", long[:7], long[7:], "\ntwo\n", "three"} {
-		if _, err := io.WriteString(out, text); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := out.Close(); err != nil {
+	if err := <-o.tell(strings.NewReader("one\r\n"+long+"\ntwo\nthree"), "app-1", StepWork); err != nil {
 		t.Fatal(err)
 	}
 	if n := len(told); n != 14 || told[0] != "one" || told[n-2] != "two" || told[n-1] != "three" || strings.Join(told[1:n-2], "") != long {
@@ -26,6 +25,43 @@ func TestOutputOfLongLines(t *testing.T) {
 	for _, line := range told {
 		if len(line) > maxWorkLine {
 			t.Errorf("a line of %d bytes", len(line))
+		}
+	}
+}
+
+// What a command leaves running does not count against it, though it holds the output open:
+// here and on the backend.
+func TestWorkThatLeavesAProcess(t *testing.T) {
+	const background = 15 * time.Second // longer than workGrace
+	m := &member{Backend: &backend.Backend{Name: "app-1", Host: remote.Local(nil)}}
+	for where, run := range map[string]func(o *Operation, words []string) (int, error){
+		"here":           func(o *Operation, words []string) (int, error) { return o.runHere(t.Context(), words, Backend{}, StepWork) },
+		"on the backend": func(o *Operation, words []string) (int, error) { return o.runThere(t.Context(), m, words) },
+	} {
+		for status, script := range []string{"sleep 15 & echo started", "sleep 15 & echo started; exit 1"} {
+			t.Run(where, func(t *testing.T) {
+				t.Parallel()
+				var mu sync.Mutex
+				var told []string
+				o := &Operation{options: Options{Emit: func(e Event) {
+					mu.Lock()
+					defer mu.Unlock()
+					told = append(told, e.(*WorkOutput).Line)
+				}}}
+				began := time.Now()
+				code, err := run(o, []string{"sh", "-c", script})
+				if code != status || err != nil {
+					t.Errorf("exit status %d, %v; want %d", code, err, status)
+				}
+				if time.Since(began) >= background {
+					t.Error("it was waited for until the process in the background ended")
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				if !slices.Equal(told, []string{"started"}) {
+					t.Errorf("told %q", told)
+				}
+			})
 		}
 	}
 }

@@ -102,6 +102,11 @@ func (o *Operation) settle(hard, soft context.Context, b *batch, v Verdict, take
 	return rest, err
 }
 
+// rollsBack tells whether a backend is rolled back after a verdict.
+func (s Spec) rollsBack(v Verdict) bool {
+	return v.Outcome != StepOK && (v.Outcome != StepTimedOut || s.OnTimeout != TimeoutStop && s.OnTimeout != TimeoutLeave)
+}
+
 // A backendEnd is how a backend ended where others went on.
 type backendEnd struct {
 	*member

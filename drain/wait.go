@@ -52,7 +52,7 @@ func (wait) once(ctx context.Context, b *batch, d Direction, s Scope) Verdict {
 			} else {
 				verdicts[i] = b.healthy(ctx, m)
 			}
-			if v := verdicts[i]; v.Outcome != StepOK && b.plan.Spec.Together {
+			if v := verdicts[i]; b.plan.Spec.Together && b.plan.Spec.rollsBack(v) {
 				cancel(v.Err)
 			}
 		})

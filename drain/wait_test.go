@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/drainctl/drainctl/drain/backend"
@@ -108,6 +110,28 @@ func TestWaitForSeveralBackends(t *testing.T) {
 		if v := (wait{}).run(t.Context(), w, Forward, Managed); v.Outcome != StepTimedOut {
 			t.Errorf("%v: %+v", counts, v)
 		}
+	}
+}
+
+// Whose app is stopped anyway, or left, ends nobody else's wait: each backend has its own
+// time, also together. Only a rollback is everyone's.
+func TestTimeoutOfOneOfSeveral(t *testing.T) {
+	for _, test := range []struct {
+		do      OnTimeout
+		drained bool
+	}{{TimeoutStop, true}, {TimeoutLeave, true}, {TimeoutRollback, false}} {
+		synctest.Test(t, func(t *testing.T) {
+			busy := slices.Repeat([]int{1}, 1000)
+			w, _ := waitOf(&script{counts: busy[:1]}, &watchedLB{}, func(s *Spec) {
+				s.Together, s.OnTimeout, s.Timeout, s.Interval = true, test.do, time.Second, time.Second
+			})
+			w.add("app-2", &script{counts: append(busy, 0)})
+			w.members[1].plan.Settings.Timeout = time.Hour
+			v := (wait{}).run(t.Context(), w, Forward, Managed)
+			if drained := len(v.Failed) == 1 && v.Failed[0].Name == "app-1"; v.Outcome != StepTimedOut || drained != test.drained {
+				t.Errorf("%s: %+v, failed for %v", test.do, v, namesOf(v.Failed))
+			}
+		})
 	}
 }
 

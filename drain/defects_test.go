@@ -208,6 +208,33 @@ func TestInterruptedBeforeItBegan(t *testing.T) {
 	check("interrupted in between", err, Interrupted)
 }
 
+// Only a signal is an interrupt: an LB that is gone is a failure, whenever that is.
+func TestLostLinkIsNoInterrupt(t *testing.T) {
+	t.Parallel()
+	for _, kind := range []Kind{Drain, Undrain, Run} {
+		for _, call := range []string{"plan", "lock", "begin", "apply", "reload", "record", "end"} {
+			for range 5 { // the loss may be noticed before the call has failed, or after
+				p := newPool(t, 2)
+				if kind == Undrain {
+					spec := p.spec(Drain)
+					spec.Targets = spec.Targets[:1]
+					if out := p.run(spec); out.exit != Done {
+						t.Fatal(out.err)
+					}
+				}
+				p.fault = poolFault{who: "lb1", call: call, kind: lbGone}
+				spec := p.spec(kind)
+				if kind != Run {
+					spec.Targets = spec.Targets[:1]
+				}
+				if out := p.run(spec); out.exit == Interrupted {
+					t.Errorf("%s, the link breaks at %s: exit %d, %v", kind, call, out.exit, out.err)
+				}
+			}
+		}
+	}
+}
+
 // Who waits for another operator's lock plans with what stands when that one has
 // ended.
 func TestWaitForALockPlansAgain(t *testing.T) {

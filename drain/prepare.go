@@ -343,17 +343,13 @@ func (o *Operation) lockRequest(wait time.Duration) balancer.LockRequest {
 	return r
 }
 
-// lockName is what a target's backend is locked by: its ports and upstreams are
-// one backend, and one service.
+// lockName is what a target's backend is locked by.
 func lockName(target string) string {
 	t, err := nginx.ParseTarget(target)
-	switch {
-	case err != nil:
+	if err != nil {
 		return strings.ToLower(target)
-	case t.Unix != "":
-		return "unix:" + t.Unix
 	}
-	return strings.ToLower(t.Host)
+	return balancer.BackendName(t)
 }
 
 // lock takes the locks on every LB. Whoever has that on the first one goes on to the

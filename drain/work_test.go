@@ -35,7 +35,9 @@ func TestWorkThatLeavesAProcess(t *testing.T) {
 	const background = 15 * time.Second // longer than workGrace
 	m := &member{Backend: &backend.Backend{Name: "app-1", Host: remote.Local(nil)}}
 	for where, run := range map[string]func(o *Operation, words []string) (int, error){
-		"here":           func(o *Operation, words []string) (int, error) { return o.runHere(t.Context(), words, Backend{}, StepWork) },
+		"here": func(o *Operation, words []string) (int, error) {
+			return o.runHere(t.Context(), words, Backend{}, StepWork)
+		},
 		"on the backend": func(o *Operation, words []string) (int, error) { return o.runThere(t.Context(), m, words) },
 	} {
 		for status, script := range []string{"sleep 15 & echo started", "sleep 15 & echo started; exit 1"} {

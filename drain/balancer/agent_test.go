@@ -95,12 +95,13 @@ func TestHostileCaller(t *testing.T) {
 // write any file of the machine, with the caller's text.
 func TestEditsAreTheAgentsOwn(t *testing.T) {
 	r := newRig(t)
-	c := r.agent()
+	var c *Client
 	file := r.dir + "/other.conf"
 	edit := journal.Edit{Path: file, After: hash(r.read(file)), Splices: []journal.Splice{{Old: "mine\n"}}}
 	before := r.read(file)
 	begin := Beginning{Operation: journal.Operation{ID: testID, Kind: journal.KindDrain, Edits: []journal.Edit{edit}}, Lines: Lines{[]byte("{}")}}
 	for range 2 { // the second one goes on with what the first has left
+		c = r.agent()
 		if err := c.Begin(t.Context(), begin); err != nil {
 			t.Fatal(err)
 		}

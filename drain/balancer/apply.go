@@ -247,7 +247,7 @@ func (l *Local) replace(ctx context.Context, ch *fileChange) error {
 		return context.Cause(ctx)
 	}
 	edit := journal.Edit{Path: ch.file.Path, Before: hash(ch.file.Src), After: hash(ch.now), Splices: ch.splices}
-	if err := l.update(ctx, "announce an edit", func(s *journal.State) error { return s.Announce(l.id, edit) }); err != nil {
+	if err := l.updateOwn(ctx, "announce an edit", func(s *journal.State) error { return s.Announce(l.id, edit) }); err != nil {
 		return fmt.Errorf("write the journal: %w", err)
 	}
 	// Noted first: a replacement whose end is not known may have happened.
@@ -261,7 +261,7 @@ func (l *Local) replace(ctx context.Context, ch *fileChange) error {
 	l.wrote = time.Now()
 	if errors.Is(err, nginx.ErrChanged) {
 		l.edits = l.edits[:len(l.edits)-1]
-		_ = l.update(ctx, "withdraw an edit", func(s *journal.State) error { return s.Withdraw(l.id, edit.Path) })
+		_ = l.updateOwn(ctx, "withdraw an edit", func(s *journal.State) error { return s.Withdraw(l.id, edit.Path) })
 		return &Error{Code: CodeChanged, Message: fmt.Sprintf("%s was changed in between", ch.file.Path), cause: err}
 	}
 	return err

@@ -46,6 +46,7 @@ type Local struct {
 	id     string // of the operation that has begun here
 	begun  bool   // it may edit
 	locks  []*journal.Lock
+	locked []string // the backends that they are on
 	// editLock keeps other operations from editing, from Apply until nginx has
 	// loaded the files.
 	editLock *journal.Lock
@@ -199,6 +200,10 @@ const lockGrace = time.Second
 func (l *Local) Lock(ctx context.Context, r LockRequest) error {
 	l.serial.Lock()
 	defer l.serial.Unlock()
+	if l.editLock != nil {
+		// To wait here for others would keep all others from editing.
+		return refusal("lock backends: an edit of this operation waits for its reload")
+	}
 	if err := checkLocks(r, len(l.locks)); err != nil {
 		return &Error{Code: CodeRefused, Message: err.Error(), cause: err}
 	}
@@ -211,7 +216,7 @@ func (l *Local) Lock(ctx context.Context, r LockRequest) error {
 		err := l.effect("lock "+name, func() error {
 			lock, err := l.journal.Lock(ctx, backendLock+name, wait, r.Holder)
 			if err == nil {
-				l.locks = append(l.locks, lock)
+				l.locks, l.locked = append(l.locks, lock), append(l.locked, name)
 			}
 			return err
 		})
@@ -245,7 +250,7 @@ func (l *Local) unlock() {
 	if len(l.locks) > 0 {
 		l.journal.SweepLocks()
 	}
-	l.locks = nil
+	l.locks, l.locked = nil, nil
 }
 
 // maxLocks bounds the backends that one operation locks: each takes an open file.
@@ -292,7 +297,10 @@ func (l *Local) lockConfiguration(ctx context.Context) error {
 	if errors.As(err, &locked) {
 		err = fmt.Errorf("another operation has been editing the configuration for %s: %w", editWait, err)
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return l.undoUnsent(ctx)
 }
 
 func (l *Local) unlockConfiguration() {

@@ -2,8 +2,12 @@ package balancer
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/drainctl/drainctl/drain/journal"
@@ -15,44 +19,102 @@ import (
 func (l *Local) Begin(ctx context.Context, b Beginning) error {
 	l.serial.Lock()
 	defer l.serial.Unlock()
-	if l.id != "" && l.id != b.Operation.ID {
+	if l.id != "" {
 		return &Error{Code: CodeRefused, Message: fmt.Sprintf("operation %s has begun already", l.id)}
 	}
-	if b.SetAside {
+	if b.SetAside && l.options.Caller.UID == 0 {
 		if _, err := l.journal.SetAside(ctx); err != nil {
 			return asError(fmt.Errorf("write the journal: %w", err))
 		}
 	}
-	caller := l.options.Caller
-	op := b.Operation
-	op.Recorder, op.Began, op.Edits = &caller, time.Now(), nil
-	op.Result, op.Ended, op.Open, op.NotDrained = "", time.Time{}, 0, nil
-	adopted := false
-	err := l.update(ctx, "begin", func(s *journal.State) error {
-		had, ok := s.Find(op.ID)
-		if !ok {
-			if err := journal.CheckNewID(op.ID, op.Began, s.LastID); err != nil {
-				return &Error{Code: CodeRefused, Message: err.Error(), cause: err}
-			}
-			// Noted before it is written: what fails in the middle is ended all the same.
-			l.id = op.ID
-			return s.Begin(op)
-		}
-		if caller.UID != 0 && (had.Recorder == nil || had.Recorder.UID != caller.UID) {
-			return &Error{Code: CodeRefused, Message: fmt.Sprintf("operation %s was begun by another user", op.ID)}
-		}
-		// Adopted after a broken connection: the reload may have been sent.
-		l.id, adopted, l.edits, l.sent = op.ID, true, slices.Clone(had.Edits), len(had.Edits) > 0
-		l.needsReload, l.sentEdits = l.sent, len(had.Edits)
-		return nil
-	})
-	if err == nil && !adopted {
-		err = l.effect("journal: new history", func() error { return l.journal.Create(op.ID, caller, bytesOf(b.Lines)...) })
+	s, err := l.journal.State()
+	if err != nil {
+		return asError(fmt.Errorf("read the journal: %w", err))
+	}
+	if had, ok := s.Find(b.Operation.ID); ok && l.isOwn(had) {
+		err = l.adopt(had, b.Lines)
+	} else {
+		err = l.beginAnew(ctx, b)
 	}
 	if err != nil {
 		return asError(fmt.Errorf("write the journal: %w", err))
 	}
 	l.begun = true
+	return nil
+}
+
+// adopt goes on with an operation of the caller after a broken connection.
+func (l *Local) adopt(had journal.Operation, lines Lines) error {
+	if had.Result != "" {
+		return refusal("operation %s has ended", had.ID)
+	}
+	// A crash may have come between the two files of the journal.
+	if err := l.journal.Create(had.ID, l.options.Caller, bytesOf(lines)...); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	l.id, l.edits, l.sentEdits = had.ID, slices.Clone(had.Edits), len(had.Edits)-had.Unsent
+	l.sent = l.sentEdits > 0
+	return nil
+}
+
+// beginAnew records an operation that is not in the journal yet.
+func (l *Local) beginAnew(ctx context.Context, b Beginning) error {
+	caller := l.options.Caller
+	op := b.Operation
+	op.Recorder, op.Began, op.Edits, op.Unsent = &caller, time.Now(), nil, 0
+	op.Result, op.Ended, op.Open, op.NotDrained = "", time.Time{}, 0, nil
+	spare := ""
+	err := l.update(ctx, "begin", func(s *journal.State) error {
+		spare = journal.NewID(op.Began, s.LastID)
+		if _, taken := s.Find(op.ID); taken {
+			// Somebody has seen the ID on another LB, or in a lock. It is root's to use.
+			if caller.UID != 0 {
+				return refusal("operation %s was begun by another user", op.ID)
+			}
+			if err := s.Rename(op.ID, spare); err != nil {
+				return err
+			}
+		}
+		if err := journal.CheckNewID(op.ID, op.Began, s.LastID); err != nil {
+			return refusal("%w", err)
+		}
+		if err := s.Begin(op); err != nil {
+			return err
+		}
+		// Noted before it is written: what fails in the middle is ended all the same.
+		l.id = op.ID
+		return nil
+	})
+	if err == nil && caller.UID == 0 {
+		err = l.journal.Rename(op.ID, spare)
+	}
+	if err == nil {
+		err = l.effect("journal: new history", func() error { return l.journal.Create(op.ID, caller, bytesOf(b.Lines)...) })
+	}
+	return err
+}
+
+// isOwn tells whether the caller has recorded an operation.
+func (l *Local) isOwn(op journal.Operation) bool {
+	caller := l.options.Caller
+	return op.Recorder != nil && op.Recorder.UID == caller.UID || op.Recorder == nil && caller.UID == 0
+}
+
+// updateOwn changes the journal's state on behalf of the operation that has begun here, if
+// that is still in it, and still the caller's.
+func (l *Local) updateOwn(ctx context.Context, what string, change func(*journal.State) error) error {
+	return l.update(ctx, what, func(s *journal.State) error {
+		if err := l.checkOwn(s); err != nil {
+			return err
+		}
+		return change(s)
+	})
+}
+
+func (l *Local) checkOwn(s *journal.State) error {
+	if op, ok := s.Find(l.id); !ok || !l.isOwn(op) {
+		return fmt.Errorf("%w: another process has removed %s", journal.ErrGone, l.journal.Dir)
+	}
 	return nil
 }
 
@@ -69,11 +131,11 @@ func (l *Local) Record(ctx context.Context, r Recorded) error {
 		return errNotBegun()
 	}
 	s, err := l.journal.State()
-	if _, ok := s.Find(l.id); err == nil && !ok {
-		err = fmt.Errorf("%w: another process has removed %s", journal.ErrGone, l.journal.Dir)
+	if err == nil {
+		err = l.checkOwn(&s)
 	}
 	if err == nil && (len(r.Released) > 0 || r.Progress != nil) {
-		err = l.update(ctx, "progress", func(s *journal.State) error { return s.Record(l.id, r.Released, r.Progress) })
+		err = l.updateOwn(ctx, "progress", func(s *journal.State) error { return s.Record(l.id, r.Released, r.Progress) })
 	}
 	if err == nil {
 		err = l.appendHistory(r.Lines)
@@ -100,10 +162,13 @@ func (l *Local) End(ctx context.Context, e Ending) error {
 		l.unlock()
 		return errNotBegun()
 	}
-	err := l.update(ctx, "end", func(s *journal.State) error {
+	// First: an edit that nobody has loaded does not outlast its operation.
+	l.discardStaged()
+	down, known := l.downServers(ctx)
+	err := l.updateOwn(ctx, "end", func(s *journal.State) error {
 		return s.End(l.id, journal.Ending{
-			Result: e.Result, Open: e.Open, NotDrained: e.NotDrained, At: time.Now(),
-			Supersede: l.mayReplace(s, e.Supersede), Down: l.stillDown(ctx, s, e.Result),
+			Result: e.Result, Open: e.Open, NotDrained: e.NotDrained, At: time.Now(), Supersede: l.mayReplace(s, e.Supersede),
+			Down: l.keptDown(s, down, known), By: l.options.Caller, Locked: l.lockedOf(s),
 		})
 	})
 	if err == nil {
@@ -135,22 +200,60 @@ func (l *Local) mayReplace(s *journal.State, ids []string) []string {
 	})
 }
 
-// stillDown is the servers that drainctl has marked and that the configuration has down:
-// an operation that says it put them back has not. Where the configuration cannot be
-// read, all that are marked are.
-func (l *Local) stillDown(ctx context.Context, s *journal.State, r journal.Result) (down []journal.Server) {
-	if op, _ := s.Find(l.id); r != journal.ResultDone || op.Kind == journal.KindDrain || len(s.Marks) == 0 {
-		return nil
-	}
+// downServers is the servers that the configuration has down. known tells whether all of it
+// could be read.
+func (l *Local) downServers(ctx context.Context) (down []journal.Server, known bool) {
 	conf, _, err := l.load(context.WithoutCancel(ctx)) // files of this machine, read in a moment
-	for _, m := range s.Marks {
-		if err != nil || slices.ContainsFunc(conf.Upstreams, func(u *nginx.Upstream) bool {
-			return slices.ContainsFunc(u.Servers, func(s *nginx.Server) bool { return keyOf(s) == m.Server && s.IsDown() })
-		}) {
-			down = append(down, m.Server)
+	if err != nil {
+		return nil, false
+	}
+	for _, u := range conf.Upstreams {
+		for _, s := range u.Servers {
+			if s.IsDown() {
+				down = append(down, keyOf(s))
+			}
 		}
 	}
-	return down
+	return down, len(conf.Skipped) == 0
+}
+
+// keptDown is those of the servers in the journal that are down, or may be: an operation
+// that says it put them back has not.
+func (l *Local) keptDown(s *journal.State, down []journal.Server, known bool) (kept []journal.Server) {
+	note := func(server journal.Server) {
+		if !known || slices.Contains(down, server) {
+			kept = append(kept, server)
+		}
+	}
+	for _, m := range s.Marks {
+		note(m.Server)
+	}
+	op, _ := s.Find(l.id)
+	for _, located := range op.Servers {
+		note(located.Server)
+	}
+	return kept
+}
+
+// lockedOf is the servers of the operation whose backends are locked here.
+func (l *Local) lockedOf(s *journal.State) (locked []journal.Server) {
+	op, _ := s.Find(l.id)
+	for _, located := range op.Servers {
+		a, err := nginx.ParseAddress(located.Address)
+		if err == nil && slices.Contains(l.locked, BackendName(nginx.Target{Address: a})) {
+			locked = append(locked, located.Server)
+		}
+	}
+	return locked
+}
+
+// BackendName is what a target's backend is locked by: its ports and upstreams are one
+// backend, and one service.
+func BackendName(t nginx.Target) string {
+	if t.Unix != "" {
+		return "unix:" + t.Unix
+	}
+	return strings.ToLower(t.Host)
 }
 
 // stagedLimit is how long an operation may keep others from editing before nginx is told
@@ -171,6 +274,40 @@ func (l *Local) limitStaged() *time.Timer {
 		l.discardStaged()
 		l.unlockConfiguration()
 	})
+}
+
+// undoUnsent undoes the edits of operations that ended before a reload was sent for them,
+// as when their agent was killed. Whoever has the lock on the configuration knows that these
+// operations do nothing any more.
+func (l *Local) undoUnsent(ctx context.Context) error {
+	s, err := l.journal.State()
+	if err != nil {
+		return nil // the edit that follows says so
+	}
+	for _, op := range s.Operations {
+		keep := len(op.Edits) - op.Unsent
+		if op.Unsent <= 0 || keep < 0 {
+			continue
+		}
+		for i, e := range slices.Backward(op.Edits[keep:]) {
+			if now, err := os.ReadFile(e.Path); err == nil && slices.ContainsFunc(op.Edits[keep:keep+i], func(first journal.Edit) bool {
+				return first.Path == e.Path && first.Before == hash(string(now))
+			}) {
+				continue // later edits have undone the earlier ones
+			}
+			if err := l.restoreFile(ctx, e); err != nil {
+				return fmt.Errorf("undo an edit of operation %s, which nginx has not loaded: %s: %w", op.ID, e.Path, err)
+			}
+			l.wrote = time.Now()
+		}
+		if err := l.update(ctx, "restored", func(s *journal.State) error { return s.Restored(op.ID, keep) }); err != nil {
+			return fmt.Errorf("write the journal: %w", err)
+		}
+		if op.ID == l.id {
+			l.edits, l.sentEdits, l.needsReload = l.edits[:keep], keep, false
+		}
+	}
+	return nil
 }
 
 // discardStaged undoes the edits of the operation that no reload was sent for.

@@ -47,6 +47,12 @@ func (l *Local) reload(ctx context.Context, limit time.Duration) error {
 	if err := sleep(ctx, time.Until(l.wrote.Add(reloadGap))); err != nil {
 		return err
 	}
+	if len(l.edits) > l.sentEdits {
+		// Noted first: what was sent is not undone by whoever finds it.
+		if err := l.updateOwn(ctx, "reload", func(s *journal.State) error { return s.Sent(l.id) }); err != nil {
+			return fmt.Errorf("write the journal: %w", err)
+		}
+	}
 	l.sent, l.sentEdits = true, len(l.edits)
 	known := maps.Clone(l.unloaded)
 	l.mayHaveLoaded()
@@ -167,7 +173,7 @@ func (l *Local) restoreFiles(ctx context.Context, keep int) (notices []string, e
 		l.edits = l.edits[:len(l.edits)-1]
 		l.sentEdits = min(l.sentEdits, len(l.edits))
 	}
-	if err := l.update(ctx, "restored", func(s *journal.State) error { return s.Restored(l.id, keep) }); err != nil {
+	if err := l.updateOwn(ctx, "restored", func(s *journal.State) error { return s.Restored(l.id, keep) }); err != nil {
 		notices = append(notices, fmt.Sprintf("write the journal: %v", err))
 	}
 	return notices, nil

@@ -76,6 +76,22 @@ func (j Journal) Create(id string, r Recorder, lines ...[]byte) error {
 	return nil
 }
 
+// Rename gives the history of an operation another ID, if there is one.
+func (j Journal) Rename(id, to string) error {
+	from, err := j.historyPath(id)
+	if err != nil {
+		return err
+	}
+	path, err := j.historyPath(to)
+	if err == nil {
+		err = os.Rename(from, path)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
 // Append adds lines to the history of an operation, and returns when they are on the
 // disk. If the file was removed, that is ErrGone: it is not begun anew without its beginning.
 func (j Journal) Append(id string, lines ...[]byte) error {

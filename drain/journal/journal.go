@@ -221,7 +221,7 @@ func (j Journal) SetAside(ctx context.Context) (path string, err error) {
 
 // withState keeps other updates out while f runs.
 func (j Journal) withState(ctx context.Context, f func() error) error {
-	lock, err := acquire(ctx, filepath.Join(j.Dir, "state.lock"), "the state", stateWait)
+	lock, err := await(ctx, filepath.Join(j.Dir, "state.lock"), "the state", stateWait)
 	if err != nil {
 		return fmt.Errorf("lock the state: %w", err)
 	}

@@ -125,6 +125,7 @@ func TestStateSurvives(t *testing.T) {
 		ID: "1", Kind: KindDrain, Targets: []string{"10.0.0.1", "web"}, Recorder: &Recorder{1000, "deploy"}, User: "ann", Host: "desk", Reason: "disk <3> é",
 		Began: at, Continues: "0", Spec: json.RawMessage(`{"timeout":1}`), Servers: []Located{{one, conf, 3, true}},
 		Edits:  []Edit{{conf, "a", "b", []Splice{{one, 40, " down", " x", 3}}}},
+		Unsent: 1,
 		Result: ResultPartial, Ended: at, Open: 7, NotDrained: []Server{one}, Progress: json.RawMessage(`{"done":1}`),
 	}
 	want := State{stateVersion, "1", []Operation{op}, []Mark{{one, "1", conf, 3, 40, "a"}}, map[string]FileHashes{conf: {"a", "b"}}}

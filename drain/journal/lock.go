@@ -159,7 +159,7 @@ func (j Journal) SweepLocks() {
 		if err != nil {
 			continue
 		}
-		if flock(f, unix.LOCK_EX) == nil {
+		if flock(f, unix.LOCK_EX|unix.LOCK_NB) == nil {
 			removeHeld(f)
 		}
 		f.Close()
@@ -220,14 +220,63 @@ func acquire(ctx context.Context, path, name string, wait time.Duration) (*os.Fi
 	}
 }
 
+// await is acquire in the kernel's queue: however many others take the lock again and again,
+// it comes to its turn.
+func await(ctx context.Context, path, name string, wait time.Duration) (*os.File, error) {
+	type end struct {
+		file *os.File
+		err  error
+	}
+	ended := make(chan end, 1)
+	free := func() { // its turn may come yet
+		if e := <-ended; e.err == nil {
+			e.file.Close()
+		}
+	}
+	f, err := create(path, os.O_RDWR)
+	go func() {
+		if err == nil {
+			err = lockFile(f, path, 0)
+		}
+		for errors.Is(err, unix.EWOULDBLOCK) { // another file is there now
+			if f, err = create(path, os.O_RDWR); err == nil {
+				err = lockFile(f, path, 0)
+			}
+		}
+		ended <- end{f, err}
+	}()
+	select {
+	case e := <-ended:
+		if e.err != nil {
+			return nil, fmt.Errorf("lock %s: %w", name, e.err)
+		}
+		return e.file, nil
+	case <-time.After(wait):
+		go free()
+		return nil, &LockedError{Name: name}
+	case <-ctx.Done():
+		go free()
+		return nil, fmt.Errorf("lock %s: %w", name, context.Cause(ctx))
+	}
+}
+
 // tryLock opens and locks the file at path; EWOULDBLOCK if another holds it. A lock on a
 // file that is no longer at path keeps nobody out, and does not count.
 func tryLock(path string) (*os.File, error) {
 	f, err := create(path, os.O_RDWR)
+	if err == nil {
+		err = lockFile(f, path, unix.LOCK_NB)
+	}
 	if err != nil {
 		return nil, err
 	}
-	err = flock(f, unix.LOCK_EX)
+	return f, nil
+}
+
+// lockFile locks an open file, or waits for that without LOCK_NB. It closes the file if it
+// fails: EWOULDBLOCK if another holds the lock, or the file is no longer at path.
+func lockFile(f *os.File, path string, how int) error {
+	err := flock(f, unix.LOCK_EX|how)
 	if err == nil {
 		var mine, there os.FileInfo
 		if mine, err = f.Stat(); err == nil {
@@ -239,9 +288,8 @@ func tryLock(path string) (*os.File, error) {
 	}
 	if err != nil {
 		f.Close()
-		return nil, err
 	}
-	return f, nil
+	return err
 }
 
 // look tells whether the lock on the file at path is held, and by whom as far as that is recorded.
@@ -253,7 +301,7 @@ func look(path string) (h Holder, held bool, err error) {
 		return h, false, err
 	}
 	defer f.Close()
-	if err := flock(f, unix.LOCK_SH); !errors.Is(err, unix.EWOULDBLOCK) {
+	if err := flock(f, unix.LOCK_SH|unix.LOCK_NB); !errors.Is(err, unix.EWOULDBLOCK) {
 		return h, false, err
 	}
 	b, err := io.ReadAll(f)
@@ -262,7 +310,7 @@ func look(path string) (h Holder, held bool, err error) {
 
 func flock(f *os.File, how int) error {
 	for {
-		err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
+		err := unix.Flock(int(f.Fd()), how)
 		if !errors.Is(err, unix.EINTR) {
 			return err
 		}

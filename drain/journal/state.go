@@ -77,9 +77,12 @@ type Operation struct {
 	Spec      json.RawMessage `json:"spec,omitempty"`      // what was asked; not looked into here
 	Servers   []Located       `json:"servers,omitempty"`
 	Edits     []Edit          `json:"edits,omitempty"` // in the order in which they were made
-	Result    Result          `json:"result,omitempty"`
-	Ended     time.Time       `json:"ended,omitzero"`
-	Open      int             `json:"open,omitempty"` // connections when it ended
+	// Unsent is how many of the last edits no reload was sent for: nginx has not loaded them,
+	// unless another process has reloaded it.
+	Unsent int       `json:"unsent,omitempty"`
+	Result Result    `json:"result,omitempty"`
+	Ended  time.Time `json:"ended,omitzero"`
+	Open   int       `json:"open,omitempty"` // connections when it ended
 	// NotDrained are the servers that have them, where others have none; none: all.
 	NotDrained []Server        `json:"not_drained,omitempty"`
 	Progress   json.RawMessage `json:"progress,omitempty"` // of a rolling run; not looked into here
@@ -135,7 +138,7 @@ const (
 // The bounds of what one user other than root may have recorded at a time.
 const (
 	maxOfRecorder      = 1000 // operations
-	maxBytesOfRecorder = 16 << 20
+	maxBytesOfRecorder = 4 << 20
 )
 
 // Begin adds an operation. Names that are not UTF-8 are refused: the state is JSON, and
@@ -216,9 +219,26 @@ func (s *State) checkRecorder(op Operation) error {
 	return nil
 }
 
+// Rename gives an operation another ID, also in its marks.
+func (s *State) Rename(id, to string) error {
+	i := s.index(id)
+	if i < 0 {
+		return gone(id)
+	}
+	s.Operations[i].ID = to
+	for k := range s.Marks {
+		if s.Marks[k].Operation == id {
+			s.Marks[k].Operation = to
+		}
+	}
+	s.LastID = max(s.LastID, to)
+	return nil
+}
+
 // Announce adds an edit that is about to be written. What was announced before for this file, by
 // the same operation or from the same bytes, was never written or is restored: its
-// marks are dropped. An edit that goes on from the last one's bytes leaves them.
+// marks are dropped. An edit that goes on from the last one's bytes leaves them, and so does
+// one after an edit that may yet be undone and bring a mark's down back.
 func (s *State) Announce(id string, e Edit) error {
 	i := s.index(id)
 	if i < 0 {
@@ -230,7 +250,7 @@ func (s *State) Announce(id string, e Edit) error {
 		goesOn = op.Edits[k].After == e.Before
 	}
 	s.dropMarks(func(m Mark) bool {
-		return m.File == e.Path && (m.Before == e.Before || m.Operation == id && !goesOn)
+		return m.File == e.Path && (m.Before == e.Before && !s.clearedForNow(m) || m.Operation == id && !goesOn)
 	})
 	for _, sp := range e.Splices {
 		m := Mark{Server: sp.Server, Operation: id, File: e.Path, Line: sp.Line, At: sp.At, Before: e.Before}
@@ -239,6 +259,7 @@ func (s *State) Announce(id string, e Edit) error {
 		}
 	}
 	op.Edits = append(op.Edits, e)
+	op.Unsent++
 	if err := s.checkGrown(op); err != nil {
 		return err
 	}
@@ -246,6 +267,26 @@ func (s *State) Announce(id string, e Edit) error {
 		s.Edits = map[string]FileHashes{}
 	}
 	s.Edits[e.Path] = FileHashes{e.Before, e.After}
+	return nil
+}
+
+// clearedForNow tells whether an operation of others than the mark's has cleared a mark's
+// down, and may yet undo that.
+func (s *State) clearedForNow(m Mark) bool {
+	return slices.ContainsFunc(s.Operations, func(o Operation) bool {
+		return o.ID != m.Operation && slices.ContainsFunc(o.Edits, func(e Edit) bool {
+			return e.Path == m.File && slices.ContainsFunc(e.Splices, func(sp Splice) bool { return sp.Server == m.Server && sp.New == "" })
+		})
+	})
+}
+
+// Sent notes that a reload is about to be sent for all edits of an operation.
+func (s *State) Sent(id string) error {
+	i := s.index(id)
+	if i < 0 {
+		return gone(id)
+	}
+	s.Operations[i].Unsent = 0
 	return nil
 }
 
@@ -262,7 +303,7 @@ func (s *State) Withdraw(id, path string) error {
 		return nil
 	}
 	before := op.Edits[k].Before
-	op.Edits = slices.Delete(op.Edits, k, k+1)
+	op.Edits, op.Unsent = slices.Delete(op.Edits, k, k+1), max(0, op.Unsent-1)
 	s.dropMarks(func(m Mark) bool { return m.Operation == id && m.File == path && m.Before == before })
 	return nil
 }
@@ -274,8 +315,9 @@ func (s *State) Restored(id string, keep int) error {
 	if i < 0 {
 		return gone(id)
 	}
-	if edits := s.Operations[i].Edits; keep < len(edits) {
-		s.Operations[i].Edits = append([]Edit(nil), edits[:keep]...)
+	if op := &s.Operations[i]; keep < len(op.Edits) {
+		op.Unsent = max(0, op.Unsent-(len(op.Edits)-keep))
+		op.Edits = append([]Edit(nil), op.Edits[:keep]...)
 	}
 	return nil
 }
@@ -305,14 +347,17 @@ type Ending struct {
 	NotDrained []Server
 	At         time.Time
 	Supersede  []string // IDs
-	// Down are servers that are marked and that the configuration has down: they were
-	// not put back, whatever the result says.
+	// Down are servers that the configuration has down, or of which that is not known.
 	Down []Server
+	// By is who ends it, and Locked the servers whose backends they have locked.
+	By     Recorder
+	Locked []Server
 }
 
-// End ends an operation. One that was rolled back is dropped, with its marks. An undrain that is done is dropped, and its servers are taken out of
-// what began before it. A drain that is done stays. What a done one supersedes is
-// dropped, and its marks become those of the done one.
+// End ends an operation. One that was rolled back is dropped, with its marks; what it has
+// marked and left down makes it partial. An undrain that is done is dropped, and its servers
+// are taken out of what began before it. A drain that is done stays. What a done one
+// supersedes is dropped, and its marks become those of the done one.
 func (s *State) End(id string, e Ending) error {
 	i := s.index(id)
 	if i < 0 {
@@ -320,6 +365,9 @@ func (s *State) End(id string, e Ending) error {
 	}
 	op := &s.Operations[i]
 	left := slices.DeleteFunc(slices.Clone(e.NotDrained), func(server Server) bool { return !op.Covers(server) })
+	if e.Result == ResultRolledBack && op.leaves(e.Down) {
+		e.Result = ResultPartial
+	}
 	op.Result, op.Open, op.NotDrained, op.Ended = e.Result, e.Open, left, e.At
 	switch e.Result {
 	case ResultRolledBack:
@@ -338,18 +386,28 @@ func (s *State) End(id string, e Ending) error {
 			break
 		}
 		if i = s.index(id); s.Operations[i].Kind != KindDrain || len(s.Operations[i].Servers) == 0 {
-			s.undrained(i, e.Down)
+			s.undrained(i, e)
 		}
 	}
 	return nil
 }
 
+// leaves tells whether an edit of the operation has marked a server that is down.
+func (o *Operation) leaves(down []Server) bool {
+	return slices.ContainsFunc(o.Edits, func(e Edit) bool {
+		return slices.ContainsFunc(e.Splices, func(sp Splice) bool { return sp.New != "" && slices.Contains(down, sp.Server) })
+	})
+}
+
 // undrained drops the operation at i, the marks on its servers, and these servers from
 // what began before it. What began later is about servers drained anew. Servers that are
-// still down keep their marks and their operations.
-func (s *State) undrained(i int, down []Server) {
+// marked and still down keep their marks and their operations. So do, in operations of
+// users that do not trust who ends it, servers that are down or that they have not locked.
+func (s *State) undrained(i int, e Ending) {
 	undrain, later := s.Operations[i], s.Operations[i+1:]
-	undrain.Servers = slices.DeleteFunc(slices.Clone(undrain.Servers), func(l Located) bool { return slices.Contains(down, l.Server) })
+	undrain.Servers = slices.DeleteFunc(slices.Clone(undrain.Servers), func(l Located) bool {
+		return slices.Contains(e.Down, l.Server) && len(s.MarksOn(l.Server)) > 0
+	})
 	anew := func(id string) bool {
 		return slices.ContainsFunc(later, func(o Operation) bool { return o.ID == id })
 	}
@@ -357,7 +415,10 @@ func (s *State) undrained(i int, down []Server) {
 	var kept []Operation
 	for _, o := range s.Operations[:i] {
 		had := len(o.Servers)
-		o.Servers = slices.DeleteFunc(slices.Clone(o.Servers), func(l Located) bool { return undrain.Covers(l.Server) })
+		own := e.By.UID == 0 || o.Recorder != nil && o.Recorder.UID == e.By.UID
+		o.Servers = slices.DeleteFunc(slices.Clone(o.Servers), func(l Located) bool {
+			return undrain.Covers(l.Server) && (own || slices.Contains(e.Locked, l.Server) && !slices.Contains(e.Down, l.Server))
+		})
 		if len(o.Servers) > 0 || had == 0 {
 			kept = append(kept, o)
 		}

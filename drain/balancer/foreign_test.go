@@ -1,0 +1,318 @@
+package balancer
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/nginx"
+)
+
+// What one user can do to the operations, marks and locks of another. The caller is uid 1000.
+
+// as is the LB on behalf of a user.
+func (r *rig) as(uid uint32) *Local {
+	o := r.options()
+	o.Caller = journal.Recorder{UID: uid, Name: fmt.Sprint("u", uid)}
+	l := NewLocal(o)
+	r.t.Cleanup(func() { l.Close() })
+	return l
+}
+
+func newOperationID() string { return journal.NewID(time.Now(), "") }
+
+// must fails the test for any of the errors.
+func (r *rig) must(errs ...error) {
+	r.t.Helper()
+	for _, err := range errs {
+		if err != nil {
+			r.t.Fatal(err)
+		}
+	}
+}
+
+// staged is an agent of a user that has edited and not reloaded.
+func (r *rig) staged(uid uint32, q Query) (*Local, string) {
+	r.t.Helper()
+	l, id := r.as(uid), newOperationID()
+	report := r.began(l, id, q)
+	_, err := l.Apply(r.t.Context(), change(report, *q.Want))
+	r.must(err)
+	return l, id
+}
+
+// drained has root drain a server; the operation has its ID.
+func (r *rig) drained(id, target string) {
+	r.t.Helper()
+	root := r.as(0)
+	report := r.began(root, id, down(target))
+	a, err := root.Apply(r.t.Context(), change(report, nginx.Want{Down: true}))
+	r.must(err)
+	if a.NeedsReload {
+		_, err = root.Reload(r.t.Context(), ReloadRequest{patience})
+		r.must(err)
+	}
+	r.must(root.End(r.t.Context(), Ending{Result: journal.ResultDone}), root.Close())
+}
+
+// state is what the journal has.
+func (r *rig) state() *journal.State {
+	r.t.Helper()
+	s, err := r.as(0).State(context.Background())
+	r.must(err)
+	return &s
+}
+
+func operation(id, kind string, servers ...journal.Located) Beginning {
+	return Beginning{Operation: journal.Operation{ID: id, Kind: kind, Servers: servers}, Lines: Lines{[]byte("{}")}}
+}
+
+// An edit for which no reload was sent does not outlast its operation, however that ends.
+func TestStagedEditEnds(t *testing.T) {
+	for name, end := range map[string]func(r *rig, l *Local, id string) error{
+		"close":       func(r *rig, l *Local, id string) error { return nil },
+		"done":        func(r *rig, l *Local, id string) error { return l.End(r.t.Context(), Ending{Result: journal.ResultDone}) },
+		"rolled back": func(r *rig, l *Local, id string) error { return l.End(r.t.Context(), Ending{Result: journal.ResultRolledBack}) },
+		"partial":     func(r *rig, l *Local, id string) error { return l.End(r.t.Context(), Ending{Result: journal.ResultPartial}) },
+		"begun again": func(r *rig, l *Local, id string) error {
+			if err := l.Begin(r.t.Context(), operation(id, journal.KindDrain)); err == nil {
+				return fmt.Errorf("operation %s has begun twice", id)
+			}
+			return nil
+		},
+		"adopted and ended by another agent": func(r *rig, l *Local, id string) error {
+			other := r.as(1000)
+			r.must(other.Begin(r.t.Context(), operation(id, journal.KindDrain)))
+			return other.End(r.t.Context(), Ending{Result: journal.ResultRolledBack})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			l, id := r.staged(1000, down("127.0.0.2"))
+			r.must(end(r, l, id), l.Close())
+			if now := r.read(r.pool); now != r.was {
+				t.Errorf("the edit is left behind:\n%s", now)
+			}
+		})
+	}
+}
+
+// The edit of an agent that was killed before its reload is undone by the next operation that
+// edits, whatever it edits; and one that was loaded is not.
+func TestEditOfAKilledAgent(t *testing.T) {
+	for _, loaded := range []bool{false, true} {
+		t.Run(fmt.Sprint("loaded ", loaded), func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			killed, _ := r.staged(0, down("127.0.0.2"))
+			if loaded {
+				_, err := killed.Reload(t.Context(), ReloadRequest{patience})
+				r.must(err)
+			} else {
+				r.must(killed.editLock.Unlock()) // as the kernel does
+				killed.staged.Stop()
+				killed.editLock = nil
+			}
+			next := r.as(1000)
+			report := r.began(next, newOperationID(), down("127.0.0.3"))
+			_, err := next.Apply(t.Context(), change(report, nginx.Want{Down: true}))
+			if !loaded {
+				if CodeOf(err) != CodeChanged {
+					t.Fatalf("the file was put back, and the plan of before is taken: %v", err)
+				}
+				report, err = next.Plan(t.Context(), down("127.0.0.3"))
+				r.must(err)
+				_, err = next.Apply(t.Context(), change(report, nginx.Want{Down: true}))
+			}
+			r.must(err)
+			if has := strings.Contains(r.read(r.pool), "127.0.0.2:8080 weight=2 down"); has != loaded {
+				t.Errorf("the file:\n%s", r.read(r.pool))
+			}
+		})
+	}
+}
+
+// A reload has an edit to load: what was loaded, or has ended, is not reloaded again.
+func TestNoReloadWithoutAnEdit(t *testing.T) {
+	r := newRig(t)
+	l, id := r.staged(1000, down("127.0.0.2"))
+	_, err := l.Reload(t.Context(), ReloadRequest{patience})
+	r.must(err)
+	for _, ended := range []bool{false, true} {
+		if ended {
+			r.must(l.End(t.Context(), Ending{Result: journal.ResultDone}))
+		}
+		again := r.as(1000)
+		if err := again.Begin(t.Context(), operation(id, journal.KindDrain)); (err == nil) == ended {
+			t.Errorf("ended %t: begun again: %v", ended, err)
+		}
+		if _, err := again.Reload(t.Context(), ReloadRequest{patience}); err == nil {
+			t.Errorf("ended %t: nginx was reloaded, and nothing had been edited", ended)
+		}
+	}
+}
+
+// Whoever has learned root's ID before root begins cannot have root's operation, nor keep
+// root from it.
+func TestIDOfAnother(t *testing.T) {
+	for name, take := range map[string]func(r *rig, l *Local, id string){
+		"refused for its kind": func(r *rig, l *Local, id string) {
+			if err := l.Begin(r.t.Context(), operation(id, "nonsense")); err == nil {
+				r.t.Error("an operation of an unknown kind has begun")
+			}
+		},
+		"begun": func(r *rig, l *Local, id string) { r.must(l.Begin(r.t.Context(), operation(id, journal.KindDrain))) },
+		"begun, and ended by another agent": func(r *rig, l *Local, id string) {
+			r.must(l.Begin(r.t.Context(), operation(id, journal.KindDrain)))
+			other := r.as(1000)
+			r.must(other.Begin(r.t.Context(), operation(id, journal.KindDrain)))
+			r.must(other.End(r.t.Context(), Ending{Result: journal.ResultRolledBack}))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			id, l := newOperationID(), r.as(1000)
+			take(r, l, id)
+			r.drained(id, "127.0.0.2")
+			before := r.state()
+			if op, _ := before.Find(id); op.Recorder == nil || op.Recorder.UID != 0 {
+				t.Errorf("root's drain is recorded as that of %v", op.Recorder)
+			}
+			for _, err := range []error{
+				l.Record(t.Context(), Recorded{Lines: Lines{[]byte("{}")}, Progress: []byte("1")}),
+				l.End(t.Context(), Ending{Result: journal.ResultRolledBack}),
+			} {
+				if err == nil {
+					t.Error("root's operation was changed by another")
+				}
+			}
+			if now := r.state(); len(now.Marks) != len(before.Marks) || len(now.Operations) != len(before.Operations) || len(now.Marks) != 1 {
+				t.Errorf("%d marks and %d operations, before %d and %d", len(now.Marks), len(now.Operations), len(before.Marks), len(before.Operations))
+			}
+		})
+	}
+}
+
+// An undrain that is only recorded, and puts nothing back, takes nothing from another's
+// operation; nor does one that puts something back and undoes that.
+func TestOthersKeepTheirOperations(t *testing.T) {
+	pretend := func(r *rig, servers []journal.Located) {
+		l := r.as(1000)
+		r.must(l.Begin(r.t.Context(), operation(newOperationID(), journal.KindUndrain, servers...)))
+		r.must(l.End(r.t.Context(), Ending{Result: journal.ResultDone}))
+	}
+	for _, test := range []struct {
+		name, target string
+		marks        int
+		do           func(r *rig, id string)
+	}{
+		{"marked", "127.0.0.2", 1, func(r *rig, id string) {
+			op, _ := r.state().Find(id)
+			pretend(r, op.Servers)
+		}},
+		{"down already", "127.0.0.4", 0, func(r *rig, id string) {
+			op, _ := r.state().Find(id)
+			pretend(r, op.Servers)
+		}},
+		{"while the file cannot be read", "127.0.0.2", 1, func(r *rig, id string) {
+			op, _ := r.state().Find(id)
+			text := r.read(r.pool)
+			r.write(r.pool, strings.Replace(text, "}", "", 1))
+			pretend(r, op.Servers)
+			r.write(r.pool, text)
+		}},
+		{"put back, and undone", "127.0.0.2", 1, func(r *rig, id string) {
+			drained := r.read(r.pool)
+			l, _ := r.staged(1000, Query{Targets: []string{"127.0.0.2"}, Want: &nginx.Want{}})
+			report, err := l.Plan(r.t.Context(), down("127.0.0.3"))
+			r.must(err)
+			_, err = l.Apply(r.t.Context(), change(report, nginx.Want{Down: true}))
+			r.must(err)
+			_, err = l.Restore(r.t.Context(), ReloadRequest{patience})
+			r.must(err, l.End(r.t.Context(), Ending{Result: journal.ResultRolledBack}))
+			if now := r.read(r.pool); now != drained {
+				r.t.Fatalf("not as root left it:\n%s", now)
+			}
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			id := newOperationID()
+			r.drained(id, test.target)
+			time.Sleep(apart)
+			test.do(r, id)
+			s := r.state()
+			if _, ok := s.Find(id); !ok || len(s.Marks) != test.marks {
+				t.Errorf("%d marks; root's operation is there: %t", len(s.Marks), ok)
+			}
+		})
+	}
+}
+
+// Nor does it end what root has begun and not edited yet.
+func TestOthersKeepWhatTheyBegan(t *testing.T) {
+	r := newRig(t)
+	root := r.as(0)
+	report := r.began(root, newOperationID(), down("127.0.0.2"))
+	l := r.as(1000)
+	r.must(l.Begin(t.Context(), operation(newOperationID(), journal.KindUndrain, journal.Located{Server: report.Servers[0].Server})))
+	r.must(l.End(t.Context(), Ending{Result: journal.ResultDone}))
+	_, err := root.Apply(t.Context(), change(report, nginx.Want{Down: true}))
+	r.must(err)
+}
+
+// What an operation has marked and left down is not forgotten because it says that it was
+// rolled back.
+func TestRolledBackInName(t *testing.T) {
+	r := newRig(t)
+	l, id := r.staged(1000, down("127.0.0.2"))
+	_, err := l.Reload(t.Context(), ReloadRequest{patience})
+	r.must(err, l.End(t.Context(), Ending{Result: journal.ResultRolledBack}))
+	s := r.state()
+	if op, ok := s.Find(id); !ok || op.Result != journal.ResultPartial || len(s.Marks) != 1 {
+		t.Errorf("%d marks, result %q", len(s.Marks), op.Result)
+	}
+}
+
+// A user who writes to the journal without end keeps nobody from it.
+func TestJournalIsShared(t *testing.T) {
+	r := newRig(t)
+	ctx, stop := context.WithCancel(t.Context())
+	var all sync.WaitGroup
+	defer all.Wait()
+	defer stop()
+	for range 4 {
+		l := r.as(1000)
+		op := operation(newOperationID(), journal.KindDrain)
+		for range 5000 {
+			op.Operation.Servers = append(op.Operation.Servers, journal.Located{Server: journal.Server{Module: "http", Upstream: strings.Repeat("u", 60), Address: "127.0.0.9:80"}})
+		}
+		r.must(l.Begin(ctx, op))
+		all.Go(func() {
+			for n := 0; ctx.Err() == nil; n++ {
+				_ = l.Record(ctx, Recorded{Progress: fmt.Append(nil, n)})
+			}
+		})
+	}
+	for range 5 {
+		if err := r.as(0).Begin(ctx, operation(newOperationID(), journal.KindDrain)); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// While an edit waits for its reload, its operation waits for no lock: others want to edit.
+func TestNoLockWhileStaged(t *testing.T) {
+	r := newRig(t)
+	l, _ := r.staged(1000, down("127.0.0.2"))
+	if err := l.Lock(t.Context(), LockRequest{Backends: []string{"127.0.0.99"}, Wait: -1}); CodeOf(err) != CodeRefused {
+		t.Errorf("a lock was taken: %v", err)
+	}
+}

@@ -70,7 +70,7 @@ func TestConfigurationLock(t *testing.T) {
 			t.Fatalf("down %t: needs a reload %t, %v; want %t", isDown, a.NeedsReload, err, needsReload)
 		}
 		if names := r.lockNames(); (len(names) > 0) != needsReload {
-			t.Errorf("down %t: the locks %q are held; a reload is needed: %t", isDown, names, needsReload)
+			t.Fatalf("down %t: the locks %q are held; a reload is needed: %t", isDown, names, needsReload)
 		}
 	}
 	r.began(c, testID, q)
@@ -82,7 +82,7 @@ func TestConfigurationLock(t *testing.T) {
 		t.Fatal(err)
 	}
 	if names := r.lockNames(); len(names) > 0 {
-		t.Errorf("after the reload the locks %q are held", names)
+		t.Fatalf("after the reload the locks %q are held", names)
 	}
 	apply(true, false) // as wanted, and loaded
 	other := r.agent()

@@ -26,7 +26,10 @@ func (o *Operation) Run(hard, soft context.Context) error {
 	if err := o.begin(soft); err != nil {
 		f := &Failure{Exit: Failed, Err: err, Stands: Stands{Standing: Untouched}}
 		if soft.Err() != nil {
-			f.Exit, f.Err = Interrupted, context.Cause(soft)
+			f.Err = context.Cause(soft)
+		}
+		if errors.Is(f.Err, ErrInterrupted) {
+			f.Exit = Interrupted
 		}
 		// Some LBs may have recorded it: they record its end too.
 		o.end(hard, f)

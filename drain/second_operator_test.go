@@ -159,6 +159,18 @@ func TestAnyLBIsLost(t *testing.T) {
 	}
 }
 
+// TestLBIsLostBeforehand: an LB that is lost before anything was done is a failure, not an
+// interruption by the operator.
+func TestLBIsLostBeforehand(t *testing.T) {
+	p := newPool(t, 2)
+	p.at["lb1 connections"] = p.lbs[1].lose
+	spec := p.spec(Drain)
+	spec.Targets = spec.Targets[:1]
+	p.run(spec).ended(t, Failed, Untouched, "broke")
+	p.whole()
+	p.putBack()
+}
+
 // TestLockOrder: whoever waits for the lock on an LB holds those on the LBs before it by
 // name and no other, in whatever order the operator names the LBs. So two operators
 // never wait for each other.

@@ -2,6 +2,7 @@ package drain
 
 import (
 	"context"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -311,6 +312,64 @@ func TestSomebodyElseWrites(t *testing.T) {
 	if _, err = meddle(back, once()); err != nil || r.read() != "# theirs\n# theirs\n"+r.was || !r.unit.active() {
 		t.Fatalf("%v, the file is\n%s", err, r.read())
 	}
+}
+
+// What somebody changes between the plan and the edit is planned again, and refused if
+// a reload would put it live.
+func TestSomebodyElseWritesAfterThePlan(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		write   func(r *rig)
+		pending bool // is accepted
+		exit    Exit
+		want    func(r *rig) string // the file in the end
+	}{
+		{"another file", func(r *rig) { writeFile(t, r.dir+"/extra.conf", "# halfway\n") }, false, Refused, func(r *rig) string { return r.was }},
+		{"the servers are swapped", func(r *rig) { r.write(r.swapped()) }, true, Done,
+			func(r *rig) string {
+				return strings.Replace(r.swapped(), "server "+r.unit.addr+";", "server "+r.unit.addr+" down;", 1)
+			}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			writeFile(t, r.dir+"/extra.conf", "# nothing\n")
+			r.was = strings.Replace(r.was, "access_log off;", "access_log off; include extra.conf;", 1)
+			r.write(r.was)
+			r.reload()
+			wrote := false
+			c := meddled{connector{r}, func(effect string) {
+				if effect == "lock the configuration" && !wrote {
+					wrote = true
+					test.write(r)
+				}
+			}}
+			spec := r.spec(Drain)
+			spec.Allow.Pending = test.pending
+			err := run(t.Context(), t.Context(), spec, Options{Connect: c, bounds: shortBounds})
+			if got := r.read(); ExitOf(err) != test.exit || !wrote || got != test.want(r) {
+				t.Errorf("exit %d, %v, the file is\n%s", ExitOf(err), err, got)
+			}
+			if r.unit.active() != (test.exit == Refused) {
+				t.Errorf("exit %d, and the app runs: %t", ExitOf(err), r.unit.active())
+			}
+		})
+	}
+}
+
+func writeFile(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// swapped is the configuration with its two servers in the other order.
+func (r *rig) swapped() string {
+	lines := strings.SplitAfter(r.was, "\n")
+	i := slices.IndexFunc(lines, func(l string) bool { return strings.Contains(l, r.unit.addr) })
+	lines[i], lines[i+1] = lines[i+1], lines[i]
+	return strings.Join(lines, "")
 }
 
 // Files that were changed since nginx was loaded are not put live, and drainctl's

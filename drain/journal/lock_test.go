@@ -179,38 +179,58 @@ func (j Journal) wantLockFiles(t *testing.T, want ...string) {
 	}
 }
 
-// Holders that come and go, some of them killed, and others that sweep: one holds the lock
-// at a time.
+// Many take the lock in turn, and sweep. Some are killed while they hold it. Only one
+// holds it at a time. Whoever tries again at once often opens a lock file
+// that its holder removes in the same instant.
 func TestOneHolderAtATime(t *testing.T) {
-	j := newJournal(t)
-	var held, all atomic.Int64
-	var wait sync.WaitGroup
-	for i := range 8 {
-		wait.Go(func() {
-			for range 50 {
-				l, err := j.Lock(t.Context(), host, time.Minute, ann)
-				if err != nil {
-					t.Error(err)
-					return
+	for _, test := range []struct {
+		name  string
+		wait  time.Duration // of one try
+		locks int           // that each of them takes
+	}{
+		{"waiting for it", time.Minute, 50},
+		{"trying again at once", 0, 20},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			j := newJournal(t)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			take := func() (l *Lock, err error) {
+				for {
+					var locked *LockedError
+					if l, err = j.Lock(ctx, host, test.wait, ann); !errors.As(err, &locked) || ctx.Err() != nil {
+						return l, err
+					}
 				}
-				if n := held.Add(1); n != 1 {
-					t.Errorf("%d hold the lock", n)
-				}
-				all.Add(1)
-				time.Sleep(100 * time.Microsecond)
-				held.Add(-1)
-				if i%2 == 0 {
-					l.file.Close() // killed
-				} else if err := l.Unlock(); err != nil {
-					t.Error(err)
-				}
-				j.SweepLocks()
 			}
+			var held atomic.Int64
+			var wait sync.WaitGroup
+			for i := range 8 {
+				wait.Go(func() {
+					for range test.locks {
+						l, err := take()
+						if err != nil {
+							t.Error(err)
+							return
+						}
+						if n := held.Add(1); n != 1 {
+							t.Errorf("%d hold the lock", n)
+						}
+						time.Sleep(100 * time.Microsecond)
+						held.Add(-1)
+						if i%2 == 0 {
+							l.file.Close() // killed
+						} else if err := l.Unlock(); err != nil {
+							t.Error(err)
+						}
+						j.SweepLocks()
+					}
+				})
+			}
+			wait.Wait()
+			j.wantLockFiles(t)
 		})
 	}
-	wait.Wait()
-	t.Logf("%d times", all.Load())
-	j.wantLockFiles(t)
 }
 
 // What a holder does not say, its text does not have.

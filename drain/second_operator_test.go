@@ -1,0 +1,271 @@
+package drain
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/drainctl/drainctl/drain/journal"
+)
+
+// lose ends the connections to an LB.
+func (lb *poolLB) lose() {
+	for _, s := range lb.live {
+		s.cut()
+	}
+}
+
+// lockedByOther has another operator hold the lock on a backend.
+func (lb *poolLB) lockedByOther(a *poolApp) (other *poolSession) {
+	s := &poolSession{poolLB: lb, done: make(chan struct{})}
+	lb.live = append(lb.live, s)
+	lb.holder[a.name] = s
+	return s
+}
+
+// drainedByOther has another operator put everything back, and drain one backend anew.
+func (lb *poolLB) drainedByOther(i int) {
+	for k := range lb.lines {
+		lb.lines[k].down, lb.lines[k].serving = k == i, k != i
+	}
+	id := journal.NewID(time.Now(), lb.state.LastID)
+	server := keyed(lb.lines[i].address)
+	lb.state = journal.State{
+		LastID: id,
+		Marks:  []journal.Mark{{Server: server, Operation: id, File: poolConf, Line: i + 1, At: i}},
+		Operations: []journal.Operation{{
+			ID: id, Kind: journal.KindDrain, Targets: []string{lb.apps[i].name}, User: "other", Host: "desk",
+			Recorder: &journal.Recorder{Name: "root"}, Spec: json.RawMessage(`{}`), Result: journal.ResultDone,
+			Servers: []journal.Located{{Server: server, File: poolConf, Line: i + 1}},
+		}},
+	}
+}
+
+// all is what an LB has: its file, its nginx and its journal.
+func (lb *poolLB) all(t *testing.T) string {
+	t.Helper()
+	state, err := json.Marshal(lb.state)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var served []string
+	for _, l := range lb.lines {
+		if l.serving {
+			served = append(served, l.address)
+		}
+	}
+	return fmt.Sprintf("%sserved: %v\n%s", lb.text(), served, state)
+}
+
+// TestReconnection breaks the connection to one LB. What drainctl does there over a new
+// connection depends on what another operator has done meanwhile: it changes nothing
+// that the other has locked or taken over.
+func TestReconnection(t *testing.T) {
+	locked := func(lb *poolLB) { lb.lockedByOther(lb.apps[0]) }
+	ended := func(lb *poolLB) { lb.drainedByOther(0) }
+	for _, test := range []struct {
+		name      string
+		kind      Kind
+		meanwhile func(*poolLB) // nil: nobody has done anything
+		exit      Exit
+		stands    Standing
+		says      string
+	}{
+		{"nobody", Drain, nil, Failed, AsBefore, "lb1 broke"},
+		{"locked", Drain, locked, Partial, Changed, "192.168.1.10 is locked"},
+		{"ended", Drain, ended, Partial, Changed, "another operator has ended operation"},
+		{"nobody", Run, nil, Failed, AllBack, "lb1 broke"},
+		{"locked", Run, locked, Partial, Changed, "192.168.1.10 is locked"},
+		{"ended", Run, ended, Partial, Changed, "another operator has ended operation"},
+	} {
+		t.Run(string(test.kind)+"/"+test.name, func(t *testing.T) {
+			t.Parallel()
+			p := newPool(t, 2)
+			spec, lb := p.spec(test.kind), p.lbs[1]
+			event := "192.168.1.10 systemctl reboot"
+			if test.kind == Drain {
+				spec.Targets, event = spec.Targets[:1], "lb1 watch"
+				p.apps[0].open = 1 // it is waited for
+			}
+			found := ""
+			p.at[event] = func() {
+				delete(p.at, event)
+				lb.lose()
+				p.at["lb1 connect"] = func() {
+					delete(p.at, "lb1 connect")
+					if test.meanwhile != nil {
+						test.meanwhile(lb)
+					}
+					found = lb.all(t)
+				}
+			}
+			out := p.run(spec)
+			out.ended(t, test.exit, test.stands, test.says)
+			switch now := lb.all(t); {
+			case found == "":
+				t.Error("drainctl did not connect again")
+			case test.meanwhile != nil && now != found:
+				t.Errorf("the LB of the other operator had\n%s\nand has\n%s", found, now)
+			case test.meanwhile == nil && len(lb.out()) > 0:
+				t.Errorf("lb1 is without %v", lb.out())
+			}
+			if got := p.lbs[0].out(); test.kind == Drain && len(got) > 0 {
+				t.Errorf("lb0 is without %v", got)
+			}
+			if i := slices.IndexFunc(p.apps, func(a *poolApp) bool { return !a.active }); i >= 0 {
+				t.Errorf("%s is stopped", p.apps[i].name)
+			}
+			p.apps[0].open = 0
+			p.putBack()
+		})
+	}
+}
+
+// TestAnyLBIsLost: whichever LB can no longer be asked while nothing is done, the run
+// ends, for its locks are gone there. It can be resumed.
+func TestAnyLBIsLost(t *testing.T) {
+	for _, name := range []string{"lb0", "lb1", "lb2"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := newPool(t, 3)
+			spec := p.spec(Run)
+			spec.Rollout.Canary = true
+			out := p.run(spec, func(o *Options) {
+				o.Ask = func(ctx context.Context, _ string) (bool, error) {
+					p.mu.Lock()
+					for _, lb := range p.lbs {
+						if lb.name == name {
+							lb.lose()
+						}
+					}
+					p.mu.Unlock()
+					select {
+					case <-ctx.Done():
+						return false, context.Cause(ctx)
+					case <-time.After(patience):
+						return true, nil
+					}
+				}
+			})
+			out.ended(t, Failed, AllBack, "the lock on the target was lost: the connection to the load balancer "+name+" broke")
+			p.worked(1, 0, 0)
+			resumed(p).ended(t, Done, "", "")
+			p.whole()
+			p.worked(1, 1, 1)
+		})
+	}
+}
+
+// TestLBIsLostBeforehand: an LB that is lost before anything was done is a failure, not an
+// interruption by the operator.
+func TestLBIsLostBeforehand(t *testing.T) {
+	p := newPool(t, 2)
+	p.at["lb1 connections"] = p.lbs[1].lose
+	spec := p.spec(Drain)
+	spec.Targets = spec.Targets[:1]
+	p.run(spec).ended(t, Failed, Untouched, "broke")
+	p.whole()
+	p.putBack()
+}
+
+// TestLockOrder: whoever waits for the lock on an LB holds those on the LBs before it by
+// name and no other, in whatever order the operator names the LBs. So two operators
+// never wait for each other.
+func TestLockOrder(t *testing.T) {
+	for _, order := range [][]string{{"lb0", "lb1", "lb2"}, {"lb2", "lb1", "lb0"}, {"lb1", "lb2", "lb0"}} {
+		for i := range order {
+			t.Run(fmt.Sprintf("%v/%d", order, i), func(t *testing.T) {
+				t.Parallel()
+				p := newPool(t, len(order))
+				other := p.lbs[i].lockedByOther(p.apps[0])
+				spec := p.spec(Drain)
+				spec.LBs, spec.Wait = order, true
+				spec.Targets = spec.Targets[:1]
+				waited := 0
+				out := p.run(spec, func(o *Options) {
+					emit := o.Emit
+					o.Emit = func(e Event) {
+						if _, ok := e.(*LockAwaited); ok {
+							waited++
+							p.mu.Lock()
+							for k, lb := range p.lbs {
+								if held := len(lb.holder) > 0; held != (k <= i) {
+									t.Errorf("waiting for %s: the lock on %s is held: %t", other.name, lb.name, held)
+								}
+							}
+							other.cut() // the other operator is done
+							p.mu.Unlock()
+						}
+						emit(e)
+					}
+				})
+				out.ended(t, Done, "", "")
+				if waited != 1 {
+					t.Errorf("drainctl waited %d times", waited)
+				}
+			})
+		}
+	}
+}
+
+// TestPoolShrinks: the guards are asked of what is in the pool when a backend is taken
+// out, not only of what was in it at the start.
+func TestPoolShrinks(t *testing.T) {
+	// gone has another operator mark the last backends down on every LB.
+	gone := func(p *pool, n int) func() {
+		return func() {
+			for _, lb := range p.lbs {
+				for i := len(lb.lines) - n; i < len(lb.lines); i++ {
+					lb.lines[i].down, lb.lines[i].serving = true, false
+				}
+			}
+		}
+	}
+	for _, test := range []struct {
+		name   string
+		kind   Kind
+		at     string // when it happens
+		gone   int    // backends
+		minUp  int
+		exit   Exit
+		stands Standing
+		says   string
+		works  []int
+	}{
+		{"before a batch", Run, "192.168.1.10 systemctl reboot", 1, 2, Failed, AllBack, "fewer than 2", []int{1, 0, 0}},
+		{"before the edit of a batch", Run, "lb0 apply", 1, 2, Refused, Untouched, "fewer than 2", []int{0, 0, 0}},
+		{"before the edit of a drain", Drain, "lb0 apply", 2, 0, Refused, Untouched, "no live server left", []int{0, 0, 0}},
+		{"before the edit of a drain, of one", Drain, "lb0 apply", 1, 2, Refused, Untouched, "fewer than 2", []int{0, 0, 0}},
+	} {
+		t.Run(string(test.kind)+"/"+test.name, func(t *testing.T) {
+			t.Parallel()
+			p := newPool(t, 1)
+			spec := p.spec(test.kind)
+			if test.kind == Drain {
+				spec.Targets = spec.Targets[:1]
+			}
+			if test.minUp > 0 {
+				spec.MinUp = test.minUp
+			}
+			happens := gone(p, test.gone)
+			p.at[test.at] = func() {
+				delete(p.at, test.at)
+				happens()
+			}
+			out := p.run(spec)
+			out.ended(t, test.exit, test.stands, test.says)
+			p.worked(test.works...)
+			for _, lb := range p.lbs {
+				if got := lb.out(); len(got) != test.gone {
+					t.Errorf("%s is without %v", lb.name, got)
+				}
+			}
+			if !p.apps[0].active {
+				t.Error("the app is stopped")
+			}
+		})
+	}
+}

@@ -2,6 +2,7 @@ package drain
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -381,4 +382,82 @@ func TestSeveralTargetsEveryFault(t *testing.T) {
 		p.apps[1].open = 0
 		p.putBack()
 	})
+}
+
+// TestRollbackAloneOnEveryLB drains two backends, of which one is not drained in time,
+// and one LB fails when that one is put back. It is put back on the other LB all the
+// same: there, the file says so and nginx has loaded it.
+func TestRollbackAloneOnEveryLB(t *testing.T) {
+	for _, call := range []string{"apply", "reload"} {
+		for who := range 2 {
+			t.Run(fmt.Sprintf("%s/%d", call, who), func(t *testing.T) {
+				t.Parallel()
+				p := newPool(t, 2)
+				late, fails, other := p.apps[1], p.lbs[who], p.lbs[1-who]
+				late.open = 1
+				calls := 0
+				p.at[fails.name+" "+call] = func() {
+					if calls++; calls == 2 { // the first takes them out
+						p.fault = poolFault{who: fails.name, call: call, kind: callFails}
+					}
+				}
+				spec := p.spec(Drain)
+				spec.Targets, spec.Timeout = spec.Targets[:2], 20*time.Millisecond
+				out := p.run(spec)
+				out.ended(t, Partial, Changed, "the rollback failed too")
+				if slices.Contains(other.out(), late.name+":8080") {
+					t.Errorf("%s is without %v", other.name, other.out())
+				}
+				out.truthful(p)
+				late.open = 0
+				delete(p.at, fails.name+" "+call)
+				p.putBack()
+			})
+		}
+	}
+}
+
+// TestRollbackAfterARollback drains three backends. One is not drained in time and is
+// rolled back alone; then another cannot be stopped and is sick. It is asked for its
+// health as well, and no request is sent to it.
+func TestRollbackAfterARollback(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		late bool
+	}{{"it is the first that fails", false}, {"another was rolled back before", true}} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			p := newPool(t, 2)
+			sick, late := p.apps[0], p.apps[1]
+			if test.late {
+				late.open = 1
+			}
+			p.at[sick.name+" systemctl stop"] = func() { sick.noStop, sick.sick = true, true }
+			spec := p.spec(Drain)
+			spec.MinUp, spec.Timeout = 0, 20*time.Millisecond
+			spec.Targets = spec.Targets[:2]
+			setHealthTimeout(t, &spec, sick, 20*time.Millisecond)
+			out := p.run(spec)
+			out.ended(t, Partial, Changed, "not healthy")
+			for _, lb := range p.lbs {
+				if !slices.Contains(lb.out(), sick.name+":8080") {
+					t.Errorf("%s sends requests to %s, which is sick", lb.name, sick.name)
+				}
+			}
+			out.truthful(p)
+			late.open, sick.sick, sick.noStop = 0, false, false
+			delete(p.at, sick.name+" systemctl stop")
+			p.putBack()
+		})
+	}
+}
+
+// setHealthTimeout has one backend alone wait for its health for so long.
+func setHealthTimeout(t *testing.T, s *Spec, a *poolApp, limit time.Duration) {
+	t.Helper()
+	text, err := Settings{HealthTimeout: limit}.Only("health-timeout")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.PerBackend = map[string]json.RawMessage{a.name: text}
 }

@@ -121,24 +121,15 @@ func (o *Operation) rollBackAlone(ctx context.Context, b, rest *batch, taken []s
 		o.ends = append(o.ends, backendEnd{m, journal.ResultRolledBack, why.Each[m]})
 	}
 	err := b.release(ctx, nil)
-	if err == nil {
-		// From here on the LBs are asked about the rest.
-		err = rest.look(ctx)
+	if err == nil && len(rest.members) > 0 {
+		// The LBs were last asked about b. They may be asked for the health of the rest, if
+		// that is rolled back too, and would take a server that is down for none of theirs.
+		err = rest.returns(ctx)
 	}
 	if err != nil {
 		return o.rollBack(ctx, taken, d, failed(true, err))
 	}
 	return nil
-}
-
-// look has later calls speak of the servers of a batch.
-func (b *batch) look(ctx context.Context) error {
-	q := b.query()
-	q.Preflight = false
-	return b.o.lbs.each(ctx, func(ctx context.Context, lb *LB) error {
-		_, err := lb.Plan(ctx, q)
-		return err
-	})
 }
 
 // ended is the failure of an operation in which some backends ended in another

@@ -2,7 +2,6 @@ package drain
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -308,7 +307,7 @@ func TestSeveralTargets(t *testing.T) {
 			two := func(k Kind) Spec {
 				s := p.spec(k)
 				s.Targets = s.Targets[:2]
-				s.Timeout, s.HealthTimeout, s.Given = 40*time.Millisecond, 40*time.Millisecond, []string{"timeout", "health-timeout"}
+				s.shortenLimits(t, p.apps[1])
 				return s
 			}
 			reloads := test.reloads
@@ -402,7 +401,8 @@ func TestRollbackAloneOnEveryLB(t *testing.T) {
 					}
 				}
 				spec := p.spec(Drain)
-				spec.Targets, spec.Timeout = spec.Targets[:2], 20*time.Millisecond
+				spec.Targets = spec.Targets[:2]
+				spec.shortenLimits(t, late)
 				out := p.run(spec)
 				out.ended(t, Partial, Changed, "the rollback failed too")
 				if slices.Contains(other.out(), late.name+":8080") {
@@ -434,9 +434,9 @@ func TestRollbackAfterARollback(t *testing.T) {
 			}
 			p.at[sick.name+" systemctl stop"] = func() { sick.noStop, sick.sick = true, true }
 			spec := p.spec(Drain)
-			spec.MinUp, spec.Timeout = 0, 20*time.Millisecond
 			spec.Targets = spec.Targets[:2]
-			setHealthTimeout(t, &spec, sick, 20*time.Millisecond)
+			spec.shortenLimits(t, sick)
+			spec.PerBackend[late.name] = spec.PerBackend[sick.name]
 			out := p.run(spec)
 			out.ended(t, Partial, Changed, "not healthy")
 			for _, lb := range p.lbs {
@@ -450,14 +450,4 @@ func TestRollbackAfterARollback(t *testing.T) {
 			p.putBack()
 		})
 	}
-}
-
-// setHealthTimeout has one backend alone wait for its health for so long.
-func setHealthTimeout(t *testing.T, s *Spec, a *poolApp, limit time.Duration) {
-	t.Helper()
-	text, err := Settings{HealthTimeout: limit}.Only("health-timeout")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.PerBackend = map[string]json.RawMessage{a.name: text}
 }

@@ -307,7 +307,7 @@ func TestSeveralTargets(t *testing.T) {
 			two := func(k Kind) Spec {
 				s := p.spec(k)
 				s.Targets = s.Targets[:2]
-				s.Timeout, s.HealthTimeout, s.Given = 40*time.Millisecond, 40*time.Millisecond, []string{"timeout", "health-timeout"}
+				s.shortenLimits(t, p.apps[1])
 				return s
 			}
 			reloads := test.reloads
@@ -381,4 +381,73 @@ func TestSeveralTargetsEveryFault(t *testing.T) {
 		p.apps[1].open = 0
 		p.putBack()
 	})
+}
+
+// TestRollbackAloneOnEveryLB drains two backends, of which one is not drained in time,
+// and one LB fails when that one is put back. It is put back on the other LB all the
+// same: there, the file says so and nginx has loaded it.
+func TestRollbackAloneOnEveryLB(t *testing.T) {
+	for _, call := range []string{"apply", "reload"} {
+		for who := range 2 {
+			t.Run(fmt.Sprintf("%s/%d", call, who), func(t *testing.T) {
+				t.Parallel()
+				p := newPool(t, 2)
+				late, fails, other := p.apps[1], p.lbs[who], p.lbs[1-who]
+				late.open = 1
+				calls := 0
+				p.at[fails.name+" "+call] = func() {
+					if calls++; calls == 2 { // the first takes them out
+						p.fault = poolFault{who: fails.name, call: call, kind: callFails}
+					}
+				}
+				spec := p.spec(Drain)
+				spec.Targets = spec.Targets[:2]
+				spec.shortenLimits(t, late)
+				out := p.run(spec)
+				out.ended(t, Partial, Changed, "the rollback failed too")
+				if slices.Contains(other.out(), late.name+":8080") {
+					t.Errorf("%s is without %v", other.name, other.out())
+				}
+				out.truthful(p)
+				late.open = 0
+				delete(p.at, fails.name+" "+call)
+				p.putBack()
+			})
+		}
+	}
+}
+
+// TestRollbackAfterARollback drains three backends. One is not drained in time and is
+// rolled back alone; then another cannot be stopped and is sick. It is asked for its
+// health as well, and no request is sent to it.
+func TestRollbackAfterARollback(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		late bool
+	}{{"it is the first that fails", false}, {"another was rolled back before", true}} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			p := newPool(t, 2)
+			sick, late := p.apps[0], p.apps[1]
+			if test.late {
+				late.open = 1
+			}
+			p.at[sick.name+" systemctl stop"] = func() { sick.noStop, sick.sick = true, true }
+			spec := p.spec(Drain)
+			spec.Targets = spec.Targets[:2]
+			spec.shortenLimits(t, sick)
+			spec.PerBackend[late.name] = spec.PerBackend[sick.name]
+			out := p.run(spec)
+			out.ended(t, Partial, Changed, "not healthy")
+			for _, lb := range p.lbs {
+				if !slices.Contains(lb.out(), sick.name+":8080") {
+					t.Errorf("%s sends requests to %s, which is sick", lb.name, sick.name)
+				}
+			}
+			out.truthful(p)
+			late.open, sick.sick, sick.noStop = 0, false, false
+			delete(p.at, sick.name+" systemctl stop")
+			p.putBack()
+		})
+	}
 }

@@ -69,6 +69,7 @@ type poolLB struct {
 	comment string // what else is in the file
 	state   journal.State
 	reloads int
+	earlier int                     // generations
 	holder  map[string]*poolSession // of the locks on backends
 	live    []*poolSession
 	dead    bool
@@ -128,6 +129,18 @@ func (p *pool) spec(k Kind) Spec {
 	}
 	s.Rollout.Reboot = k == Run
 	return s
+}
+
+// shortenLimits has the waits for one backend, which is to fail, end soon. The others have
+// all the time that a busy machine takes.
+func (s *Spec) shortenLimits(t *testing.T, a *poolApp) {
+	t.Helper()
+	const soon = 20 * time.Millisecond
+	text, err := Settings{Timeout: soon, HealthTimeout: soon}.Only("timeout", "health-timeout")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.PerBackend = map[string]json.RawMessage{a.name: text}
 }
 
 // An outcome is how a run ended.
@@ -601,7 +614,7 @@ func (s *poolSession) Watch(ctx context.Context, w balancer.WatchRequest) (seen 
 	err = s.call(ctx, "watch", func() error {
 		seen.Buffered = -1
 		if w.Generation {
-			seen.Generation = &balancer.Generation{Serving: 2}
+			seen.Generation = &balancer.Generation{Serving: 2, Earlier: s.earlier}
 			return nil
 		}
 		if len(w.Targets) == 0 {

@@ -129,9 +129,10 @@ func (s Spec) inherit(drains []recordedOperation) (Spec, error) {
 			return s, refuse(Finding{Code: "recorded-unit", Override: "--service", Text: err.Error()})
 		}
 		switch {
-		case from == nil, was.Service == from.Service:
-		case was.Service == "":
+		case from == nil:
+		case was.Service == "" && from.hasService() && (from.Service != "" || !was.hasService()):
 			continue
+		case was.Service == from.Service:
 		case from.Service != "" && !s.given("service"):
 			return s, refuse(Finding{Code: "several-services", Override: "--service",
 				Text: fmt.Sprintf("the target was drained with different services: %s (%s) and %s (%s)\nhint: a target with its port may have one of them", from.Service, id, was.Service, op.ID)})
@@ -150,6 +151,12 @@ func (s Spec) inherit(drains []recordedOperation) (Spec, error) {
 		return s, err
 	}
 	return full, s.confirm(full, s, actingFlags, drains...)
+}
+
+// hasService reports whether the spec has a service for all backends, or for those of an
+// upstream, or for one.
+func (s Spec) hasService() bool {
+	return s.Any(func(set Settings) bool { return set.Service != "" })
 }
 
 // resume is the spec that continues with an operation: what it was asked for, with what

@@ -110,7 +110,7 @@ func TestRolloutWorkFails(t *testing.T) {
 	for _, test := range []struct {
 		name   string
 		breaks func(*poolApp)
-		change func(*Spec)
+		change func(*Spec) // the limits of the one that fails alone are short
 		exit   Exit
 		stands Standing
 		says   string
@@ -124,10 +124,10 @@ func TestRolloutWorkFails(t *testing.T) {
 		{"undrain, and go on", func(a *poolApp) { a.noBoot = true }, func(s *Spec) { s.Rollout.MaxFailures, s.Rollout.OnFailure = 1, FailureUndrain }, Failed, AllBack, "reboot", false, []int{1, 0, 1}, 2},
 		{"in a batch with one that does not", func(a *poolApp) { a.noBoot = true }, func(s *Spec) { s.Rollout.Batch = "2" }, Partial, Changed, "reboot", true, []int{1, 0, 0}, 1},
 		{"does not come up", func(a *poolApp) { a.noStart = true }, func(s *Spec) { s.Rollout.MaxFailures = 1 }, Partial, Changed, "systemctl start", true, []int{1, 1, 1}, 2},
-		{"is sick", func(a *poolApp) { a.sick = true }, func(s *Spec) { s.HealthTimeout = 20 * time.Millisecond }, Partial, Changed, "not healthy", true, []int{1, 1, 0}, 1},
+		{"is sick", func(a *poolApp) { a.sick = true }, func(*Spec) {}, Partial, Changed, "not healthy", true, []int{1, 1, 0}, 1},
 		{"cannot be stopped", func(a *poolApp) { a.noStop = true }, func(*Spec) {}, Failed, AllBack, "systemctl stop", false, []int{1, 0, 0}, 1},
-		{"is not drained", func(a *poolApp) { a.open = 1 }, func(s *Spec) { s.Timeout = 20 * time.Millisecond }, Failed, AllBack, "not drained", false, []int{1, 0, 0}, 1},
-		{"is not drained, and go on", func(a *poolApp) { a.open = 1 }, func(s *Spec) { s.Timeout, s.Rollout.MaxFailures = 20*time.Millisecond, 1 }, Failed, AllBack, "not drained", false, []int{1, 0, 1}, 2},
+		{"is not drained", func(a *poolApp) { a.open = 1 }, func(*Spec) {}, Failed, AllBack, "not drained", false, []int{1, 0, 0}, 1},
+		{"is not drained, and go on", func(a *poolApp) { a.open = 1 }, func(s *Spec) { s.Rollout.MaxFailures = 1 }, Failed, AllBack, "not drained", false, []int{1, 0, 1}, 2},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -136,6 +136,7 @@ func TestRolloutWorkFails(t *testing.T) {
 			test.breaks(ill)
 			spec := p.spec(Run)
 			test.change(&spec)
+			spec.shortenLimits(t, ill)
 			out := p.run(spec)
 			out.ended(t, test.exit, test.stands, test.says)
 			p.worked(test.works...)
@@ -156,14 +157,50 @@ func TestRolloutWorkFails(t *testing.T) {
 			}
 			out.truthful(p)
 			*ill = poolApp{pool: p, name: ill.name, active: ill.active, works: ill.works, boots: ill.boots}
-			// What is done is not done again, the rest is.
-			resumed(p).ended(t, Done, "", "")
+			// What is done is not done again, the rest is, with as much time as it takes.
+			again := p.resumes()
+			again.PerBackend = nil
+			p.run(again).ended(t, Done, "", "")
 			p.whole()
 			for i, a := range p.apps {
 				if a.works < 1 || test.works[i] == 1 && slices.Contains(out.result.Done, a.name) && a.works != 1 {
 					t.Errorf("after the resume, %s was worked on %d times", a.name, a.works)
 				}
 			}
+		})
+	}
+}
+
+// TestRolloutAwaitsGenerations: no batch begins while an LB, whichever, has more earlier
+// generations than allowed.
+func TestRolloutAwaitsGenerations(t *testing.T) {
+	for i := range 2 {
+		t.Run(fmt.Sprint(i), func(t *testing.T) {
+			t.Parallel()
+			p := newPool(t, 2)
+			spec, limit := p.spec(Run), 1
+			spec.Targets, spec.Rollout.MaxGenerations = spec.Targets[:1], &limit
+			slow := p.lbs[i]
+			slow.earlier = limit + 1
+			looks := 0
+			p.at[slow.name+" watch"] = func() {
+				if looks++; looks == 2 {
+					slow.earlier = limit
+				}
+			}
+			for _, lb := range p.lbs {
+				p.at[lb.name+" apply"] = func() {
+					if slow.earlier > limit {
+						t.Errorf("%s is edited while %s has %d earlier generations", lb.name, slow.name, slow.earlier)
+					}
+				}
+			}
+			out := p.run(spec)
+			out.ended(t, Done, "", "")
+			if told := eventsOf[*GenerationsAwaited](out.told); len(told) != 1 || told[0].LB != slow.name {
+				t.Errorf("told %+v", told)
+			}
+			p.whole()
 		})
 	}
 }

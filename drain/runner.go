@@ -513,7 +513,7 @@ func (o *Operation) supersedes(lb *LB, result journal.Result) []string {
 			ids = append(ids, op.ID)
 			continue
 		}
-		if err != nil || result != journal.ResultDone || op.Kind != string(Drain) || (was.Service != "" && o.plan.Spec.Service == "") {
+		if err != nil || result != journal.ResultDone || op.Kind != string(Drain) || (was.hasService() && !o.plan.Spec.hasService()) {
 			continue
 		}
 		covered := !slices.ContainsFunc(op.Servers, func(l journal.Located) bool {

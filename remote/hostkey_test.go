@@ -180,11 +180,12 @@ func TestHostCertificates(t *testing.T) {
 	// The authority's key is of another type than the host's.
 	s := startServer(t, serverOptions{})
 	for _, c := range []struct {
-		name  string
-		sign  []string
-		known string
-		ok    bool
-		want  HostKeyProblem
+		name    string
+		sign    []string
+		known   string
+		revoked string // the file of ssh_config's RevokedHostKeys
+		ok      bool
+		want    HostKeyProblem
 	}{
 		{name: "good", sign: []string{"-n", "127.0.0.1,app1"}, known: "@cert-authority * " + ca, ok: true},
 		{name: "for this host", sign: []string{"-n", "127.0.0.1"}, known: "@cert-authority " + s.name() + " " + ca, ok: true},
@@ -192,6 +193,8 @@ func TestHostCertificates(t *testing.T) {
 		{name: "of another name", sign: []string{"-n", "app2"}, known: "@cert-authority * " + ca, want: HostKeyCertificate},
 		{name: "expired", sign: []string{"-n", "127.0.0.1", "-V", "20200101:20200102"}, known: "@cert-authority * " + ca, want: HostKeyCertificate},
 		{name: "authority revoked", sign: []string{"-n", "127.0.0.1"}, known: "@cert-authority * " + ca + "\n@revoked * " + ca, want: HostKeyCertificate},
+		{name: "authority in the list of revoked keys", sign: []string{"-n", "127.0.0.1"}, known: "@cert-authority * " + ca, revoked: ca, want: HostKeyRevoked},
+		{name: "host key in the list of revoked keys", sign: []string{"-n", "127.0.0.1"}, known: "@cert-authority * " + ca, revoked: s.hostKey(t, "ecdsa"), want: HostKeyRevoked},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			key := filepath.Join(s.dir, "host_ecdsa")
@@ -199,7 +202,20 @@ func TestHostCertificates(t *testing.T) {
 			certified := startServer(t, serverOptions{config: fmt.Sprintf("HostKey %s\nHostCertificate %s-cert.pub", key, key)})
 			known := strings.ReplaceAll(c.known, s.name(), certified.name())
 			certified.setKnown(t, known+"\n")
-			h, err := certified.ssh(opUser).Connect(limit(t, time.Minute))
+			how := certified.ssh(opUser)
+			if c.revoked != "" {
+				list, config := filepath.Join(s.dir, "revoked"), filepath.Join(s.dir, "config")
+				for file, text := range map[string]string{
+					list:   c.revoked + "\n",
+					config: fmt.Sprintf("UserKnownHostsFile %s\nRevokedHostKeys %s\n", certified.knownHosts, list),
+				} {
+					if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+						t.Fatal(err)
+					}
+				}
+				how.KnownHosts, how.ConfigFile = "", config
+			}
+			h, err := how.Connect(limit(t, time.Minute))
 			if err == nil {
 				h.Close()
 			}

@@ -97,6 +97,7 @@ func TestSudo(t *testing.T) {
 		for rules, ok := range map[string]bool{
 			"Defaults:U !authenticate\nU ALL=(root) /usr/bin/systemctl":                                           true,
 			"U ALL=(root) NOPASSWD: /usr/bin/systemctl stop *":                                                    true,
+			"Defaults:U !authenticate\nU ALL=(root) PASSWD: /usr/bin/systemctl":                                   false,
 			"U ALL=(ALL:ALL) NOPASSWD: ALL":                                                                       true,
 			"U ALL=(ALL:ALL) NOPASSWD: ALL\nU ALL=(root) PASSWD: /usr/bin/systemctl":                              false,
 			"U ALL=(root) PASSWD: ALL\nU ALL=(root) NOPASSWD: /usr/bin/systemctl stop my-web-app":                 true,
@@ -121,6 +122,17 @@ func TestSudo(t *testing.T) {
 			if ok != (err == nil) {
 				t.Errorf("%s: run: %v", text, err)
 			}
+		}
+	})
+	t.Run("both verbs of a service", func(t *testing.T) {
+		defer os.Remove("/etc/sudoers.d/" + noUser)
+		const stop, start = "/usr/bin/systemctl stop my-web-app", "/usr/bin/systemctl start my-web-app"
+		for allowed, ok := range map[string]bool{stop: false, start: false, stop + ", " + start: true} {
+			if err := os.WriteFile("/etc/sudoers.d/"+noUser, []byte(noUser+" ALL=(root) NOPASSWD: "+allowed+"\n"), 0o440); err != nil {
+				t.Fatal(err)
+			}
+			err := Service{Host: none, Unit: "my-web-app"}.SudoCheck(limit(t, time.Minute))
+			checkRefusal(t, err, ok, SudoDenied, noUser+" ALL=(root) NOPASSWD: "+start+", "+stop)
 		}
 	})
 	t.Run("a stream", func(t *testing.T) {

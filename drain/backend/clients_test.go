@@ -27,7 +27,11 @@ type crowd struct {
 // are established, for the counter.
 const fakeSS = `#!/bin/sh
 test -e "$CROWD.broken" && { echo "ss: made to fail" >&2; exit 1; }
-case "$*" in *connected*) cat "$CROWD" ;; esac
+case "$*" in *connected*)
+	test -e "$CROWD.coming" && echo "ESTAB 0 0 192.168.1.10:8080 192.168.1.3:$$"
+	test -e "$CROWD.unknown" && { echo "ss: made to fail" >&2; exit 1; }
+	cat "$CROWD" ;;
+esac
 `
 
 func newCrowd(t *testing.T, change ...func(*Wait)) *crowd {
@@ -67,7 +71,7 @@ func (c *crowd) are(peers ...string) {
 
 func TestOtherClients(t *testing.T) {
 	c := newCrowd(t, func(w *Wait) {
-		w.Interval = 300 * time.Millisecond // ss takes that long on a busy machine
+		w.Interval = time.Hour // nothing here waits for it: see later
 		w.Ignored = []netip.Prefix{netip.MustParsePrefix("10.9.0.0/16")}
 	})
 	c.are("192.168.1.3:4000", "10.9.1.1:1")
@@ -81,8 +85,10 @@ func TestOtherClients(t *testing.T) {
 			t.Errorf("%s: arriving %t, %v; want %t", what, got, err, want)
 		}
 	}
+	// later is as if nobody had connected for long enough.
+	later := func() { others.arrived = others.arrived.Add(-others.quiet()) }
 	look("one that was there before", true)
-	time.Sleep(others.quiet() + 10*time.Millisecond)
+	later()
 	look("nothing new", false)
 	c.are()
 	look("gone", false)
@@ -109,64 +115,97 @@ func TestOtherClients(t *testing.T) {
 	}
 	// After a while without a new one they are not arriving any more.
 	c.are()
-	time.Sleep(others.quiet() + 10*time.Millisecond)
+	later()
 	look("quiet", false)
 
 	// What cannot be looked at is said to be so.
-	if err := os.WriteFile(c.file+".broken", nil, 0o644); err != nil {
-		t.Fatal(err)
-	}
+	touch(t, c.file+".broken")
 	if _, err := others.look(t.Context(), true); err == nil || !strings.Contains(err.Error(), "made to fail") {
 		t.Errorf("got %v", err)
 	}
 }
 
-// arrive has new connections come until stop is closed.
-func (c *crowd) arrive(stop <-chan struct{}) (done <-chan struct{}, last *time.Time) {
-	ended := make(chan struct{})
-	last = new(time.Time)
-	go func() {
-		defer close(ended)
-		for port := 5000; ; port++ {
-			select {
-			case <-stop:
-				c.are()
-				return
-			case <-time.After(5 * time.Millisecond):
-				c.are(fmt.Sprintf("192.168.1.3:%d", port))
-				*last = time.Now()
-			}
+// come has another client connect anew each time that ss is asked, until it is stopped.
+func (c *crowd) come() (stop func()) {
+	c.t.Helper()
+	touch(c.t, c.file+".coming")
+	return func() {
+		if err := os.Remove(c.file + ".coming"); err != nil {
+			c.t.Error(err)
 		}
-	}()
-	return ended, last
+	}
 }
 
 // A backend is not drained while other clients keep coming, whatever the counter
 // reads between them; when they stop, it is.
 func TestWaitForOtherClients(t *testing.T) {
 	c := newCrowd(t)
-	stop := make(chan struct{})
-	time.AfterFunc(400*time.Millisecond, func() { close(stop) })
-	done, last := c.arrive(stop)
-	_, err := c.backend.Drained(t.Context(), c.wait)
-	ended := time.Now()
-	<-done
-	if err != nil || ended.Before(*last) {
-		t.Errorf("%v, %s before the last one came", err, last.Sub(ended))
+	stop := c.come()
+	const while = 20
+	n := 0
+	c.wait.Reading = func(Reading) {
+		if n++; n == while {
+			stop()
+		}
+	}
+	if _, err := c.backend.Drained(t.Context(), c.wait); err != nil || n <= while {
+		t.Errorf("%v after %d readings, and they came during %d", err, n, while)
 	}
 }
 
 // If they go on, the time is up, and what is said names them.
 func TestWaitForOtherClientsTimesOut(t *testing.T) {
 	c := newCrowd(t, func(w *Wait) { w.Timeout = 300 * time.Millisecond })
-	stop := make(chan struct{})
-	done, _ := c.arrive(stop)
+	c.come()
 	_, err := c.backend.Drained(t.Context(), c.wait)
-	close(stop)
-	<-done
 	var late *TimedOutError
 	if !errors.As(err, &late) || !late.OtherClients || late.Error() != "not drained after 300ms: connections kept arriving from elsewhere than the load balancer" {
 		t.Errorf("got %v", err)
+	}
+}
+
+// Other clients whose number is not known, or that are more than can be listed, do
+// not count as none.
+func TestWaitForUnknownOtherClients(t *testing.T) {
+	var many []string
+	for i := range 2001 { // ss's answer is read up to 2,000
+		many = append(many, fmt.Sprintf("192.168.%d.%d:4000", 3+i/250, i%250))
+	}
+	for _, test := range []struct {
+		name    string
+		ignored []netip.Prefix
+		peers   []string
+		unknown bool // from the first reading on
+	}{
+		{"more than can be listed, and all were there before", nil, many, false},
+		{"more than can be listed, and those that are can be ignored", []netip.Prefix{netip.MustParsePrefix("192.168.0.0/16")}, many, false},
+		{"ss cannot tell", nil, nil, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var c *crowd
+			c = newCrowd(t, func(w *Wait) {
+				w.Timeout, w.Ignored = 500*time.Millisecond, test.ignored
+				w.Reading = func(Reading) {
+					if test.unknown {
+						touch(t, c.file+".unknown")
+					}
+				}
+			})
+			c.are(test.peers...)
+			_, err := c.backend.Drained(t.Context(), c.wait)
+			var late *TimedOutError
+			const says = "not drained after 500ms: other clients may still connect: which ones cannot be told"
+			if !errors.As(err, &late) || err.Error() != says {
+				t.Errorf("got %v, want %q", err, says)
+			}
+		})
+	}
+}
+
+func touch(t *testing.T, file string) {
+	t.Helper()
+	if err := os.WriteFile(file, nil, 0o644); err != nil {
+		t.Fatal(err)
 	}
 }
 

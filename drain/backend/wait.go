@@ -75,6 +75,9 @@ func (e *TimedOutError) Error() string {
 	if e.OtherClients && e.Count.Open <= e.Threshold {
 		return fmt.Sprintf("not drained after %s: connections kept arriving from elsewhere than the load balancer", Span(e.Limit))
 	}
+	if e.Count.Open <= e.Threshold {
+		return fmt.Sprintf("not drained after %s: other clients may still connect: which ones cannot be told", Span(e.Limit))
+	}
 	from := ""
 	for i, p := range e.Count.Peers {
 		if i == 0 {

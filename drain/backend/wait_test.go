@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/drainctl/drainctl/remote"
@@ -118,6 +119,25 @@ func TestWaitTimesOut(t *testing.T) {
 	if _, err = b.Drained(t.Context(), w); err != nil {
 		t.Errorf("got %v", err)
 	}
+}
+
+// Without a limit of its own a wait ends too when the connections cannot be counted
+// for a minute. Each reading that succeeds begins that minute anew.
+func TestWaitGivesUpCounting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		s := &script{counts: []int{1, -1, -1, 1, -1}}
+		b, w, _ := waitOf(s, func(w *Wait) { w.Interval, w.Timeout = 40*time.Second, 0 })
+		_, err := b.Drained(ctx, w)
+		if err == nil || err.Error() != "the open connections could not be counted for 1m0s: the line is cut" {
+			t.Errorf("got %v", err)
+		}
+		// The first is followed at once by another, the others by one 40 s later.
+		if s.reads != 7 {
+			t.Errorf("%d readings, want 7", s.reads)
+		}
+	})
 }
 
 func TestWaitIsInterrupted(t *testing.T) {

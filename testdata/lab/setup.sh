@@ -25,6 +25,7 @@ ps                                               procps
 curl                                             curl
 jq                                               jq
 setfattr                                         attr
+strace                                           strace
 dash                                             dash
 fish                                             fish
 tcsh                                             tcsh

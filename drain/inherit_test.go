@@ -1,0 +1,90 @@
+package drain
+
+import (
+	"encoding/json"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/drainctl/drainctl/drain/journal"
+)
+
+// TestDrainedTwice drains a server with a service, and then without one. The one undrain
+// that ends both starts the service.
+func TestDrainedTwice(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		change func(*Spec, *poolApp)
+	}{
+		{"the service of all backends", func(*Spec, *poolApp) {}},
+		{"the service of one backend", func(s *Spec, a *poolApp) { s.setOwnService(a) }},
+		{"the service of an upstream", func(s *Spec, _ *poolApp) { s.setUpstreamService() }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			p := newPool(t, 2)
+			first := p.spec(Drain)
+			first.Targets = first.Targets[:1]
+			second := first
+			test.change(&first, p.apps[0])
+			p.run(first).ended(t, Done, "", "")
+			second.Service = ""
+			p.run(second).ended(t, Done, "", "")
+			if p.apps[0].active {
+				t.Fatal("the service was not stopped")
+			}
+			undrain := p.spec(Undrain)
+			undrain.HealthTimeout, undrain.Given = 5*time.Second, []string{"health-timeout"} // without the service it ends
+			p.run(undrain).ended(t, Done, "", "")
+			p.whole()
+		})
+	}
+}
+
+// setOwnService has the service be one of a backend, as a configuration file may say.
+func (s *Spec) setOwnService(a *poolApp) {
+	text, _ := s.Only("service")
+	s.Service, s.PerBackend = "", map[string]json.RawMessage{a.name: text}
+}
+
+// setUpstreamService has the service be one of an upstream.
+func (s *Spec) setUpstreamService() {
+	text, _ := s.Only("service")
+	s.Service, s.PerUpstream = "", map[string]json.RawMessage{"pool": text}
+}
+
+// TestSeveralMarksOnAServer has two users' drains own a mark each on the lines of one
+// server, and root undrain it. Whichever of the marks is the last, the service that the
+// first drain stopped is shown, and started with consent.
+func TestSeveralMarksOnAServer(t *testing.T) {
+	for _, reversed := range []bool{false, true} {
+		p := newPool(t, 2)
+		spec := p.spec(Drain)
+		spec.Targets = spec.Targets[:1]
+		p.run(spec).ended(t, Done, "", "")
+		spec.Service = ""
+		other := recorded(t, spec)
+		other.ID, other.Recorder, other.Result = "99990101-000000.000-abcd", annRecorder, journal.ResultDone
+		for _, lb := range p.lbs {
+			lb.state.Operations[0].Recorder = deployRecorder
+			lb.state.Operations = append(lb.state.Operations, other)
+			mark := lb.state.Marks[0]
+			mark.Operation, mark.At = other.ID, 1000
+			lb.state.Marks = append(lb.state.Marks, mark)
+			if reversed {
+				slices.Reverse(lb.state.Marks)
+			}
+		}
+		undrain := p.spec(Undrain)
+		undrain.Targets = spec.Targets
+		undrain.HealthTimeout, undrain.Given = 5*time.Second, []string{"health-timeout"} // without the service it ends
+		p.run(undrain).ended(t, Refused, Untouched, "--service app")
+		undrain.AsRecorded = true
+		p.run(undrain).ended(t, Done, "", "")
+		for _, a := range p.apps {
+			if !a.active {
+				t.Errorf("%s: the app is stopped", a.name)
+			}
+		}
+	}
+}

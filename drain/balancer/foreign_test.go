@@ -74,10 +74,16 @@ func operation(id, kind string, servers ...journal.Located) Beginning {
 // An edit for which no reload was sent does not outlast its operation, however that ends.
 func TestStagedEditEnds(t *testing.T) {
 	for name, end := range map[string]func(r *rig, l *Local, id string) error{
-		"close":       func(r *rig, l *Local, id string) error { return nil },
-		"done":        func(r *rig, l *Local, id string) error { return l.End(r.t.Context(), Ending{Result: journal.ResultDone}) },
-		"rolled back": func(r *rig, l *Local, id string) error { return l.End(r.t.Context(), Ending{Result: journal.ResultRolledBack}) },
-		"partial":     func(r *rig, l *Local, id string) error { return l.End(r.t.Context(), Ending{Result: journal.ResultPartial}) },
+		"close": func(r *rig, l *Local, id string) error { return nil },
+		"done": func(r *rig, l *Local, id string) error {
+			return l.End(r.t.Context(), Ending{Result: journal.ResultDone})
+		},
+		"rolled back": func(r *rig, l *Local, id string) error {
+			return l.End(r.t.Context(), Ending{Result: journal.ResultRolledBack})
+		},
+		"partial": func(r *rig, l *Local, id string) error {
+			return l.End(r.t.Context(), Ending{Result: journal.ResultPartial})
+		},
 		"begun again": func(r *rig, l *Local, id string) error {
 			if err := l.Begin(r.t.Context(), operation(id, journal.KindDrain)); err == nil {
 				return fmt.Errorf("operation %s has begun twice", id)

@@ -19,7 +19,7 @@ type lookout struct {
 	mu      sync.Mutex
 	last    time.Time
 	failing time.Time // since when looks have failed; zero: the last one was good
-	since   time.Time // the first look for buffered requests
+	since   time.Time // the first look that found buffered requests
 	told    bool      // that there are some
 	gaveUp  bool      // on without them, and said so
 }
@@ -37,7 +37,7 @@ func newLookout(b *batch, s Scope) *lookout {
 // takes its time.
 const failingIntervals = 3
 
-// bufferedGrace is for how long, from the first low reading on, a wait goes on
+// bufferedGrace is for how long, from the first that is found on, a wait goes on
 // for requests that may yet be sent to the backend. It is not longer because a
 // request whose answer nginx itself sends, slowly, looks the same and may take
 // for ever.
@@ -103,7 +103,7 @@ func (l *lookout) failed(ctx context.Context, err error) error {
 // buffered tells whether to wait for requests that earlier workers hold. Where
 // that cannot be known, the counter alone has to do.
 func (l *lookout) buffered(held int) bool {
-	if l.since.IsZero() {
+	if held > 0 && l.since.IsZero() {
 		l.since = time.Now()
 	}
 	e := &Buffered{Header: Header{Step: StepWait, Direction: Forward}, Requests: held, Limit: InSeconds(bufferedGrace)}

@@ -186,6 +186,18 @@ func TestWaitForBufferedRequestsEnds(t *testing.T) {
 	if told := eventsOf[*Buffered](l); len(told) != 2 || told[0].GaveUp || !told[1].GaveUp {
 		t.Errorf("told %+v", told)
 	}
+	// The time begins with the first request that is held, not with the first look.
+	synctest.Test(t, func(t *testing.T) {
+		w, _ := waitOf(nil, &watchedLB{held: []int{0, 1}})
+		look := newLookout(w, Managed)
+		if held, err := look.look(t.Context(), false, true); held || err != nil {
+			t.Errorf("nothing is held: %t, %v", held, err)
+		}
+		time.Sleep(2 * bufferedGrace)
+		if held, err := look.look(t.Context(), false, true); !held || err != nil {
+			t.Errorf("a request that came late is not waited for: %t, %v", held, err)
+		}
+	})
 }
 
 // The wait looks now and then whether the LB still keeps requests away, and

@@ -125,6 +125,7 @@ func (o *Operation) usable(ctx context.Context, lb *LB) error {
 	default:
 		return nil
 	}
+	_ = lb.Balancer.Close()
 	b, err := lb.connect(ctx)
 	if err == nil {
 		if err = o.takeOn(ctx, b, lb); err != nil {
@@ -142,7 +143,13 @@ func (o *Operation) usable(ctx context.Context, lb *LB) error {
 // takeOn has a new connection take the locks, and the operation if it still
 // stands: another operator may have ended it meanwhile.
 func (o *Operation) takeOn(ctx context.Context, b balancer.Balancer, lb *LB) error {
-	if err := b.Lock(ctx, o.lockRequest(0)); err != nil {
+	err := b.Lock(ctx, o.lockRequest(0))
+	var e *balancer.Error
+	if errors.As(err, &e) && e.Code == balancer.CodeLocked && e.Holder != nil && e.Holder.ID == o.id {
+		// The agent of the connection that broke has not noticed yet.
+		err = b.Lock(ctx, o.lockRequest(2*balancer.Lease))
+	}
+	if err != nil {
 		return err
 	}
 	s, err := b.State(ctx)

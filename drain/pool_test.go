@@ -68,6 +68,7 @@ type poolLB struct {
 	lines   []poolLine
 	comment string // what else is in the file
 	state   journal.State
+	lingers bool // an agent whose client is gone keeps its locks until it notices
 	reloads int
 	earlier int                     // generations
 	holder  map[string]*poolSession // of the locks on backends
@@ -427,7 +428,7 @@ func (s *poolSession) cut() {
 	s.over = true
 	s.poolLB.dead = s.poolLB.dead || s.dead
 	for name, who := range s.holder {
-		if who == s {
+		if who == s && !s.lingers {
 			delete(s.holder, name)
 		}
 	}
@@ -507,8 +508,8 @@ func targetsOf(texts []string) (all []nginx.Target) {
 func (s *poolSession) Lock(ctx context.Context, r balancer.LockRequest) error {
 	return s.call(ctx, "lock", func() error {
 		for _, name := range r.Backends {
-			if s.holder[name] != nil {
-				return &balancer.Error{Code: balancer.CodeLocked, Message: name + " is locked", Holder: &r.Holder}
+			if who := s.holder[name]; who != nil && (!who.over || r.Wait == 0) {
+				return &balancer.Error{Code: balancer.CodeLocked, Message: name + " is locked", Holder: &journal.Holder{ID: who.id}}
 			}
 		}
 		for _, name := range r.Backends {

@@ -77,6 +77,7 @@ func TestReconnection(t *testing.T) {
 		{"nobody", Drain, nil, Failed, AsBefore, "lb1 broke"},
 		{"locked", Drain, locked, Partial, Changed, "192.168.1.10 is locked"},
 		{"ended", Drain, ended, Partial, Changed, "another operator has ended operation"},
+		{"our own agent", Drain, nil, Failed, AsBefore, "lb1 broke"},
 		{"nobody", Run, nil, Failed, AllBack, "lb1 broke"},
 		{"locked", Run, locked, Partial, Changed, "192.168.1.10 is locked"},
 		{"ended", Run, ended, Partial, Changed, "another operator has ended operation"},
@@ -93,9 +94,11 @@ func TestReconnection(t *testing.T) {
 			found := ""
 			p.at[event] = func() {
 				delete(p.at, event)
+				lb.lingers = test.name == "our own agent"
 				lb.lose()
 				p.at["lb1 connect"] = func() {
 					delete(p.at, "lb1 connect")
+					lb.lingers = false
 					if test.meanwhile != nil {
 						test.meanwhile(lb)
 					}

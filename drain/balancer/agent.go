@@ -56,15 +56,15 @@ func Serve(ctx context.Context, in io.Reader, out io.WriteCloser, b Balancer, ve
 		return err
 	case <-ctx.Done():
 		return context.Cause(ctx)
-	case err := <-ch.watch(ctx, lease):
+	case err := <-ch.watch(ctx, Lease):
 		return err // reading or writing may go on for ever: the process ends with it
 	}
 }
 
 const (
-	// lease is for how long an agent goes on without hearing from its client, or while that
+	// Lease is for how long an agent goes on without hearing from its client, or while that
 	// reads nothing: the network may be gone without a word. Then its locks are free again.
-	lease = 30 * time.Second
+	Lease = 30 * time.Second
 	// pingInterval is how often a client says that it is there.
 	pingInterval = 5 * time.Second
 )

@@ -62,7 +62,7 @@ func endsAfter(t *testing.T, send func() error, every time.Duration, ended <-cha
 	for {
 		select {
 		case err := <-ended:
-			if took := time.Since(began); took < lease-lease/looks || took > lease+lease/looks || err == nil || !strings.Contains(err.Error(), why) {
+			if took := time.Since(began); took < Lease-Lease/looks || took > Lease+Lease/looks || err == nil || !strings.Contains(err.Error(), why) {
 				t.Errorf("the agent ended after %s: %v", took, err)
 			}
 			return
@@ -117,7 +117,7 @@ func TestClientThatIsGone(t *testing.T) {
 			}
 			part := make([]byte, sendPart)
 			for read := 0; read < 1<<20; {
-				time.Sleep(lease / 2)
+				time.Sleep(Lease / 2)
 				n, err := io.ReadFull(in, part)
 				if err != nil {
 					t.Fatalf("after %d bytes: %v", read, err)

@@ -314,7 +314,7 @@ func (f *specFlags) targets(c *cli.Context, atLeast int) error {
 	}
 	for _, text := range args {
 		t, err := nginx.ParseTarget(text)
-		if err == nil && strings.HasPrefix(text, "-") {
+		if strings.HasPrefix(text, "-") {
 			err = fmt.Errorf("target %q: it looks like a flag\nhint: flags stand before --", text)
 		}
 		if err != nil {

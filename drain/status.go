@@ -230,8 +230,5 @@ func next(spec Spec, op *journal.Operation, s balancer.Server, resumes string) [
 	if op.Kind == journal.KindRun { // others of its backends are up
 		targets = []string{lockName(s.Address)}
 	}
-	return []Command{
-		{Words: append([]string{"drainctl", "resume", op.ID}, where...), Reason: resumes},
-		{Words: append(append([]string{"drainctl", string(Undrain)}, targets...), where...), Reason: "puts it back"},
-	}
+	return append(resumeCommand(op.ID, where, resumes), undrainCommand(targets, where, "puts it back")...)
 }

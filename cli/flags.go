@@ -236,7 +236,7 @@ func (f *specFlags) measured() {
 
 // read completes the spec from the command line.
 func (f *specFlags) read(s *session, c *cli.Context) error {
-	if err := oneOf("--output", f.output, choices["output"]...); err != nil {
+	if err := usageOf(drain.OneOf("--output", f.output, choicesOf("output")...)); err != nil {
 		return err
 	}
 	s.listen(f, c.Command.Name)

@@ -38,6 +38,7 @@ func specOf(op journal.Operation) (Spec, error) {
 		return s, fmt.Errorf("operation %s in the journal: %w", op.ID, err)
 	}
 	s = s.recordable()
+	s.Given = nil // the flags that count are those of who reads it
 	var bad error
 	s.Any(func(set Settings) bool {
 		if err := checkRecordedUnit(set.Service); err != nil {

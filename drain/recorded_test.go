@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -82,6 +83,65 @@ func checkConsent(t *testing.T, name string, err error, shows string) {
 		t.Errorf("%s: %v", name, err)
 	case shows != "" && (ExitOf(err) != Refused || !strings.Contains(err.Error(), shows)):
 		t.Errorf("%s: exit %d, %v; want a refusal that shows %s", name, ExitOf(err), err, shows)
+	}
+}
+
+// An undrain takes no setting of another user unseen: what needs no consent is its own, or
+// of a drain of its caller or of root.
+func TestSettingsOfOthersAreNotInherited(t *testing.T) {
+	filled := func(n int) Spec {
+		s := DefaultSpec(Drain)
+		s.Targets = []string{"192.168.1.10"}
+		s.ReloadTimeout, s.Interval, s.Timeout, s.StopTimeout = time.Duration(n), time.Duration(n), time.Duration(n), time.Duration(n)
+		s.Counter, s.Threshold, s.IgnorePeers, s.Nginx.Keep = CounterStubStatus, n, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}, n
+		s.PerBackend = map[string]json.RawMessage{"192.168.1.10": json.RawMessage(fmt.Sprintf(`{"stop_timeout_ns":%d,"service":"shop"}`, n))}
+		s.PerUpstream = map[string]json.RawMessage{"pool": json.RawMessage(fmt.Sprintf(`{"interval_ns":%d,"ssh":{"port":2222}}`, n))}
+		return s
+	}
+	asked := DefaultSpec(Undrain)
+	asked.Targets, asked.ReloadTimeout, asked.Given, asked.AsRecorded = []string{"192.168.1.10"}, 7*time.Second, []string{"reload-timeout"}, true
+	asked.PerBackend = map[string]json.RawMessage{"192.168.1.10": json.RawMessage(`{"stop_timeout_ns":5}`)}
+	undrain := func(caller *journal.Recorder, specs ...Spec) Spec {
+		t.Helper()
+		state := callersState{caller: *caller}
+		for i, s := range specs {
+			op := recorded(t, s)
+			op.ID = fmt.Sprintf("20260101-00000%d.000-abcd", i)
+			op.Recorder = []*journal.Recorder{rootRecorder, deployRecorder}[i%2]
+			state.Operations = append(state.Operations, op)
+			state.Marks = append(state.Marks, journal.Mark{Server: op.Servers[0].Server, Operation: op.ID})
+		}
+		if len(specs) == 1 {
+			state.Operations[0].Recorder = deployRecorder
+		}
+		full, err := asked.inherit(drainsOf(asked, []callersState{state}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return full
+	}
+	settings := func(s Spec) string {
+		set, err := s.settings([]string{"pool"}, []string{"192.168.1.10"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.TrimSpace(fmt.Sprintln(s.ReloadTimeout, s.Nginx.Keep, set.Counter, set.Threshold, set.IgnorePeers, set.Interval, set.Timeout, set.StopTimeout, set.Service, set.SSH.Port))
+	}
+	for _, c := range []struct {
+		name   string
+		caller *journal.Recorder
+		specs  []Spec
+		want   string
+	}{
+		{"deploy's, by root", rootRecorder, []Spec{filled(1)}, "7s 0 ss 0 [] 500ms 5m0s 5ns shop 2222"},
+		{"deploy's, by ann", annRecorder, []Spec{filled(1)}, "7s 0 ss 0 [] 500ms 5m0s 5ns shop 2222"},
+		{"deploy's own", deployRecorder, []Spec{filled(1)}, "7s 1 stub_status 1 [10.0.0.0/8] 1ns 1ns 1ns shop 2222"},
+		{"root's, and deploy's after it, by root", rootRecorder, []Spec{filled(2), filled(1)}, "7s 2 stub_status 2 [10.0.0.0/8] 2ns 2ns 2ns shop 2222"},
+		{"root's, and deploy's after it, by deploy", deployRecorder, []Spec{filled(2), filled(1)}, "7s 1 stub_status 1 [10.0.0.0/8] 1ns 1ns 1ns shop 2222"},
+	} {
+		if got := settings(undrain(c.caller, c.specs...)); got != c.want {
+			t.Errorf("%s: %s, want %s", c.name, got, c.want)
+		}
 	}
 }
 

@@ -165,13 +165,15 @@ const (
 	byUndrain continuation = "undrain"
 )
 
-// Complete is the spec with what it takes over from an earlier one: of all
-// fields that the continuation keeps, those whose flag was not given now. It keeps
+// keeps reports whether a continuation takes a field over.
+func keeps(f reflect.StructField, by continuation) bool {
+	return slices.Contains(strings.Split(f.Tag.Get("keep"), ","), string(by))
+}
+
+// complete is the spec with what it takes over from an earlier one: of all
+// fields that are kept, those whose flag was not given now. It keeps
 // the same fields of the settings of single upstreams and backends.
-func (s Spec) complete(from Spec, by continuation) (_ Spec, err error) {
-	kept := func(f reflect.StructField) bool {
-		return slices.Contains(strings.Split(f.Tag.Get("keep"), ","), string(by))
-	}
+func (s Spec) complete(from Spec, kept func(reflect.StructField) bool) (_ Spec, err error) {
 	if from.PerUpstream, err = mixed(s.PerUpstream, from.PerUpstream, kept); err != nil {
 		return s, err
 	}

@@ -172,6 +172,9 @@ func statusOf(spec Spec, lb LBPlan) LBStatus {
 func serverStatus(spec Spec, r *balancer.Report, s balancer.Server) ServerStatus {
 	st := ServerStatus{Server: s, State: StateUp}
 	standing := r.State.Standing(s.Server)
+	if s.Down && s.Managed {
+		standing = acting(r.State, s.Server)
+	}
 	var latest *journal.Operation
 	if len(standing) > 0 {
 		latest = &standing[len(standing)-1]
@@ -208,6 +211,35 @@ func serverStatus(spec Spec, r *balancer.Report, s balancer.Server) ServerStatus
 		st.State = StateUnmanaged
 	}
 	return st
+}
+
+// acting is the operations on a server that is marked down which have a say in its state,
+// oldest first: those of the users who marked it and of root, those that have edited its
+// line, and those that continue one of these that was interrupted. Any user can record
+// others.
+func acting(state journal.State, server journal.Server) (all []journal.Operation) {
+	standing, marks := state.Standing(server), state.MarksOn(server)
+	marked := func(op journal.Operation) bool {
+		return slices.ContainsFunc(marks, func(m journal.Mark) bool { return m.Operation == op.ID })
+	}
+	for _, op := range standing {
+		ofOwner := slices.ContainsFunc(state.Operations, func(o journal.Operation) bool { return marked(o) && sameRecorder(o.Recorder, op.Recorder) })
+		ofRoot := op.Recorder != nil && op.Recorder.UID == 0
+		edited := slices.ContainsFunc(op.Edits, func(e journal.Edit) bool {
+			return slices.ContainsFunc(e.Splices, func(sp journal.Splice) bool { return sp.Server == server })
+		})
+		continues := slices.ContainsFunc(all, func(o journal.Operation) bool { return o.ID == op.Continues && o.Unfinished() })
+		if ofOwner || ofRoot || edited || continues {
+			all = append(all, op)
+		}
+	}
+	return all
+}
+
+// sameRecorder reports whether two operations are of one user. Journals of earlier versions
+// have no recorder, and a user cannot record such an operation.
+func sameRecorder(a, b *journal.Recorder) bool {
+	return a == b || a != nil && b != nil && a.UID == b.UID
 }
 
 // holderOf is who holds the lock of a server's backend.

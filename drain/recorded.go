@@ -233,7 +233,7 @@ func (s Spec) inherited(full, base Spec, only []string) (texts []string) {
 			var set Settings
 			_ = json.Unmarshal(part.per[name], &set) // settings has read it before
 			if words := flags(set, Settings{}); len(words) > 0 {
-				texts = append(texts, fmt.Sprintf("%s %s: %s", part.what, name, strings.Join(words, " ")))
+				texts = append(texts, fmt.Sprintf("%s %s: %s", part.what, remote.Quote(name), strings.Join(words, " ")))
 			}
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/drainctl/drainctl/drain/balancer"
 	"github.com/drainctl/drainctl/drain/journal"
 	"github.com/drainctl/drainctl/nginx"
+	"github.com/drainctl/drainctl/remote"
 )
 
 // FindUnfinished is the one operation that name means: its ID, its target, or,
@@ -43,7 +44,11 @@ func sameTarget(a, b string) bool {
 func describeAll(ops []journal.Operation) string {
 	var texts []string
 	for _, op := range ops {
-		texts = append(texts, fmt.Sprintf("%s (%s %s by %s)", op.ID, op.Kind, strings.Join(op.Targets, ", "), op.Who()))
+		targets := make([]string, len(op.Targets))
+		for i, target := range op.Targets {
+			targets[i] = remote.Quote(target)
+		}
+		texts = append(texts, fmt.Sprintf("%s (%s %s by %s)", op.ID, op.Kind, strings.Join(targets, ", "), op.Who()))
 	}
 	return journal.OneLine(strings.Join(texts, ", "))
 }

@@ -71,7 +71,8 @@ const (
 // A Spec is everything an operator asks for. Flags write into it, the journal
 // stores it, and resume reads it back. A field's flag tag is the flag that sets
 // it; keep says which later operations take it over where they are not told
-// otherwise: an undrain that of the drain, a resume that of what it resumes.
+// otherwise: an undrain that of the drain, a resume that of what it resumes. Of another
+// user's drain, an undrain takes over the acting flags alone, with consent.
 type Spec struct {
 	Kind      Kind     `json:"kind" keep:"resume"`
 	Targets   []string `json:"targets" keep:"resume"`

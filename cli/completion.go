@@ -221,7 +221,7 @@ func (c *completion) flags() (all []candidate) {
 // values are what a flag may have.
 func (c *completion) values(ctx context.Context, f cli.Flag) []candidate {
 	d := docOf(f)
-	if few := choices[d.Name]; few != nil {
+	if few := choicesOf(d.Name); few != nil {
 		return plain(few, "")
 	}
 	switch d.Name {

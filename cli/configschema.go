@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/drainctl/drainctl/drain"
 )
 
 // configSchema is the JSON Schema of the configuration file.
@@ -60,7 +62,7 @@ func keySchema(flag string, t reflect.Type) map[string]any {
 	switch {
 	case t == reflect.TypeFor[time.Duration]():
 		units := `^([0-9]+(\.[0-9]*)?(ns|us|µs|ms|s|m|h))+$`
-		if least[flag] > 0 {
+		if drain.Least(flag) > 0 {
 			return map[string]any{"type": "string", "pattern": units}
 		}
 		return map[string]any{"anyOf": []any{map[string]any{"type": "string", "pattern": units}, map[string]any{"const": 0}}}
@@ -71,9 +73,9 @@ func keySchema(flag string, t reflect.Type) map[string]any {
 	case t.Kind() == reflect.Int && flag == "ssh-port":
 		return map[string]any{"type": "integer", "minimum": 1, "maximum": 65535}
 	case t.Kind() == reflect.Int:
-		return map[string]any{"type": "integer", "minimum": least[flag]}
-	case choices[flag] != nil:
-		return map[string]any{"enum": choices[flag]}
+		return map[string]any{"type": "integer", "minimum": drain.Least(flag)}
+	case choicesOf(flag) != nil:
+		return map[string]any{"enum": choicesOf(flag)}
 	case flag == "batch":
 		return map[string]any{"anyOf": []any{map[string]any{"type": "string", "pattern": "^[0-9]+%?$"}, map[string]any{"type": "integer", "minimum": 1}}}
 	case slices.Contains([]string{"state-dir", "nginx-conf"}, flag):

@@ -236,7 +236,7 @@ func (f *specFlags) measured() {
 
 // read completes the spec from the command line.
 func (f *specFlags) read(s *session, c *cli.Context) error {
-	if err := oneOf("--output", f.output, choices["output"]...); err != nil {
+	if err := usageOf(drain.OneOf("--output", f.output, choicesOf("output")...)); err != nil {
 		return err
 	}
 	s.listen(f, c.Command.Name)
@@ -314,7 +314,7 @@ func (f *specFlags) targets(c *cli.Context, atLeast int) error {
 	}
 	for _, text := range args {
 		t, err := nginx.ParseTarget(text)
-		if err == nil && strings.HasPrefix(text, "-") {
+		if strings.HasPrefix(text, "-") {
 			err = fmt.Errorf("target %q: it looks like a flag\nhint: flags stand before --", text)
 		}
 		if err != nil {

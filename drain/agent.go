@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 
@@ -43,6 +44,9 @@ func (s *served) Begin(ctx context.Context, b balancer.Beginning) error {
 	}
 	if spec.PerBackend, err = canonical(spec.PerBackend); err != nil {
 		return refused("the settings of backends: %w", err)
+	}
+	if err := errors.Join(Spec{Targets: op.Targets, Continues: op.Continues}.checkToRecord(), spec.checkToRecord()); err != nil {
+		return refused("the spec of operation %s: %w", op.ID, err)
 	}
 	spec.Nginx = s.nginx
 	op.Kind, op.Targets, op.User, op.Host, op.Reason, op.Continues = string(spec.Kind), spec.Targets, spec.User, spec.Host, spec.Reason, spec.Continues

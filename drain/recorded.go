@@ -38,6 +38,7 @@ func specOf(op journal.Operation) (Spec, error) {
 		return s, fmt.Errorf("operation %s in the journal: %w", op.ID, err)
 	}
 	s = s.recordable()
+	s.Given = nil // the flags that count are those of who reads it
 	var bad error
 	s.Any(func(set Settings) bool {
 		if err := checkRecordedUnit(set.Service); err != nil {
@@ -116,9 +117,10 @@ func drainsOf(spec Spec, states []callersState) (all []recordedOperation) {
 	return all
 }
 
-// inherit is an undrain's spec with what the drains that it ends were given.
+// inherit is an undrain's spec with what the drains that it ends were given. What acts is
+// of the latest of them, the rest of the latest that the caller trusts.
 func (s Spec) inherit(drains []recordedOperation) (Spec, error) {
-	var from *Spec
+	var from, trusted *Spec
 	var id string
 	for _, op := range drains {
 		was, err := specOf(op.Operation)
@@ -142,11 +144,22 @@ func (s Spec) inherit(drains []recordedOperation) (Spec, error) {
 				Text: fmt.Sprintf("the target was drained in different configurations: %s (%s) and %s (%s)", journal.OneLine(from.Nginx.Conf), id, journal.OneLine(was.Nginx.Conf), op.ID)})
 		}
 		from, id = &was, op.ID
+		if !op.foreign {
+			trusted = from
+		}
 	}
 	if from == nil {
 		return s, nil
 	}
-	full, err := s.complete(*from, byUndrain)
+	full, err := s, error(nil)
+	if trusted != nil {
+		full, err = s.complete(*trusted, func(f reflect.StructField) bool { return keeps(f, byUndrain) && !isActing(f) })
+	}
+	if err == nil {
+		full, err = full.complete(*from, func(f reflect.StructField) bool {
+			return keeps(f, byUndrain) && (isActing(f) || f.Type == reflect.TypeFor[map[string]json.RawMessage]()) // settings by name have both kinds
+		})
+	}
 	if err != nil {
 		return s, err
 	}
@@ -166,7 +179,7 @@ func (s Spec) resume(op recordedOperation) (Spec, error) {
 	if err != nil {
 		return s, refuse(Finding{Code: "recorded-unit", Text: err.Error()})
 	}
-	next, err := s.complete(from, byResume)
+	next, err := s.complete(from, func(f reflect.StructField) bool { return keeps(f, byResume) })
 	if err != nil {
 		return s, err
 	}
@@ -177,6 +190,11 @@ func (s Spec) resume(op recordedOperation) (Spec, error) {
 // actingFlags are the settings of an undrain that decide which machine is asked, and what
 // is run or started there. Of a resume, each setting decides.
 var actingFlags = []string{"service", "ssh-host", "ssh-user", "ssh-port", "identity", "health", "status-url", "nginx-conf", "state-dir", "on-backend", "reboot", "gate", "only-if"}
+
+// isActing reports whether a field is set by an acting flag. Each flag of SSH is one.
+func isActing(f reflect.StructField) bool {
+	return slices.Contains(actingFlags, f.Tag.Get("flag")) || f.Type == reflect.TypeFor[SSH]()
+}
 
 // confirm refuses a spec with settings that another user recorded, unless the operator
 // has consented to them: those of the flags that full has otherwise than base. Without
@@ -222,7 +240,7 @@ func (s Spec) inherited(full, base Spec, only []string) (texts []string) {
 			var set Settings
 			_ = json.Unmarshal(part.per[name], &set) // settings has read it before
 			if words := flags(set, Settings{}); len(words) > 0 {
-				texts = append(texts, fmt.Sprintf("%s %s: %s", part.what, name, strings.Join(words, " ")))
+				texts = append(texts, fmt.Sprintf("%s %s: %s", part.what, remote.Quote(name), strings.Join(words, " ")))
 			}
 		}
 	}

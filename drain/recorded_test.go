@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -85,6 +86,65 @@ func checkConsent(t *testing.T, name string, err error, shows string) {
 	}
 }
 
+// An undrain takes no setting of another user unseen: what needs no consent is its own, or
+// of a drain of its caller or of root.
+func TestSettingsOfOthersAreNotInherited(t *testing.T) {
+	filled := func(n int) Spec {
+		s := DefaultSpec(Drain)
+		s.Targets = []string{"192.168.1.10"}
+		s.ReloadTimeout, s.Interval, s.Timeout, s.StopTimeout = time.Duration(n), time.Duration(n), time.Duration(n), time.Duration(n)
+		s.Counter, s.Threshold, s.IgnorePeers, s.Nginx.Keep = CounterStubStatus, n, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}, n
+		s.PerBackend = map[string]json.RawMessage{"192.168.1.10": json.RawMessage(fmt.Sprintf(`{"stop_timeout_ns":%d,"service":"shop"}`, n))}
+		s.PerUpstream = map[string]json.RawMessage{"pool": json.RawMessage(fmt.Sprintf(`{"interval_ns":%d,"ssh":{"port":2222}}`, n))}
+		return s
+	}
+	asked := DefaultSpec(Undrain)
+	asked.Targets, asked.ReloadTimeout, asked.Given, asked.AsRecorded = []string{"192.168.1.10"}, 7*time.Second, []string{"reload-timeout"}, true
+	asked.PerBackend = map[string]json.RawMessage{"192.168.1.10": json.RawMessage(`{"stop_timeout_ns":5}`)}
+	undrain := func(caller *journal.Recorder, specs ...Spec) Spec {
+		t.Helper()
+		state := callersState{caller: *caller}
+		for i, s := range specs {
+			op := recorded(t, s)
+			op.ID = fmt.Sprintf("20260101-00000%d.000-abcd", i)
+			op.Recorder = []*journal.Recorder{rootRecorder, deployRecorder}[i%2]
+			state.Operations = append(state.Operations, op)
+			state.Marks = append(state.Marks, journal.Mark{Server: op.Servers[0].Server, Operation: op.ID})
+		}
+		if len(specs) == 1 {
+			state.Operations[0].Recorder = deployRecorder
+		}
+		full, err := asked.inherit(drainsOf(asked, []callersState{state}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return full
+	}
+	settings := func(s Spec) string {
+		set, err := s.settings([]string{"pool"}, []string{"192.168.1.10"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.TrimSpace(fmt.Sprintln(s.ReloadTimeout, s.Nginx.Keep, set.Counter, set.Threshold, set.IgnorePeers, set.Interval, set.Timeout, set.StopTimeout, set.Service, set.SSH.Port))
+	}
+	for _, c := range []struct {
+		name   string
+		caller *journal.Recorder
+		specs  []Spec
+		want   string
+	}{
+		{"deploy's, by root", rootRecorder, []Spec{filled(1)}, "7s 0 ss 0 [] 500ms 5m0s 5ns shop 2222"},
+		{"deploy's, by ann", annRecorder, []Spec{filled(1)}, "7s 0 ss 0 [] 500ms 5m0s 5ns shop 2222"},
+		{"deploy's own", deployRecorder, []Spec{filled(1)}, "7s 1 stub_status 1 [10.0.0.0/8] 1ns 1ns 1ns shop 2222"},
+		{"root's, and deploy's after it, by root", rootRecorder, []Spec{filled(2), filled(1)}, "7s 2 stub_status 2 [10.0.0.0/8] 2ns 2ns 2ns shop 2222"},
+		{"root's, and deploy's after it, by deploy", deployRecorder, []Spec{filled(2), filled(1)}, "7s 1 stub_status 1 [10.0.0.0/8] 1ns 1ns 1ns shop 2222"},
+	} {
+		if got := settings(undrain(c.caller, c.specs...)); got != c.want {
+			t.Errorf("%s: %s, want %s", c.name, got, c.want)
+		}
+	}
+}
+
 // The work of a rolling run is shown before root does it for another user.
 func TestConsentToTheWorkOfARun(t *testing.T) {
 	s := DefaultSpec(Run)
@@ -136,6 +196,10 @@ func TestRecordedUnits(t *testing.T) {
 	if _, err := specOf(recorded(t, s)); err == nil {
 		t.Error("a backend's own unit is not looked at")
 	}
+	s.Given, s.Service = []string{"service"}, "shop" // as if the line had a unit for all
+	if was, err := specOf(recorded(t, s)); err == nil {
+		t.Errorf("a backend's own unit is hidden by a flag that the recorder claims: %+v", was)
+	}
 }
 
 // beginSpy is an LB that keeps what it is asked to begin.
@@ -177,7 +241,36 @@ func TestAgentRefusesWhatItCannotRead(t *testing.T) {
 		"deep":              `{"kind":"drain","per_backend":{"a":` + deep + `}}`,
 		"field of Settings": `{"kind":"drain","per_backend":{"a":{"hook":"x"}}}`,
 		"odd spelling":      `{"kind":"drain","per_upstream":{"a":{"Service":"x"}}}`,
-		"progress":          `{"kind":"run"}`,
+
+		"flag as a target":          `{"kind":"drain","targets":["--test-command=touch /x","127.0.0.2"]}`,
+		"flag as a short target":    `{"kind":"drain","targets":["-c"]}`,
+		"blank in a target":         `{"kind":"drain","targets":["a b"]}`,
+		"line end in a target":      `{"kind":"drain","targets":["unix:/run/a\nb"]}`,
+		"flag as an upstream":       `{"kind":"drain","targets":["a"],"upstreams":["pool","--force"]}`,
+		"control in an upstream":    `{"kind":"drain","targets":["a"],"upstreams":["po\u001bol"]}`,
+		"direction in an upstream":  `{"kind":"drain","targets":["a"],"upstreams":["po\u202eol"]}`,
+		"flag as a settings' name":  `{"kind":"drain","targets":["a"],"per_upstream":{"--force":{"threshold":1}}}`,
+		"control in a backend":      `{"kind":"drain","targets":["a"],"per_backend":{"a\u0007":{"threshold":1}}}`,
+		"flag as an ID":             `{"kind":"drain","targets":["a"],"continues":"--force"}`,
+		"path as an ID":             `{"kind":"drain","targets":["a"],"continues":"../x"}`,
+		"negative time":             `{"kind":"drain","targets":["a"],"reload_timeout_ns":-1}`,
+		"negative number":           `{"kind":"drain","targets":["a"],"threshold":-1}`,
+		"negative minimum":          `{"kind":"drain","targets":["a"],"min_up":-1}`,
+		"unknown counter":           `{"kind":"drain","targets":["a"],"counter":"x"}`,
+		"unknown end":               `{"kind":"drain","targets":["a"],"on_timeout":"x"}`,
+		"no unit":                   `{"kind":"drain","targets":["a"],"service":"--root=/x"}`,
+		"no URL":                    `{"kind":"drain","targets":["a"],"health":"file:///x"}`,
+		"URL with a secret":         `{"kind":"drain","targets":["a"],"status_url":"http://a:b@c/"}`,
+		"no port":                   `{"kind":"drain","targets":["a"],"ssh":{"port":65536}}`,
+		"no LB":                     `{"kind":"drain","targets":["a"],"lbs":["-oProxyCommand=x"]}`,
+		"no batch":                  `{"kind":"run","targets":["a"],"rollout":{"batch":"-1"}}`,
+		"no generations":            `{"kind":"run","targets":["a"],"rollout":{"max_generations":-1}}`,
+		"no command":                `{"kind":"run","targets":["a"],"rollout":{"gate":"'"}}`,
+		"time of a backend":         `{"kind":"drain","targets":["a"],"per_backend":{"a":{"stop_timeout_ns":-1}}}`,
+		"zero time of a backend":    `{"kind":"drain","targets":["a"],"per_backend":{"a":{"interval_ns":0}}}`,
+		"no counter of an upstream": `{"kind":"drain","targets":["a"],"per_upstream":{"a":{"counter":""}}}`,
+		"unit that is given away":   `{"kind":"drain","targets":["a"],"given":["service"],"per_backend":{"a":{"service":"-H"}}}`,
+		"progress":                  `{"kind":"run"}`,
 	} {
 		spy := &beginSpy{}
 		b := balancer.Beginning{Operation: journal.Operation{ID: "x", Spec: json.RawMessage(text)}}
@@ -189,8 +282,34 @@ func TestAgentRefusesWhatItCannotRead(t *testing.T) {
 			t.Errorf("%s: error %v, %d begun", name, err, len(spy.begun))
 		}
 	}
+	// The operation itself says no other targets either.
+	spy := &beginSpy{}
+	if err := (&served{spy, Nginx{}}).Begin(t.Context(), balancer.Beginning{Operation: journal.Operation{ID: "x", Targets: []string{"--force"}, Spec: json.RawMessage(`{"kind":"drain","targets":["a"]}`)}}); err == nil || len(spy.begun) > 0 {
+		t.Errorf("targets of the operation: error %v, %d begun", err, len(spy.begun))
+	}
 	// null is an empty spec, which the journal refuses; it must not end the agent.
 	_ = (&served{&beginSpy{}, Nginx{}}).Begin(t.Context(), balancer.Beginning{Operation: journal.Operation{ID: "x", Spec: json.RawMessage("null")}})
+}
+
+// What the command line takes, an agent takes too.
+func TestAgentTakesWhatTheCommandLineTakes(t *testing.T) {
+	generations := 0
+	for _, k := range []Kind{Drain, Undrain, Run} {
+		s := DefaultSpec(k)
+		s.Targets, s.Upstreams, s.LBs = []string{"app-1:8080", "unix:/run/my app.sock", "[2001:db8::1]:80"}, []string{"http/my pool"}, []string{"ops@lb1:22"}
+		s.Service, s.Timeout, s.HealthTimeout, s.MinUp, s.SSH.Port, s.Continues = "shop@8080", 0, 0, 0, 22, "20260504-120000.000-abcd"
+		s.Health, s.StatusURL, s.Rollout.MaxGenerations = "http://{host}:{port}/ready", "http://{address}:{port}/status", &generations
+		s.PerUpstream = map[string]json.RawMessage{"pool": json.RawMessage(`{"service":"","timeout_ns":0,"ssh":{}}`)}
+		s.PerBackend = map[string]json.RawMessage{"[2001:db8::1]:80": json.RawMessage(`{"ssh":{"host":"a"},"ignore_peers":["10.0.0.0/8"]}`)}
+		text, err := json.Marshal(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		spy := &beginSpy{}
+		if err := (&served{spy, Nginx{}}).Begin(t.Context(), balancer.Beginning{Operation: journal.Operation{ID: "x", Spec: text}}); err != nil || len(spy.begun) != 1 {
+			t.Errorf("%s: %v", k, err)
+		}
+	}
 }
 
 // IDs follow the clock of the LB, which compares them with it.

@@ -9,6 +9,7 @@ import (
 	"github.com/drainctl/drainctl/drain/balancer"
 	"github.com/drainctl/drainctl/drain/journal"
 	"github.com/drainctl/drainctl/nginx"
+	"github.com/drainctl/drainctl/remote"
 )
 
 // FindUnfinished is the one operation that name means: its ID, its target, or,
@@ -43,7 +44,11 @@ func sameTarget(a, b string) bool {
 func describeAll(ops []journal.Operation) string {
 	var texts []string
 	for _, op := range ops {
-		texts = append(texts, fmt.Sprintf("%s (%s %s by %s)", op.ID, op.Kind, strings.Join(op.Targets, ", "), op.Who()))
+		targets := make([]string, len(op.Targets))
+		for i, target := range op.Targets {
+			targets[i] = remote.Quote(target)
+		}
+		texts = append(texts, fmt.Sprintf("%s (%s %s by %s)", op.ID, op.Kind, strings.Join(targets, ", "), op.Who()))
 	}
 	return journal.OneLine(strings.Join(texts, ", "))
 }
@@ -94,6 +99,12 @@ func askAll[T any](ctx context.Context, spec Spec, c Connector, ask func(context
 	})
 }
 
+// A callersHistory is the history of an LB, and who asks for it as the LB sees them.
+type callersHistory struct {
+	balancer.History
+	caller journal.Recorder
+}
+
 // A HistoryEntry is one operation in the list of them.
 type HistoryEntry struct {
 	ID        string
@@ -105,8 +116,9 @@ type HistoryEntry struct {
 // ReadHistory lists the operations of the LBs, the oldest first, and the files in
 // their journals that hold none.
 func ReadHistory(ctx context.Context, spec Spec, c Connector) (entries []HistoryEntry, unreadable []string, err error) {
-	all, err := askAll(ctx, spec, c, func(ctx context.Context, lb *LB) (balancer.History, error) {
-		return lb.History(ctx, balancer.HistoryQuery{})
+	all, err := askAll(ctx, spec, c, func(ctx context.Context, lb *LB) (callersHistory, error) {
+		h, err := lb.History(ctx, balancer.HistoryQuery{})
+		return callersHistory{h, lb.Caller()}, err
 	})
 	if err != nil {
 		return nil, nil, beforeTouching(ctx, err)
@@ -129,6 +141,9 @@ func ReadHistory(ctx context.Context, spec Spec, c Connector) (entries []History
 			if last, err := ParseEvent(op.Last); err == nil {
 				e.Ended, _ = last.(*Result)
 			}
+			if e.Ended != nil && !h.caller.Trusts(op.Recorder) {
+				e.Ended.withoutForeignWords(e.ID, spec.words(whereFlags...))
+			}
 			if e.Began == nil {
 				unreadable = append(unreadable, op.ID)
 				continue
@@ -145,12 +160,12 @@ func ReadHistory(ctx context.Context, spec Spec, c Connector) (entries []History
 // the history of each, and is told once.
 func ReadOperation(ctx context.Context, spec Spec, id string, c Connector) (events []Event, unread int, err error) {
 	var unknown error
-	all, err := askAll(ctx, spec, c, func(ctx context.Context, lb *LB) (balancer.History, error) {
+	all, err := askAll(ctx, spec, c, func(ctx context.Context, lb *LB) (callersHistory, error) {
 		h, err := lb.History(ctx, balancer.HistoryQuery{ID: id})
 		if balancer.CodeOf(err) == balancer.CodeUnknown {
 			unknown, err = err, nil
 		}
-		return h, err
+		return callersHistory{h, lb.Caller()}, err
 	})
 	if err != nil {
 		return nil, 0, beforeTouching(ctx, err)
@@ -170,6 +185,9 @@ func ReadOperation(ctx context.Context, spec Spec, id string, c Connector) (even
 			}
 			if first {
 				began.Recorder = h.Recorder
+			}
+			if result, ok := e.(*Result); ok && !h.caller.Trusts(h.Recorder) {
+				result.withoutForeignWords(id, spec.words(whereFlags...))
 			}
 			told[string(line)] = true
 			events = append(events, e)
@@ -197,12 +215,6 @@ func Unended(spec Spec, id string, events []Event) []Command {
 		}
 	}
 	where := spec.words(whereFlags...)
-	command := func(reason, name string, args []string) Command {
-		return Command{Words: slices.Concat([]string{"drainctl", name}, args, where), Reason: reason}
-	}
-	all := []Command{command("says whether it still runs", "status", targets), command("continues, if it does not", "resume", []string{id})}
-	if len(targets) > 0 {
-		all = append(all, command("puts everything back instead", string(Undrain), targets))
-	}
-	return all
+	return slices.Concat(statusCommand(targets, where, "says whether it still runs"), resumeCommand(id, where, "continues, if it does not"),
+		undrainCommand(targets, where, "puts everything back instead"))
 }

@@ -645,7 +645,7 @@ func (r *rollout) end(err error, left []*member) error {
 		err = cmp.Or(err, context.Cause(r.hard))
 	default:
 		if v := r.putBack(r.returning); v.Err != nil {
-			return &Failure{Exit: Partial, Err: errors.Join(err, v.Err), Stands: r.o.stands(), Next: []Command{r.o.resume("continues"), r.o.undrain("puts all of them back")}}
+			return &Failure{Exit: Partial, Err: errors.Join(err, v.Err), Stands: r.o.stands(), Next: append(r.o.resume("continues"), r.o.undrain("puts all of them back")...)}
 		}
 	}
 	if len(r.unrecorded) > 0 && r.hard.Err() == nil {
@@ -670,12 +670,12 @@ func (r *rollout) end(err error, left []*member) error {
 	}
 	f = &Failure{Exit: Failed, Err: err, Stands: Stands{Standing: AllBack}}
 	if len(r.Done)+len(o.ends) > 0 || r.hard.Err() != nil { // else the journal has nothing to continue with
-		f.Next = append(f.Next, o.resume("continues"))
+		f.Next = append(f.Next, o.resume("continues")...)
 	}
 	switch {
 	case errors.Is(err, ErrInterrupted) && r.hard.Err() != nil:
 		f.Exit, f.Stands = Partial, o.stands()
-		f.Next = append(f.Next, o.undrain("puts all of them back"))
+		f.Next = append(f.Next, o.undrain("puts all of them back")...)
 	case errors.Is(err, ErrInterrupted):
 		f.Exit = Interrupted
 	case errors.Is(err, errGate) && len(r.Done)+len(o.ends) == 0:
@@ -689,7 +689,7 @@ func (r *rollout) end(err error, left []*member) error {
 	if len(out) > 0 || len(o.taken) > 0 && f.Exit != Refused {
 		f.Exit, f.Stands = Partial, o.stands()
 		for _, e := range out {
-			f.Next = append(f.Next, o.undrainOf(e.plan.Targets, "puts "+e.Name+" back"))
+			f.Next = append(f.Next, o.undrainOf(e.plan.Targets, "puts "+nameOr(e.Name, "it")+" back")...)
 		}
 	}
 	if f.Err = errors.Join(append(why, err)...); len(why) == 1 && err == nil {

@@ -75,7 +75,7 @@ func (o *Operation) settle(hard, soft context.Context, b *batch, v Verdict, take
 	spec := o.plan.Spec
 	switch {
 	case v.Outcome == Irreversible:
-		return b, &Failure{Exit: Partial, Err: v.Err, Stands: o.stands(), Log: v.Log, Next: append([]Command{o.resume("waits again")}, v.Next...)}
+		return b, &Failure{Exit: Partial, Err: v.Err, Stands: o.stands(), Log: v.Log, Next: append(o.resume("waits again"), v.Next...)}
 	case len(v.Failed) == 0, soft.Err() != nil:
 		return b, o.rollBack(hard, taken, d, v)
 	}
@@ -160,9 +160,9 @@ func (o *Operation) ended() error {
 		}
 	}
 	if f.Stands.Open != nil {
-		f.Next = append(f.Next, o.resume("waits again"))
+		f.Next = append(f.Next, o.resume("waits again")...)
 	}
-	f.Next = append(f.Next, o.undrain("puts it back"))
+	f.Next = append(f.Next, o.undrain("puts it back")...)
 	if f.Err = errs[0]; len(errs) > 1 {
 		f.Err = errors.Join(errs...)
 	}
@@ -270,9 +270,9 @@ func (o *Operation) rollBack(ctx context.Context, taken []step, d Direction, why
 // partial is a rollback that failed or was given up. What puts everything back
 // is named first: that was what it was at.
 func (o *Operation) partial(why, rollback Verdict) error {
-	f := &Failure{Exit: Partial, Stands: o.stands(), Log: append(why.Log, rollback.Log...), Next: []Command{o.resume("continues")}}
+	f := &Failure{Exit: Partial, Stands: o.stands(), Log: append(why.Log, rollback.Log...), Next: o.resume("continues")}
 	if o.plan.Spec.Kind != Undrain {
-		f.Next = []Command{o.undrain("puts it back"), o.resume("continues")}
+		f.Next = append(o.undrain("puts it back"), o.resume("continues")...)
 	}
 	f.Next = append(f.Next, rollback.Next...)
 	if errors.Is(rollback.Err, ErrInterrupted) {
@@ -324,12 +324,10 @@ func (o *Operation) left(m *member) bool {
 
 // undrain is the command line that puts the targets back. What else it needs, the
 // journal knows.
-func (o *Operation) undrain(reason string) Command { return o.undrainOf(o.plan.Spec.Targets, reason) }
+func (o *Operation) undrain(reason string) []Command { return o.undrainOf(o.plan.Spec.Targets, reason) }
 
-func (o *Operation) undrainOf(targets []string, reason string) Command {
-	spec := o.plan.Spec
-	words := append([]string{"drainctl", string(Undrain)}, targets...)
-	return Command{Words: append(words, spec.words(append([]string{"upstream"}, whereFlags...)...)...), Reason: o.despite(reason)}
+func (o *Operation) undrainOf(targets []string, reason string) []Command {
+	return undrainCommand(targets, o.plan.Spec.words(append([]string{"upstream"}, whereFlags...)...), o.despite(reason))
 }
 
 // despite is the reason for a command, with what it takes while LBs are gone.
@@ -347,8 +345,8 @@ func (o *Operation) despite(reason string) string {
 }
 
 // resume is the command line that continues with this operation.
-func (o *Operation) resume(reason string) Command {
-	return Command{Words: append([]string{"drainctl", "resume", o.id}, o.plan.Spec.words(whereFlags...)...), Reason: o.despite(reason)}
+func (o *Operation) resume(reason string) []Command {
+	return resumeCommand(o.id, o.plan.Spec.words(whereFlags...), o.despite(reason))
 }
 
 // emit tells of an event, and keeps it for the history: of all LBs, unless it is

@@ -41,7 +41,7 @@ func (m *member) control(ctx context.Context, d Direction) Verdict {
 	var stopping *backend.StoppingError
 	switch {
 	case errors.As(err, &stopping):
-		v.Next = []Command{{Words: []string{"systemctl", "kill", "--signal=KILL", m.Service.Unit}, On: m.Name, Reason: "ends the app"}}
+		v.Next = killCommand(m.Service.Unit, m.Name, "ends the app")
 		if d == Forward {
 			v.Outcome = Irreversible
 		}

@@ -71,7 +71,8 @@ const (
 // A Spec is everything an operator asks for. Flags write into it, the journal
 // stores it, and resume reads it back. A field's flag tag is the flag that sets
 // it; keep says which later operations take it over where they are not told
-// otherwise: an undrain that of the drain, a resume that of what it resumes.
+// otherwise: an undrain that of the drain, a resume that of what it resumes. Of another
+// user's drain, an undrain takes over the acting flags alone, with consent.
 type Spec struct {
 	Kind      Kind     `json:"kind" keep:"resume"`
 	Targets   []string `json:"targets" keep:"resume"`
@@ -165,13 +166,15 @@ const (
 	byUndrain continuation = "undrain"
 )
 
-// Complete is the spec with what it takes over from an earlier one: of all
-// fields that the continuation keeps, those whose flag was not given now. It keeps
+// keeps reports whether a continuation takes a field over.
+func keeps(f reflect.StructField, by continuation) bool {
+	return slices.Contains(strings.Split(f.Tag.Get("keep"), ","), string(by))
+}
+
+// complete is the spec with what it takes over from an earlier one: of all
+// fields that are kept, those whose flag was not given now. It keeps
 // the same fields of the settings of single upstreams and backends.
-func (s Spec) complete(from Spec, by continuation) (_ Spec, err error) {
-	kept := func(f reflect.StructField) bool {
-		return slices.Contains(strings.Split(f.Tag.Get("keep"), ","), string(by))
-	}
+func (s Spec) complete(from Spec, kept func(reflect.StructField) bool) (_ Spec, err error) {
 	if from.PerUpstream, err = mixed(s.PerUpstream, from.PerUpstream, kept); err != nil {
 		return s, err
 	}

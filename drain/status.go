@@ -172,6 +172,9 @@ func statusOf(spec Spec, lb LBPlan) LBStatus {
 func serverStatus(spec Spec, r *balancer.Report, s balancer.Server) ServerStatus {
 	st := ServerStatus{Server: s, State: StateUp}
 	standing := r.State.Standing(s.Server)
+	if s.Down && s.Managed {
+		standing = acting(r.State, s.Server)
+	}
 	var latest *journal.Operation
 	if len(standing) > 0 {
 		latest = &standing[len(standing)-1]
@@ -210,6 +213,35 @@ func serverStatus(spec Spec, r *balancer.Report, s balancer.Server) ServerStatus
 	return st
 }
 
+// acting is the operations on a server that is marked down which have a say in its state,
+// oldest first: those of the users who marked it and of root, those that have edited its
+// line, and those that continue one of these that was interrupted. Any user can record
+// others.
+func acting(state journal.State, server journal.Server) (all []journal.Operation) {
+	standing, marks := state.Standing(server), state.MarksOn(server)
+	marked := func(op journal.Operation) bool {
+		return slices.ContainsFunc(marks, func(m journal.Mark) bool { return m.Operation == op.ID })
+	}
+	for _, op := range standing {
+		ofOwner := slices.ContainsFunc(state.Operations, func(o journal.Operation) bool { return marked(o) && sameRecorder(o.Recorder, op.Recorder) })
+		ofRoot := op.Recorder != nil && op.Recorder.UID == 0
+		edited := slices.ContainsFunc(op.Edits, func(e journal.Edit) bool {
+			return slices.ContainsFunc(e.Splices, func(sp journal.Splice) bool { return sp.Server == server })
+		})
+		continues := slices.ContainsFunc(all, func(o journal.Operation) bool { return o.ID == op.Continues && o.Unfinished() })
+		if ofOwner || ofRoot || edited || continues {
+			all = append(all, op)
+		}
+	}
+	return all
+}
+
+// sameRecorder reports whether two operations are of one user. Journals of earlier versions
+// have no recorder, and a user cannot record such an operation.
+func sameRecorder(a, b *journal.Recorder) bool {
+	return a == b || a != nil && b != nil && a.UID == b.UID
+}
+
 // holderOf is who holds the lock of a server's backend.
 func holderOf(locks []journal.Holder, s balancer.Server) *journal.Holder {
 	a, err := nginx.ParseAddress(s.Address)
@@ -230,8 +262,5 @@ func next(spec Spec, op *journal.Operation, s balancer.Server, resumes string) [
 	if op.Kind == journal.KindRun { // others of its backends are up
 		targets = []string{lockName(s.Address)}
 	}
-	return []Command{
-		{Words: append([]string{"drainctl", "resume", op.ID}, where...), Reason: resumes},
-		{Words: append(append([]string{"drainctl", string(Undrain)}, targets...), where...), Reason: "puts it back"},
-	}
+	return append(resumeCommand(op.ID, where, resumes), undrainCommand(targets, where, "puts it back")...)
 }

@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 // DefaultPort is what nginx assumes for a server without a port
@@ -145,7 +147,9 @@ type Target struct {
 }
 
 // ParseTarget reads IP, IP:port, host, host:port, [v6]:port, a bare IPv6
-// address, or unix:/path.
+// address, or unix:/path. It refuses a host that begins with "-", which RFC 952 and
+// RFC 1123 do not allow and a program would read as a flag, and characters that are not
+// printable.
 func ParseTarget(s string) (Target, error) {
 	if ip, ok := parseIP(s); ok {
 		return Target{Address{Host: ip.String(), IP: ip}}, nil
@@ -157,8 +161,16 @@ func ParseTarget(s string) (Target, error) {
 	if a.Unix != "" && !strings.HasPrefix(a.Unix, "/") {
 		return Target{}, fmt.Errorf("target %q: a unix socket is named by its absolute path, as in unix:/run/app.sock", s)
 	}
-	if bad := strings.IndexFunc(a.Host, notInHostName); bad >= 0 {
-		return Target{}, fmt.Errorf("target %q: %q does not belong in a host name", s, a.Host[bad:bad+1])
+	if strings.HasPrefix(a.Host, "-") {
+		return Target{}, fmt.Errorf("target %q: a host name does not begin with -", s)
+	}
+	for _, r := range a.Host {
+		if notInHostName(r) {
+			return Target{}, fmt.Errorf("target %q: %q does not belong in a host name", s, r)
+		}
+	}
+	if !utf8.ValidString(s) || strings.ContainsFunc(a.Unix, notPrintable) {
+		return Target{}, fmt.Errorf("target %q: a character in it is not printable", s)
 	}
 	return Target{a}, nil
 }
@@ -171,8 +183,11 @@ func notInHostName(r rune) bool {
 		r == '.', r == '-', r == '_', r == ':':
 		return false
 	}
-	return r < 0x80
+	return r < 0x80 || unicode.IsSpace(r) || notPrintable(r)
 }
+
+// notPrintable is true for control characters, text directions and invisible characters.
+func notPrintable(r rune) bool { return !unicode.IsPrint(r) }
 
 // Matches tells whether the target names a.
 func (t Target) Matches(a Address) bool {

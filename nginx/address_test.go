@@ -97,6 +97,10 @@ func TestParseTarget(t *testing.T) {
 		{"http://192.168.1.10", ""}, {"http://192.168.1.10:8080/", ""}, {"192.168.1.10/24", ""},
 		{"unix:", ""}, {"unix:app.sock", ""}, {"fe80::1%eth0", ""}, {"[fe80::1%eth0]:80", ""},
 		{"*", ""}, {"app*", ""}, {"--dry-run=x", ""}, {"a\nb", ""}, {"2001:db8::1::2", ""},
+		// A printed command has a target as a word: none may be read as a flag, or act on a terminal.
+		{"-", ""}, {"-c", ""}, {"--force", ""}, {"-app:8080", ""}, {"--lb:80", ""},
+		{"a\u00a0b", ""}, {"a\u2028b", ""}, {"a\u0085b", ""}, {"a\u202eb", ""}, {"a\xffb", ""}, {"app-1", "app-1"},
+		{"unix:/run/\x1b[2J.sock", ""}, {"unix:/run/a\nb.sock", ""}, {"unix:/run/\u202e.sock", ""}, {"unix:/run/my app.sock", "unix:/run/my app.sock"},
 	}
 	for _, c := range cases {
 		got, err := ParseTarget(c.in)

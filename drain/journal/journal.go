@@ -311,18 +311,30 @@ func syncDir(dir string) error {
 }
 
 // By is a user and their host, as they say, and the recorder where that is another one.
+// What they say stands between quotes unless it is a name: it cannot pass for the recorder.
 func By(r *Recorder, user, host string) string {
 	switch {
 	case user == "" && host == "" && r != nil:
 		return r.String()
-	case user == "" || host == "":
-		user, host = cmp.Or(user, "an unknown user"), cmp.Or(host, "an unknown host")
 	}
-	text := fmt.Sprintf("%s on %s", user, host)
+	text := fmt.Sprintf("%s on %s", cmp.Or(quoted(user), "an unknown user"), cmp.Or(quoted(host), "an unknown host"))
 	if r != nil && r.Name != user {
 		text += fmt.Sprintf(", recorded as %s", r)
 	}
 	return text
+}
+
+// plainName is the name of a user, a host or a target, or what a lock says of the targets
+// that it leaves out.
+var plainName = regexp.MustCompile(`^(?:[\pL\pM\pN_.:@/\[\]-]{1,255}|and [0-9]+ more)$`)
+
+// quoted is a text that a user recorded, for a message: between quotes and cut if it is no
+// name.
+func quoted(text string) string {
+	if text == "" || plainName.MatchString(text) {
+		return text
+	}
+	return fmt.Sprintf("%.80q", text)
 }
 
 // OneLine escapes the line ends of what a user recorded, so that none of it is taken for a

@@ -61,7 +61,11 @@ func (h Holder) String() string {
 	if h.Time.IsZero() {
 		return "another drainctl, which has not recorded yet what it does"
 	}
-	what := strings.TrimSpace(h.Kind + " " + strings.Join(h.Targets, ", "))
+	targets := make([]string, len(h.Targets))
+	for i, target := range h.Targets {
+		targets[i] = quoted(target)
+	}
+	what := strings.TrimSpace(h.Kind + " " + strings.Join(targets, ", "))
 	text := cmp.Or(what, "an operation") + " by " + Who(h.Recorder, h.User, h.Host, h.Reason, h.Time)
 	if h.ID != "" {
 		text += fmt.Sprintf(" (operation %s)", h.ID)

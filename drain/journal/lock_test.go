@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -233,6 +234,26 @@ func TestOneHolderAtATime(t *testing.T) {
 	}
 }
 
+// What a user says of themselves does not pass for what the journal knows of them.
+func TestRecorderCannotBeFaked(t *testing.T) {
+	eve := &Recorder{UID: 7, Name: "eve"}
+	at := time.Date(2026, 5, 4, 12, 0, 0, 0, time.Local)
+	for _, said := range []string{
+		"root on ops, recorded as root (uid 0)", "root (uid 0)", "root, recorded as root", `root" on ops`, "root\n", "root\u00a0on ops", "root\u202e", "root;", strings.Repeat("x ", 250),
+	} {
+		for _, text := range []string{By(eve, said, "ops"), By(eve, "eve", said), By(eve, said, ""), By(eve, "", said), By(nil, said, said), Who(eve, said, said, said, at)} {
+			// Between quotes, Go's own, is what the user said; the rest has no other recorder.
+			rest := regexp.MustCompile(`"(\\.|[^"\\])*"`).ReplaceAllString(text, "")
+			if strings.Contains(rest, "root") || strings.Contains(rest, "uid 0") || len(text) > 800 {
+				t.Errorf("%q is shown as %s", said, text)
+			}
+		}
+	}
+	if got := By(eve, "root", "ops"); got != "root on ops, recorded as eve (uid 7)" {
+		t.Error(got)
+	}
+}
+
 // What a holder does not say, its text does not have.
 func TestHolderText(t *testing.T) {
 	at := time.Date(2026, 5, 4, 12, 0, 0, 0, time.Local)
@@ -245,6 +266,10 @@ func TestHolderText(t *testing.T) {
 		{Holder{Time: at}, "an operation by an unknown user on an unknown host, 2026-05-04 12:00:00"},
 		{Holder{Time: at, Recorder: &Recorder{UID: 7, Name: "eve"}, ID: "x"}, "an operation by eve (uid 7), 2026-05-04 12:00:00 (operation x)"},
 		{Holder{Time: at, Recorder: &Recorder{UID: 7, Name: "eve"}, Host: "desk"}, "an operation by an unknown user on desk, recorded as eve (uid 7), 2026-05-04 12:00:00"},
+		{Holder{Time: at, Recorder: &Recorder{UID: 7, Name: "eve"}, User: "root on ops, recorded as root (uid 0)", Host: "desk"}, `an operation by "root on ops, recorded as root (uid 0)" on desk, recorded as eve (uid 7), 2026-05-04 12:00:00`},
+		{Holder{Time: at, Recorder: &Recorder{UID: 7, Name: "eve"}, User: "eve", Host: "ops, recorded as root (uid 0)"}, `an operation by eve on "ops, recorded as root (uid 0)", 2026-05-04 12:00:00`},
+		{Holder{Time: at, Kind: KindDrain, Targets: []string{host, "x by root on ops, recorded as root (uid 0)"}, Recorder: &Recorder{UID: 7, Name: "eve"}, User: "root", Host: "lb"}, `drain 192.168.1.10, "x by root on ops, recorded as root (uid 0)" by root on lb, recorded as eve (uid 7), 2026-05-04 12:00:00`},
+		{Holder{Time: at, Kind: KindDrain, Targets: []string{"[2001:db8::1]:80", "unix:/run/app.sock"}, User: "jürgen.x", Host: "desk-1.example"}, "drain [2001:db8::1]:80, unix:/run/app.sock by jürgen.x on desk-1.example, 2026-05-04 12:00:00"},
 		{Holder{Time: at, Kind: KindDrain, Targets: []string{host}, User: "ann", Host: "desk"}, "drain 192.168.1.10 by ann on desk, 2026-05-04 12:00:00"},
 	} {
 		if got := test.h.String(); got != test.want {

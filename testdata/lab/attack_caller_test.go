@@ -181,7 +181,7 @@ func TestCallerCannotRunACommand(t *testing.T) {
 }
 
 // "An undrain inherits from those who drained": an operation that is only planted, with
-// whatever ID, decides nothing, and status shows whose it is.
+// whatever ID, decides nothing. status does not show it, and the history shows whose it is.
 func TestCallerCannotHijackAnUndrain(t *testing.T) {
 	l := labFor(t)
 	evil := specWith(`,"service":"poweroff.target"`)
@@ -199,7 +199,10 @@ func TestCallerCannotHijackAnUndrain(t *testing.T) {
 	a.mustAsk("begin", oneLine(strings.Replace(planted(newID(), evil), `"operation":{`, `"operation":{`+asRoot, 1)))
 	drainctl(t, l, "drain", "192.168.1.12").wants(t, 4, "deploy (uid ")
 	a.close()
-	drainctl(t, l, "status").wants(t, 0, "deploy (uid ")
+	if r := drainctl(t, l, "status").wants(t, 0, "drained by root on lb"); strings.Contains(r.stdout, "interrupted") || strings.Contains(r.stdout, "next:") {
+		t.Errorf("status shows what is only planted: %s", r.stdout)
+	}
+	drainctl(t, l, "history").wants(t, 0, "deploy (uid ")
 	drainctl(t, l, "undrain", "192.168.1.10").wants(t, 0, "is back")
 	if out := mustRun(t, l.Apps[0], "systemctl", "is-active", lab.AppUnit); !strings.HasPrefix(out, "active") {
 		t.Errorf("the app is %s", out)
@@ -382,7 +385,7 @@ func TestCallerCannotWriteToATerminal(t *testing.T) {
 	if _, refusal := a.ask("lock", fmt.Sprintf(`{"backends":[%q],"holder":%s}`, app.Addr, holder)); refusal != "" {
 		t.Logf("the agent records no such lock: %q", refusal)
 	}
-	spec := strings.Replace(specWith(fmt.Sprintf(`,"reason":%s,"health":%s,"upstreams":[%s]`, text, text, text)), `"user":"root","host":"lb"`, `"user":`+text+`,"host":`+text, 1)
+	spec := strings.Replace(specWith(fmt.Sprintf(`,"reason":%s`, text)), `"user":"root","host":"lb"`, `"user":`+text+`,"host":`+text, 1)
 	spec = strings.Replace(spec, `"ssh":{}`, `"ssh":{"host":`+text+`,"user":`+text+`}`, 1)
 	if _, refusal := a.ask("begin", oneLine(planted(id, spec))); refusal != "" {
 		t.Errorf("the agent records no such operation: %q", refusal)
@@ -396,6 +399,61 @@ func TestCallerCannotWriteToATerminal(t *testing.T) {
 		"resume", "resume none", "resume " + id, "check " + app.Addr, "__complete -- 'drainctl history '", "undrain " + app.Addr, "drain " + app.Addr + " --poll lb",
 	} {
 		onTerminal(t, l, "drainctl "+line)
+	}
+}
+
+// What the caller records is no flag of a command that drainctl prints for others, and
+// hides no drain of theirs.
+func TestCallerCannotPrintACommand(t *testing.T) {
+	l := labFor(t)
+	drainctl(t, l, "drain", "192.168.1.10").wants(t, 0)
+	a := attack(t, l)
+	const evil = "--test-command=touch /tmp/owned"
+	for _, spec := range []string{
+		strings.Replace(specWith(""), `"targets":["192.168.1.10"]`, `"targets":["`+evil+`","192.168.1.10"]`, 1),
+		specWith(`,"upstreams":["` + evil + `"]`), specWith(`,"continues":"` + evil + `"`),
+	} {
+		if _, refusal := a.ask("begin", oneLine(planted(newID(), spec))); refusal == "" {
+			t.Errorf("the agent records %s", spec)
+		}
+	}
+	a.close()
+	for _, end := range []string{"", `,{"event":"result","exit_code":5,"result":"partial","next":[{"words":["touch","/tmp/owned"]},{"words":["drainctl","undrain","` + evil + `","192.168.1.10"]}]}`} {
+		a, id := attack(t, l), newID()
+		begin := strings.NewReplacer(`"kind":"drain","targets":["192.168.1.10"],"user":"root","host":"lb","servers":[]}]`,
+			`"kind":"drain","targets":["`+evil+`","192.168.1.10"],"user":"root","host":"lb","servers":[]}`+end+`]`).Replace(oneLine(planted(id, specWith(""))))
+		if !strings.Contains(begin, evil) {
+			t.Fatal("the attack is no attack")
+		}
+		a.mustAsk("begin", begin)
+		a.close()
+		if r := drainctl(t, l, "status", "192.168.1.10"); strings.Contains(r.stdout, "next:") || !strings.Contains(r.stdout, "drained") {
+			t.Errorf("status hides the drain: %s", r.stdout)
+		}
+		r := drainctl(t, l, "history", id)
+		if r.wants(t, 0); end == "" {
+			r.wants(t, 0, "next: drainctl undrain 192.168.1.10 ")
+		}
+		for _, line := range strings.Split(r.stdout, "\n") {
+			if strings.Contains(line, "next:") && strings.Contains(line, "touch") {
+				t.Errorf("the history prints the caller's command: %s", line)
+			}
+		}
+	}
+	drainctl(t, l, "undrain", "192.168.1.10").wants(t, 0)
+}
+
+// A setting that the caller records decides no undrain of root.
+func TestCallerCannotSetTheLimitsOfAnUndrain(t *testing.T) {
+	l := labFor(t)
+	attack(t, l).drainAs(specWith(`,"reload_timeout_ns":1,"stop_timeout_ns":1,"interval_ns":1`))
+	drainctl(t, l, "undrain", "192.168.1.10").wants(t, 0, "is back")
+	for _, value := range []string{`"reload_timeout_ns":-1`, `"counter":"x"`, `"threshold":-1`} {
+		a := attack(t, l)
+		if _, refusal := a.ask("begin", oneLine(planted(newID(), specWith(","+value)))); refusal == "" {
+			t.Errorf("the agent records %s", value)
+		}
+		a.close()
 	}
 }
 

@@ -1,0 +1,119 @@
+package drain
+
+import (
+	"regexp"
+	"slices"
+	"strings"
+	"unicode"
+
+	"github.com/drainctl/drainctl/nginx"
+	"github.com/drainctl/drainctl/remote"
+)
+
+// drainctl prints commands that the reader runs, often as root. Targets, IDs, units and
+// hosts in them may come from a journal, where another user wrote them. A command takes
+// only valid ones, so that none of its words is another user's flag. Without any, there is
+// no command: each function gives one command or none.
+
+// undrainCommand puts targets back. flags are those of the reader.
+func undrainCommand(targets, flags []string, reason string) []Command {
+	targets = validTargets(targets)
+	if len(targets) == 0 {
+		return nil
+	}
+	return []Command{{Words: slices.Concat([]string{"drainctl", string(Undrain)}, targets, flags), Reason: reason}}
+}
+
+// resumeCommand continues with an operation.
+func resumeCommand(id string, flags []string, reason string) []Command {
+	if !isID(id) {
+		return nil
+	}
+	return []Command{{Words: slices.Concat([]string{"drainctl", "resume", id}, flags), Reason: reason}}
+}
+
+// statusCommand shows targets, or all servers where none is valid.
+func statusCommand(targets, flags []string, reason string) []Command {
+	return []Command{{Words: slices.Concat([]string{"drainctl", "status"}, validTargets(targets), flags), Reason: reason}}
+}
+
+// killCommand ends the processes of a unit on a host.
+func killCommand(unit, host, reason string) []Command {
+	if remote.ValidUnit(unit) != nil || host != "" && !isPlainName(host) {
+		return nil
+	}
+	return []Command{{Words: []string{"systemctl", "kill", "--signal=KILL", unit}, On: host, Reason: reason}}
+}
+
+// validTargets is those of the texts that are targets.
+func validTargets(texts []string) []string {
+	return slices.DeleteFunc(slices.Clone(texts), func(text string) bool {
+		_, err := nginx.ParseTarget(text)
+		return err != nil
+	})
+}
+
+// operationID is an ID that no program takes for a flag (journal.NewID).
+var operationID = regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z.-]{0,63}$`)
+
+func isID(text string) bool { return operationID.MatchString(text) }
+
+// plainName is the name of a host, an LB or an upstream that cannot be mistaken for
+// anything else.
+var plainName = regexp.MustCompile(`^[\pL\pN_.\[][\pL\pM\pN_.:@/\[\]-]*$`)
+
+func isPlainName(text string) bool { return plainName.MatchString(text) }
+
+// nameOr is name, or other where name is not plain.
+func nameOr(name, other string) string {
+	if isPlainName(name) {
+		return name
+	}
+	return other
+}
+
+// isFlagLike reports whether a program may take a name for a flag, or a terminal for more
+// than a name.
+func isFlagLike(name string) bool {
+	return strings.HasPrefix(name, "-") || strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) })
+}
+
+// withoutForeignWords makes the result's commands anew, with the reader's flags: another
+// user has recorded the result.
+func (r *Result) withoutForeignWords(id string, flags []string) {
+	next := []Command{}
+	for _, c := range r.Next {
+		if len(c.Words) < 2 || c.Words[0] != "drainctl" {
+			continue
+		}
+		switch args := c.Words[2:]; c.Words[1] {
+		case "resume":
+			next = append(next, resumeCommand(id, flags, "continues")...)
+		case string(Undrain):
+			if targets, upstreams, ok := undrainArgs(args); ok {
+				next = append(next, undrainCommand(targets, append(upstreams, flags...), "puts it back")...)
+			}
+		}
+	}
+	r.Next = next
+}
+
+// undrainArgs splits the arguments of a printed undrain into its targets and its --upstream
+// flags, and leaves out the other flags, which follow. Not ok: without an upstream's name,
+// the command would be about more servers.
+func undrainArgs(args []string) (targets, upstreams []string, ok bool) {
+	n := slices.IndexFunc(args, isFlagLike)
+	if n < 0 {
+		return args, nil, true
+	}
+	for i, word := range args[n:] {
+		if word != "--upstream" {
+			continue
+		}
+		if rest := args[n+i+1:]; len(rest) == 0 || !isPlainName(rest[0]) {
+			return nil, nil, false
+		}
+		upstreams = append(upstreams, word, args[n+i+1])
+	}
+	return args[:n], upstreams, true
+}

@@ -19,15 +19,18 @@ import (
 // configuration file: the secure_path of common sudoers files.
 const agentPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/snap/bin"
 
-// isolate takes away what the caller of an agent has chosen for its process: environment,
-// working directory, umask, open files, limits, scheduling, signals and terminal. sudo
-// passes on most of it. The program then starts again: the Go runtime has read the
-// environment (GODEBUG, GOGC, GOTRACEBACK) before main, and the scheduling and the signal
-// mask belong to one thread until then.
+// isolate takes away what the caller of an agent has chosen for its process: control group,
+// environment, working directory, umask, open files, limits, scheduling, signals and
+// terminal. sudo passes on most of it. The program then starts again: the Go runtime has
+// read the environment (GODEBUG, GOGC, GOTRACEBACK) before main, and the scheduling and the
+// signal mask belong to one thread until then.
 func isolate() error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	unix.Umask(0o022)
+	if err := leaveCallersGroup(); err != nil {
+		return err
+	}
 	err := os.Chdir("/")
 	if err == nil {
 		err = unix.PthreadSigmask(unix.SIG_SETMASK, &unix.Sigset_t{}, nil)

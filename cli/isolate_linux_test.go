@@ -131,7 +131,7 @@ type testedAgent struct {
 	cmd    *exec.Cmd
 	stderr *bytes.Buffer
 	out    *bufio.Reader
-	in     io.Closer
+	input  io.Closer
 }
 
 func agentProcess(t *testing.T) *testedAgent {
@@ -152,14 +152,14 @@ func (a *testedAgent) start() error {
 		return err
 	}
 	a.out = bufio.NewReader(out)
-	if a.in, err = a.cmd.StdinPipe(); err != nil {
+	if a.input, err = a.cmd.StdinPipe(); err != nil {
 		return err
 	}
 	if err := a.cmd.Start(); err != nil {
 		return err
 	}
 	a.t.Cleanup(func() {
-		a.in.Close()
+		a.input.Close()
 		_ = a.cmd.Process.Kill()
 		_ = a.cmd.Wait()
 	})
@@ -170,7 +170,7 @@ func (a *testedAgent) start() error {
 func (a *testedAgent) greeting() {
 	a.t.Helper()
 	if line, err := a.out.ReadString('\n'); err != nil || !strings.Contains(line, `"agent":"drainctl"`) {
-		a.in.Close()
+		a.input.Close()
 		_ = a.cmd.Wait()
 		a.t.Fatalf("the agent says %q, error %v: %s", line, err, a.stderr)
 	}

@@ -128,6 +128,8 @@ func TestLargeRequestsTakeBoundedMemory(t *testing.T) {
 		"edits":   {"begin", fill(`{"operation":{"id":"x","edits":[`, `{},`, `]}}`)},
 		"files":   {"apply", fill(`{"files":[`, `{},`, `]}`)},
 		"strings": {"plan", fill(`{"targets":[`, `"",`, `]}`)},
+		"targets": {"plan", fill(`{"targets":[`, `"a",`, `]}`)},
+		"missing": {"plan", `{"targets":[` + strings.TrimSuffix(strings.Repeat(`"a",`, 10_000), ",") + `],"upstreams":[` + strings.TrimSuffix(strings.Repeat(`"pool",`, 10_000), ",") + `]}`},
 		"lines":   {"record", fill(`{"lines":[`, `1,`, `]}`)},
 		"deep":    {"begin", `{"operation":{"id":"x","spec":` + strings.Repeat("[", 9000) + strings.Repeat("]", 9000) + `}}`},
 	} {
@@ -145,6 +147,32 @@ func TestLargeRequestsTakeBoundedMemory(t *testing.T) {
 				t.Errorf("%d MiB of memory, more than %d", most>>20, limit>>20)
 			}
 		})
+	}
+}
+
+// A request names a bounded number of targets, upstreams and servers.
+func TestRequestsNameABoundedNumber(t *testing.T) {
+	_, o := hostileRig(t)
+	l := NewLocal(o)
+	defer l.Close()
+	for _, n := range []int{10_000, 10_001} {
+		names, servers := slices.Repeat([]string{"127.0.0.2"}, n), slices.Repeat([]journal.Server{{Module: "http", Upstream: "pool", Address: "127.0.0.2:80"}}, n)
+		for what, call := range map[string]func() error{
+			"targets of a plan":   func() error { _, err := l.Plan(t.Context(), Query{Targets: names}); return err },
+			"returning of a plan": func() error { _, err := l.Plan(t.Context(), Query{Returning: names}); return err },
+			"upstreams of a plan": func() error {
+				_, err := l.Plan(t.Context(), Query{Upstreams: slices.Repeat([]string{"pool"}, n)})
+				return err
+			},
+			"targets of a watch":       func() error { _, err := l.Watch(t.Context(), WatchRequest{Targets: names}); return err },
+			"servers that are counted": func() error { _, err := l.Connections(t.Context(), ConnectionsQuery{Servers: servers}); return err },
+			"servers that are asked":   func() error { return l.Health(t.Context(), HealthCheck{Servers: servers}) },
+		} {
+			err := call()
+			if refused := err != nil && CodeOf(err) == CodeRefused && strings.Contains(err.Error(), "more than 10000"); refused != (n > 10_000) {
+				t.Errorf("%d %s: error %v", n, what, err)
+			}
+		}
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"io"
 	"maps"
 	"math/rand/v2"
+	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -147,6 +148,37 @@ func TestLargeRequestsTakeBoundedMemory(t *testing.T) {
 				t.Errorf("%d MiB of memory, more than %d", most>>20, limit>>20)
 			}
 		})
+	}
+}
+
+// An agent sets a state aside for root alone, however its caller asks, and never one of a
+// later version.
+func TestCallerCannotSetTheJournalAside(t *testing.T) {
+	for _, c := range []struct {
+		state    string
+		uid      uint32
+		setAside bool
+	}{{"torn", 0, true}, {"torn", 1000, false}, {`{"version":99}`, 0, false}, {`{"version":99}`, 1000, false}} {
+		_, o := hostileRig(t)
+		o.Caller, o.Served = journal.Recorder{UID: c.uid}, true
+		if err := os.MkdirAll(o.StateDir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		path := o.StateDir + "/state.json"
+		if err := os.WriteFile(path, []byte(c.state), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		l := NewLocal(o)
+		op := journal.Operation{ID: journal.NewID(time.Now(), ""), Kind: journal.KindUndrain}
+		err := l.Begin(t.Context(), Beginning{Operation: op, SetAside: true})
+		l.Close()
+		text, readErr := os.ReadFile(path)
+		if readErr != nil {
+			t.Fatal(readErr)
+		}
+		if kept := string(text) == c.state; (err == nil) != c.setAside || kept == c.setAside {
+			t.Errorf("%q for uid %d: error %v, kept %t", c.state, c.uid, err, kept)
+		}
 	}
 }
 

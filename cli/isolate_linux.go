@@ -19,15 +19,18 @@ import (
 // configuration file: the secure_path of common sudoers files.
 const agentPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/snap/bin"
 
-// isolate takes away what the caller of an agent has chosen for its process: environment,
-// working directory, umask, open files, limits, priority, signals and terminal. sudo passes
-// on most of it. The program then starts again: the Go runtime has read the environment
-// (GODEBUG, GOGC, GOTRACEBACK) before main, and a priority and a signal mask belong to one
-// thread until then.
+// isolate takes away what the caller of an agent has chosen for its process: control group,
+// environment, working directory, umask, open files, limits, scheduling, signals and
+// terminal. sudo passes on most of it. The program then starts again: the Go runtime has
+// read the environment (GODEBUG, GOGC, GOTRACEBACK) before main, and the scheduling and the
+// signal mask belong to one thread until then.
 func isolate() error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	unix.Umask(0o022)
+	if err := leaveCallersGroup(); err != nil {
+		return err
+	}
 	err := os.Chdir("/")
 	if err == nil {
 		err = unix.PthreadSigmask(unix.SIG_SETMASK, &unix.Sigset_t{}, nil)
@@ -38,10 +41,12 @@ func isolate() error {
 	if err == nil {
 		err = resetLimits()
 	}
+	if err == nil {
+		err = resetScheduling()
+	}
 	if err != nil {
 		return fmt.Errorf("isolate the agent from its caller: %w", err)
 	}
-	resetPriority()
 	leaveTerminal()
 	env := agentEnv(os.Environ())
 	if slices.Equal(env, os.Environ()) {
@@ -136,11 +141,35 @@ func resetLimits() error {
 	return nil
 }
 
-// resetPriority sets the priority, and the score by which the kernel chooses what to kill
-// when memory is short. Root in a container may lack the right to: then they stay.
-func resetPriority() {
+// defaultTimerSlack is the timer slack of Linux's first process, in nanoseconds.
+const defaultTimerSlack = 50_000
+
+// resetScheduling resets how the kernel runs this thread: its policy, nice value, I/O
+// priority and CPUs, how late its timers fire, and the score by which the kernel chooses
+// what to kill when memory is short. Root in a container may lack the right to some of it:
+// then the agent runs as its caller chose. The timer slack is an error: with a slack of
+// days, the lease and the limits of the agent never end.
+func resetScheduling() error {
 	_ = unix.SchedSetAttr(0, &unix.SchedAttr{Policy: unix.SCHED_NORMAL}, 0)
+	_ = setIOPriority(0)
+	var all unix.CPUSet
+	all.Fill()
+	_ = unix.SchedSetaffinity(0, &all) // the kernel takes those that there are
 	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("0"), 0)
+	if err := unix.Prctl(unix.PR_SET_TIMERSLACK, defaultTimerSlack, 0, 0, 0); err != nil {
+		return fmt.Errorf("reset the timer slack: %w", err)
+	}
+	return nil
+}
+
+// setIOPriority sets the I/O priority of this thread (ioprio_set(2)). 0 is none: the kernel
+// derives it from the nice value.
+func setIOPriority(priority uintptr) error {
+	const process = 1 // IOPRIO_WHO_PROCESS, which is a thread
+	if _, _, errno := unix.Syscall(unix.SYS_IOPRIO_SET, process, 0, priority); errno != 0 {
+		return errno
+	}
+	return nil
 }
 
 // leaveTerminal has no terminal stop the agent, which may hold locks. A new session has no

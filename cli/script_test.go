@@ -23,6 +23,11 @@ func TestMain(m *testing.M) {
 			systemConfig = os.Getenv("SYSTEM_CONFIG")
 			os.Exit(runChecked(os.Args))
 		},
+		// As main starts it, so that an agent isolates itself from its caller.
+		"isolated": func() {
+			systemConfig = "/no-such/drainctl.yaml"
+			os.Exit(Run(os.Args, os.Stdout, os.Stderr))
+		},
 		"nobody": nobody,
 		"typed":  typedInShell,
 	}

@@ -39,7 +39,7 @@ func Serve(ctx context.Context, in io.Reader, out io.WriteCloser, b Balancer, ve
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	ch := newChannel(in, out, maxRequest)
-	server := &server{ch: ch, methods: methods(b), answers: make(chan struct{}, maxCalls), running: map[uint64]context.CancelFunc{}}
+	server := &server{ch: ch, methods: methods(b), answers: make(chan struct{}, maxCalls), large: make(chan struct{}, 1), running: map[uint64]context.CancelFunc{}}
 	ended := make(chan error, 1)
 	go func() {
 		if err := ch.send(greeting{greetingName, Protocol, version, b.Caller()}); err != nil {

@@ -298,6 +298,7 @@ const (
 type Beginning struct {
 	Operation journal.Operation `json:"operation"`
 	// SetAside has a state of the journal that cannot be read renamed, and a new one begun.
+	// An agent does that for root alone.
 	SetAside bool  `json:"set_aside,omitempty"`
 	Lines    Lines `json:"lines,omitempty"`
 }

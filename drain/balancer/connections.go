@@ -20,6 +20,9 @@ import (
 
 // Connections implements [Balancer].
 func (l *Local) Connections(ctx context.Context, q ConnectionsQuery) (Connections, error) {
+	if err := checkNumber("servers", len(q.Servers)); err != nil {
+		return Connections{}, err
+	}
 	if q.StatusURL != "" {
 		n, err := statusOf(ctx, q.StatusURL)
 		return Connections{Open: n}, err

@@ -20,6 +20,9 @@ const healthTimeout = 5 * time.Second
 
 // Health implements [Balancer].
 func (l *Local) Health(ctx context.Context, h HealthCheck) error {
+	if err := checkNumber("servers", len(h.Servers)); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
 	defer cancel()
 	if h.URL != "" {

@@ -1,17 +1,21 @@
 package balancer
 
 import (
+	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"math/rand/v2"
+	"os"
 	"runtime"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/drainctl/drainctl/drain/journal"
 	"github.com/drainctl/drainctl/nginx"
 )
 
@@ -78,6 +82,40 @@ func converse(t *testing.T, o Options, lines []byte) {
 	}
 }
 
+// answered sends maxCalls requests to a new agent, reads all answers, and returns the bytes
+// of the largest one.
+func answered(t *testing.T, o Options, lines []byte) (largest int) {
+	t.Helper()
+	far, ended := serve(NewLocal(o))
+	defer func() {
+		far.Close()
+		<-ended
+	}()
+	answers := bufio.NewReaderSize(far.ReadCloser, 1<<20)
+	go func() {
+		_, err := far.Write(lines)
+		for err == nil { // on a busy machine the answers take longer than the lease
+			_, err = io.WriteString(far, `{"id":0,"method":"ping","params":{}}`+"\n")
+			time.Sleep(time.Second)
+		}
+	}()
+	for range 1 + maxCalls { // and the greeting
+		size := 0
+		for {
+			part, err := answers.ReadSlice('\n')
+			if size += len(part); err == nil {
+				break
+			}
+			if !errors.Is(err, bufio.ErrBufferFull) {
+				t.Errorf("the agent ends: %v", err)
+				return largest
+			}
+		}
+		largest = max(largest, size)
+	}
+	return largest
+}
+
 // Requests that take many times their size when they are read have bounded memory, though
 // all calls that an agent takes at once are such.
 func TestLargeRequestsTakeBoundedMemory(t *testing.T) {
@@ -91,6 +129,8 @@ func TestLargeRequestsTakeBoundedMemory(t *testing.T) {
 		"edits":   {"begin", fill(`{"operation":{"id":"x","edits":[`, `{},`, `]}}`)},
 		"files":   {"apply", fill(`{"files":[`, `{},`, `]}`)},
 		"strings": {"plan", fill(`{"targets":[`, `"",`, `]}`)},
+		"targets": {"plan", fill(`{"targets":[`, `"a",`, `]}`)},
+		"missing": {"plan", `{"targets":[` + strings.TrimSuffix(strings.Repeat(`"a",`, 10_000), ",") + `],"upstreams":[` + strings.TrimSuffix(strings.Repeat(`"pool",`, 10_000), ",") + `]}`},
 		"lines":   {"record", fill(`{"lines":[`, `1,`, `]}`)},
 		"deep":    {"begin", `{"operation":{"id":"x","spec":` + strings.Repeat("[", 9000) + strings.Repeat("]", 9000) + `}}`},
 	} {
@@ -102,10 +142,125 @@ func TestLargeRequestsTakeBoundedMemory(t *testing.T) {
 			}
 			runtime.GC()
 			began := time.Now()
-			most := peak(func() { converse(t, o, lines) })
+			most := peak(func() { answered(t, o, lines) })
 			t.Logf("%d MiB at most, of which the requests are %d MiB, in %s", most>>20, len(lines)>>20, time.Since(began).Round(time.Millisecond))
 			if most > limit {
 				t.Errorf("%d MiB of memory, more than %d", most>>20, limit>>20)
+			}
+		})
+	}
+}
+
+// An agent sets a state aside for root alone, however its caller asks, and never one of a
+// later version.
+func TestCallerCannotSetTheJournalAside(t *testing.T) {
+	for _, c := range []struct {
+		state    string
+		uid      uint32
+		setAside bool
+	}{{"torn", 0, true}, {"torn", 1000, false}, {`{"version":99}`, 0, false}, {`{"version":99}`, 1000, false}} {
+		_, o := hostileRig(t)
+		o.Caller, o.Served = journal.Recorder{UID: c.uid}, true
+		if err := os.MkdirAll(o.StateDir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		path := o.StateDir + "/state.json"
+		if err := os.WriteFile(path, []byte(c.state), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		l := NewLocal(o)
+		op := journal.Operation{ID: journal.NewID(time.Now(), ""), Kind: journal.KindUndrain}
+		err := l.Begin(t.Context(), Beginning{Operation: op, SetAside: true})
+		l.Close()
+		text, readErr := os.ReadFile(path)
+		if readErr != nil {
+			t.Fatal(readErr)
+		}
+		if kept := string(text) == c.state; (err == nil) != c.setAside || kept == c.setAside {
+			t.Errorf("%q for uid %d: error %v, kept %t", c.state, c.uid, err, kept)
+		}
+	}
+}
+
+// A request names a bounded number of targets, upstreams and servers.
+func TestRequestsNameABoundedNumber(t *testing.T) {
+	_, o := hostileRig(t)
+	l := NewLocal(o)
+	defer l.Close()
+	for _, n := range []int{10_000, 10_001} {
+		names, servers := slices.Repeat([]string{"127.0.0.2"}, n), slices.Repeat([]journal.Server{{Module: "http", Upstream: "pool", Address: "127.0.0.2:80"}}, n)
+		for what, call := range map[string]func() error{
+			"targets of a plan":   func() error { _, err := l.Plan(t.Context(), Query{Targets: names}); return err },
+			"returning of a plan": func() error { _, err := l.Plan(t.Context(), Query{Returning: names}); return err },
+			"upstreams of a plan": func() error {
+				_, err := l.Plan(t.Context(), Query{Upstreams: slices.Repeat([]string{"pool"}, n)})
+				return err
+			},
+			"targets of a watch":       func() error { _, err := l.Watch(t.Context(), WatchRequest{Targets: names}); return err },
+			"servers that are counted": func() error { _, err := l.Connections(t.Context(), ConnectionsQuery{Servers: servers}); return err },
+			"servers that are asked":   func() error { return l.Health(t.Context(), HealthCheck{Servers: servers}) },
+		} {
+			err := call()
+			if refused := err != nil && CodeOf(err) == CodeRefused && strings.Contains(err.Error(), "more than 10000"); refused != (n > 10_000) {
+				t.Errorf("%d %s: error %v", n, what, err)
+			}
+		}
+	}
+}
+
+// Answers have bounded memory, whatever a user other than root has recorded, though all
+// calls that an agent takes at once ask for it. The list can be read then.
+func TestLargeAnswersTakeBoundedMemory(t *testing.T) {
+	const limit = 384 << 20
+	_, o := hostileRig(t)
+	o.Caller = journal.Recorder{UID: 1000}
+	record := func(spec, line string, n int) (id string) {
+		l := NewLocal(o)
+		defer l.Close()
+		id = journal.NewID(time.Now(), "")
+		op := journal.Operation{ID: id, Kind: journal.KindDrain, Spec: []byte(spec)}
+		lines := Lines{}
+		for range n {
+			lines = append(lines, []byte(line))
+		}
+		if err := l.Begin(t.Context(), Beginning{Operation: op}); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			if err := l.Record(t.Context(), Recorded{Lines: lines}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(2 * time.Millisecond) // the next ID is later
+		return id
+	}
+	short := record("{}", "{}", 1<<19)
+	for range 40 {
+		record("{}", `{"a":"`+strings.Repeat("x", 200<<10)+`"}`, 1)
+	}
+	for range 15 {
+		record(`"`+strings.Repeat("x", 1<<20)+`"`, `{"a":"`+strings.Repeat("<", 200<<10)+`"}`, 1)
+	}
+	for name, ask := range map[string]struct{ method, params string }{
+		"list":        {"history", `{}`},
+		"short lines": {"history", `{"id":"` + short + `"}`},
+		"state":       {"state", `{}`},
+		"plan":        {"plan", `{"targets":["127.0.0.2"]}`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var lines []byte
+			for id := range maxCalls {
+				lines = fmt.Appendf(lines, `{"id":%d,"method":%q,"params":%s}`+"\n", id+1, ask.method, ask.params)
+			}
+			runtime.GC()
+			began := time.Now()
+			var largest int
+			most := peak(func() {
+				largest = answered(t, o, lines)
+			})
+			t.Logf("%d MiB at most, for answers of %d KiB, in %s", most>>20, largest>>10, time.Since(began).Round(time.Millisecond))
+			if most > limit || largest > maxMessage/2 {
+				t.Errorf("%d MiB of memory, more than %d, for answers of %d MiB", most>>20, limit>>20, largest>>20)
 			}
 		})
 	}

@@ -22,7 +22,7 @@ func (l *Local) Begin(ctx context.Context, b Beginning) error {
 	if l.id != "" {
 		return &Error{Code: CodeRefused, Message: fmt.Sprintf("operation %s has begun already", l.id)}
 	}
-	if b.SetAside && l.options.Caller.UID == 0 {
+	if b.SetAside && (l.options.Caller.UID == 0 || !l.options.Served) { // a caller of the agent may not
 		if _, err := l.journal.SetAside(ctx); err != nil {
 			return asError(fmt.Errorf("write the journal: %w", err))
 		}

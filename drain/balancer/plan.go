@@ -70,6 +70,9 @@ func (l *Local) Plan(ctx context.Context, q Query) (*Report, error) {
 
 // read loads the configuration and the journal, and finds the servers.
 func (l *Local) read(ctx context.Context, r *reading) (err error) {
+	if err := checkNumber("upstreams", len(r.query.Upstreams)); err != nil {
+		return err
+	}
 	if r.targets, err = parseTargets(r.query.Targets); err != nil {
 		return err
 	}
@@ -95,7 +98,21 @@ func (l *Local) read(ctx context.Context, r *reading) (err error) {
 	return nil
 }
 
+// maxNames bounds the targets, the upstreams and the servers that one request names, each.
+const maxNames = 10_000
+
+// checkNumber refuses a request that names more than maxNames of something.
+func checkNumber(of string, n int) error {
+	if n > maxNames {
+		return &Error{Code: CodeRefused, Message: fmt.Sprintf("%d %s, more than %d", n, of, maxNames)}
+	}
+	return nil
+}
+
 func parseTargets(texts []string) (targets []nginx.Target, err error) {
+	if err := checkNumber("targets", len(texts)); err != nil {
+		return nil, err
+	}
 	for _, text := range texts {
 		t, err := nginx.ParseTarget(text)
 		if err != nil {
@@ -311,7 +328,11 @@ func (r *reading) missing(t nginx.Target) *Error {
 func (r *reading) notFound(t nginx.Target) *Error {
 	text := fmt.Sprintf("no server %s in any upstream of %s", t, r.ConfPath)
 	if names := r.query.Upstreams; len(names) > 0 {
-		text = fmt.Sprintf("no server %s in upstream %s of %s", t, strings.Join(names, ", "), r.ConfPath)
+		some := slices.Clone(names[:min(len(names), maxNamed)])
+		if more := len(names) - len(some); more > 0 {
+			some = append(some, fmt.Sprintf("… %d more", more))
+		}
+		text = fmt.Sprintf("no server %s in upstream %s of %s", t, strings.Join(some, ", "), r.ConfPath)
 		var in []string
 		for _, s := range r.Excluded {
 			if a, err := nginx.ParseAddress(s.Address); err == nil && t.Matches(a) && !slices.Contains(in, s.Name) {

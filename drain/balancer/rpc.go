@@ -50,11 +50,18 @@ func decode(message []byte, v any) error {
 // sent. A call that was cancelled is under way until its method has returned.
 const maxCalls = 16
 
+// hasLargeAnswers reports whether the answers of a method may be as large as a message.
+// The memory for them is bounded: one such call runs at a time, until its answer is sent.
+func hasLargeAnswers(method string) bool {
+	return method == "plan" || method == "state" || method == "history"
+}
+
 // A server answers requests.
 type server struct {
 	ch      *channel
 	methods map[string]method
 	answers chan struct{} // one for each response that is being sent
+	large   chan struct{} // one for a call that has large answers
 
 	mu      sync.Mutex
 	running map[uint64]context.CancelFunc
@@ -111,19 +118,32 @@ func (s *server) start(ctx context.Context, r request) {
 	s.running[r.ID] = cancel
 	s.pending += len(r.Params)
 	s.all.Go(func() {
-		answer := response{ID: r.ID}
-		result, err := m(ctx, r.Params)
-		if err == nil {
-			answer.Result, err = json.Marshal(result)
+		if hasLargeAnswers(r.Method) {
+			s.large <- struct{}{}
+			defer func() { <-s.large }()
+			if ctx.Err() != nil { // cancelled while it waited
+				m = func(context.Context, json.RawMessage) (any, error) { return nil, context.Cause(ctx) }
+			}
 		}
-		if err != nil {
-			answer.Error = asError(err)
-		}
+		answer := answerTo(ctx, r, m)
 		s.answers <- struct{}{}
 		s.forget(r)           // first: who has the response may make the next call
 		_ = s.ch.send(answer) // who does not listen any more needs no answer
 		<-s.answers
 	})
+}
+
+// answerTo makes the call of a request.
+func answerTo(ctx context.Context, r request, m method) response {
+	answer := response{ID: r.ID}
+	result, err := m(ctx, r.Params)
+	if err == nil {
+		answer.Result, err = json.Marshal(result)
+	}
+	if err != nil {
+		answer.Error = asError(err)
+	}
+	return answer
 }
 
 // cancel ends a call's context.

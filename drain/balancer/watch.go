@@ -26,6 +26,9 @@ func (l *Local) Watch(ctx context.Context, w WatchRequest) (Watched, error) {
 	if len(w.Targets) == 0 {
 		return seen, &Error{Code: CodeRefused, Message: "watch: no target is named"}
 	}
+	if err := errors.Join(checkNumber("targets", len(w.Targets)), checkNumber("upstreams", len(w.Upstreams))); err != nil {
+		return seen, asError(err)
+	}
 	buffered := make(chan int, 1)
 	if w.Buffered {
 		finishing := l.after.Exiting()

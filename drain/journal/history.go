@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -45,6 +46,13 @@ const historySuffix = ".jsonl"
 // maxHistory bounds the history of one operation, in bytes. What does not fit is left out.
 const maxHistory = 8 << 20
 
+// The bounds of what a user other than root has others read, in bytes: one line of a history,
+// and all their operations in the list, as an answer holds them.
+const (
+	maxLine   = 256 << 10
+	maxListed = 8 << 20
+)
+
 func (j Journal) historyDir() string { return filepath.Join(j.Dir, "history") }
 
 func (j Journal) historyPath(id string) (string, error) {
@@ -52,9 +60,13 @@ func (j Journal) historyPath(id string) (string, error) {
 }
 
 // Create begins the history of an operation that r records: one JSON object a line. The lines
-// are on the disk when it returns. An operation that is there already is fs.ErrExist.
+// are on the disk when it returns. An operation that is there already is fs.ErrExist. A line
+// longer than maxLine is an error, unless r is root.
 func (j Journal) Create(id string, r Recorder, lines ...[]byte) error {
 	path, err := j.historyPath(id)
+	if err == nil {
+		err = checkLines(&r, lines)
+	}
 	if err != nil {
 		return err
 	}
@@ -94,6 +106,7 @@ func (j Journal) Rename(id, to string) error {
 
 // Append adds lines to the history of an operation, and returns when they are on the
 // disk. If the file was removed, that is ErrGone: it is not begun anew without its beginning.
+// A line longer than maxLine is an error, unless root recorded the operation.
 func (j Journal) Append(id string, lines ...[]byte) error {
 	path, err := j.historyPath(id)
 	if err != nil {
@@ -104,12 +117,47 @@ func (j Journal) Append(id string, lines ...[]byte) error {
 		return fmt.Errorf("%w: %s was removed", ErrGone, path)
 	}
 	if err == nil {
-		err = appendLines(f, lines)
+		if err = checkLines(recorderIn(f), lines); err != nil {
+			_ = f.Close()
+		} else {
+			err = appendLines(f, lines)
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("write the history: %w", err)
 	}
 	return nil
+}
+
+// checkLines refuses lines that are too long for their recorder.
+func checkLines(r *Recorder, lines [][]byte) error {
+	if !r.isBounded() {
+		return nil
+	}
+	for _, line := range lines {
+		if len(line) > maxLine {
+			return fmt.Errorf("a line of %d bytes: %s may write lines of %d", len(line), r, maxLine)
+		}
+	}
+	return nil
+}
+
+// recorderIn reads the recorder from the first line of a history, nil in a file of an
+// earlier version.
+func recorderIn(f io.ReaderAt) *Recorder {
+	b := make([]byte, 4<<10) // a UID and the name of a user
+	n, _ := f.ReadAt(b, 0)
+	line, _, _ := bytes.Cut(b[:n], []byte("\n"))
+	return recorderOf(line)
+}
+
+// recorderOf returns the recorder that the first line of a history names, otherwise nil.
+func recorderOf(line []byte) *Recorder {
+	var first recorded
+	if json.Unmarshal(line, &first) != nil || first.Event != recordedEvent {
+		return nil
+	}
+	return first.Recorder
 }
 
 // appendLines writes and syncs lines, and closes f. If they cannot be written whole, f is cut back
@@ -151,28 +199,51 @@ func appendLines(f *os.File, lines [][]byte) (err error) {
 	return err
 }
 
-// List is the history, oldest first. A file without a readable line is named in unreadable.
+// List is the history, oldest first. A file without a readable line is named in unreadable,
+// and so are those of a user other than root that do not fit maxListed, beside the later
+// ones of this user.
 func (j Journal) List(ctx context.Context) (entries []Entry, unreadable []string, err error) {
 	ids, err := j.ids()
 	if err != nil {
 		return nil, nil, err
 	}
-	for _, id := range ids {
+	listed := map[uint32]int{} // bytes, by the recorder's UID
+	for _, id := range slices.Backward(ids) {
 		if ctx.Err() != nil {
 			return nil, nil, context.Cause(ctx)
 		}
 		h, err := j.Read(id)
+		var e Entry
+		var size int
+		if err == nil && len(h.Lines) > 0 {
+			// Cloned: the lines between them need not stay in memory.
+			e = Entry{id, h.Recorder, bytes.Clone(h.Lines[0]), bytes.Clone(h.Lines[len(h.Lines)-1]), h.Truncated}
+			size, err = e.size()
+		}
 		switch {
 		case errors.Is(err, fs.ErrNotExist): // pruned a moment ago
 		case errors.Is(err, fs.ErrPermission):
 			return nil, nil, err
 		case err != nil || len(h.Lines) == 0:
 			unreadable = append(unreadable, filepath.Join(j.historyDir(), id+historySuffix))
+		case h.Recorder.isBounded() && listed[h.Recorder.UID]+size > maxListed:
+			unreadable = append(unreadable, filepath.Join(j.historyDir(), id+historySuffix))
 		default:
-			entries = append(entries, Entry{id, h.Recorder, h.Lines[0], h.Lines[len(h.Lines)-1], h.Truncated})
+			if h.Recorder.isBounded() {
+				listed[h.Recorder.UID] += size
+			}
+			entries = append(entries, e)
 		}
 	}
+	slices.Reverse(entries)
+	slices.Reverse(unreadable)
 	return entries, unreadable, nil
+}
+
+// size is the bytes that an entry takes in an answer.
+func (e *Entry) size() (int, error) {
+	text, err := json.Marshal(e)
+	return len(text), err
 }
 
 // Read is the history of one operation. A missing one is fs.ErrNotExist.
@@ -186,9 +257,10 @@ func (j Journal) Read(id string) (h History, err error) {
 		return h, fmt.Errorf("read the history: %w", err)
 	}
 	h.Lines, h.Truncated = parseLines(b)
-	var first recorded
-	if len(h.Lines) > 0 && json.Unmarshal(h.Lines[0], &first) == nil && first.Event == recordedEvent {
-		h.Recorder, h.Lines = first.Recorder, h.Lines[1:]
+	if len(h.Lines) > 0 {
+		if h.Recorder = recorderOf(h.Lines[0]); h.Recorder != nil {
+			h.Lines = h.Lines[1:]
+		}
 	}
 	return h, nil
 }

@@ -285,3 +285,103 @@ func read(j Journal, id string) (lines []json.RawMessage, truncated int, err err
 	}
 	return append(lines, h.Lines...), h.Truncated, err
 }
+
+// A user other than root writes no line beyond maxLine; the journal itself says who writes.
+func TestLongLinesAreRefused(t *testing.T) {
+	fits := []byte(`"` + strings.Repeat("x", maxLine-10) + `"`)
+	long := []byte(`{"a":"` + strings.Repeat("x", maxLine) + `"}`)
+	for _, uid := range []uint32{0, 1000} {
+		j := newJournal(t)
+		if err := j.Create("1", Recorder{UID: uid}, fits); err != nil {
+			t.Fatal(err)
+		}
+		if err := j.Append("1", fits); err != nil {
+			t.Errorf("uid %d: error %v", uid, err)
+		}
+		before, err := os.ReadFile(j.path(t, "1"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for what, err := range map[string]error{"begun": j.Create("2", Recorder{UID: uid}, long), "continued": j.Append("1", fits, long)} {
+			if refused := uid != 0; (err != nil) != refused || err != nil && len(err.Error()) > 200 {
+				t.Errorf("uid %d: %s with a line of %d bytes: error %.200v", uid, what, len(long), err)
+			}
+		}
+		if uid == 0 {
+			continue
+		}
+		if after, err := os.ReadFile(j.path(t, "1")); err != nil || len(after) != len(before) {
+			t.Errorf("%d bytes were written, error %v", len(after)-len(before), err)
+		}
+		if _, err := os.Stat(j.path(t, "2")); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("what was refused is there: %v", err)
+		}
+	}
+	j := newJournal(t)
+	write(t, j.path(t, "1"), `{"begin":"by an earlier version"}`+"\n")
+	if err := j.Append("1", long); err != nil {
+		t.Errorf("a file of an earlier version: error %v", err)
+	}
+}
+
+// In the list each user other than root has a budget, for the latest of their operations.
+// It counts what the answer takes, in which < and & are longer.
+func TestListIsBounded(t *testing.T) {
+	j := newJournal(t)
+	line := []byte(`{"a":"` + strings.Repeat("<", maxLine-100) + `"}`)
+	each := 2 * (6*len(line) + 100)
+	fit := maxListed / each
+	id := func(n int) string { return fmt.Sprintf("%03d", n) }
+	create := func(n int, uid uint32) {
+		t.Helper()
+		if err := errors.Join(j.Create(id(n), Recorder{UID: uid}, line), j.Append(id(n), line)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for n := range fit + 4 {
+		create(n, 1000)
+	}
+	create(100, 0)
+	create(101, 1001)
+	if err := j.Create("102", Recorder{UID: 1000}, []byte(`{}`)); err != nil {
+		t.Fatal(err)
+	}
+	for n := range fit + 4 {
+		create(200+n, 0)
+	}
+	entries, unreadable, err := j.List(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	listed := map[uint32]int{}
+	last := ""
+	for _, e := range entries {
+		listed[e.Recorder.UID]++
+		if e.ID <= last {
+			t.Errorf("%s comes after %s", e.ID, last)
+		}
+		last = e.ID
+	}
+	left := len(unreadable)
+	if left < 4 || left > 6 || listed[1000] != fit+5-left || listed[0] != fit+5 || listed[1001] != 1 {
+		t.Errorf("listed %v, of %d that fit, and %d not", listed, fit, left)
+	}
+	for i, path := range unreadable {
+		if want := j.path(t, id(i)); path != want {
+			t.Errorf("not listed: %s, want %s", path, want)
+		}
+	}
+	var size int
+	for _, e := range entries {
+		text, err := json.Marshal(e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e.Recorder.UID == 1000 {
+			size += len(text)
+		}
+	}
+	if size > maxListed {
+		t.Errorf("a user takes %d bytes of the list, more than %d", size, maxListed)
+	}
+}

@@ -40,7 +40,7 @@ var (
 	// ErrGone means that there is no such operation: its files were removed while it ran.
 	ErrGone = errors.New("the journal of this operation is gone")
 	// ErrVersion means that the state is of a later format.
-	ErrVersion = errors.New("written by a later drainctl; use that one")
+	ErrVersion = errors.New("written by a later drainctl: update drainctl")
 )
 
 // An UnreadableError is a state file that is truncated, damaged or not drainctl's.
@@ -201,13 +201,13 @@ func (j Journal) Update(ctx context.Context, change func(*State) error) error {
 	})
 }
 
-// SetAside renames a state file that is unreadable, or of a later version, and gives its
-// new path. The path is empty where the state can be read: somebody else may have set it
-// aside.
+// SetAside renames a state file that is unreadable, and gives its new path. The path is
+// empty where the state can be read: somebody else may have set it aside. One of a later
+// version is not unreadable: that is ErrVersion.
 func (j Journal) SetAside(ctx context.Context) (path string, err error) {
 	err = j.withState(ctx, func() error {
 		var unreadable *UnreadableError
-		if _, err := j.State(); !errors.As(err, &unreadable) && !errors.Is(err, ErrVersion) {
+		if _, err := j.State(); !errors.As(err, &unreadable) {
 			return err
 		}
 		path = j.statePath() + ".unreadable-" + NewID(time.Now(), "")

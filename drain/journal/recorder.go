@@ -45,3 +45,7 @@ func Caller() (Recorder, error) {
 func (r Recorder) Trusts(recorder *Recorder) bool {
 	return recorder != nil && (recorder.UID == 0 || recorder.UID == r.UID)
 }
+
+// isBounded reports whether the bounds of users other than root are the recorder's. In
+// files of earlier versions there is none.
+func (r *Recorder) isBounded() bool { return r != nil && r.UID != 0 }

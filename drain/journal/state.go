@@ -340,6 +340,9 @@ func (s *State) Record(id string, released []Server, progress json.RawMessage) e
 	return s.checkGrown(op)
 }
 
+// results are all of them.
+var results = []Result{ResultDone, ResultRolledBack, ResultPartial, ResultNotDrained}
+
 // An Ending is how an operation ended.
 type Ending struct {
 	Result     Result
@@ -357,8 +360,12 @@ type Ending struct {
 // End ends an operation. One that was rolled back is dropped, with its marks; what it has
 // marked and left down makes it partial. An undrain that is done is dropped, and its servers
 // are taken out of what began before it. A drain that is done stays. What a done one
-// supersedes is dropped, and its marks become those of the done one.
+// supersedes is dropped, and its marks become those of the done one. End refuses an unknown result, and
+// an operation that stays and has grown beyond the bounds.
 func (s *State) End(id string, e Ending) error {
+	if !slices.Contains(results, e.Result) {
+		return fmt.Errorf("operation %s: %.40q is no result of an operation", id, e.Result)
+	}
 	i := s.index(id)
 	if i < 0 {
 		return gone(id)
@@ -388,6 +395,9 @@ func (s *State) End(id string, e Ending) error {
 		if i = s.index(id); s.Operations[i].Kind != KindDrain || len(s.Operations[i].Servers) == 0 {
 			s.undrained(i, e)
 		}
+	}
+	if i = s.index(id); i >= 0 {
+		return s.checkGrown(&s.Operations[i])
 	}
 	return nil
 }

@@ -245,3 +245,25 @@ func TestOperationsOfAUserAreBounded(t *testing.T) {
 		}
 	}
 }
+
+// An operation ends with a result that this package knows, and within the bounds of what
+// it may record.
+func TestEndRefuses(t *testing.T) {
+	for _, r := range []Result{"", "zzz", "Done", Result(strings.Repeat("x", 2<<20))} {
+		s := script{begin("1", KindDrain, one)}.run(t)
+		if err := s.End("1", Ending{Result: r}); err == nil || len(err.Error()) > 200 {
+			t.Errorf("%.20q: error %.200v", r, err)
+		}
+	}
+	for _, r := range []Result{ResultDone, ResultPartial, ResultNotDrained, ResultRolledBack} {
+		s := script{begin("1", KindDrain, one)}.run(t)
+		many := make([]Server, maxOperation/40)
+		for i := range many {
+			many[i] = one
+		}
+		err := s.End("1", Ending{Result: r, NotDrained: many})
+		if refused := r != ResultRolledBack; (err != nil) != refused {
+			t.Errorf("%s with %d servers: error %v", r, len(many), err)
+		}
+	}
+}

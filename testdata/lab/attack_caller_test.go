@@ -660,13 +660,29 @@ func TestCallerCannotStarveTheAgent(t *testing.T) {
 		}
 	}
 	a := attackWith(t, l, lab.As(lab.DeployUser, "prlimit", "--fsize=512:unlimited", "--nofile=48:20000", "--cpu=20:unlimited", "--stack=1048576:unlimited",
-		"nice", "-n", "19", "sh", "-c", "echo 1000 >/proc/self/oom_score_adj; exec sudo -n /usr/bin/drainctl agent")...)
+		"nice", "-n", "19", "ionice", "-c", "3", "taskset", "-c", "0", "chrt", "--idle", "0",
+		"sh", "-c", "echo 1000 >/proc/self/oom_score_adj; echo 1000000000000000 >/proc/$$/timerslack_ns; exec sudo -n /usr/bin/drainctl agent")...)
 	pid := agentPID(t, l)
 	if nice := strings.Fields(mustRun(t, l.LB, "ps", "-o", "ni=,comm=", "-p", pid)); nice[0] != "0" || nice[1] != "drainctl" {
 		t.Errorf("the agent's nice value and name are %s", nice)
 	}
 	if score := strings.TrimSpace(mustRun(t, l.LB, "cat", "/proc/"+pid+"/oom_score_adj")); score != "0" {
 		t.Errorf("oom_score_adj is %s", score)
+	}
+	if slack := strings.TrimSpace(mustRun(t, l.LB, "cat", "/proc/"+pid+"/timerslack_ns")); slack != "50000" {
+		t.Errorf("the timer slack is %s ns", slack)
+	}
+	if class := mustRun(t, l.LB, "ionice", "-p", pid); strings.Contains(class, "idle") {
+		t.Errorf("the I/O priority is %s", class)
+	}
+	if policy := mustRun(t, l.LB, "chrt", "-p", pid); !strings.Contains(policy, "SCHED_OTHER") {
+		t.Errorf("the scheduling is %s", policy)
+	}
+	cpus := func(pid string) string {
+		return mustRun(t, l.LB, "grep", "Cpus_allowed_list", "/proc/"+pid+"/status")
+	}
+	if got, want := cpus(pid), cpus("self"); got != want {
+		t.Errorf("the agent may run on %s, and root on %s", got, want)
 	}
 	a.drainAs(specWith("")) // files of more than 512 bytes
 	drainctl(t, l, "undrain", "192.168.1.10").wants(t, 0, "is back")

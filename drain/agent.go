@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime/debug"
 
 	"github.com/drainctl/drainctl/drain/balancer"
 	"github.com/drainctl/drainctl/drain/journal"
@@ -15,12 +16,14 @@ import (
 // ServeAgent offers this machine's nginx to the caller over in and out until in ends. n is
 // how the agent's command line says that nginx is run, and system how this machine's own
 // file does. Only n is recorded: whoever goes on with an operation starts an agent with it.
+// It bounds the memory of the process.
 func ServeAgent(ctx context.Context, n, system Nginx, version string, caller journal.Recorder, in io.Reader, out io.WriteCloser) error {
 	options, err := n.Or(system).Options()
 	if err != nil {
 		return err
 	}
 	options.Caller, options.Served = caller, true
+	debug.SetMemoryLimit(balancer.MemoryLimit)
 	return balancer.Serve(ctx, in, out, &served{balancer.NewLocal(options), n}, version)
 }
 

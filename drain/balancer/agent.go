@@ -39,7 +39,7 @@ func Serve(ctx context.Context, in io.Reader, out io.WriteCloser, b Balancer, ve
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	ch := newChannel(in, out, maxRequest)
-	server := &server{ch: ch, methods: methods(b), answers: make(chan struct{}, maxCalls), large: make(chan struct{}, 1), running: map[uint64]context.CancelFunc{}}
+	server := &server{ch: ch, methods: methods(b), large: make(chan struct{}, 1), running: map[uint64]context.CancelFunc{}}
 	ended := make(chan error, 1)
 	go func() {
 		if err := ch.send(greeting{greetingName, Protocol, version, b.Caller()}); err != nil {
@@ -76,6 +76,10 @@ const maxRequest = 2 << 20
 // maxPending bounds the requests of all calls that are under way together, in bytes. What
 // is read from them can take fifty times as much.
 const maxPending = maxRequest
+
+// MemoryLimit is the bytes from which on an agent collects garbage more eagerly, for
+// debug.SetMemoryLimit. What it needs at once is less: see maxPending and hasLargeAnswers.
+const MemoryLimit = 256 << 20
 
 // methods are all that an agent can be asked.
 func methods(b Balancer) map[string]method {

@@ -151,7 +151,7 @@ func TestCancelledCallsCount(t *testing.T) {
 			for range 60 - test.want {
 				line, err := in.ReadBytes('\n')
 				var r response
-				if err != nil || json.Unmarshal(line, &r) != nil || r.Error == nil || r.Error.Code != CodeRefused || !strings.Contains(r.Error.Message, "under way") {
+				if err != nil || json.Unmarshal(line, &r) != nil || r.Error == nil || r.Error.Code != CodeBusy || !strings.Contains(r.Error.Message, "under way") {
 					t.Fatalf("answer %.200q, error %v", line, err)
 				}
 			}

@@ -124,6 +124,9 @@ func (c *Client) Close() error {
 	return c.stream.Close()
 }
 
+// busyInterval is when a call that the agent was too busy for is made again.
+const busyInterval = 10 * time.Millisecond
+
 // ask makes one call.
 func ask[R any](ctx context.Context, c *Client, method string, params any) (r R, err error) {
 	c.calls.Add(1)
@@ -132,6 +135,9 @@ func ask[R any](ctx context.Context, c *Client, method string, params any) (r R,
 		return r, err
 	}
 	answer, err := c.rpc.call(ctx, method, text)
+	for CodeOf(err) == CodeBusy && sleep(ctx, busyInterval) == nil {
+		answer, err = c.rpc.call(ctx, method, text)
+	}
 	var e *Error
 	switch {
 	case err == nil:

@@ -17,6 +17,7 @@ const (
 	CodeFailed     Code = "failed"      // anything else
 	CodeUsage      Code = "usage"       // the target or the upstream makes no sense here
 	CodeRefused    Code = "refused"     // nothing was touched
+	CodeBusy       Code = "busy"        // too many calls are under way
 	CodePermission Code = "permission"  // the user may not read or do it
 	CodeLocked     Code = "locked"      // another operator holds the lock
 	CodeChanged    Code = "changed"     // a file is no longer as it was planned

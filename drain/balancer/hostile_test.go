@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"testing"
@@ -48,6 +49,7 @@ func hostileRig(t *testing.T) (r *rig, o Options) {
 
 // peak measures the most heap, in bytes, that is in use while do runs.
 func peak(do func()) (most uint64) {
+	defer debug.SetMemoryLimit(debug.SetMemoryLimit(MemoryLimit)) // as in an agent
 	stop, done := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(done)
@@ -239,7 +241,7 @@ func TestLargeAnswersTakeBoundedMemory(t *testing.T) {
 		record("{}", `{"a":"`+strings.Repeat("x", 200<<10)+`"}`, 1)
 	}
 	for range 15 {
-		record(`"`+strings.Repeat("x", 1<<20)+`"`, `{"a":"`+strings.Repeat("<", 200<<10)+`"}`, 1)
+		record(`"`+strings.Repeat("x", 200<<10)+`"`, `{"a":"`+strings.Repeat("<", 200<<10)+`"}`, 1)
 	}
 	for name, ask := range map[string]struct{ method, params string }{
 		"list":        {"history", `{}`},

@@ -46,8 +46,8 @@ func decode(message []byte, v any) error {
 	return nil
 }
 
-// maxCalls bounds how many calls are under way at once, and how many responses are being
-// sent. A call that was cancelled is under way until its method has returned.
+// maxCalls bounds how many calls are under way at once. A call that was cancelled is under
+// way until its method has returned and its response was sent.
 const maxCalls = 16
 
 // hasLargeAnswers reports whether the answers of a method may be as large as a message.
@@ -60,7 +60,6 @@ func hasLargeAnswers(method string) bool {
 type server struct {
 	ch      *channel
 	methods map[string]method
-	answers chan struct{} // one for each response that is being sent
 	large   chan struct{} // one for a call that has large answers
 
 	mu      sync.Mutex
@@ -99,25 +98,26 @@ func (s *server) start(ctx context.Context, r request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	m := s.methods[r.Method]
-	refused := ""
+	refused, code := "", CodeRefused
 	switch {
 	case m == nil:
 		refused = fmt.Sprintf("there is no method %.40q", r.Method)
 	case s.running[r.ID] != nil:
 		refused = fmt.Sprintf("call %d is under way", r.ID)
 	case len(s.running) >= maxCalls:
-		refused = fmt.Sprintf("more than %d calls are under way", maxCalls)
+		refused, code = fmt.Sprintf("more than %d calls are under way", maxCalls), CodeBusy
 	case s.pending+len(r.Params) > maxPending:
-		refused = fmt.Sprintf("the calls that are under way have more than %d bytes", maxPending)
+		refused, code = fmt.Sprintf("the calls that are under way have more than %d bytes", maxPending), CodeBusy
 	}
 	if refused != "" {
-		_ = s.ch.send(response{ID: r.ID, Error: &Error{Code: CodeRefused, Message: refused}})
+		_ = s.ch.send(response{ID: r.ID, Error: &Error{Code: code, Message: refused}})
 		return
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	s.running[r.ID] = cancel
 	s.pending += len(r.Params)
 	s.all.Go(func() {
+		defer s.forget(r)
 		if hasLargeAnswers(r.Method) {
 			s.large <- struct{}{}
 			defer func() { <-s.large }()
@@ -125,11 +125,7 @@ func (s *server) start(ctx context.Context, r request) {
 				m = func(context.Context, json.RawMessage) (any, error) { return nil, context.Cause(ctx) }
 			}
 		}
-		answer := answerTo(ctx, r, m)
-		s.answers <- struct{}{}
-		s.forget(r)           // first: who has the response may make the next call
-		_ = s.ch.send(answer) // who does not listen any more needs no answer
-		<-s.answers
+		_ = s.ch.send(answerTo(ctx, r, m)) // who does not listen any more needs no answer
 	})
 }
 

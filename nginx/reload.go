@@ -17,7 +17,9 @@ const (
 )
 
 // maxReloads is how often a reload is sent when the processes do not tell whether it worked.
-const maxReloads = 3
+// A machine that is too busy to look at them every few milliseconds may miss the overlap of two
+// generations several times.
+const maxReloads = 8
 
 // A ReloadError is a reload that nginx accepted and that did not take effect.
 type ReloadError struct {

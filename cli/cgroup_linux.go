@@ -74,7 +74,7 @@ func leaveGroup(caller journal.Recorder, mount, root, group string) error {
 	}
 	if err != nil {
 		return usage("%s can freeze or kill the agent (%v), and the agent cannot move to %s: %v\n"+
-			"hint: start drainctl from a login session, not from systemd-run --user or a service of user@%d.service\n"+
+			"hint: start drainctl from a login session, not from a service or a scope of user@%d.service\n"+
 			"hint: as root, run mkdir -m 755 %s", caller, exposed, safe, err, caller.UID, safe)
 	}
 	return nil

@@ -1,6 +1,7 @@
 package drain
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -84,7 +85,7 @@ func CheckFlag(as, name string, v reflect.Value) error {
 		}
 	case "test-command", "reload-command", "only-if", "gate":
 		if command, err := remote.Split(v.String()); err != nil || len(command) == 0 {
-			return fmt.Errorf("%s %q: not a command line: %v", as, v.String(), err)
+			return fmt.Errorf("%s %q: not a command line: %w", as, v.String(), cmp.Or(err, errors.New("no words")))
 		}
 	case "lb":
 		for i := range v.Len() {

@@ -101,7 +101,8 @@ func (o *Operation) runHere(ctx context.Context, words []string, b Backend, step
 		err = cmd.Wait()
 		_ = awaitOutput(told) // a pipe of this machine does not break
 		read.Close()
-		_ = <-told
+		for range told { // what could not be read is lost with the pipe
+		}
 	}
 	var ended *exec.ExitError
 	switch {

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -98,20 +99,23 @@ const apart = 100 * time.Millisecond
 // or busy; nothing is ever waited for that long.
 const patience = time.Minute
 
-// freeAddrs is n addresses of ip that nothing listens on. All are held until the
-// last is found: one that is given back may be found again.
+// freeAddrs is n addresses of ip that nothing listens on. Their ports are below those that
+// the kernel gives to others who ask for any port (ip_local_port_range).
 func freeAddrs(t *testing.T, ip string, n int) []string {
 	t.Helper()
 	var addrs []string
-	for range n {
-		l, err := net.Listen("tcp", net.JoinHostPort(ip, "0"))
+	for range 100 {
+		l, err := net.Listen("tcp", net.JoinHostPort(ip, strconv.Itoa(10_000+rand.N(20_000))))
 		if err != nil {
-			t.Fatal(err)
+			continue
 		}
 		defer l.Close()
-		addrs = append(addrs, l.Addr().String())
+		if addrs = append(addrs, l.Addr().String()); len(addrs) == n {
+			return addrs
+		}
 	}
-	return addrs
+	t.Fatalf("no %d free ports on %s", n, ip)
+	return nil
 }
 
 func (r *rig) write(text string) {

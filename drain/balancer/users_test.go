@@ -3,6 +3,7 @@ package balancer
 import (
 	"context"
 	"fmt"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -320,5 +321,20 @@ func TestNoLockWhileStaged(t *testing.T) {
 	l, _ := r.staged(1000, down("127.0.0.2"))
 	if err := l.Lock(t.Context(), LockRequest{Backends: []string{"127.0.0.99"}, Wait: -1}); CodeOf(err) != CodeRefused {
 		t.Errorf("a lock was taken: %v", err)
+	}
+}
+
+// A crash between the two files of the journal leaves an operation without a history: whoever
+// goes on with it has one.
+func TestHistoryIsBegunAgain(t *testing.T) {
+	r := newRig(t)
+	id := newOperationID()
+	crashed := r.as(1000)
+	r.must(crashed.Begin(t.Context(), operation(id, journal.KindDrain)), os.Remove(r.dir+"/state/history/"+id+".jsonl"))
+	l := r.as(1000)
+	r.must(l.Begin(t.Context(), operation(id, journal.KindDrain)), l.Record(t.Context(), Recorded{Lines: Lines{[]byte(`{"event":"x"}`)}}))
+	h, err := l.History(t.Context(), HistoryQuery{ID: id})
+	if err != nil || len(h.Lines) != 2 || h.Recorder == nil || h.Recorder.UID != 1000 {
+		t.Errorf("%+v, %v", h, err)
 	}
 }

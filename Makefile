@@ -63,7 +63,7 @@ unit:
 	@echo "==> unit, CLI, SSH and nginx tests"
 	@failed=; \
 	go test $(TESTFLAGS) $$(go list $(packages) | grep -v -x -F "$$(go list $(rooted) $(lab) ./$(counted))") || failed=1; \
-	(cd $(counted) && go test $(TESTFLAGS) -exec '$(as_root) --or-not') || failed=1; \
+	(cd $(counted) && go test $(TESTFLAGS) -timeout 30m -exec '$(as_root) --or-not') || failed=1; \
 	go test -p 1 $(TESTFLAGS) -exec '$(as_root) --or-not' $(rooted) || failed=1; \
 	[ -z "$$failed" ]
 

@@ -435,7 +435,7 @@ func TestRollbackAfterARollback(t *testing.T) {
 			p.at[sick.name+" systemctl stop"] = func() { sick.noStop, sick.sick = true, true }
 			spec := p.spec(Drain)
 			spec.Targets = spec.Targets[:2]
-			spec.shortenLimits(t, sick)
+			spec.shortenLimits(t, &poolApp{name: sick.name, sick: true, open: 1}) // as it will be
 			spec.PerBackend[late.name] = spec.PerBackend[sick.name]
 			out := p.run(spec)
 			out.ended(t, Partial, Changed, "not healthy")

@@ -132,12 +132,19 @@ func (p *pool) spec(k Kind) Spec {
 	return s
 }
 
-// shortenLimits has the waits for one backend, which is to fail, end soon. The others have
-// all the time that a busy machine takes.
+// shortenLimits has the wait for one backend, which is to fail, end soon. The others have
+// all the time that a busy machine takes, and so has what is to work.
 func (s *Spec) shortenLimits(t *testing.T, a *poolApp) {
 	t.Helper()
 	const soon = 20 * time.Millisecond
-	text, err := Settings{Timeout: soon, HealthTimeout: soon}.Only("timeout", "health-timeout")
+	var limits []string
+	if a.open > 0 {
+		limits = append(limits, "timeout")
+	}
+	if a.sick {
+		limits = append(limits, "health-timeout")
+	}
+	text, err := Settings{Timeout: soon, HealthTimeout: soon}.Only(limits...)
 	if err != nil {
 		t.Fatal(err)
 	}

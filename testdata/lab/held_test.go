@@ -34,10 +34,10 @@ func TestWaitSaysWhoHolds(t *testing.T) {
 			for _, poll := range test.polls {
 				out := drainctl(t, l, "drain", app.Addr, "--poll", poll, "--timeout", "15s", "--output", "json").wants(t, 3).stdout
 				last := lastWaiting(t, out)
-				if s := last.Stuck; s == nil || s.Reason != test.reason || s.Connections != 1 || s.OpenFor < 10 || s.CanStop {
+				if s := last.Stuck; s == nil || s.Reason != test.reason || s.Connections != 1 || s.OpenFor < 5 || s.CanStop {
 					t.Errorf("--poll %s: stuck is %+v, want %s", poll, s, test.reason)
 				}
-				if len(last.Held) != 1 || last.Held[0].LB != test.lb || last.Held[0].OpenFor < 10 || (last.Held[0].Idle > 10) != test.idle {
+				if len(last.Held) != 1 || last.Held[0].LB != test.lb || last.Held[0].OpenFor < 5 || (last.Held[0].Idle > 5) != test.idle {
 					t.Errorf("--poll %s: held by %+v", poll, last.Held)
 				}
 			}

@@ -49,7 +49,14 @@ func (l *Local) adopt(had journal.Operation, lines Lines) error {
 		return refusal("operation %s has ended", had.ID)
 	}
 	// A crash may have come between the two files of the journal.
-	if err := l.journal.Create(had.ID, l.options.Caller, bytesOf(lines)...); err != nil && !errors.Is(err, fs.ErrExist) {
+	err := l.journal.Create(had.ID, l.options.Caller, bytesOf(lines)...)
+	if errors.Is(err, fs.ErrExist) {
+		var h journal.History
+		if h, err = l.journal.Read(had.ID); err == nil && (h.Recorder == nil || h.Recorder.UID != l.options.Caller.UID) {
+			err = refusal("the history of operation %s is another user's", had.ID)
+		}
+	}
+	if err != nil {
 		return err
 	}
 	l.id, l.edits, l.sentEdits = had.ID, slices.Clone(had.Edits), len(had.Edits)-had.Unsent
@@ -63,6 +70,9 @@ func (l *Local) beginAnew(ctx context.Context, b Beginning) error {
 	op := b.Operation
 	op.Recorder, op.Began, op.Edits, op.Unsent = &caller, time.Now(), nil, 0
 	op.Result, op.Ended, op.Open, op.NotDrained = "", time.Time{}, 0, nil
+	if caller.UID != 0 && l.journal.HasHistory(op.ID) {
+		return refusal("there was an operation %s before", op.ID)
+	}
 	spare := ""
 	err := l.update(ctx, "begin", func(s *journal.State) error {
 		spare = journal.NewID(op.Began, s.LastID)
@@ -164,11 +174,11 @@ func (l *Local) End(ctx context.Context, e Ending) error {
 	}
 	// First: an edit that nobody has loaded does not outlast its operation.
 	l.discardStaged()
-	down, known := l.downServers(ctx)
+	st := l.standing(ctx)
 	err := l.updateOwn(ctx, "end", func(s *journal.State) error {
 		return s.End(l.id, journal.Ending{
 			Result: e.Result, Open: e.Open, NotDrained: e.NotDrained, At: time.Now(), Supersede: l.mayReplace(s, e.Supersede),
-			Down: l.keptDown(s, down, known), By: l.options.Caller, Locked: l.lockedOf(s),
+			Down: l.keptDown(s, st), By: l.options.Caller, Locked: l.lockedOf(s),
 		})
 	})
 	if err == nil {
@@ -200,28 +210,36 @@ func (l *Local) mayReplace(s *journal.State, ids []string) []string {
 	})
 }
 
-// downServers is the servers that the configuration has down. known tells whether all of it
-// could be read.
-func (l *Local) downServers(ctx context.Context) (down []journal.Server, known bool) {
+// A standing is what the configuration says of servers, where it can be read.
+type standing struct {
+	found, down []journal.Server
+	whole       bool // all of it could be read
+}
+
+// standing reads the configuration for [Local.keptDown].
+func (l *Local) standing(ctx context.Context) (st standing) {
 	conf, _, err := l.load(context.WithoutCancel(ctx)) // files of this machine, read in a moment
 	if err != nil {
-		return nil, false
+		return st
 	}
 	for _, u := range conf.Upstreams {
 		for _, s := range u.Servers {
+			st.found = append(st.found, keyOf(s))
 			if s.IsDown() {
-				down = append(down, keyOf(s))
+				st.down = append(st.down, keyOf(s))
 			}
 		}
 	}
-	return down, len(conf.Skipped) == 0
+	st.whole = len(conf.Skipped) == 0
+	return st
 }
 
 // keptDown is those of the servers in the journal that are down, or may be: an operation
-// that says it put them back has not.
-func (l *Local) keptDown(s *journal.State, down []journal.Server, known bool) (kept []journal.Server) {
+// that says it put them back has not. An edit that no reload was sent for has put nothing
+// back.
+func (l *Local) keptDown(s *journal.State, st standing) (kept []journal.Server) {
 	note := func(server journal.Server) {
-		if !known || slices.Contains(down, server) {
+		if slices.Contains(st.down, server) || !st.whole && !slices.Contains(st.found, server) {
 			kept = append(kept, server)
 		}
 	}
@@ -231,6 +249,15 @@ func (l *Local) keptDown(s *journal.State, down []journal.Server, known bool) (k
 	op, _ := s.Find(l.id)
 	for _, located := range op.Servers {
 		note(located.Server)
+	}
+	for _, o := range s.Operations {
+		for _, e := range o.Edits[max(0, len(o.Edits)-o.Unsent):] {
+			for _, sp := range e.Splices {
+				if sp.New == "" {
+					kept = append(kept, sp.Server)
+				}
+			}
+		}
 	}
 	return kept
 }
@@ -278,7 +305,8 @@ func (l *Local) limitStaged() *time.Timer {
 
 // undoUnsent undoes the edits of operations that ended before a reload was sent for them,
 // as when their agent was killed. Whoever has the lock on the configuration knows that these
-// operations do nothing any more.
+// operations do nothing any more. What another process has changed or loaded since stays as
+// it is, and so does what cannot be undone: nobody is kept from editing by it.
 func (l *Local) undoUnsent(ctx context.Context) error {
 	s, err := l.journal.State()
 	if err != nil {
@@ -289,25 +317,72 @@ func (l *Local) undoUnsent(ctx context.Context) error {
 		if op.Unsent <= 0 || keep < 0 {
 			continue
 		}
-		for i, e := range slices.Backward(op.Edits[keep:]) {
-			if now, err := os.ReadFile(e.Path); err == nil && slices.ContainsFunc(op.Edits[keep:keep+i], func(first journal.Edit) bool {
-				return first.Path == e.Path && first.Before == hash(string(now))
-			}) {
-				continue // later edits have undone the earlier ones
-			}
-			if err := l.restoreFile(ctx, e); err != nil {
-				return fmt.Errorf("undo an edit of operation %s, which nginx has not loaded: %s: %w", op.ID, e.Path, err)
-			}
-			l.wrote = time.Now()
+		change := func(s *journal.State) error { return s.Restored(op.ID, keep) }
+		if l.isLoaded(ctx, op.Edits[keep:]) {
+			change = func(s *journal.State) error { return s.Sent(op.ID) }
+		} else if !l.undo(op.Edits[keep:]) {
+			continue
 		}
-		if err := l.update(ctx, "restored", func(s *journal.State) error { return s.Restored(op.ID, keep) }); err != nil {
+		if err := l.update(ctx, "restored", change); err != nil {
 			return fmt.Errorf("write the journal: %w", err)
 		}
-		if op.ID == l.id {
-			l.edits, l.sentEdits, l.needsReload = l.edits[:keep], keep, false
+	}
+	if s, err = l.journal.State(); err == nil {
+		if op, ok := s.Find(l.id); ok && l.isOwn(op) {
+			// Another agent of the operation may have edited, or reloaded.
+			l.edits, l.sentEdits = slices.Clone(op.Edits), len(op.Edits)-op.Unsent
 		}
 	}
 	return nil
+}
+
+// isLoaded tells whether nginx was loaded after edits that are in their files.
+func (l *Local) isLoaded(ctx context.Context, edits []journal.Edit) bool {
+	running, err := l.now(ctx)
+	if err != nil {
+		return false
+	}
+	return slices.ContainsFunc(edits, func(e journal.Edit) bool {
+		now, err := os.ReadFile(e.Path)
+		if err != nil || hash(string(now)) != e.After {
+			return false
+		}
+		at, err := nginx.ChangeTime(e.Path)
+		return err == nil && !at.After(running.Loaded())
+	})
+}
+
+// undo undoes edits in the files that are as the last of them left these. It tells whether
+// nothing of them is left to undo.
+func (l *Local) undo(edits []journal.Edit) bool {
+	texts := map[string]string{}
+	was := map[string]string{}
+	for _, e := range slices.Backward(edits) {
+		text, ok := texts[e.Path]
+		if !ok {
+			now, err := os.ReadFile(e.Path)
+			if err != nil {
+				continue // it is gone
+			}
+			text = string(now)
+			was[e.Path] = text
+		}
+		if hash(text) == e.After {
+			text = inverse(text, e.Splices)
+		}
+		texts[e.Path] = text
+	}
+	for path, text := range texts {
+		first := slices.IndexFunc(edits, func(e journal.Edit) bool { return e.Path == path })
+		if text == was[path] || hash(text) != edits[first].Before {
+			continue // undone before, or changed by another process since
+		}
+		if err := l.replaceFile(path, []byte(was[path]), []byte(text)); err != nil && !errors.Is(err, nginx.ErrChanged) {
+			return false
+		}
+		l.wrote = time.Now()
+	}
+	return true
 }
 
 // discardStaged undoes the edits of the operation that no reload was sent for.

@@ -173,7 +173,7 @@ func (l *Local) restoreFiles(ctx context.Context, keep int) (notices []string, e
 		l.edits = l.edits[:len(l.edits)-1]
 		l.sentEdits = min(l.sentEdits, len(l.edits))
 	}
-	if err := l.updateOwn(ctx, "restored", func(s *journal.State) error { return s.Restored(l.id, keep) }); err != nil {
+	if err := l.updateOwn(context.WithoutCancel(ctx), "restored", func(s *journal.State) error { return s.Restored(l.id, keep) }); err != nil {
 		notices = append(notices, fmt.Sprintf("write the journal: %v", err))
 	}
 	return notices, nil

@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -41,7 +43,9 @@ func (r *rig) staged(uid uint32, q Query) (*Local, string) {
 	r.t.Helper()
 	l, id := r.as(uid), newOperationID()
 	report := r.began(l, id, q)
-	_, err := l.Apply(r.t.Context(), change(report, *q.Want))
+	c := change(report, *q.Want)
+	c.AcceptPending = true
+	_, err := l.Apply(r.t.Context(), c)
 	r.must(err)
 	return l, id
 }
@@ -144,6 +148,55 @@ func TestEditOfAKilledAgent(t *testing.T) {
 	}
 }
 
+// What a killed agent has edited stays as another process has left it: loaded by somebody
+// else's reload, changed since, or with its file gone. Nobody is kept from editing by it.
+func TestEditOfAKilledAgentThatOthersTouched(t *testing.T) {
+	const more = "/more.conf"
+	for name, test := range map[string]struct {
+		do   func(r *rig)
+		down bool // what the agent has marked is down afterwards
+	}{
+		"reloaded": {func(r *rig) {
+			time.Sleep(apart)
+			before := r.workers()
+			r.must(syscall.Kill(r.master, syscall.SIGHUP))
+			r.until("another generation serves", func() bool {
+				now := r.workers()
+				return len(now) > 0 && !slices.ContainsFunc(now, func(pid int) bool { return slices.Contains(before, pid) })
+			})
+		}, true},
+		"changed":  {func(r *rig) { r.write(r.dir+more, r.read(r.dir+more)+"# by hand\n") }, true},
+		"gone":     {func(r *rig) { r.must(os.Remove(r.dir + more)) }, false},
+		"put back": {func(r *rig) { r.write(r.dir+more, moreServers) }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			r.write(r.dir+more, moreServers)
+			r.write(r.conf, strings.Replace(r.read(r.conf), "include pool.conf;", "include pool.conf; include "+r.dir+"/more*.conf;", 1))
+			killed, _ := r.staged(0, down("127.0.0.7"))
+			r.must(killed.editLock.Unlock())
+			killed.staged.Stop()
+			killed.editLock = nil
+			test.do(r)
+			next := r.as(0)
+			report := r.began(next, newOperationID(), down("127.0.0.2"))
+			c := change(report, nginx.Want{Down: true})
+			c.AcceptPending = true
+			_, err := next.Apply(t.Context(), c)
+			r.must(err)
+			if text, err := os.ReadFile(r.dir + more); strings.Contains(string(text), "down") != test.down {
+				t.Errorf("%v:\n%s", err, text)
+			}
+			if op := r.state().Operations[0]; op.Unsent != 0 {
+				t.Errorf("%d edits are still to be undone", op.Unsent)
+			}
+		})
+	}
+}
+
+const moreServers = "upstream more { server 127.0.0.7:80; server 127.0.0.8:80; }\n"
+
 // A reload has an edit to load: what was loaded, or has ended, is not reloaded again.
 func TestNoReloadWithoutAnEdit(t *testing.T) {
 	r := newRig(t)
@@ -234,6 +287,14 @@ func TestOthersKeepTheirOperations(t *testing.T) {
 			pretend(r, op.Servers)
 			r.write(r.pool, text)
 		}},
+		{"put back, and not loaded yet", "127.0.0.2", 1, func(r *rig, id string) {
+			op, _ := r.state().Find(id)
+			l, _ := r.staged(1000, Query{Targets: []string{"127.0.0.2"}, Want: &nginx.Want{}})
+			other := r.as(1000)
+			r.must(other.Lock(r.t.Context(), LockRequest{Backends: []string{"127.0.0.2"}}))
+			r.must(other.Begin(r.t.Context(), operation(newOperationID(), journal.KindUndrain, op.Servers...)))
+			r.must(other.End(r.t.Context(), Ending{Result: journal.ResultDone}), l.Close())
+		}},
 		{"put back, and undone", "127.0.0.2", 1, func(r *rig, id string) {
 			drained := r.read(r.pool)
 			l, _ := r.staged(1000, Query{Targets: []string{"127.0.0.2"}, Want: &nginx.Want{}})
@@ -273,6 +334,28 @@ func TestOthersKeepWhatTheyBegan(t *testing.T) {
 	r.must(l.End(t.Context(), Ending{Result: journal.ResultDone}))
 	_, err := root.Apply(t.Context(), change(report, nginx.Want{Down: true}))
 	r.must(err)
+}
+
+// The history of an operation that has ended is nobody else's to write in.
+func TestHistoryOfAnother(t *testing.T) {
+	r := newRig(t)
+	id := newOperationID()
+	root := r.as(0)
+	r.must(root.Begin(t.Context(), operation(id, journal.KindDrain)), root.End(t.Context(), Ending{Result: journal.ResultRolledBack}))
+	before, err := root.History(t.Context(), HistoryQuery{ID: id})
+	r.must(err)
+	for range 2 {
+		l := r.as(1000)
+		if err := l.Begin(t.Context(), operation(id, journal.KindDrain)); err == nil {
+			t.Error("the ID of root's operation is begun by another")
+		}
+		if err := l.Record(t.Context(), Recorded{Lines: Lines{[]byte("{}")}}); err == nil {
+			t.Error("its history is written by another")
+		}
+	}
+	if now, err := root.History(t.Context(), HistoryQuery{ID: id}); err != nil || len(now.Lines) != len(before.Lines) {
+		t.Errorf("%d lines became %d, %v", len(before.Lines), len(now.Lines), err)
+	}
 }
 
 // What an operation has marked and left down is not forgotten because it says that it was

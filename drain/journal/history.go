@@ -88,6 +88,16 @@ func (j Journal) Create(id string, r Recorder, lines ...[]byte) error {
 	return nil
 }
 
+// HasHistory tells whether there is a history of an operation.
+func (j Journal) HasHistory(id string) bool {
+	path, err := j.historyPath(id)
+	if err != nil {
+		return false
+	}
+	_, err = os.Lstat(path)
+	return err == nil
+}
+
 // Rename gives the history of an operation another ID, if there is one.
 func (j Journal) Rename(id, to string) error {
 	from, err := j.historyPath(id)

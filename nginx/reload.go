@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -88,23 +89,16 @@ func (b Binary) reloadOnce(ctx context.Context, master int, limit time.Duration)
 }
 
 // watchOverlap closes overlap when the master has a further child while it has all that it had
-// before: it has loaded a configuration. For a child that crashed it starts another one, but
-// not before it has waited for the first. A generation overlaps with the next for at least 100 ms
-// (ngx_master_process_cycle). One look takes time and may see a child and the one that
-// replaced it, so two looks in a row must see the further child.
+// before: it has loaded a configuration. A generation overlaps with the next for at least 100 ms
+// (ngx_master_process_cycle).
 func (b Binary) watchOverlap(ctx context.Context, before look, overlap chan<- struct{}) {
-	master, respawned := before.Master.PID, before.respawned()
 	var last []int
 	for ctx.Err() == nil {
-		now, err := b.childrenOf(master)
+		now, err := b.childrenOf(before.Master.PID)
 		if err != nil {
 			return // follow notices what there is to notice
 		}
-		further := slices.ContainsFunc(now, func(pid int) bool {
-			return !slices.Contains(before.childPIDs, pid) && slices.Contains(last, pid)
-		})
-		gone := slices.ContainsFunc(respawned, func(pid int) bool { return !slices.Contains(now, pid) })
-		if further && !gone {
+		if before.overlaps(last, now) {
 			close(overlap)
 			return
 		}
@@ -114,6 +108,39 @@ func (b Binary) watchOverlap(ctx context.Context, before look, overlap chan<- st
 		case <-ctx.Done():
 		}
 	}
+}
+
+// overlaps reports whether the children that the master had in two looks in a row prove that it
+// has loaded a configuration since l: it has a further child, and all that it replaces when they
+// crash are still there. For a child that crashed it starts another one, but not before it has
+// waited for the first. One look takes time and may list a child and the one that replaced it,
+// so both looks must list the further child.
+func (l look) overlaps(last, now []int) bool {
+	had, replaced := l.allChildren()
+	further := slices.ContainsFunc(now, func(pid int) bool {
+		return !slices.Contains(had, pid) && slices.Contains(last, pid)
+	})
+	gone := slices.ContainsFunc(replaced, func(pid int) bool { return !slices.Contains(now, pid) })
+	return further && !gone
+}
+
+// allChildren is the PIDs of all children, and of those that the master replaces when they
+// crash: all but workers that exit and the cache loader. The list in /proc may omit a child
+// while another ends (proc(5)), and one that is just ending has no title any more: whatever
+// either of them shows is a child, and one without a title may be one that is replaced.
+func (l look) allChildren() (all, replaced []int) {
+	all = slices.Clone(l.childPIDs)
+	for _, p := range l.children {
+		if !slices.Contains(all, p.PID) {
+			all = append(all, p.PID)
+		}
+	}
+	replaced = slices.DeleteFunc(slices.Clone(all), func(pid int) bool {
+		return slices.ContainsFunc(l.children, func(p Process) bool {
+			return p.PID == pid && (p.exiting() || strings.HasPrefix(p.Title, "nginx: cache loader"))
+		})
+	})
+	return all, replaced
 }
 
 // follow looks at nginx until the effect of a reload is known.

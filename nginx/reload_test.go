@@ -159,6 +159,38 @@ func TestCrashesAtAnyMoment(t *testing.T) {
 	t.Logf("%d of %d reloads were unclear", unclear, rounds)
 }
 
+// Which children the master had, and has in two looks in a row, proves a load only where no
+// crash explains it.
+func TestOverlap(t *testing.T) {
+	worker := func(pid int) Process { return Process{PID: pid, Title: "nginx: worker process"} }
+	exits := Process{PID: 9, Title: "nginx: worker process is shutting down"}
+	loader := Process{PID: 8, Title: "nginx: cache loader process"}
+	for _, c := range []struct {
+		name      string
+		listed    []int
+		titled    []Process
+		last, now []int
+		want      bool
+	}{
+		{"a further worker", []int{1}, []Process{worker(1)}, []int{1, 2}, []int{1, 2}, true},
+		{"a further worker in one look only", []int{1}, []Process{worker(1)}, []int{1}, []int{1, 2}, false},
+		{"a worker that crashed", []int{1}, []Process{worker(1)}, []int{2}, []int{2}, false},
+		{"one of two workers crashed", []int{1, 2}, []Process{worker(1), worker(2)}, []int{1, 3}, []int{1, 3}, false},
+		{"a worker that was ending and had no title", []int{1}, nil, []int{2}, []int{2}, false},
+		{"one of two workers was ending", []int{1, 2}, []Process{worker(2)}, []int{2, 3}, []int{2, 3}, false},
+		{"a worker that the list omitted", nil, []Process{worker(1)}, []int{1}, []int{1}, false},
+		{"a worker that the list omitted crashed", []int{2}, []Process{worker(1), worker(2)}, []int{2, 3}, []int{2, 3}, false},
+		{"an earlier worker ended meanwhile", []int{1, 9}, []Process{worker(1), exits}, []int{1, 2}, []int{1, 2}, true},
+		{"the cache loader ended meanwhile", []int{1, 8}, []Process{worker(1), loader}, []int{1, 2}, []int{1, 2}, true},
+		{"no worker before", nil, nil, []int{2}, []int{2}, true},
+	} {
+		before := look{childPIDs: c.listed, Running: Running{children: c.titled}}
+		if got := before.overlaps(c.last, c.now); got != c.want {
+			t.Errorf("%s: %t, want %t", c.name, got, c.want)
+		}
+	}
+}
+
 // crash kills a worker so many times, at any moment.
 func (n *versionedNginx) crash(times int) {
 	for range times {

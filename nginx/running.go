@@ -111,18 +111,6 @@ func (r Running) Started(before Running) bool {
 	return slices.ContainsFunc(r.Serving(), func(p Process) bool { return !before.has(p) })
 }
 
-// respawned is the PIDs of the children that the master replaces when they crash. It leaves
-// out workers that exit, and the cache loader.
-func (r Running) respawned() []int {
-	var pids []int
-	for _, p := range r.children {
-		if !p.exiting() && !strings.HasPrefix(p.Title, "nginx: cache loader") {
-			pids = append(pids, p.PID)
-		}
-	}
-	return pids
-}
-
 // isStarting reports whether the master has a child that before did not have and that has no
 // title of its own yet: it may become a worker.
 func (r Running) isStarting(before Running) bool {

@@ -247,6 +247,11 @@ func TestResetPutsEverythingBack(t *testing.T) {
 	}
 	mustRun(t, app, "systemctl", "restart", lab.AppUnit)
 	mustRun(t, app, "sh", "-c", "rm /etc/ssh/ssh_host_*; systemctl start nginx")
+	for _, m := range []*lab.Machine{l.LB, app} {
+		if err := m.WriteFile(t.Context(), "/usr/local/bin/ss", []byte("#!/bin/sh\nexit 1\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if err := app.Cut(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -257,7 +262,8 @@ func TestResetPutsEverythingBack(t *testing.T) {
 		t.Errorf("nginx.conf is not as it was: %q, %v", conf, err)
 	}
 	mustRun(t, l.LB, "sh", "-c", "test ! -e /etc/nginx/conf.d/more.conf && test ! -e /var/lib/drainctl")
-	mustRun(t, l.LB, "ssh", "-o", "BatchMode=yes", app.Addr, "systemctl is-active my-web-app && ! systemctl is-active nginx")
+	mustRun(t, l.LB, "ssh", "-o", "BatchMode=yes", app.Addr, "systemctl is-active my-web-app && ! systemctl is-active nginx && ss -H >/dev/null")
+	mustRun(t, l.LB, "ss", "-H")
 }
 
 func TestCommandsEndWithTheirContext(t *testing.T) {

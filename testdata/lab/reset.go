@@ -9,12 +9,15 @@ import (
 // initialPath is where each host keeps what Reset restores.
 const initialPath = "/var/lib/drainctl-lab.initial.tar"
 
+// A program that a test put before one of the system's is newer than the archive.
+const removePrograms = "find /usr/local/bin /usr/local/sbin -type f -cnewer \"$1\" -delete\n"
+
 const keepScript = `tar -C / -cpf "$1" $2 2>&1 | grep -v 'Removing leading' || true; test -s "$1"`
 
 // The apps and nginx are killed before they are stopped, so that one that hangs on
 // stop does not hold up the reset. Killing makes a unit fail, and reset-failed also
 // forgets how often it was started lately, which systemd limits.
-const resetLBScript = `set -e
+const resetLBScript = "set -e\n" + removePrograms + `
 systemctl kill -s KILL nginx 2>/dev/null || true
 systemctl stop nginx
 rm -rf $2 /var/lib/drainctl /var/log/nginx/*.log /run/nginx.pid
@@ -26,7 +29,7 @@ systemctl start nginx
 
 // What was connected to the app lately is seen for a minute, and would be another client in
 // the next test: ss forgets it.
-const resetAppScript = `set -e
+const resetAppScript = "set -e\n" + removePrograms + `
 systemctl kill -s KILL my-web-app nginx 2>/dev/null || true
 systemctl stop nginx 2>/dev/null || true
 systemctl stop my-web-app 2>/dev/null || true
@@ -47,8 +50,8 @@ systemctl restart ssh
 
 // Reset puts the lab back to how it came up: cables plugged in, nginx with NginxConf,
 // every app running and healthy, the files of nginx, ssh, sudo and the units, root's
-// and the users' homes as they were, nothing in drainctl's state directory and in the
-// apps' records. It is for between two tests: it cuts what is open.
+// and the users' homes as they were, no program that a test has added, nothing in drainctl's
+// state directory and in the apps' records. It is for between two tests: it cuts what is open.
 func (l *Lab) Reset(ctx context.Context) error {
 	for _, m := range append(l.Hosts(), l.Client) {
 		if err := m.Mend(ctx); err != nil {

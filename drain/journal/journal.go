@@ -34,6 +34,9 @@ const (
 type Journal struct {
 	Dir  string
 	Keep int // operations that the history keeps; 0: DefaultKeep
+	// User is the one on whose behalf it is written. However many processes a user other
+	// than root has, they have one place in a queue for a lock.
+	User uint32
 }
 
 var (
@@ -221,11 +224,11 @@ func (j Journal) SetAside(ctx context.Context) (path string, err error) {
 
 // withState keeps other updates out while f runs.
 func (j Journal) withState(ctx context.Context, f func() error) error {
-	lock, err := await(ctx, filepath.Join(j.Dir, "state.lock"), "the state", stateWait)
+	locks, err := j.awaitTurn(ctx, filepath.Join(j.Dir, "state.lock"), "the state", stateWait)
 	if err != nil {
 		return fmt.Errorf("lock the state: %w", err)
 	}
-	defer lock.Close()
+	defer closeAll(locks)
 	return f()
 }
 

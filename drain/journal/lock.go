@@ -86,8 +86,10 @@ func (h Holder) Check() error {
 
 // A Lock keeps other processes from taking the same one. The kernel frees it with the process.
 type Lock struct {
-	name string
-	file *os.File
+	name   string
+	file   *os.File
+	before []*os.File // locks that were taken first
+	stays  bool       // its file is not removed
 	// Unrecorded is why the holder could not be recorded, nil if it was. The lock is held all
 	// the same.
 	Unrecorded error
@@ -132,9 +134,12 @@ func (l *Lock) Record(h Holder) error {
 	return l.file.Truncate(int64(len(line)) + 1)
 }
 
-// Unlock frees the lock and removes its file. Doing so twice is no error.
+// Unlock frees the lock and removes its file, unless that stays. Doing so twice is no error.
 func (l *Lock) Unlock() error {
-	removeHeld(l.file)
+	if !l.stays {
+		removeHeld(l.file)
+	}
+	defer closeAll(l.before)
 	if err := l.file.Close(); err != nil && !errors.Is(err, fs.ErrClosed) {
 		return fmt.Errorf("unlock %s: %w", l.name, err)
 	}
@@ -224,6 +229,45 @@ func acquire(ctx context.Context, path, name string, wait time.Duration) (*os.Fi
 	}
 }
 
+// LockInTurn is [Journal.Lock] for one that many want again and again: whoever waits comes
+// to their turn, and its file stays.
+func (j Journal) LockInTurn(ctx context.Context, name string, wait time.Duration, h Holder) (*Lock, error) {
+	path := filepath.Join(j.Dir, "locks", url.QueryEscape(name)+lockSuffix)
+	files, err := j.awaitTurn(ctx, path, name, wait)
+	if err != nil {
+		return nil, err
+	}
+	last := len(files) - 1
+	l := &Lock{name: name, file: files[last], before: files[:last], stays: true}
+	l.Unrecorded = l.Record(h)
+	return l, nil
+}
+
+// awaitTurn locks the file at path, and before it the one that all processes of the user
+// have in common.
+func (j Journal) awaitTurn(ctx context.Context, path, name string, wait time.Duration) (files []*os.File, err error) {
+	paths := []string{path}
+	if j.User != 0 {
+		paths = []string{fmt.Sprintf("%s-of-%d", path, j.User), path}
+	}
+	for _, p := range paths {
+		f, err := await(ctx, p, name, wait)
+		if err != nil {
+			closeAll(files)
+			return nil, err
+		}
+		files = append(files, f)
+	}
+	return files, nil
+}
+
+// closeAll frees locks, the last first.
+func closeAll(files []*os.File) {
+	for _, f := range slices.Backward(files) {
+		f.Close()
+	}
+}
+
 // await is acquire in the kernel's queue: however many others take the lock again and again,
 // it comes to its turn.
 func await(ctx context.Context, path, name string, wait time.Duration) (*os.File, error) {
@@ -257,7 +301,8 @@ func await(ctx context.Context, path, name string, wait time.Duration) (*os.File
 		return e.file, nil
 	case <-time.After(wait):
 		go free()
-		return nil, &LockedError{Name: name}
+		h, held, _ := look(path)
+		return nil, &LockedError{name, h, held && !h.Time.IsZero()}
 	case <-ctx.Done():
 		go free()
 		return nil, fmt.Errorf("lock %s: %w", name, context.Cause(ctx))

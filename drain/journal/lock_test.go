@@ -375,3 +375,51 @@ func FuzzHolder(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, b []byte) { _ = (&LockedError{Holder: parseHolder(b), Known: true}).Error() })
 }
+
+// Whoever waits for a lock that others take again and again comes to their turn, however many
+// processes of one user want it. A pause between two turns is what a call over a connection
+// takes.
+func TestLockInTurn(t *testing.T) {
+	j := newJournal(t)
+	theirs := j
+	theirs.User = 1000
+	ctx, stop := context.WithCancel(t.Context())
+	var all sync.WaitGroup
+	defer all.Wait()
+	defer stop()
+	held := make(chan struct{})
+	var once sync.Once
+	for range 20 {
+		all.Go(func() {
+			for ctx.Err() == nil {
+				l, err := theirs.LockInTurn(ctx, "configuration", time.Minute, Holder{Kind: KindDrain, User: "deploy"})
+				if err != nil {
+					continue
+				}
+				once.Do(func() { close(held) })
+				time.Sleep(20 * time.Millisecond)
+				_ = l.Unlock()
+				time.Sleep(time.Millisecond)
+			}
+		})
+	}
+	<-held
+	for range 5 {
+		l, err := j.LockInTurn(ctx, "configuration", time.Minute, Holder{Kind: KindDrain, User: "root"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := l.Unlock(); err != nil {
+			t.Error(err)
+		}
+	}
+	l, err := theirs.LockInTurn(ctx, "configuration", time.Minute, Holder{Kind: KindDrain, User: "deploy"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Unlock()
+	var locked *LockedError
+	if _, err := j.LockInTurn(ctx, "configuration", time.Millisecond, Holder{}); !errors.As(err, &locked) || !locked.Known || locked.Holder.User != "deploy" {
+		t.Errorf("error %v", err)
+	}
+}

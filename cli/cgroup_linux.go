@@ -19,10 +19,10 @@ import (
 // agentGroup is the control group below the mount of cgroup2 that agents move to.
 const agentGroup = "drainctl"
 
-// leaveCallersGroup moves this process out of a control group that its caller can write.
-// Who owns a group can freeze its processes, which then keep their locks, or kill them
-// (cgroups(7), cgroup.freeze and cgroup.kill). systemd gives each user such a group,
-// user@UID.service.
+// leaveCallersGroup moves this process out of the control group of its caller. Who owns a
+// group can freeze its processes, which then keep their locks, or kill them (cgroups(7),
+// cgroup.freeze and cgroup.kill). systemd gives each user such a group, user@UID.service, and
+// signals all processes in the group of a session for its user (loginctl(1), kill-session).
 func leaveCallersGroup() error {
 	if os.Geteuid() != 0 {
 		return nil // the agent has no right that its caller lacks
@@ -45,9 +45,9 @@ func leaveCallersGroup() error {
 	return leaveGroup(caller, mount, root, groupIn(string(text)))
 }
 
-// leaveGroup moves this process from a group to a group of root's. mount shows the groups
-// below root. It does nothing for a caller who is root, without a mount, and where only
-// root can write the group.
+// leaveGroup moves this process from a group to one of root's. mount shows the groups below
+// root. It does nothing for a caller who is root, and without a mount. Where the process cannot
+// move, that is an error only if somebody but root can write its group.
 func leaveGroup(caller journal.Recorder, mount, root, group string) error {
 	if caller.UID == 0 || mount == "" || group == "" {
 		return nil
@@ -58,26 +58,24 @@ func leaveGroup(caller journal.Recorder, mount, root, group string) error {
 	if err == nil && filepath.IsLocal(below) && !strings.Contains(root+group+"/", "/../") {
 		exposed = checkGroup(mount, filepath.Join(mount, below), owners)
 	}
-	if exposed == nil {
-		return nil
-	}
 	safe := filepath.Join(mount, agentGroup)
-	err = os.Mkdir(safe, 0o755)
-	if errors.Is(err, fs.ErrExist) {
-		err = nil
-	}
-	if err == nil {
-		err = checkGroup(mount, safe, owners)
-	}
-	if err == nil {
-		err = os.WriteFile(filepath.Join(safe, "cgroup.procs"), fmt.Appendln(nil, os.Getpid()), 0)
-	}
-	if err != nil {
+	if err := moveToGroup(mount, safe, owners); err != nil && exposed != nil {
 		return usage("%s can freeze or kill the agent (%v), and the agent cannot move to %s: %v\n"+
 			"hint: start drainctl from a login session, not from a service or a scope of user@%d.service\n"+
 			"hint: as root, run mkdir -m 755 %s", caller, exposed, safe, err, caller.UID, safe)
 	}
 	return nil
+}
+
+// moveToGroup moves this process to a group of root's, which it makes if it is not there.
+func moveToGroup(mount, safe string, owners []int) error {
+	if err := os.Mkdir(safe, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if err := checkGroup(mount, safe, owners); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(safe, "cgroup.procs"), fmt.Appendln(nil, os.Getpid()), 0)
 }
 
 // groupOwners returns the users who may own the group of an agent: root and, in a container

@@ -174,9 +174,23 @@ func TestGroupOwners(t *testing.T) {
 	}
 }
 
-// Root's own agent stays in its group, and so does an agent in a group that is root's. One
-// that cannot leave a group of its caller's is refused, with advice.
-func TestAgentLeavesItsCallersGroupOnly(t *testing.T) {
+// An agent leaves a group that is root's too, for that of a session is signalled for its user.
+func TestAgentLeavesTheGroupOfASession(t *testing.T) {
+	_, dir := newGroup(t, 0)
+	agent := agentProcess(t)
+	agent.in(dir)
+	if err := agent.start(); err != nil {
+		t.Fatal(err)
+	}
+	agent.greeting()
+	if got := groupOf(t, agent.cmd.Process.Pid); got != "/"+agentGroup {
+		t.Errorf("the agent is in the group %s", got)
+	}
+}
+
+// Root's own agent stays in its group. One that cannot leave a group of its caller's is
+// refused, with advice.
+func TestAgentThatCannotLeaveItsGroup(t *testing.T) {
 	mount, dir := newGroup(t, 1000)
 	name := "/" + filepath.Base(dir)
 	deploy := journal.Recorder{UID: 1000, Name: "deploy"}
@@ -186,14 +200,8 @@ func TestAgentLeavesItsCallersGroupOnly(t *testing.T) {
 	if err := leaveGroup(deploy, "", "/", name); err != nil {
 		t.Errorf("cgroup2 is not mounted: %v", err)
 	}
-	if err := leaveGroup(deploy, mount, "/", "/"); err != nil {
-		t.Errorf("the first group: %v", err)
-	}
 	if got := groupOf(t, os.Getpid()); got == "/"+agentGroup {
 		t.Errorf("moved to %s", got)
-	}
-	if err := leaveGroup(deploy, mount, "/docker", "/docker"); err != nil {
-		t.Errorf("a mount of a part: %v", err)
 	}
 	// A mount in which a group of the agent's name is not root's.
 	err := leaveGroup(deploy, dir, "/", "/no-such")

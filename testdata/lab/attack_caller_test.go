@@ -747,9 +747,14 @@ func TestCallerCannotInterruptAnEdit(t *testing.T) {
 		s, sha := attack(t, l).planOfApp1()
 		apply := fmt.Sprintf(`{"id":2,"method":"apply","params":{"files":[{"path":%q,"sha256":%q,"servers":[{"at":%d,"want":{"down":true}}]}]}}`, s.File, sha, s.At)
 		begin := `{"id":1,"method":"begin","params":` + oneLine(planted(id, specWith(""))) + `}`
-		writeOnLB(t, l, "/tmp/requests", begin+"\n"+apply+"\n", 0o644)
+		writeOnLB(t, l, "/tmp/begin", begin+"\n", 0o644)
+		writeOnLB(t, l, "/tmp/edit", apply+"\n", 0o644)
+		mustRun(t, l.LB, "rm", "-f", "/tmp/begun")
 		c := openTerminal(t, l)
-		c.types("(cat /tmp/requests; sleep 100) | sudo -n /usr/bin/drainctl agent\n")
+		// The agent answers calls side by side: the edit waits for the operation.
+		c.types("(cat /tmp/begin; until test -e /tmp/begun; do sleep 0.1; done; cat /tmp/edit; sleep 100) | sudo -n /usr/bin/drainctl agent\n")
+		c.until(`"id":1,"result":true`)
+		mustRun(t, l.LB, "touch", "/tmp/begun")
 		c.until(`"edited"`)
 		c.types(key)
 		eventually(t, "the agent has ended", func() bool { _, err := l.LB.Run(t.Context(), "pgrep", "-x", "drainctl"); return err != nil })

@@ -54,7 +54,7 @@ func isolate() error {
 	}
 	program, err := os.Executable()
 	if err == nil {
-		err = syscall.Exec(program, os.Args, env) //nolint:gosec // this program, with the arguments that it has
+		err = syscall.Exec(program, os.Args, env)
 	}
 	return fmt.Errorf("start the agent in a clean environment: %w", err)
 }

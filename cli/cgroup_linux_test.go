@@ -58,8 +58,8 @@ func removeGroup(t *testing.T, dir string) {
 	t.Error(err)
 }
 
-// in has the agent start in a control group.
-func (a *testedAgent) in(dir string) {
+// leaves starts the agent in a control group, and makes sure that it moves to root's.
+func (a *testedAgent) leaves(dir string) {
 	a.t.Helper()
 	group, err := os.Open(dir)
 	if err != nil {
@@ -67,6 +67,13 @@ func (a *testedAgent) in(dir string) {
 	}
 	a.t.Cleanup(func() { group.Close() })
 	a.cmd.SysProcAttr = &unix.SysProcAttr{UseCgroupFD: true, CgroupFD: int(group.Fd())}
+	if err := a.start(); err != nil {
+		a.t.Fatal(err)
+	}
+	a.greeting()
+	if got := groupOf(a.t, a.cmd.Process.Pid); got != "/"+agentGroup {
+		a.t.Errorf("the agent is in the group %s", got)
+	}
 }
 
 // groupOf is the control group of a process.
@@ -84,15 +91,8 @@ func groupOf(t *testing.T, pid int) string {
 func TestCallerCannotFreezeTheAgent(t *testing.T) {
 	mount, dir := newGroup(t, 1000)
 	agent := agentProcess(t)
-	agent.in(dir)
-	if err := agent.start(); err != nil {
-		t.Fatal(err)
-	}
-	agent.greeting()
+	agent.leaves(dir)
 	pid := agent.cmd.Process.Pid
-	if got := groupOf(t, pid); got != "/"+agentGroup {
-		t.Errorf("the agent is in the group %s", got)
-	}
 	if err := checkGroup(mount, mount+"/"+agentGroup, []int{0}); err != nil {
 		t.Error(err)
 	}
@@ -174,22 +174,15 @@ func TestGroupOwners(t *testing.T) {
 	}
 }
 
-// An agent leaves a group that is root's too, for that of a session is signalled for its user.
+// An agent also leaves a group that only root can write: logind signals the processes in the
+// group of a session for the user of that session.
 func TestAgentLeavesTheGroupOfASession(t *testing.T) {
 	_, dir := newGroup(t, 0)
-	agent := agentProcess(t)
-	agent.in(dir)
-	if err := agent.start(); err != nil {
-		t.Fatal(err)
-	}
-	agent.greeting()
-	if got := groupOf(t, agent.cmd.Process.Pid); got != "/"+agentGroup {
-		t.Errorf("the agent is in the group %s", got)
-	}
+	agentProcess(t).leaves(dir)
 }
 
-// Root's own agent stays in its group. One that cannot leave a group of its caller's is
-// refused, with advice.
+// The agent of root stays in its group. An agent that cannot leave its group is refused, with
+// advice, if its caller can write that group.
 func TestAgentThatCannotLeaveItsGroup(t *testing.T) {
 	mount, dir := newGroup(t, 1000)
 	name := "/" + filepath.Base(dir)
@@ -209,6 +202,17 @@ func TestAgentThatCannotLeaveItsGroup(t *testing.T) {
 		t.Errorf("a group that cannot be left: %v", err)
 	}
 	removeGroup(t, dir+"/"+agentGroup)
+	// Only root can write the group, and the name of the agent's is taken by a file.
+	plain := t.TempDir()
+	if err := os.Mkdir(plain+"/session", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(plain+"/"+agentGroup, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := leaveGroup(deploy, plain, "/", "/session"); err != nil {
+		t.Errorf("a group of root's that cannot be left: %v", err)
+	}
 }
 
 func TestGroupMounts(t *testing.T) {

@@ -45,9 +45,9 @@ func leaveCallersGroup() error {
 	return leaveGroup(caller, mount, root, groupIn(string(text)))
 }
 
-// leaveGroup moves this process from a group to one of root's. mount shows the groups below
-// root. It does nothing for a caller who is root, and without a mount. Where the process cannot
-// move, that is an error only if somebody but root can write its group.
+// leaveGroup moves this process from its control group to one that only root can write. mount
+// shows the groups below root. It does nothing if the caller is root or if cgroup2 is not mounted.
+// A failed move is an error only if another user than root can write the group.
 func leaveGroup(caller journal.Recorder, mount, root, group string) error {
 	if caller.UID == 0 || mount == "" || group == "" {
 		return nil

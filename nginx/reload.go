@@ -110,11 +110,11 @@ func (b Binary) watchOverlap(ctx context.Context, before look, overlap chan<- st
 	}
 }
 
-// overlaps reports whether the children that the master had in two looks in a row prove that it
-// has loaded a configuration since l: it has a further child, and all that it replaces when they
-// crash are still there. For a child that crashed it starts another one, but not before it has
-// waited for the first. One look takes time and may list a child and the one that replaced it,
-// so both looks must list the further child.
+// overlaps reports whether two looks in a row at the children of the master prove that it has
+// loaded a configuration since l: they show a further child, and every child of l that the
+// master replaces after a crash is still there. The master starts a replacement only after it
+// has waited for the crashed child. One look is not atomic and may list both, so the further
+// child must be in both looks.
 func (l look) overlaps(last, now []int) bool {
 	had, replaced := l.allChildren()
 	further := slices.ContainsFunc(now, func(pid int) bool {
@@ -124,10 +124,10 @@ func (l look) overlaps(last, now []int) bool {
 	return further && !gone
 }
 
-// allChildren is the PIDs of all children, and of those that the master replaces when they
-// crash: all but workers that exit and the cache loader. The list in /proc may omit a child
-// while another ends (proc(5)), and one that is just ending has no title any more: whatever
-// either of them shows is a child, and one without a title may be one that is replaced.
+// allChildren returns the PIDs of all children, and of those that the master replaces after a
+// crash: all but exiting workers and the cache loader. The list in /proc may omit a child while
+// another one ends (proc(5)). A child that is ending has no title. Therefore a child is one that
+// is in the list or has a title, and a child without a title counts as one that is replaced.
 func (l look) allChildren() (all, replaced []int) {
 	all = slices.Clone(l.childPIDs)
 	for _, p := range l.children {

@@ -159,8 +159,7 @@ func TestCrashesAtAnyMoment(t *testing.T) {
 	t.Logf("%d of %d reloads were unclear", unclear, rounds)
 }
 
-// Which children the master had, and has in two looks in a row, proves a load only where no
-// crash explains it.
+// Two looks at the children of the master prove a load only if no crash explains them.
 func TestOverlap(t *testing.T) {
 	worker := func(pid int) Process { return Process{PID: pid, Title: "nginx: worker process"} }
 	exits := Process{PID: 9, Title: "nginx: worker process is shutting down"}

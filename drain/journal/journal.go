@@ -34,8 +34,8 @@ const (
 type Journal struct {
 	Dir  string
 	Keep int // operations that the history keeps; 0: DefaultKeep
-	// User is the one on whose behalf it is written. However many processes a user other
-	// than root has, they have one place in a queue for a lock.
+	// User is the ID of the user on whose behalf the journal is written. All processes of a user
+	// other than root share one place in the queue for a lock.
 	User uint32
 }
 

@@ -88,8 +88,8 @@ func (h Holder) Check() error {
 type Lock struct {
 	name   string
 	file   *os.File
-	before []*os.File // locks that were taken first
-	stays  bool       // its file is not removed
+	before []*os.File // the locks taken before file, freed after it
+	stays  bool       // Unlock leaves the file
 	// Unrecorded is why the holder could not be recorded, nil if it was. The lock is held all
 	// the same.
 	Unrecorded error
@@ -134,7 +134,8 @@ func (l *Lock) Record(h Holder) error {
 	return l.file.Truncate(int64(len(line)) + 1)
 }
 
-// Unlock frees the lock and removes its file, unless that stays. Doing so twice is no error.
+// Unlock frees the lock. It removes the file, except that of [Journal.LockInTurn]. Doing so twice
+// is no error.
 func (l *Lock) Unlock() error {
 	if !l.stays {
 		removeHeld(l.file)
@@ -229,8 +230,8 @@ func acquire(ctx context.Context, path, name string, wait time.Duration) (*os.Fi
 	}
 }
 
-// LockInTurn is [Journal.Lock] for one that many want again and again: whoever waits comes
-// to their turn, and its file stays.
+// LockInTurn takes a lock as [Journal.Lock] does, but the kernel queues those who wait, so that
+// each of them gets the lock in the end. The file of the lock is not removed: the queue is on it.
 func (j Journal) LockInTurn(ctx context.Context, name string, wait time.Duration, h Holder) (*Lock, error) {
 	path := filepath.Join(j.Dir, "locks", url.QueryEscape(name)+lockSuffix)
 	files, err := j.awaitTurn(ctx, path, name, wait)
@@ -243,8 +244,8 @@ func (j Journal) LockInTurn(ctx context.Context, name string, wait time.Duration
 	return l, nil
 }
 
-// awaitTurn locks the file at path, and before it the one that all processes of the user
-// have in common.
+// awaitTurn locks the file at path. Processes of a user other than root lock a file of that user
+// first: one of them at a time waits for path.
 func (j Journal) awaitTurn(ctx context.Context, path, name string, wait time.Duration) (files []*os.File, err error) {
 	paths := []string{path}
 	if j.User != 0 {

@@ -376,9 +376,8 @@ func FuzzHolder(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) { _ = (&LockedError{Holder: parseHolder(b), Known: true}).Error() })
 }
 
-// Whoever waits for a lock that others take again and again comes to their turn, however many
-// processes of one user want it. A pause between two turns is what a call over a connection
-// takes.
+// Many processes of one user take a lock again and again. Another user still gets it. The pause
+// between two locks is as long as a call to an agent.
 func TestLockInTurn(t *testing.T) {
 	j := newJournal(t)
 	theirs := j

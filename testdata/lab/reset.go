@@ -9,7 +9,7 @@ import (
 // initialPath is where each host keeps what Reset restores.
 const initialPath = "/var/lib/drainctl-lab.initial.tar"
 
-// A program that a test put before one of the system's is newer than the archive.
+// removePrograms removes the programs that tests have added: they are newer than the archive.
 const removePrograms = "find /usr/local/bin /usr/local/sbin -type f -cnewer \"$1\" -delete\n"
 
 const keepScript = `tar -C / -cpf "$1" $2 2>&1 | grep -v 'Removing leading' || true; test -s "$1"`

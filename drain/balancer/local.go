@@ -128,7 +128,7 @@ func NewLocal(o Options) *Local {
 	if o.Nginx.Path == "" {
 		o.Nginx.Path = nginx.DefaultBinary
 	}
-	return &Local{options: o, journal: journal.Journal{Dir: o.StateDir, Keep: o.Keep, User: o.Caller.UID}, done: make(chan struct{}), unloaded: map[string]journal.FileHashes{}, known: map[journal.Server]nginx.Address{}}
+	return &Local{options: o, journal: journal.Journal{Dir: o.StateDir, Keep: o.Keep}, done: make(chan struct{}), unloaded: map[string]journal.FileHashes{}, known: map[journal.Server]nginx.Address{}}
 }
 
 // Caller implements [Balancer].
@@ -287,7 +287,7 @@ func (l *Local) lockConfiguration(ctx context.Context) error {
 		return nil
 	}
 	err := l.effect("lock the configuration", func() (err error) {
-		l.editLock, err = l.journal.LockInTurn(ctx, configurationLock, editWait, journal.Holder{ID: l.id, Recorder: &l.options.Caller, Time: time.Now()})
+		l.editLock, err = l.journal.Lock(ctx, configurationLock, editWait, journal.Holder{ID: l.id, Recorder: &l.options.Caller, Time: time.Now()})
 		if err == nil {
 			l.staged = l.limitStaged()
 		}

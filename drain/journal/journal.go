@@ -34,9 +34,6 @@ const (
 type Journal struct {
 	Dir  string
 	Keep int // operations that the history keeps; 0: DefaultKeep
-	// User is the ID of the user on whose behalf the journal is written. All processes of a user
-	// other than root share one place in the queue for a lock.
-	User uint32
 }
 
 var (
@@ -224,11 +221,11 @@ func (j Journal) SetAside(ctx context.Context) (path string, err error) {
 
 // withState keeps other updates out while f runs.
 func (j Journal) withState(ctx context.Context, f func() error) error {
-	locks, err := j.awaitTurn(ctx, filepath.Join(j.Dir, "state.lock"), "the state", stateWait)
+	lock, err := await(ctx, filepath.Join(j.Dir, "state.lock"), "the state", stateWait)
 	if err != nil {
 		return fmt.Errorf("lock the state: %w", err)
 	}
-	defer closeAll(locks)
+	defer lock.Close()
 	return f()
 }
 

@@ -86,10 +86,8 @@ func (h Holder) Check() error {
 
 // A Lock keeps other processes from taking the same one. The kernel frees it with the process.
 type Lock struct {
-	name   string
-	file   *os.File
-	before []*os.File // the locks taken before file, freed after it
-	stays  bool       // Unlock leaves the file
+	name string
+	file *os.File
 	// Unrecorded is why the holder could not be recorded, nil if it was. The lock is held all
 	// the same.
 	Unrecorded error
@@ -134,13 +132,9 @@ func (l *Lock) Record(h Holder) error {
 	return l.file.Truncate(int64(len(line)) + 1)
 }
 
-// Unlock frees the lock. It removes the file, except that of [Journal.LockInTurn]. Doing so twice
-// is no error.
+// Unlock frees the lock and removes its file. Doing so twice is no error.
 func (l *Lock) Unlock() error {
-	if !l.stays {
-		removeHeld(l.file)
-	}
-	defer closeAll(l.before)
+	removeHeld(l.file)
 	if err := l.file.Close(); err != nil && !errors.Is(err, fs.ErrClosed) {
 		return fmt.Errorf("unlock %s: %w", l.name, err)
 	}
@@ -230,45 +224,6 @@ func acquire(ctx context.Context, path, name string, wait time.Duration) (*os.Fi
 	}
 }
 
-// LockInTurn takes a lock as [Journal.Lock] does, but the kernel queues those who wait, so that
-// each of them gets the lock in the end. The file of the lock is not removed: the queue is on it.
-func (j Journal) LockInTurn(ctx context.Context, name string, wait time.Duration, h Holder) (*Lock, error) {
-	path := filepath.Join(j.Dir, "locks", url.QueryEscape(name)+lockSuffix)
-	files, err := j.awaitTurn(ctx, path, name, wait)
-	if err != nil {
-		return nil, err
-	}
-	last := len(files) - 1
-	l := &Lock{name: name, file: files[last], before: files[:last], stays: true}
-	l.Unrecorded = l.Record(h)
-	return l, nil
-}
-
-// awaitTurn locks the file at path. Processes of a user other than root lock a file of that user
-// first: one of them at a time waits for path.
-func (j Journal) awaitTurn(ctx context.Context, path, name string, wait time.Duration) (files []*os.File, err error) {
-	paths := []string{path}
-	if j.User != 0 {
-		paths = []string{fmt.Sprintf("%s-of-%d", path, j.User), path}
-	}
-	for _, p := range paths {
-		f, err := await(ctx, p, name, wait)
-		if err != nil {
-			closeAll(files)
-			return nil, err
-		}
-		files = append(files, f)
-	}
-	return files, nil
-}
-
-// closeAll frees locks, the last first.
-func closeAll(files []*os.File) {
-	for _, f := range slices.Backward(files) {
-		f.Close()
-	}
-}
-
 // await is acquire in the kernel's queue: however many others take the lock again and again,
 // it comes to its turn.
 func await(ctx context.Context, path, name string, wait time.Duration) (*os.File, error) {
@@ -302,8 +257,7 @@ func await(ctx context.Context, path, name string, wait time.Duration) (*os.File
 		return e.file, nil
 	case <-time.After(wait):
 		go free()
-		h, held, _ := look(path)
-		return nil, &LockedError{name, h, held && !h.Time.IsZero()}
+		return nil, &LockedError{Name: name}
 	case <-ctx.Done():
 		go free()
 		return nil, fmt.Errorf("lock %s: %w", name, context.Cause(ctx))

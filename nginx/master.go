@@ -45,27 +45,52 @@ func (b Binary) masterState(pid int) (m masterState, err error) {
 	return m, nil
 }
 
-// childrenOf is the PIDs of a process's children, of those too that have ended and that it has
-// not waited for. It may omit some while others end (proc(5)).
-func (b Binary) childrenOf(pid int) (pids []int, err error) {
+// A child is a child of a master. kind is what its command line says it is.
+type child struct {
+	pid  int
+	kind childKind
+}
+
+type childKind int
+
+const (
+	ofNginx childKind = iota // nginx has titled it
+	foreign                  // a module has started it, or a container gave it to its first process
+	ending                   // no command line: it has ended, or just ends, and its parent has not waited for it
+)
+
+// childrenOf returns a process's children, those included that have ended and that it has not
+// waited for. It may omit some while others end (proc(5)).
+func (b Binary) childrenOf(pid int) (children []child, err error) {
 	text, err := b.readProc(pid, fmt.Sprintf("task/%d/children", pid))
 	if err == nil {
 		for word := range strings.FieldsSeq(text) {
-			child, err := strconv.Atoi(word)
+			pid, err := strconv.Atoi(word)
 			if err != nil {
 				return nil, fmt.Errorf("process %d: unexpected children in /proc: %w", pid, err)
 			}
-			pids = append(pids, child)
+			children = append(children, child{pid, b.kindOf(pid)})
 		}
-		return pids, nil
+		return children, nil
 	}
 	all, err := processes(b.procDir()) // a kernel without this file
 	for _, p := range all {
 		if p.parent == pid {
-			pids = append(pids, p.PID)
+			children = append(children, child{p.PID, ofNginx})
 		}
 	}
-	return pids, err
+	return children, err
+}
+
+func (b Binary) kindOf(pid int) childKind {
+	title, _ := b.readProc(pid, "cmdline") // an error: it is gone
+	switch {
+	case title == "":
+		return ending
+	case strings.HasPrefix(title, titlePrefix):
+		return ofNginx
+	}
+	return foreign
 }
 
 // readProc reads a file of a process. The error wraps [ErrNotRunning] if there is no such process.

@@ -36,6 +36,9 @@ func (p Process) Memory() uint64 {
 	return 0
 }
 
+// titlePrefix begins the title of each process of nginx.
+const titlePrefix = "nginx: "
+
 func (p Process) same(q Process) bool { return p.PID == q.PID && p.Started == q.Started }
 func (p Process) exiting() bool       { return strings.Contains(p.Title, exiting) }
 func (p Process) isMaster() bool      { return strings.HasPrefix(p.Title, "nginx: master process") }
@@ -69,7 +72,7 @@ func processes(proc string) ([]Process, error) {
 		}
 		dir := filepath.Join(proc, name)
 		title, err := os.ReadFile(filepath.Join(dir, "cmdline"))
-		if err != nil || !strings.HasPrefix(string(title), "nginx: ") {
+		if err != nil || !strings.HasPrefix(string(title), titlePrefix) {
 			continue
 		}
 		stat, err := os.ReadFile(filepath.Join(dir, "stat"))

@@ -92,7 +92,7 @@ func (b Binary) reloadOnce(ctx context.Context, master int, limit time.Duration)
 // before: it has loaded a configuration. A generation overlaps with the next for at least 100 ms
 // (ngx_master_process_cycle).
 func (b Binary) watchOverlap(ctx context.Context, before look, overlap chan<- struct{}) {
-	var last []int
+	var last []child
 	for ctx.Err() == nil {
 		now, err := b.childrenOf(before.Master.PID)
 		if err != nil {
@@ -111,37 +111,44 @@ func (b Binary) watchOverlap(ctx context.Context, before look, overlap chan<- st
 }
 
 // overlaps reports whether two looks in a row at the children of the master prove that it has
-// loaded a configuration since l: they show a further child, and every child of l that the
-// master replaces after a crash is still there. The master starts a replacement only after it
-// has waited for the crashed child. One look is not atomic and may list both, so the further
-// child must be in both looks.
-func (l look) overlaps(last, now []int) bool {
-	had, replaced := l.allChildren()
-	further := slices.ContainsFunc(now, func(pid int) bool {
-		return !slices.Contains(had, pid) && slices.Contains(last, pid)
+// loaded a configuration since l: they show a further child of nginx's, and every child of l that
+// the master would replace after a crash is still there. The master starts a replacement only
+// after it has waited for the crashed child. One look is not atomic and may list both, so the
+// further child must be in both looks.
+func (l look) overlaps(last, now []child) bool {
+	has := func(children []child, pid int) bool {
+		return slices.ContainsFunc(children, func(c child) bool { return c.pid == pid })
+	}
+	further := slices.ContainsFunc(now, func(c child) bool {
+		return c.kind == ofNginx && !has(l.listed, c.pid) && !l.isTitled(c.pid) && has(last, c.pid)
 	})
-	gone := slices.ContainsFunc(replaced, func(pid int) bool { return !slices.Contains(now, pid) })
+	gone := slices.ContainsFunc(l.replaceable(), func(pid int) bool { return !has(now, pid) })
 	return further && !gone
 }
 
-// allChildren returns the PIDs of all children, and of those that the master replaces after a
-// crash: all but exiting workers and the cache loader. The list in /proc may omit a child while
-// another one ends (proc(5)). A child that is ending has no title. Therefore a child is one that
-// is in the list or has a title, and a child without a title counts as one that is replaced.
-func (l look) allChildren() (all, replaced []int) {
-	all = slices.Clone(l.childPIDs)
+func (l look) isTitled(pid int) bool {
+	return slices.ContainsFunc(l.children, func(p Process) bool { return p.PID == pid })
+}
+
+// replaceable returns the PIDs of the children that the master would replace after a crash: all
+// of nginx's but exiting workers and the cache loader. A child that has lost its title is ending,
+// and may be any of nginx's.
+func (l look) replaceable() (pids []int) {
 	for _, p := range l.children {
-		if !slices.Contains(all, p.PID) {
-			all = append(all, p.PID)
+		if !p.exiting() && !strings.HasPrefix(p.Title, "nginx: cache loader") {
+			pids = append(pids, p.PID)
 		}
 	}
-	replaced = slices.DeleteFunc(slices.Clone(all), func(pid int) bool {
-		return slices.ContainsFunc(l.children, func(p Process) bool {
-			return p.PID == pid && (p.exiting() || strings.HasPrefix(p.Title, "nginx: cache loader"))
-		})
-	})
-	return all, replaced
+	for _, c := range l.listed {
+		if l.isEnding(c) {
+			pids = append(pids, c.pid)
+		}
+	}
+	return pids
 }
+
+// isEnding reports whether a child of the list has no title, or had none any more right after.
+func (l look) isEnding(c child) bool { return c.kind != foreign && !l.isTitled(c.pid) }
 
 // follow looks at nginx until the effect of a reload is known.
 func (b Binary) follow(ctx context.Context, before look, overlap <-chan struct{}, sent <-chan error, limit time.Duration) (Running, error) {
@@ -177,11 +184,15 @@ func (b Binary) follow(ctx context.Context, before look, overlap <-chan struct{}
 	}
 }
 
+// maxEndingLooks is how often a child that is ending is waited for, as it is gone in a moment.
+const maxEndingLooks = 10
+
 // idleMaster waits until the master does nothing, and looks at it and its workers then: a
 // generation that comes later has read its files later, and the master has no worker to
 // replace. idle is false if the master is still busy after limit.
 func (b Binary) idleMaster(ctx context.Context, master int, limit time.Duration) (now look, idle bool, err error) {
-	for began := time.Now(); ; {
+	began := time.Now()
+	for looks := 0; ; looks++ {
 		if now, err = b.look(master); err != nil {
 			return now, false, err
 		}
@@ -189,7 +200,8 @@ func (b Binary) idleMaster(ctx context.Context, master int, limit time.Duration)
 		if err != nil {
 			return now, false, err
 		}
-		if now.idle && after.idle && now.sleeps == after.sleeps {
+		quiet := now.idle && after.idle && now.sleeps == after.sleeps
+		if quiet && (looks >= maxEndingLooks || !slices.ContainsFunc(now.listed, now.isEnding)) {
 			return now, true, nil
 		}
 		if time.Since(began) > limit {
@@ -212,18 +224,19 @@ func isClosed(c <-chan struct{}) bool {
 	}
 }
 
-// A look is the state of the master and, right after it, its children and processes.
+// A look is the state of the master and, right after it, the list of its children, and then the
+// children that nginx has titled.
 type look struct {
 	masterState
 	Running
-	childPIDs []int
+	listed []child
 }
 
 func (b Binary) look(master int) (l look, err error) {
 	if l.masterState, err = b.masterState(master); err != nil {
 		return l, err
 	}
-	if l.childPIDs, err = b.childrenOf(master); err != nil {
+	if l.listed, err = b.childrenOf(master); err != nil {
 		return l, err
 	}
 	l.Running, err = b.Processes(master)

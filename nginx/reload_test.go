@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -25,10 +26,10 @@ const (
 	fails = "limit_req_zone $uri zone=one:1m rate=1r/s;" // nginx -t takes it, and the master does not
 )
 
-func startVersioned(t *testing.T, workers int) *versionedNginx {
+func startVersioned(t *testing.T, workers int, children ...string) *versionedNginx {
 	t.Helper()
 	n := &versionedNginx{page: fmt.Sprintf("127.0.0.1:%d", freePort(t))}
-	n.realNginx = startWorkers(t, workers, n.http(loads, "old"))
+	n.realNginx = startWorkers(t, workers, n.http(loads, "old"), children...)
 	conf, err := Load(t.Context(), n.binary.Conf)
 	if err != nil {
 		t.Fatal(err)
@@ -159,34 +160,64 @@ func TestCrashesAtAnyMoment(t *testing.T) {
 	t.Logf("%d of %d reloads were unclear", unclear, rounds)
 }
 
-// Two looks at the children of the master prove a load only if no crash explains them.
+// Two looks at the children of the master prove a load only if no crash explains them, and
+// whatever children others have given it.
 func TestOverlap(t *testing.T) {
 	worker := func(pid int) Process { return Process{PID: pid, Title: "nginx: worker process"} }
 	exits := Process{PID: 9, Title: "nginx: worker process is shutting down"}
 	loader := Process{PID: 8, Title: "nginx: cache loader process"}
+	of := func(kind childKind, pids ...int) (all []child) {
+		for _, pid := range pids {
+			all = append(all, child{pid, kind})
+		}
+		return all
+	}
+	n := func(pids ...int) []child { return of(ofNginx, pids...) }
 	for _, c := range []struct {
 		name      string
-		listed    []int
+		listed    []child
 		titled    []Process
-		last, now []int
+		last, now []child
 		want      bool
 	}{
-		{"a further worker", []int{1}, []Process{worker(1)}, []int{1, 2}, []int{1, 2}, true},
-		{"a further worker in one look only", []int{1}, []Process{worker(1)}, []int{1}, []int{1, 2}, false},
-		{"a worker that crashed", []int{1}, []Process{worker(1)}, []int{2}, []int{2}, false},
-		{"one of two workers crashed", []int{1, 2}, []Process{worker(1), worker(2)}, []int{1, 3}, []int{1, 3}, false},
-		{"a worker that was ending and had no title", []int{1}, nil, []int{2}, []int{2}, false},
-		{"one of two workers was ending", []int{1, 2}, []Process{worker(2)}, []int{2, 3}, []int{2, 3}, false},
-		{"a worker that the list omitted", nil, []Process{worker(1)}, []int{1}, []int{1}, false},
-		{"a worker that the list omitted crashed", []int{2}, []Process{worker(1), worker(2)}, []int{2, 3}, []int{2, 3}, false},
-		{"an earlier worker ended meanwhile", []int{1, 9}, []Process{worker(1), exits}, []int{1, 2}, []int{1, 2}, true},
-		{"the cache loader ended meanwhile", []int{1, 8}, []Process{worker(1), loader}, []int{1, 2}, []int{1, 2}, true},
-		{"no worker before", nil, nil, []int{2}, []int{2}, true},
+		{"a further worker", n(1), []Process{worker(1)}, n(1, 2), n(1, 2), true},
+		{"a further worker in one look only", n(1), []Process{worker(1)}, n(1), n(1, 2), false},
+		{"a worker that crashed", n(1), []Process{worker(1)}, n(2), n(2), false},
+		{"one of two workers crashed", n(1, 2), []Process{worker(1), worker(2)}, n(1, 3), n(1, 3), false},
+		{"a worker was ending", of(ending, 1), nil, n(2), n(2), false},
+		{"a worker ended right after the list", n(1), nil, n(2), n(2), false},
+		{"one of two workers was ending", append(n(2), of(ending, 1)...), []Process{worker(2)}, n(2, 3), n(2, 3), false},
+		{"a worker that the list omitted", nil, []Process{worker(1)}, n(1), n(1), false},
+		{"a worker that the list omitted crashed", n(2), []Process{worker(1), worker(2)}, n(2, 3), n(2, 3), false},
+		{"an earlier worker ended meanwhile", n(1, 9), []Process{worker(1), exits}, n(1, 2), n(1, 2), true},
+		{"the cache loader ended meanwhile", n(1, 8), []Process{worker(1), loader}, n(1, 2), n(1, 2), true},
+		{"a foreign child ended meanwhile", append(n(1), of(foreign, 7)...), []Process{worker(1)}, n(1, 2), n(1, 2), true},
+		{"a further child is foreign", n(1), []Process{worker(1)}, append(n(1), of(foreign, 7)...), append(n(1), of(foreign, 7)...), false},
+		{"a further child is foreign, and has ended", n(1), []Process{worker(1)}, append(n(1), of(foreign, 7)...), append(n(1), of(ending, 7)...), false},
+		{"no worker before", nil, nil, n(2), n(2), true},
 	} {
-		before := look{childPIDs: c.listed, Running: Running{children: c.titled}}
+		before := look{listed: c.listed, Running: Running{children: c.titled}}
 		if got := before.overlaps(c.last, c.now); got != c.want {
 			t.Errorf("%s: %t, want %t", c.name, got, c.want)
 		}
+	}
+}
+
+// The master may have children that are not nginx's: a module has started them, or a container
+// has given them to its first process. That one of them ends with each reload does not hide that
+// a load worked, and does not prove one.
+func TestForeignChildren(t *testing.T) {
+	for _, zone := range []string{loads, fails} {
+		t.Run(fmt.Sprint(zone == loads), func(t *testing.T) {
+			t.Parallel()
+			n := startVersioned(t, 1, slices.Repeat([]string{"sleep 60"}, maxReloads+1)...)
+			n.write(n.http(zone, "new"))
+			b := n.binary
+			const end = "f=$(ls %s/child* | head -n 1); kill $(cat $f); rm $f; "
+			b.ReloadCommand = []string{"sh", "-c", fmt.Sprintf(end+"nginx -s reload -c %s", n.dir, b.Conf)}
+			_, err := b.ReloadAndVerify(t.Context(), n.conf, generous)
+			n.tells(err, zone)
+		})
 	}
 }
 

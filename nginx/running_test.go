@@ -101,14 +101,14 @@ func startNginx(t *testing.T, http string) *realNginx {
 	return startWorkers(t, 2, http)
 }
 
-func startWorkers(t *testing.T, workers int, http string) *realNginx {
+func startWorkers(t *testing.T, workers int, http string, children ...string) *realNginx {
 	t.Helper()
 	needNginx(t)
 	for {
 		n := &realNginx{t: t, workers: workers, dir: t.TempDir(), port: freePort(t), since: time.Now()}
 		n.binary = Binary{Path: "nginx", Conf: n.dir + "/nginx.conf"}
 		n.write(http)
-		why := n.start()
+		why := n.start(children)
 		if why == "" {
 			return n
 		}
@@ -119,11 +119,15 @@ func startWorkers(t *testing.T, workers int, http string) *realNginx {
 	}
 }
 
-// start waits until its workers serve. If nginx ends instead, why is what it
-// said.
-func (n *realNginx) start() (why string) {
+// start starts nginx with shell commands as further children of its master, and waits until its
+// workers serve. If nginx ends instead, why is what it said.
+func (n *realNginx) start(children []string) (why string) {
 	n.t.Helper()
-	cmd := exec.Command("nginx", "-p", n.dir, "-c", n.binary.Conf, "-g", "daemon off;")
+	script := `exec nginx -p "$0" -c "$1" -g "daemon off;"`
+	for i, command := range children {
+		script = fmt.Sprintf("%s >/dev/null 2>&1 & echo $! >$0/child%d\n", command, i) + script
+	}
+	cmd := exec.Command("sh", "-c", script, n.dir, n.binary.Conf)
 	var said strings.Builder
 	cmd.Stderr = &said
 	if err := cmd.Start(); err != nil {
@@ -135,6 +139,13 @@ func (n *realNginx) start() (why string) {
 		close(ended)
 	}()
 	n.t.Cleanup(func() {
+		files, _ := filepath.Glob(n.dir + "/child*")
+		for _, f := range files {
+			text, _ := os.ReadFile(f)
+			if pid, _ := strconv.Atoi(strings.TrimSpace(string(text))); pid > 0 {
+				_ = syscall.Kill(pid, syscall.SIGKILL)
+			}
+		}
 		_ = cmd.Process.Signal(syscall.SIGTERM) // it may have ended
 		select {
 		case <-ended:

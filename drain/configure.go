@@ -1,167 +1,147 @@
 package drain
 
 import (
-	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 
 	"github.com/drainctl/drainctl/drain/balancer"
 	"github.com/drainctl/drainctl/drain/journal"
-	"github.com/drainctl/drainctl/nginx"
 )
 
-// configure brings the servers of a batch to a wanted state on every LB: down
-// forward, not down in reverse. All files are written and tested before any LB
-// is reloaded.
+// configure brings the servers of a batch to a wanted state on every LB: out of the pool
+// forward, back in reverse, and as before on the way back from what this operation did. All
+// files are written and tested before any LB is reloaded.
 type configure struct{}
 
 func (configure) name() StepName { return StepMarkDown }
 
 func (configure) run(ctx context.Context, b *batch, d Direction, s Scope) Verdict {
+	want := balancer.Back
 	switch {
-	case s != ThisOperation:
-		return b.configure(ctx, d)
-	case b == b.o.whole:
-		return b.o.restore(ctx)
+	case s == ThisOperation:
+		want = balancer.AsBefore
+	case d == Forward:
+		want = balancer.Out
 	}
-	return b.revert(ctx, d)
-}
-
-// configure edits, tests and reloads. What a rolling run puts back is put back on
-// every LB, whatever one of them says.
-func (b *batch) configure(ctx context.Context, d Direction) Verdict {
-	again := func(ctx context.Context, lb *LB) (LBPlan, error) {
-		part, err := lb.ask(ctx, b.query())
-		if err == nil {
-			err = newPlan(b.plan.Spec, []LBPlan{part}, false).Verdict()
-		}
-		return part, err
-	}
-	v := b.applyAll(ctx, b.plan.LBs, nginx.Want{Down: d == Forward}, again, d == Reverse && b.o.plan.Spec.Kind == Run)
-	if v.Err == nil {
+	v := b.reconcile(ctx, want)
+	switch {
+	case v.Err != nil:
+	case want == balancer.AsBefore:
+		v.Detail = Detail{Restored: true}
+	default:
 		v.Detail = b.detail(d)
 	}
 	return v
 }
 
-// revert undoes what this operation has configured on the servers of a batch that
-// is not all of it, in the direction that leads back: on every LB, whatever one of
-// them says.
-func (b *batch) revert(ctx context.Context, d Direction) Verdict {
-	want := nginx.Want{Down: d == Forward}
-	q := b.query()
-	q.Preflight, q.Want, q.Unmanaged, q.Returning = false, &want, true, nil
-	// Of what is found, only what was configured here.
-	ask := func(ctx context.Context, lb *LB) (LBPlan, error) {
-		now, err := lb.ask(ctx, q)
-		if err != nil {
-			return now, err
-		}
-		did := b.part(lb).Report.Servers
-		now.Report.Servers = slices.DeleteFunc(now.Report.Servers, func(s balancer.Server) bool {
-			return !slices.ContainsFunc(did, func(was balancer.Server) bool {
-				return was.Configure && was.Server == s.Server && was.File == s.File
-			})
-		})
-		return now, nil
+// reconcile brings the batch's servers to a state on every LB: all or nothing on the way there;
+// on the way back on each LB, whatever another one says.
+func (b *batch) reconcile(ctx context.Context, want balancer.Want) Verdict {
+	lbs, back := b.o.lbs, b.isWayBack(want)
+	staged := make([]balancer.Staged, len(lbs))
+	stage := func(ctx context.Context, lb *LB) (err error) {
+		staged[slices.Index(lbs, lb)], err = b.stage(ctx, lb, want, back)
+		return err
 	}
-	parts, err := b.o.askEach(ctx, ask)
-	v := b.applyAll(ctx, parts, want, ask, true)
+	load := func(ctx context.Context, lb *LB) error {
+		if staged[slices.Index(lbs, lb)].NeedsLoad {
+			if err := b.o.load(ctx, lb, want); err != nil {
+				return err
+			}
+		}
+		b.noteBack(lb, want)
+		return nil
+	}
+	var err error
+	if back {
+		err = lbs.each(ctx, func(ctx context.Context, lb *LB) error {
+			err := b.o.usable(ctx, lb)
+			if err == nil {
+				err = stage(ctx, lb)
+			}
+			if err == nil {
+				err = load(ctx, lb)
+			}
+			return err
+		})
+	} else if err = lbs.each(ctx, stage); err == nil {
+		err = lbs.each(ctx, load)
+	}
+	v := Verdict{Changed: slices.ContainsFunc(lbs, func(lb *LB) bool { return lb.edited })}
+	for _, s := range staged {
+		v.Changed = v.Changed || s.NeedsLoad || len(s.Edited) > 0
+	}
 	if err != nil {
-		return failed(true, join(err, v.Err))
+		v.Outcome, v.Err, v.Changed = StepError, err, v.Changed || back
 	}
 	return v
 }
 
-// askEach asks every LB, and makes connections that broke anew. The part of one that
-// does not answer is empty, and its name too.
-func (o *Operation) askEach(ctx context.Context, ask asker) ([]LBPlan, error) {
-	return gather(ctx, o.lbs, func(ctx context.Context, lb *LB) (LBPlan, error) {
-		part, err := LBPlan{}, o.usable(ctx, lb)
-		if err == nil {
-			part, err = ask(ctx, lb)
-		}
-		if err != nil {
-			part = LBPlan{Report: &balancer.Report{}}
-		}
-		return part, err
-	})
+// isWayBack tells whether a state is one that is tried for on every LB: what this operation
+// has done is undone, or what a rolling run has taken out comes back.
+func (b *batch) isWayBack(want balancer.Want) bool {
+	return want == balancer.AsBefore || want == balancer.Back && b.o.plan.Spec.Kind == Run
 }
 
-// An asker asks an LB for its part.
-type asker func(context.Context, *LB) (LBPlan, error)
-
-// applyAll edits and tests every LB that has a part, and reloads those that need it:
-// all or nothing, or, on the way back, each that can be.
-func (b *batch) applyAll(ctx context.Context, parts []LBPlan, want nginx.Want, again asker, each bool) Verdict {
-	lbs := b.o.lbs
-	reload := make([]bool, len(lbs))
-	err := lbs.each(ctx, func(ctx context.Context, lb *LB) error {
-		i := slices.Index(lbs, lb)
-		if parts[i].LB == "" {
-			return nil
-		}
-		lb.without(want, parts[i].Report.Servers)
-		// There is no way back without what somebody else has pending.
-		a, err := b.apply(ctx, lb, parts[i].change(want, each || b.plan.Spec.Allow.Pending), func() (balancer.Change, error) {
-			part, err := again(ctx, lb)
-			if err != nil {
-				return balancer.Change{}, err
-			}
-			return part.change(want, each || b.plan.Spec.Allow.Pending), nil
-		})
-		reload[i] = a.NeedsReload && err == nil
-		return err
-	})
-	changed := slices.ContainsFunc(lbs, func(lb *LB) bool { return lb.edited }) || slices.Contains(reload, true)
-	if err != nil && !each {
-		return failed(changed, err)
+// request is what an LB is asked for. On the way back the files may have changed since the plan,
+// and what others have changed in them is loaded too: there is no other way back.
+func (b *batch) request(lb *LB, want balancer.Want, back bool) balancer.StageRequest {
+	r := b.part(lb).Report
+	q := balancer.StageRequest{
+		Force: b.plan.Spec.Kind == Undrain && b.plan.Spec.Force, AcceptPending: back || b.plan.Spec.Allow.Pending,
 	}
-	reloadErr := lbs.each(ctx, func(ctx context.Context, lb *LB) error {
-		if !reload[slices.Index(lbs, lb)] {
-			return nil
-		}
-		return b.o.reload(ctx, lb)
-	})
-	for i, lb := range lbs {
-		if parts[i].LB != "" && lb.loaded {
-			lb.with(want, parts[i].Report)
+	if !back {
+		q.Files = r.Files
+	}
+	add := func(want balancer.Want, servers []balancer.Server) {
+		if len(servers) > 0 {
+			q.Wants = append(q.Wants, balancer.Wanted{Want: want, Servers: keysOf(servers)})
 		}
 	}
-	if err = join(err, reloadErr); err != nil {
-		return failed(changed, err)
+	if add(want, r.Servers); want == balancer.Out {
+		add(balancer.Back, r.Returning)
 	}
-	return Verdict{Changed: changed}
+	return q
 }
 
-// without notes what an LB may be without from now on.
-func (lb *LB) without(want nginx.Want, servers []balancer.Server) {
+// keysOf is servers for the journal of an LB, each once.
+func keysOf(servers []balancer.Server) (keys []journal.Server) {
 	for _, s := range servers {
-		if want.Down && !slices.Contains(lb.out, s.Address) {
+		if !slices.Contains(keys, s.Server) {
+			keys = append(keys, s.Server)
+		}
+	}
+	return keys
+}
+
+// noteOut notes what an LB may be without from now on.
+func (b *batch) noteOut(lb *LB, want balancer.Want) {
+	for _, s := range b.part(lb).Report.Servers {
+		if want == balancer.Out && !slices.Contains(lb.out, s.Address) {
 			lb.out = append(lb.out, s.Address)
 		}
 	}
 }
 
-// with notes what an LB was seen to have again.
-func (lb *LB) with(want nginx.Want, r *balancer.Report) {
-	back := r.Returning
-	if !want.Down {
-		back = append(slices.Clone(back), r.Servers...)
+// noteBack notes what an LB was seen to have again. What an earlier run has left out is not
+// among that when it is as before.
+func (b *batch) noteBack(lb *LB, want balancer.Want) {
+	r := b.part(lb).Report
+	if want == balancer.AsBefore && b == b.o.whole {
+		lb.edited, lb.out = false, nil
+		return
+	}
+	back := r.Servers
+	switch want {
+	case balancer.Out:
+		back = r.Returning
+	case balancer.AsBefore:
+		back = slices.DeleteFunc(slices.Clone(back), func(s balancer.Server) bool { return s.Down })
 	}
 	lb.out = slices.DeleteFunc(lb.out, func(address string) bool {
 		return slices.ContainsFunc(back, func(s balancer.Server) bool { return s.Address == address })
 	})
-}
-
-// join is errors.Join, with a single error as it is.
-func join(a, b error) error {
-	if a == nil || b == nil {
-		return cmp.Or(a, b)
-	}
-	return errors.Join(a, b)
 }
 
 // detail says what the servers are now; the ones that an undrain leaves down are
@@ -169,14 +149,18 @@ func join(a, b error) error {
 func (b *batch) detail(d Direction) Detail {
 	var detail Detail
 	for _, lb := range b.plan.LBs {
-		wanted, stay := sides(lb.Report.Servers, b.plan.Spec.Kind)
-		detail.StayDown = append(detail.StayDown, names(stay)...)
 		if d == Forward {
-			detail.Down = append(detail.Down, names(wanted)...)
-		} else {
-			detail.Up = append(detail.Up, names(wanted)...)
+			detail.Down = append(detail.Down, names(lb.Report.Servers)...)
+			detail.Up = append(detail.Up, names(lb.Report.Returning)...)
+			continue
 		}
-		detail.Up = append(detail.Up, names(lb.Report.Returning)...)
+		stays := func(s balancer.Server) bool {
+			return s.Down && !s.Managed && !(b.plan.Spec.Kind == Undrain && s.Configure) // by force
+		}
+		up := slices.DeleteFunc(slices.Clone(lb.Report.Servers), stays)
+		detail.Up = append(detail.Up, names(up)...)
+		stay := slices.DeleteFunc(slices.Clone(lb.Report.Servers), func(s balancer.Server) bool { return !stays(s) })
+		detail.StayDown = append(detail.StayDown, names(stay)...)
 	}
 	for _, list := range []*[]string{&detail.Down, &detail.Up, &detail.StayDown} {
 		*list = once(*list)
@@ -198,90 +182,71 @@ func (b *batch) part(lb *LB) LBPlan { return b.plan.LBs[slices.Index(b.o.lbs, lb
 // its files at the same time.
 const attempts = 5
 
-// apply edits and tests one LB. Files that have changed since they were planned
+// stage edits and tests one LB. Files that have changed since they were planned
 // are planned again, and the guards asked again.
-func (b *batch) apply(ctx context.Context, lb *LB, c balancer.Change, again func() (balancer.Change, error)) (a balancer.Applied, err error) {
+func (b *batch) stage(ctx context.Context, lb *LB, want balancer.Want, back bool) (staged balancer.Staged, err error) {
+	head := Header{LB: lb.Name, Step: StepMarkDown}
 	for try := 0; ; try++ {
+		q := b.request(lb, want, back)
+		if len(q.Wants) == 0 {
+			return staged, nil
+		}
+		b.noteOut(lb, want)
 		lb.loaded = false
-		a, err = lb.Apply(ctx, c)
+		staged, err = lb.Stage(ctx, q)
 		if balancer.CodeOf(err) != balancer.CodeChanged || try == attempts {
 			break
 		}
-		b.o.emit(&Warning{Header: Header{LB: lb.Name, Step: StepMarkDown}, Text: fmt.Sprintf("%v: planning again", err)})
-		if c, err = again(); err != nil {
-			return a, err
+		b.o.emit(&Warning{Header: head, Text: fmt.Sprintf("%v: planning again", err)})
+		if err = b.planAgain(ctx, lb); err != nil {
+			return staged, err
 		}
 	}
-	head := Header{LB: lb.Name, Step: StepMarkDown}
-	for _, text := range a.Notices {
+	for _, text := range staged.Notices {
 		b.o.emit(&Warning{Header: head, Text: text})
 	}
 	if err != nil {
-		return a, err
+		return staged, err
 	}
-	lb.edited, lb.loaded = lb.edited || len(a.Edited) > 0, !a.NeedsReload
-	if len(a.Stale) > 0 {
-		b.o.emit(&NotLoaded{Header: head, Files: a.Stale})
+	lb.edited, lb.loaded = lb.edited || len(staged.Edited) > 0, !staged.NeedsLoad
+	if want == balancer.AsBefore && b == b.o.whole {
+		return staged, nil // the end of the step says so
 	}
-	if len(a.Edited) > 0 {
-		b.o.emit(&Edited{Header: head, Edits: a.Edited, Diff: a.Diff})
+	if len(staged.Stale) > 0 {
+		b.o.emit(&NotLoaded{Header: head, Files: staged.Stale})
 	}
-	return a, nil
+	if len(staged.Edited) > 0 {
+		b.o.emit(&Edited{Header: head, Edits: staged.Edited, Diff: staged.Diff})
+	}
+	return staged, nil
 }
 
-func (o *Operation) reload(ctx context.Context, lb *LB) error {
-	g, err := lb.Reload(ctx, balancer.ReloadRequest{Timeout: o.plan.Spec.ReloadTimeout})
+// planAgain plans the part of one LB again, and asks the guards.
+func (b *batch) planAgain(ctx context.Context, lb *LB) error {
+	part, err := lb.ask(ctx, b.query())
+	if err == nil {
+		err = newPlan(b.plan.Spec, []LBPlan{part}, false).Verdict()
+	}
+	if err == nil {
+		b.plan.LBs[slices.Index(b.o.lbs, lb)] = part
+	}
+	return err
+}
+
+func (o *Operation) load(ctx context.Context, lb *LB, want balancer.Want) error {
+	loaded, err := lb.Load(ctx, balancer.LoadRequest{Timeout: o.plan.Spec.ReloadTimeout})
 	if err != nil {
 		return err
+	}
+	head := Header{LB: lb.Name, Step: StepMarkDown}
+	for _, text := range loaded.Notices {
+		o.emit(&Warning{Header: head, Text: text})
 	}
 	lb.loaded = true
-	o.emit(&Reloaded{Header: Header{LB: lb.Name, Step: StepMarkDown}, Generation: g})
+	if want != balancer.AsBefore {
+		o.emit(&Reloaded{Header: head, Generation: loaded.Generation})
+	}
 	return nil
-}
-
-// restore undoes what this operation did, on every LB, whatever one of them says.
-func (o *Operation) restore(ctx context.Context) Verdict {
-	changed := make([]bool, len(o.lbs))
-	err := o.lbs.each(ctx, func(ctx context.Context, lb *LB) error {
-		if err := o.usable(ctx, lb); err != nil {
-			return err
-		}
-		done, err := lb.Restore(ctx, balancer.ReloadRequest{Timeout: o.plan.Spec.ReloadTimeout})
-		for _, text := range done.Notices {
-			o.emit(&Warning{Header: Header{LB: lb.Name, Step: StepMarkDown}, Text: text})
-		}
-		changed[slices.Index(o.lbs, lb)] = done.Changed
-		if err == nil {
-			lb.edited, lb.loaded, lb.out = false, true, nil
-		}
-		return err
-	})
-	if err != nil {
-		return failed(true, err)
-	}
-	return Verdict{Changed: slices.Contains(changed, true), Detail: Detail{Restored: true}}
-}
-
-// release tells the journals that the operation is done with the servers of a
-// batch, which it has put back.
-func (b *batch) release(ctx context.Context, progress []byte) error {
-	b.o.taken = slices.DeleteFunc(b.o.taken, func(name string) bool { return slices.Contains(namesOf(b.members), name) })
-	return b.o.lbs.each(ctx, func(ctx context.Context, lb *LB) error {
-		if err := b.o.usable(ctx, lb); err != nil {
-			return err
-		}
-		return lb.Record(ctx, balancer.Recorded{Lines: lb.takeHistory(), Released: b.keysOf(lb), Progress: progress})
-	})
-}
-
-// keysOf is the servers of a batch, for the journal of one LB.
-func (b *batch) keysOf(lb *LB) (keys []journal.Server) {
-	for _, s := range b.part(lb).Report.Servers {
-		if !slices.Contains(keys, s.Server) {
-			keys = append(keys, s.Server)
-		}
-	}
-	return keys
 }
 
 // once is a list without what is in it before.

@@ -50,7 +50,7 @@ func (r *rig) status() ServerStatus {
 // An undrain --force that crashed is resumed with the force: it clears what it
 // was to clear. A plain undrain still refuses.
 func TestResumeOfUndrainForce(t *testing.T) {
-	for _, at := range []string{"call apply", "replace ", "nginx -s reload"} {
+	for _, at := range []string{"call stage back", "replace ", "nginx -s reload"} {
 		t.Run(at, func(t *testing.T) {
 			t.Parallel()
 			r := newRig(t)
@@ -62,7 +62,7 @@ func TestResumeOfUndrainForce(t *testing.T) {
 			if _, err := r.broken(spec, faultBefore, at); err == nil {
 				t.Fatal("the run has not noticed that it is dead")
 			}
-			if at == "call apply" { // nothing is cleared yet
+			if at == "call stage back" { // nothing is cleared yet
 				if _, err := r.run(r.spec(Undrain)); ExitOf(err) != Refused || !strings.Contains(err.Error(), "marked down outside drainctl") {
 					t.Errorf("undrain without --force: exit %d, %v", ExitOf(err), err)
 				}
@@ -279,7 +279,7 @@ func TestLockTellsItsHolder(t *testing.T) {
 	r := newRig(t)
 	crashed := r.spec(Drain)
 	crashed.User = "bob"
-	if _, err := r.broken(crashed, faultBefore, "call apply"); err == nil {
+	if _, err := r.broken(crashed, faultBefore, "call stage out"); err == nil {
 		t.Fatal("bob's has not crashed")
 	}
 	ann := r.spec(Drain)

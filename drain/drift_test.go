@@ -12,7 +12,6 @@ import (
 
 	"github.com/drainctl/drainctl/drain/balancer"
 	"github.com/drainctl/drainctl/drain/journal"
-	"github.com/drainctl/drainctl/nginx"
 )
 
 // A meddled connector reaches the rig while somebody else is at work.
@@ -35,13 +34,13 @@ func (m meddled) LB(_ context.Context, _ string, n Nginx) (balancer.Balancer, er
 func (r *rig) markedDown() balancer.Balancer {
 	r.t.Helper()
 	lb := r.applied()
-	if _, err := lb.Reload(r.t.Context(), reloadLimit); err != nil {
+	if _, err := lb.Load(r.t.Context(), reloadLimit); err != nil {
 		r.t.Fatal(err)
 	}
 	return lb
 }
 
-var reloadLimit = balancer.ReloadRequest{Timeout: patience}
+var reloadLimit = balancer.LoadRequest{Timeout: patience}
 
 // applied has the files say down, and nginx not know it.
 func (r *rig) applied() balancer.Balancer {
@@ -62,7 +61,7 @@ func (r *rig) applied() balancer.Balancer {
 		err = lb.Begin(ctx, balancer.Beginning{Operation: op})
 	}
 	if err == nil {
-		_, err = lb.Apply(ctx, part.change(nginx.Want{Down: true}, false))
+		_, err = lb.Stage(ctx, balancer.StageRequest{Wants: []balancer.Wanted{{Want: balancer.Out, Servers: keysOf(report.Servers)}}, Files: report.Files})
 	}
 	if err != nil {
 		r.t.Fatal(err)
@@ -146,7 +145,7 @@ func TestWatch(t *testing.T) {
 				t.Fatalf("%s: %+v, want %s", test.name, d, test.want)
 			}
 			// What it does then.
-			if _, err := lb.Restore(t.Context(), reloadLimit); err != nil {
+			if _, err := restoreAll(t, lb); err != nil {
 				t.Fatalf("%s: the rollback: %v", test.name, err)
 			}
 			if strings.Contains(r.read(), " down;") {
@@ -156,11 +155,36 @@ func TestWatch(t *testing.T) {
 	}
 }
 
+// restored is what a rollback has done on one LB.
+type restored struct {
+	changed bool
+	notices []string
+}
+
+// restoreAll has the servers of the last operation be as it found them, reload included.
+func restoreAll(t *testing.T, lb balancer.Balancer) (r restored, err error) {
+	t.Helper()
+	ctx := context.WithoutCancel(t.Context())
+	s, err := lb.State(ctx)
+	if err != nil || len(s.Operations) == 0 {
+		t.Fatalf("%d operations, %v", len(s.Operations), err)
+	}
+	want := balancer.Wanted{Want: balancer.AsBefore}
+	for _, l := range s.Operations[len(s.Operations)-1].Servers {
+		want.Servers = append(want.Servers, l.Server)
+	}
+	staged, err := lb.Stage(ctx, balancer.StageRequest{Wants: []balancer.Wanted{want}, AcceptPending: true})
+	r.changed, r.notices = len(staged.Edited) > 0 || staged.NeedsLoad, staged.Notices
+	if err == nil && staged.NeedsLoad {
+		var loaded balancer.Loaded
+		loaded, err = lb.Load(ctx, reloadLimit)
+		r.notices = append(r.notices, loaded.Notices...)
+	}
+	return r, err
+}
+
 // What a rollback does, by what it finds.
 func TestRestore(t *testing.T) {
-	restore := func(lb balancer.Balancer) (balancer.Restored, error) {
-		return lb.Restore(context.Background(), reloadLimit)
-	}
 	has := func(t *testing.T, err error, texts ...string) {
 		t.Helper()
 		for _, text := range texts {
@@ -185,20 +209,20 @@ func TestRestore(t *testing.T) {
 			r := newRig(t)
 			lb := r.applied()
 			before := r.workers()
-			done, err := restore(lb)
-			if err != nil || !done.Changed || !slices.Equal(before, r.workers()) || r.read() != r.was {
+			done, err := restoreAll(t, lb)
+			if err != nil || !done.changed || !slices.Equal(before, r.workers()) || r.read() != r.was {
 				t.Errorf("%+v, %v, workers %v became %v", done, err, before, r.workers())
 			}
 		},
 		func(t *testing.T) { // all is well
 			r := newRig(t)
 			lb := r.markedDown()
-			done, err := restore(lb)
-			if err != nil || !done.Changed || len(done.Notices) > 0 || r.read() != r.was || !r.served()[r.unit.addr] {
+			done, err := restoreAll(t, lb)
+			if err != nil || !done.changed || len(done.notices) > 0 || r.read() != r.was || !r.served()[r.unit.addr] {
 				t.Errorf("%+v, %v, the file is\n%s", done, err, r.read())
 			}
 			before := r.workers()
-			if done, err := restore(lb); err != nil || done.Changed || !slices.Equal(before, r.workers()) {
+			if done, err := restoreAll(t, lb); err != nil || done.changed || !slices.Equal(before, r.workers()) {
 				t.Errorf("again: %+v, %v", done, err)
 			}
 		},
@@ -206,13 +230,13 @@ func TestRestore(t *testing.T) {
 			r := newRig(t)
 			lb := r.markedDown()
 			r.write(strings.Replace(r.drained(), "access_log off;", "access_log off; nonsense on;", 1))
-			_, err := restore(lb)
+			_, err := restoreAll(t, lb)
 			has(t, err, "the files hold nothing of this operation any more, but nginx refuses them as they are now", "nonsense")
 			if strings.Contains(r.read(), " down;") {
 				t.Errorf("the file is\n%s", r.read())
 			}
 			r.write(r.was)
-			if _, err := restore(lb); err != nil || !r.served()[r.unit.addr] {
+			if _, err := restoreAll(t, lb); err != nil || !r.served()[r.unit.addr] {
 				t.Errorf("when it is mended: %v", err)
 			}
 		},
@@ -220,8 +244,8 @@ func TestRestore(t *testing.T) {
 			r := newRig(t)
 			lb := r.markedDown()
 			r.write("# halfway through\n" + r.read())
-			done, err := restore(lb)
-			if err != nil || r.read() != "# halfway through\n"+r.was || !strings.Contains(strings.Join(done.Notices, "\n"), "so a reload would put it live: "+r.conf) {
+			done, err := restoreAll(t, lb)
+			if err != nil || r.read() != "# halfway through\n"+r.was || !strings.Contains(strings.Join(done.notices, "\n"), "so a reload would put it live: "+r.conf) {
 				t.Errorf("%+v, %v, the file is\n%s", done, err, r.read())
 			}
 		},
@@ -231,17 +255,17 @@ func TestRestore(t *testing.T) {
 			// The generation that serves has the target down, and continues with
 			// it: that must not pass for being as before.
 			otherKey(r)
-			_, err := restore(lb)
+			_, err := restoreAll(t, lb)
 			has(t, err, "the files are as before, but nginx was not seen to load them", "limit_req")
 		},
 		func(t *testing.T) { // nginx has not even loaded this operation's own change
 			r := zoned(t)
 			lb := r.applied()
 			otherKey(r)
-			_, err := lb.Reload(t.Context(), reloadLimit)
+			_, err := lb.Load(t.Context(), reloadLimit)
 			has(t, err, "could not load the configuration")
-			done, err := restore(lb)
-			if err != nil || !strings.Contains(strings.Join(done.Notices, "\n"), "it continues with the one it had before this operation") || !r.served()[r.unit.addr] {
+			done, err := restoreAll(t, lb)
+			if err != nil || !strings.Contains(strings.Join(done.notices, "\n"), "it continues with the one it had before this operation") || !r.served()[r.unit.addr] {
 				t.Errorf("%+v, %v", done, err)
 			}
 		},

@@ -309,16 +309,12 @@ func (b *faultyLB) Begin(ctx context.Context, r balancer.Beginning) error {
 	return b.call(ctx, "call begin", func() error { return b.Balancer.Begin(ctx, r) })
 }
 
-func (b *faultyLB) Apply(ctx context.Context, c balancer.Change) (balancer.Applied, error) {
-	return ask(ctx, b, "apply", func() (balancer.Applied, error) { return b.Balancer.Apply(ctx, c) })
+func (b *faultyLB) Stage(ctx context.Context, r balancer.StageRequest) (balancer.Staged, error) {
+	return ask(ctx, b, "stage "+string(r.Wants[0].Want), func() (balancer.Staged, error) { return b.Balancer.Stage(ctx, r) })
 }
 
-func (b *faultyLB) Reload(ctx context.Context, r balancer.ReloadRequest) (balancer.Generation, error) {
-	return ask(ctx, b, "reload", func() (balancer.Generation, error) { return b.Balancer.Reload(ctx, r) })
-}
-
-func (b *faultyLB) Restore(ctx context.Context, r balancer.ReloadRequest) (balancer.Restored, error) {
-	return ask(ctx, b, "restore", func() (balancer.Restored, error) { return b.Balancer.Restore(ctx, r) })
+func (b *faultyLB) Load(ctx context.Context, r balancer.LoadRequest) (balancer.Loaded, error) {
+	return ask(ctx, b, "load", func() (balancer.Loaded, error) { return b.Balancer.Load(ctx, r) })
 }
 
 func (b *faultyLB) Watch(ctx context.Context, w balancer.WatchRequest) (balancer.Watched, error) {

@@ -20,9 +20,12 @@ import (
 type fakeLB struct {
 	balancer.Balancer // nil: what is not below must not be asked
 	fail              string
+	on                func(call string) // before each call; nil: nothing
 
 	mu          sync.Mutex
 	down, serve bool
+	unsure      bool // a load failed: what nginx serves is not known
+	undoing     bool // what was staged last is as before
 	was         bool // what the files said before this operation
 	ended       journal.Result
 	locked      bool
@@ -32,9 +35,12 @@ type fakeLB struct {
 
 var errFake = errors.New("this call fails")
 
-// call notes a call, and fails it if it is the one. What a failing Apply or
-// Restore is about has not happened; of a failing Reload it is not known.
+// call notes a call, and fails it if it is the one. What a failing Stage is about has not
+// happened; of a failing Load it is not known.
 func (f *fakeLB) call(name string) error {
+	if f.on != nil {
+		f.on(name)
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.calls = append(f.calls, name)
@@ -49,7 +55,7 @@ func (f *fakeLB) Plan(_ context.Context, q balancer.Query) (*balancer.Report, er
 		return nil, err
 	}
 	s := balancer.Server{Server: journal.Server{Module: "http", Upstream: "pool", Address: "192.168.1.10:8080"}, Name: "pool", File: "/nginx.conf", Down: f.down}
-	s.Configure = q.Want.Down != f.down
+	s.Configure = (q.Want == balancer.Out) != f.down
 	s.Managed = f.down
 	return &balancer.Report{ConfPath: "/nginx.conf", Servers: []balancer.Server{s}, Files: map[string]string{"/nginx.conf": "hash"},
 		Upstreams: []balancer.Upstream{{Name: "pool", Live: 3, Remain: 2}}}, nil
@@ -72,29 +78,38 @@ func (f *fakeLB) Begin(context.Context, balancer.Beginning) error {
 	return f.call("begin")
 }
 
-func (f *fakeLB) Apply(_ context.Context, c balancer.Change) (balancer.Applied, error) {
-	if err := f.call("apply"); err != nil {
-		return balancer.Applied{}, err
+func (f *fakeLB) Stage(_ context.Context, r balancer.StageRequest) (balancer.Staged, error) {
+	want := r.Wants[0].Want
+	name := "stage"
+	if want == balancer.AsBefore {
+		name = "undo"
 	}
-	f.down = c.Files[0].Servers[0].Want.Down
-	return balancer.Applied{Edited: []journal.Edit{{Path: "/nginx.conf"}}, NeedsReload: true}, nil
+	if err := f.call(name); err != nil {
+		return balancer.Staged{}, err
+	}
+	was := f.down
+	f.undoing = want == balancer.AsBefore
+	if f.down = want == balancer.Out; f.undoing {
+		f.down = f.was
+	}
+	staged := balancer.Staged{NeedsLoad: f.serve != f.down || f.unsure}
+	if was != f.down {
+		staged.Edited = []journal.Edit{{Path: "/nginx.conf"}}
+	}
+	return staged, nil
 }
 
-func (f *fakeLB) Reload(context.Context, balancer.ReloadRequest) (balancer.Generation, error) {
-	if err := f.call("reload"); err != nil {
-		return balancer.Generation{}, err
+func (f *fakeLB) Load(context.Context, balancer.LoadRequest) (balancer.Loaded, error) {
+	name := "load"
+	if f.undoing {
+		name = "load what was undone"
 	}
-	f.serve = f.down
-	return balancer.Generation{Serving: 2}, nil
-}
-
-func (f *fakeLB) Restore(context.Context, balancer.ReloadRequest) (balancer.Restored, error) {
-	if err := f.call("restore"); err != nil {
-		return balancer.Restored{}, err
+	f.unsure = true
+	if err := f.call(name); err != nil {
+		return balancer.Loaded{}, err
 	}
-	changed := f.down != f.was
-	f.down, f.serve = f.was, f.was
-	return balancer.Restored{Changed: changed}, nil
+	f.serve, f.unsure = f.down, false
+	return balancer.Loaded{Generation: balancer.Generation{Serving: 2}}, nil
 }
 
 func (f *fakeLB) Watch(context.Context, balancer.WatchRequest) (balancer.Watched, error) {
@@ -152,7 +167,7 @@ func newFakes(n int, down bool) (fakes, []string) {
 // same in the end, unless one could not be restored: the others are then, and the
 // exit code says that a person must look.
 func TestAllOrNothing(t *testing.T) {
-	calls := []string{"", "connect", "plan", "lock", "begin", "apply", "reload", "watch", "connections", "health", "record", "end", "restore"}
+	calls := []string{"", "connect", "plan", "lock", "begin", "stage", "load", "watch", "connections", "health", "record", "end", "undo", "load what was undone"}
 	cases := 0
 	for _, kind := range []Kind{Drain, Undrain} {
 		for _, n := range []int{2, 5} {
@@ -161,8 +176,8 @@ func TestAllOrNothing(t *testing.T) {
 					cases++
 					lbs, names := newFakes(n, kind == Undrain)
 					lbs[who].fail = call
-					if call == "restore" { // which is asked for only when something else fails
-						lbs[(who+1)%n].fail = "reload"
+					if strings.Contains(call, "und") { // which is asked for only when something else fails
+						lbs[(who+1)%n].fail = "load"
 					}
 					t.Run(fmt.Sprintf("%s/%d/%s/%d", kind, n, call, who), func(t *testing.T) {
 						t.Parallel()
@@ -203,7 +218,7 @@ func oneFails(t *testing.T, kind Kind, lbs fakes, names []string, call string, w
 		wantExit = Done
 	case "lock":
 		wantExit = Refused
-	case "restore":
+	case "undo", "load what was undone":
 		wantExit = Partial
 	case "watch", "connections":
 		if kind == Undrain {
@@ -221,12 +236,67 @@ func oneFails(t *testing.T, kind Kind, lbs fakes, names []string, call string, w
 		t.Errorf("exit %d (%v), want %d", exit, err, wantExit)
 	}
 	// All files are written and tested before any LB is reloaded.
-	if call == "apply" {
+	if call == "stage" {
 		for i, lb := range lbs {
-			if slices.Contains(lb.calls, "reload") {
+			if slices.Contains(lb.calls, "load") {
 				t.Errorf("lb%d was reloaded although lb%d failed its test", i, who)
 			}
 		}
+	}
+}
+
+// TestSlowLBKeepsNoOtherFromItsRollback: an LB that is slow to undo its edit does not keep
+// another one from loading what that one has undone.
+func TestSlowLBKeepsNoOtherFromItsRollback(t *testing.T) {
+	lbs, names := newFakes(2, false)
+	lbs[1].fail = "load"
+	loaded := make(chan struct{})
+	lbs[0].on = func(call string) {
+		if call == "load what was undone" {
+			close(loaded)
+		}
+	}
+	lbs[1].on = func(call string) {
+		if call != "undo" {
+			return
+		}
+		select {
+		case <-loaded:
+		case <-time.After(patience):
+			t.Error("one LB waits for the other")
+		}
+	}
+	spec := DefaultSpec(Drain)
+	spec.Targets, spec.LBs, spec.Counter = []string{"192.168.1.10"}, names, CounterLB
+	if err := run(t.Context(), t.Context(), spec, Options{Connect: lbs, bounds: shortBounds}); ExitOf(err) != Failed {
+		t.Errorf("exit %d: %v", ExitOf(err), err)
+	}
+}
+
+// TestLostLBIsNotRestored: an LB that is lost before the rollback is not said to be as before.
+func TestLostLBIsNotRestored(t *testing.T) {
+	lbs, names := newFakes(2, false)
+	var once sync.Once
+	lbs[1].on = func(call string) {
+		if call == "watch" {
+			once.Do(func() {
+				lbs[1].fail = "connect"
+				close(lbs[1].done)
+			})
+		}
+	}
+	spec := DefaultSpec(Drain)
+	spec.Targets, spec.LBs, spec.Counter = []string{"192.168.1.10"}, names, CounterLB
+	err := run(t.Context(), t.Context(), spec, Options{Connect: lbs, bounds: shortBounds})
+	var f *Failure
+	if !errors.As(err, &f) || f.Exit != Partial || len(f.Stands.LBs) != 2 {
+		t.Fatalf("%v", err)
+	}
+	if lb := f.Stands.LBs[1]; lb.Unknown == "" || !lb.Edited || len(lb.Servers) != 1 {
+		t.Errorf("the lost LB is said to be %+v", lb)
+	}
+	if lb := f.Stands.LBs[0]; lb.Unknown != "" || lb.Edited || !lb.Loaded || lbs[0].down {
+		t.Errorf("the other one is said to be %+v", lb)
 	}
 }
 
@@ -387,7 +457,7 @@ func TestSeveralTargetsEveryFault(t *testing.T) {
 // and one LB fails when that one is put back. It is put back on the other LB all the
 // same: there, the file says so and nginx has loaded it.
 func TestRollbackAloneOnEveryLB(t *testing.T) {
-	for _, call := range []string{"apply", "reload"} {
+	for _, call := range []string{"stage", "load"} {
 		for who := range 2 {
 			t.Run(fmt.Sprintf("%s/%d", call, who), func(t *testing.T) {
 				t.Parallel()

@@ -377,7 +377,7 @@ func TestGuardOfOtherNamesOnLoopback(t *testing.T) {
 // Which down an undrain may clear, by what the journal knows.
 func TestGuardOfUnmanaged(t *testing.T) {
 	server := journal.Server{Module: "http", Upstream: "web", Address: "10.0.0.1:80"}
-	mark := journal.Mark{Server: server, Operation: "20260101-000000.000-aaaa", File: "/nginx.conf", Line: 3, At: 30}
+	mark := journal.Mark{Server: server, Change: journal.Change{Operation: "20260101-000000.000-aaaa", File: "/nginx.conf", Line: 3, At: 30}}
 	drain := journal.Operation{ID: mark.Operation, Kind: string(Drain), Targets: []string{"10.0.0.1"}, User: "ann", Host: "desk", Began: time.Now(), Result: journal.ResultDone,
 		Servers: []journal.Located{{Server: server, File: "/nginx.conf", Line: 3}}}
 	marked := journal.State{Operations: []journal.Operation{drain}, Marks: []journal.Mark{mark}}

@@ -136,10 +136,11 @@ func (p *Plan) Unchanged() bool {
 
 // query is what the LBs are asked for a spec.
 func query(spec Spec) balancer.Query {
-	return balancer.Query{
-		Targets: spec.Targets, Upstreams: spec.Upstreams, Preflight: true,
-		Want: &nginx.Want{Down: spec.Kind != Undrain}, Unmanaged: spec.Kind == Undrain && spec.Force,
+	q := balancer.Query{Targets: spec.Targets, Upstreams: spec.Upstreams, Preflight: true, Want: balancer.Out}
+	if spec.Kind == Undrain {
+		q.Want, q.Force = balancer.Back, spec.Force
 	}
+	return q
 }
 
 // only is the plan of some of its backends.
@@ -313,32 +314,6 @@ func (b Backend) fill(text string) string {
 		address = ts[0].Host
 	}
 	return strings.NewReplacer("{host}", b.Name, "{address}", address, "{port}", port, "{upstream}", upstream).Replace(text)
-}
-
-// change is what one LB is to edit: its servers to the wanted state, and what
-// comes back.
-func (lb LBPlan) change(want nginx.Want, acceptPending bool) balancer.Change {
-	c := balancer.Change{AcceptPending: acceptPending}
-	for _, path := range sortedKeys(lb.Report.Files) {
-		e := balancer.FileEdit{Path: path, SHA256: lb.Report.Files[path]}
-		add := func(s balancer.Server, want nginx.Want) {
-			// What is as wanted is named too: whether nginx serves it is looked at.
-			edit := balancer.ServerEdit{At: s.At, Want: want}
-			if s.File == path && (s.Configure || s.Down == want.Down) && !slices.Contains(e.Servers, edit) {
-				e.Servers = append(e.Servers, edit)
-			}
-		}
-		for _, s := range lb.Report.Servers {
-			add(s, want)
-		}
-		for _, s := range lb.Report.Returning {
-			add(s, nginx.Want{})
-		}
-		if len(e.Servers) > 0 {
-			c.Files = append(c.Files, e)
-		}
-	}
-	return c
 }
 
 // record is the operation as the journal of one LB has it.

@@ -419,12 +419,10 @@ func (*poolApp) Close() error { return nil }
 // A poolSession is one connection to an LB, and what the LB does for it.
 type poolSession struct {
 	*poolLB
-	done  chan struct{}
-	over  bool
-	dead  bool
-	id    string
-	edits []journal.Edit
-	sent  bool // a reload
+	done chan struct{}
+	over bool
+	dead bool
+	id   string
 }
 
 // cut ends the session, and its locks.
@@ -479,8 +477,11 @@ func (s *poolSession) report(q balancer.Query) *balancer.Report {
 	for i, l := range s.lines {
 		d := balancer.Server{Server: keyed(l.address), Name: "pool", Text: l.address, File: poolConf, Line: i + 1, At: i, Down: l.down}
 		d.Managed = len(s.state.MarksOn(d.Server)) > 0
-		if w := q.Want; w != nil {
-			d.Configure = d.Down != w.Down && (w.Down || d.Managed || q.Unmanaged)
+		switch q.Want {
+		case balancer.Out:
+			d.Configure = !d.Down
+		case balancer.Back:
+			d.Configure = d.Down && (d.Managed || q.Force)
 		}
 		named := len(targets) == 0 || matches(targets, l.address)
 		back := matches(returning, l.address) && d.Down && d.Managed
@@ -533,8 +534,7 @@ func (s *poolSession) Caller() journal.Recorder { return journal.Recorder{Name: 
 func (s *poolSession) Begin(ctx context.Context, b balancer.Beginning) error {
 	return s.call(ctx, "begin", func() error {
 		s.id = b.Operation.ID
-		if op, ok := s.state.Find(s.id); ok {
-			s.edits, s.sent = slices.Clone(op.Edits), len(op.Edits) > 0
+		if _, ok := s.state.Find(s.id); ok {
 			return nil
 		}
 		if len(b.Lines) == 0 || !bytes.Contains(b.Lines[0], []byte(`"operation_started"`)) {
@@ -545,74 +545,77 @@ func (s *poolSession) Begin(ctx context.Context, b balancer.Beginning) error {
 	})
 }
 
-// Apply implements [balancer.Balancer].
-func (s *poolSession) Apply(ctx context.Context, c balancer.Change) (a balancer.Applied, err error) {
-	err = s.call(ctx, "apply", func() error {
-		e := journal.Edit{Path: poolConf, Before: s.text()}
-		for _, f := range c.Files {
-			if f.SHA256 != s.text() {
-				return &balancer.Error{Code: balancer.CodeChanged, Message: poolConf + " was changed in between"}
-			}
-			for _, edit := range f.Servers {
-				if l := &s.lines[edit.At]; l.down != edit.Want.Down {
-					l.down = edit.Want.Down
-					sp := journal.Splice{Server: keyed(l.address), At: edit.At, Line: edit.At + 1}
-					if l.down {
-						sp.New = " down"
-					} else {
-						sp.Old = " down"
-					}
-					e.Splices = append(e.Splices, sp)
-				}
-			}
+// Stage implements [balancer.Balancer].
+func (s *poolSession) Stage(ctx context.Context, r balancer.StageRequest) (a balancer.Staged, err error) {
+	err = s.call(ctx, "stage", func() error {
+		if sha, known := r.Files[poolConf]; known && sha != s.text() {
+			return &balancer.Error{Code: balancer.CodeChanged, Message: poolConf + " was changed in between"}
 		}
-		if len(e.Splices) > 0 {
-			e.After = s.text()
-			if err := s.state.Announce(s.id, e); err != nil {
-				return err
-			}
-			s.edits = append(s.edits, e)
-			a.Edited = []journal.Edit{e}
+		if len(r.Wants) == 0 || len(r.Wants[0].Servers) == 0 {
+			return errors.New("no server is named")
 		}
-		a.NeedsReload = slices.ContainsFunc(s.lines, func(l poolLine) bool { return l.serving == l.down })
-		return nil
+		before := s.text()
+		if r.Wants[0].Want == balancer.AsBefore {
+			err = s.undo(r.Wants[0].Servers)
+		} else {
+			err = s.edit(r)
+		}
+		if s.text() != before {
+			a.Edited = []journal.Edit{{Path: poolConf, Before: before, After: s.text()}}
+		}
+		a.NeedsLoad = slices.ContainsFunc(s.lines, func(l poolLine) bool { return l.serving == l.down })
+		return err
 	})
 	return a, err
 }
 
-func (s *poolSession) load() {
-	for i, l := range s.lines {
-		s.lines[i].serving = !l.down
+// undo has servers be as the operation found them.
+func (s *poolSession) undo(servers []journal.Server) error {
+	edits := s.state.EditsOf(s.id, servers...)
+	for _, e := range slices.Backward(edits) {
+		for _, sp := range e.Splices {
+			s.lines[sp.At].down = sp.New == ""
+		}
 	}
-	s.reloads++
+	return s.state.Undone(s.id, edits...)
 }
 
-// Reload implements [balancer.Balancer].
-func (s *poolSession) Reload(ctx context.Context, _ balancer.ReloadRequest) (g balancer.Generation, err error) {
-	err = s.call(ctx, "reload", func() error {
-		s.sent = true
-		s.load()
-		g.Serving = 2
-		return nil
-	})
-	return g, err
-}
-
-// Restore implements [balancer.Balancer].
-func (s *poolSession) Restore(ctx context.Context, _ balancer.ReloadRequest) (r balancer.Restored, err error) {
-	err = s.call(ctx, "restore", func() error {
-		r.Changed = len(s.edits) > 0 || s.sent
-		for _, e := range slices.Backward(s.edits) {
-			for _, sp := range e.Splices {
-				s.lines[sp.At].down = sp.New == ""
+// edit has servers be out, or back.
+func (s *poolSession) edit(r balancer.StageRequest) error {
+	e := journal.Edit{Path: poolConf, Before: s.text()}
+	for _, w := range r.Wants {
+		for _, server := range w.Servers {
+			for i := range s.lines {
+				l, out := &s.lines[i], w.Want == balancer.Out
+				if keyed(l.address) != server || l.down == out || !out && !r.Force && len(s.state.MarksOn(server)) == 0 {
+					continue
+				}
+				l.down = out
+				sp := journal.Splice{Server: server, At: i, Line: i + 1}
+				if out {
+					sp.New = " down"
+				} else {
+					sp.Old = " down"
+				}
+				e.Splices = append(e.Splices, sp)
 			}
 		}
-		s.edits = nil
-		if s.sent {
-			s.load()
+	}
+	if e.After = s.text(); len(e.Splices) == 0 {
+		return nil
+	}
+	return s.state.Stage(s.id, e)
+}
+
+// Load implements [balancer.Balancer].
+func (s *poolSession) Load(ctx context.Context, _ balancer.LoadRequest) (r balancer.Loaded, err error) {
+	err = s.call(ctx, "load", func() error {
+		for i, l := range s.lines {
+			s.lines[i].serving = !l.down
 		}
-		s.sent = false
-		return s.state.Restored(s.id, 0)
+		s.reloads++
+		r.Generation.Serving = 2
+		return s.state.Loaded(s.id)
 	})
 	return r, err
 }
@@ -679,13 +682,20 @@ func (s *poolSession) named(servers []journal.Server, visit func(*poolApp) error
 
 // Record implements [balancer.Balancer].
 func (s *poolSession) Record(ctx context.Context, r balancer.Recorded) error {
-	return s.call(ctx, "record", func() error { return s.state.Record(s.id, r.Released, r.Progress) })
+	return s.call(ctx, "record", func() error { return s.record(r) })
+}
+
+func (s *poolSession) record(r balancer.Recorded) error {
+	if r.Progress == nil {
+		return nil
+	}
+	return s.state.Record(s.id, r.Progress)
 }
 
 // End implements [balancer.Balancer].
 func (s *poolSession) End(ctx context.Context, e balancer.Ending) error {
 	return s.call(ctx, "end", func() error {
-		return s.state.End(s.id, journal.Ending{Result: e.Result, Open: e.Open, NotDrained: e.NotDrained, At: time.Now(), Supersede: e.Supersede})
+		return s.state.End(s.id, journal.Ending{Result: e.Result, Open: e.Open, NotDrained: e.NotDrained, Returned: e.Returned, At: time.Now(), Supersede: e.Supersede})
 	})
 }
 

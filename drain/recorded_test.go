@@ -59,7 +59,7 @@ func TestConsent(t *testing.T) {
 	} {
 		op := recorded(t, c.spec)
 		op.Recorder = c.recorder
-		state := callersState{journal.State{Operations: []journal.Operation{op}, Marks: []journal.Mark{{Server: op.Servers[0].Server, Operation: op.ID}}}, *c.caller}
+		state := callersState{journal.State{Operations: []journal.Operation{op}, Marks: []journal.Mark{{Server: op.Servers[0].Server, Change: journal.Change{Operation: op.ID}}}}, *c.caller}
 		asked := DefaultSpec(Undrain)
 		asked.Targets, asked.Given = []string{"192.168.1.10"}, c.given
 		_, err := asked.inherit(drainsOf(asked, []callersState{state}))
@@ -109,7 +109,7 @@ func TestSettingsOfOthersAreNotInherited(t *testing.T) {
 			op.ID = fmt.Sprintf("20260101-00000%d.000-abcd", i)
 			op.Recorder = []*journal.Recorder{rootRecorder, deployRecorder}[i%2]
 			state.Operations = append(state.Operations, op)
-			state.Marks = append(state.Marks, journal.Mark{Server: op.Servers[0].Server, Operation: op.ID})
+			state.Marks = append(state.Marks, journal.Mark{Server: op.Servers[0].Server, Change: journal.Change{Operation: op.ID}})
 		}
 		if len(specs) == 1 {
 			state.Operations[0].Recorder = deployRecorder
@@ -167,7 +167,7 @@ func TestPlantedOperationIsNotInherited(t *testing.T) {
 	s.Service, s.SSH.Host = "poweroff.target", "evil"
 	planted := recorded(t, s)
 	planted.ID, planted.Recorder = "99991231-235959.000-evil", deployRecorder
-	state := journal.State{Operations: []journal.Operation{real, planted}, Marks: []journal.Mark{{Server: real.Servers[0].Server, Operation: real.ID}}}
+	state := journal.State{Operations: []journal.Operation{real, planted}, Marks: []journal.Mark{{Server: real.Servers[0].Server, Change: journal.Change{Operation: real.ID}}}}
 	asked := DefaultSpec(Undrain)
 	asked.Targets = s.Targets
 	full, err := asked.inherit(drainsOf(asked, []callersState{{state, *rootRecorder}}))

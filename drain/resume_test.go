@@ -94,7 +94,7 @@ func TestReadHistory(t *testing.T) {
 	if _, err := r.run(spec); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.broken(r.spec(Undrain), faultBefore, "call reload"); err == nil {
+	if _, err := r.broken(r.spec(Undrain), faultBefore, "call load"); err == nil {
 		t.Fatal("the run has not noticed that it is dead")
 	}
 	read := func() ([]HistoryEntry, []string) {

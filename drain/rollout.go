@@ -13,7 +13,6 @@ import (
 
 	"github.com/drainctl/drainctl/drain/balancer"
 	"github.com/drainctl/drainctl/drain/journal"
-	"github.com/drainctl/drainctl/nginx"
 )
 
 // OnFailure is what a rolling run does with a backend whose work failed.
@@ -216,8 +215,6 @@ type rollout struct {
 	// reloads.
 	returning *batch
 	found     []string // backends that were out when it began
-	// unrecorded are backends that are back, where the journals do not say so yet.
-	unrecorded []*member
 }
 
 // errGate says that a gate is closed: no further batch begins.
@@ -282,8 +279,8 @@ func (r *rollout) left() (left []*member, before *batch) {
 func (r *rollout) findOut() {
 	for i, lb := range r.o.lbs {
 		for _, s := range r.o.plan.LBs[i].Report.Servers {
-			if s.Managed {
-				lb.without(nginx.Want{Down: true}, []balancer.Server{s})
+			if s.Managed && !slices.Contains(lb.out, s.Address) {
+				lb.out = append(lb.out, s.Address)
 			}
 		}
 	}
@@ -403,7 +400,7 @@ func (r *rollout) batch(members []*member) error {
 	}
 	r.Done = append(r.Done, namesOf(b.members)...)
 	r.returning = b
-	return r.record(nil)
+	return r.record()
 }
 
 // bringBack makes backends that are out healthy again; clearing their marks is left
@@ -433,7 +430,7 @@ func (r *rollout) bringBack(b *batch) (healthy *batch) {
 func (r *rollout) step(ctx context.Context, st step, b *batch, d Direction) Verdict {
 	head := Header{Step: st.name(), Direction: d}
 	what := b.plan.describeStep(st.name(), d)
-	if st.name() == StepMarkDown {
+	if st.name() == StepMarkDown && d == Forward {
 		what.Returning = b.returning
 	}
 	r.o.emit(&StepStarted{Header: head, Description: what})
@@ -456,9 +453,7 @@ func (r *rollout) takeBack(b *batch, v Verdict, taken []step) (rest *batch, err 
 		if undone := r.o.back(r.hard, b, taken, Forward); undone.Err != nil {
 			return b, r.o.partial(v, undone)
 		}
-		if err := b.release(r.hard, nil); err != nil {
-			return b, r.o.partial(v, failed(true, err))
-		}
+		r.o.noteReturned(b)
 		r.foundOut(b.members)
 		return b, v.Err
 	}
@@ -469,7 +464,7 @@ func (r *rollout) takeBack(b *batch, v Verdict, taken []step) (rest *batch, err 
 	}
 	r.foundOut(v.Failed)
 	r.Failed = append(r.Failed, namesOf(v.Failed)...)
-	return rest, r.record(nil)
+	return rest, r.record()
 }
 
 // work does what the run is for. A backend whose work fails stays out, or is put
@@ -491,7 +486,7 @@ func (r *rollout) work(b *batch) (rest *batch, err error) {
 		r.o.ends = append(r.o.ends, backendEnd{m, journal.ResultRolledBack, v.Each[m]})
 		r.Failed = append(r.Failed, m.Name)
 	}
-	return b.without(v.Failed), r.record(nil)
+	return b.without(v.Failed), r.record()
 }
 
 // putBackAll makes backends healthy and clears their marks, with a reload of its
@@ -527,33 +522,23 @@ func (r *rollout) leave(b *batch, v Verdict) (rest *batch) {
 // returned notes that the batch that was to come back is back.
 func (r *rollout) returned() {
 	if r.returning != nil {
-		returning := r.returning
+		r.o.noteReturned(r.returning)
 		r.returning = nil
-		r.release(returning)
 	}
 }
 
-// release notes that a batch is back. A journal that cannot be written now is told
-// the next time.
-func (r *rollout) release(b *batch) {
-	if err := r.record(b); err != nil {
-		r.o.emit(&Warning{Text: err.Error()})
-	}
-}
-
-// record writes down what is done, and releases the servers of a batch.
-func (r *rollout) record(released *batch) error {
+// record writes down what is done.
+func (r *rollout) record() error {
 	text, err := json.Marshal(r.progress)
 	if err != nil {
 		return err
 	}
-	if released != nil {
-		r.unrecorded = append(r.unrecorded, released.members...)
-	}
-	if err = r.o.whole.only(r.unrecorded).release(r.hard, text); err == nil {
-		r.unrecorded = nil
-	}
-	return err
+	return r.o.lbs.each(r.hard, func(ctx context.Context, lb *LB) error {
+		if err := r.o.usable(ctx, lb); err != nil {
+			return err
+		}
+		return lb.Record(ctx, balancer.Recorded{Lines: lb.takeHistory(), Progress: text})
+	})
 }
 
 // pauses tells whether a batch comes back before the next one begins, with a
@@ -589,31 +574,14 @@ func (r *rollout) pause(i int) error {
 // putBack clears the marks of a batch, with a reload of its own, on every LB that can
 // be asked.
 func (r *rollout) putBack(b *batch) Verdict {
-	up, lost := r.o.backOf(r.hard, b)
-	v := r.step(r.hard, configure{}, up, Reverse)
-	if lost != nil {
-		v = r.o.failedStep(Header{Step: StepMarkDown, Direction: Reverse}, failed(true, join(lost, v.Err)))
-	}
+	v := r.step(r.hard, configure{}, b, Reverse)
 	if v.Err == nil {
-		if b == r.returning {
-			r.returning = nil
-		}
-		r.release(up)
+		r.o.noteReturned(b)
+	}
+	if v.Err == nil && b == r.returning {
+		r.returning = nil
 	}
 	return v
-}
-
-// backOf is a batch on its way back, planned with what stands now. The error is of
-// the LBs that cannot be asked.
-func (o *Operation) backOf(ctx context.Context, b *batch) (*batch, error) {
-	spec := b.plan.Spec
-	spec.Kind = Undrain
-	up := &batch{o: o, plan: &Plan{Spec: spec}, members: b.members}
-	q := up.query()
-	q.Preflight = false
-	reports, err := o.askEach(ctx, func(ctx context.Context, lb *LB) (LBPlan, error) { return lb.ask(ctx, q) })
-	up.plan = newPlan(spec, reports, false)
-	return up, err
 }
 
 // batchOf plans some backends that are taken out, beside those that come back, and
@@ -647,9 +615,6 @@ func (r *rollout) end(err error, left []*member) error {
 		if v := r.putBack(r.returning); v.Err != nil {
 			return &Failure{Exit: Partial, Err: errors.Join(err, v.Err), Stands: r.o.stands(), Next: append(r.o.resume("continues"), r.o.undrain("puts all of them back")...)}
 		}
-	}
-	if len(r.unrecorded) > 0 && r.hard.Err() == nil {
-		r.release(nil)
 	}
 	o := r.o
 	for _, m := range left {

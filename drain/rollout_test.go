@@ -88,6 +88,36 @@ func TestRolloutReloads(t *testing.T) {
 	}
 }
 
+// TestRolloutOfWhatNotEveryLBHas rolls backends of which one LB has two, or one, in any place of
+// the order. What was taken out there comes back there.
+func TestRolloutOfWhatNotEveryLBHas(t *testing.T) {
+	for lacks := range 3 {
+		for _, alone := range []bool{false, true} {
+			t.Run(fmt.Sprintf("lacks %d, has one %t", lacks, alone), func(t *testing.T) {
+				t.Parallel()
+				p := newPool(t, 2)
+				spec, lb := p.spec(Run), p.lbs[1]
+				lb.lines = slices.Delete(lb.lines, lacks, lacks+1)
+				if alone {
+					p.apps = append(p.apps, &poolApp{pool: p, name: "192.168.1.99", active: true})
+					lb.lines = append(lb.lines[:1], poolLine{address: "192.168.1.99:8080", serving: true})
+				}
+				p.run(spec).ended(t, Done, "", "")
+				for _, lb := range p.lbs {
+					for _, l := range lb.lines {
+						if l.down || !l.serving {
+							t.Errorf("%s: %s is down %t, served %t", lb.name, l.address, l.down, l.serving)
+						}
+					}
+					if len(lb.state.Marks)+len(lb.state.Operations) > 0 {
+						t.Errorf("%s: the journal has %+v", lb.name, lb.state)
+					}
+				}
+			})
+		}
+	}
+}
+
 // TestRolloutGuards: a batch that leaves too few is refused, and nothing is touched.
 func TestRolloutGuards(t *testing.T) {
 	p := newPool(t, 2)
@@ -189,7 +219,7 @@ func TestRolloutAwaitsGenerations(t *testing.T) {
 				}
 			}
 			for _, lb := range p.lbs {
-				p.at[lb.name+" apply"] = func() {
+				p.at[lb.name+" stage"] = func() {
 					if slow.earlier > limit {
 						t.Errorf("%s is edited while %s has %d earlier generations", lb.name, slow.name, slow.earlier)
 					}
@@ -523,6 +553,35 @@ func TestRolloutEveryFaultOfResume(t *testing.T) {
 	})
 }
 
+// TestUndrainOfWhatAResumedRunLeft: a run crashes and leaves a backend out, its app stopped.
+// The run that goes on cannot drain it either, and leaves it as it found it. An undrain puts
+// it back, app and all.
+func TestUndrainOfWhatAResumedRunLeft(t *testing.T) {
+	p := newPool(t, 2)
+	left := p.apps[1]
+	p.fault = poolFault{who: left.name, call: "systemctl reboot", kind: crashBefore}
+	p.run(p.spec(Run))
+	if left.active {
+		t.Fatal("the app runs, so leaving it would prove nothing")
+	}
+	left.open = 1 // whatever holds it
+	spec := p.resumes()
+	spec.Rollout.MaxFailures = 1
+	spec.shortenLimits(t, left)
+	out := p.run(spec)
+	if out.exit == Done {
+		t.Fatal("the run has drained what cannot be drained")
+	}
+	left.open = 0
+	undrain := p.spec(Undrain)
+	undrain.Targets = []string{left.name}
+	p.run(undrain).ended(t, Done, "", "")
+	if !left.active {
+		t.Error("the app is left stopped")
+	}
+	p.whole()
+}
+
 func oneFault(t *testing.T, f poolFault) {
 	p := newPool(t, 2)
 	p.fault = f
@@ -638,7 +697,7 @@ func TestRolloutFileChanges(t *testing.T) {
 	p.apps[1].noStop = true
 	for _, lb := range p.lbs {
 		planned := ""
-		p.at[lb.name+" apply"] = func() {
+		p.at[lb.name+" stage"] = func() {
 			if lb.comment == planned {
 				lb.comment += "#"
 				return
@@ -659,10 +718,10 @@ func TestRolloutFileChanges(t *testing.T) {
 func TestRolloutLeavesNothingRunning(t *testing.T) {
 	for _, f := range []poolFault{
 		{},
-		{call: "apply", kind: callFails},
+		{call: "stage", kind: callFails},
 		{call: "watch", kind: linkBreaks},
 		{call: "watch", kind: lbGone},
-		{call: "reload", kind: interrupts},
+		{call: "load", kind: interrupts},
 		{call: "watch", kind: interruptsTwice},
 	} {
 		t.Run("with "+string(f.kind), func(t *testing.T) {

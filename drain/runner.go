@@ -128,10 +128,13 @@ func (o *Operation) rollBackAlone(ctx context.Context, b *batch, taken []step, d
 	for _, m := range b.members {
 		o.ends = append(o.ends, backendEnd{m, journal.ResultRolledBack, why.Each[m]})
 	}
-	if err := b.release(ctx, nil); err != nil {
-		return o.rollBack(ctx, taken, d, failed(true, err))
-	}
+	o.noteReturned(b)
 	return nil
+}
+
+// noteReturned notes that the backends of a batch are not out any more.
+func (o *Operation) noteReturned(b *batch) {
+	o.taken = slices.DeleteFunc(o.taken, func(name string) bool { return slices.Contains(namesOf(b.members), name) })
 }
 
 // ended is the failure of an operation in which some backends ended in another
@@ -464,8 +467,11 @@ func (o *Operation) end(ctx context.Context, err error) {
 			lines = append(lines, line)
 		}
 		e := balancer.Ending{Result: r.Result, Supersede: o.supersedes(lb, r.Result), Lines: lines}
+		if o.plan.Spec.Kind != Run { // that one is about all of them
+			e.Returned = o.endedServers(lb, journal.ResultRolledBack)
+		}
 		if r.Stands != nil && r.Stands.Open != nil {
-			e.Open, e.NotDrained = *r.Stands.Open, o.notDrained(lb)
+			e.Open, e.NotDrained = *r.Stands.Open, o.endedServers(lb, journal.ResultNotDrained)
 		}
 		return lb.End(ctx, e)
 	})
@@ -479,16 +485,14 @@ func (o *Operation) end(ctx context.Context, err error) {
 	}
 }
 
-// notDrained is the servers of backends that were left, where others were drained.
-func (o *Operation) notDrained(lb *LB) (keys []journal.Server) {
-	left := slices.DeleteFunc(slices.Clone(o.ends), func(e backendEnd) bool { return e.result != journal.ResultNotDrained })
-	if len(left) == len(o.whole.members) {
+// endedServers is the servers of backends that ended in a way, where others ended otherwise.
+func (o *Operation) endedServers(lb *LB, result journal.Result) (keys []journal.Server) {
+	ended := slices.DeleteFunc(slices.Clone(o.ends), func(e backendEnd) bool { return e.result != result })
+	if o.whole == nil || len(ended) == len(o.whole.members) {
 		return nil
 	}
-	for _, s := range o.whole.part(lb).Report.Servers {
-		if slices.ContainsFunc(left, func(e backendEnd) bool { return matches(e.plan.targets(), s.Address) }) {
-			keys = append(keys, s.Server)
-		}
+	for _, e := range ended {
+		keys = append(keys, o.whole.part(lb).serversOf(e.plan, func(balancer.Server) bool { return true })...)
 	}
 	return keys
 }

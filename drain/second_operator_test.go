@@ -35,7 +35,7 @@ func (lb *poolLB) drainedByOther(i int) {
 	server := keyed(lb.lines[i].address)
 	lb.state = journal.State{
 		LastID: id,
-		Marks:  []journal.Mark{{Server: server, Operation: id, File: poolConf, Line: i + 1, At: i}},
+		Marks:  []journal.Mark{{Server: server, Change: journal.Change{Operation: id, File: poolConf, Line: i + 1, At: i}}},
 		Operations: []journal.Operation{{
 			ID: id, Kind: journal.KindDrain, Targets: []string{lb.apps[i].name}, User: "other", Host: "desk",
 			Recorder: &journal.Recorder{Name: "root"}, Spec: json.RawMessage(`{}`), Result: journal.ResultDone,
@@ -239,9 +239,9 @@ func TestPoolShrinks(t *testing.T) {
 		works  []int
 	}{
 		{"before a batch", Run, "192.168.1.10 systemctl reboot", 1, 2, Failed, AllBack, "fewer than 2", []int{1, 0, 0}},
-		{"before the edit of a batch", Run, "lb0 apply", 1, 2, Refused, Untouched, "fewer than 2", []int{0, 0, 0}},
-		{"before the edit of a drain", Drain, "lb0 apply", 2, 0, Refused, Untouched, "no live server left", []int{0, 0, 0}},
-		{"before the edit of a drain, of one", Drain, "lb0 apply", 1, 2, Refused, Untouched, "fewer than 2", []int{0, 0, 0}},
+		{"before the edit of a batch", Run, "lb0 stage", 1, 2, Refused, Untouched, "fewer than 2", []int{0, 0, 0}},
+		{"before the edit of a drain", Drain, "lb0 stage", 2, 0, Refused, Untouched, "no live server left", []int{0, 0, 0}},
+		{"before the edit of a drain, of one", Drain, "lb0 stage", 1, 2, Refused, Untouched, "fewer than 2", []int{0, 0, 0}},
 	} {
 		t.Run(string(test.kind)+"/"+test.name, func(t *testing.T) {
 			t.Parallel()

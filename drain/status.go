@@ -225,9 +225,7 @@ func acting(state journal.State, server journal.Server) (all []journal.Operation
 	for _, op := range standing {
 		ofOwner := slices.ContainsFunc(state.Operations, func(o journal.Operation) bool { return marked(o) && sameRecorder(o.Recorder, op.Recorder) })
 		ofRoot := op.Recorder != nil && op.Recorder.UID == 0
-		edited := slices.ContainsFunc(op.Edits, func(e journal.Edit) bool {
-			return slices.ContainsFunc(e.Splices, func(sp journal.Splice) bool { return sp.Server == server })
-		})
+		edited := len(state.EditsOf(op.ID, server)) > 0
 		continues := slices.ContainsFunc(all, func(o journal.Operation) bool { return o.ID == op.Continues && o.Unfinished() })
 		if ofOwner || ofRoot || edited || continues {
 			all = append(all, op)

@@ -144,12 +144,14 @@ func TestStatusCountsOnBackends(t *testing.T) {
 func TestPlantedOperationDoesNotHideADrain(t *testing.T) {
 	key := journal.Server{Module: "http", Upstream: "pool", Address: "192.168.1.10:8080"}
 	server := balancer.Server{Server: key, Name: "pool", Down: true, Managed: true}
-	op := func(id string, kind Kind, result journal.Result, by *journal.Recorder, edits ...journal.Edit) journal.Operation {
-		return journal.Operation{ID: id, Kind: string(kind), Targets: []string{"192.168.1.10"}, Result: result, Recorder: by, Edits: edits, Servers: []journal.Located{{Server: key}}}
+	op := func(id string, kind Kind, result journal.Result, by *journal.Recorder) journal.Operation {
+		return journal.Operation{ID: id, Kind: string(kind), Targets: []string{"192.168.1.10"}, Result: result, Recorder: by, Servers: []journal.Located{{Server: key}}}
 	}
 	continuation := func(o journal.Operation, of string) journal.Operation { o.Continues = of; return o }
-	edit := journal.Edit{Path: "/nginx.conf", Splices: []journal.Splice{{Server: key}}}
-	elsewhere := journal.Edit{Path: "/nginx.conf", Splices: []journal.Splice{{Server: journal.Server{Module: "http", Upstream: "pool", Address: "192.168.1.11:8080"}}}}
+	// An undrain that has cleared the mark on a server.
+	cleared := func(server journal.Server) *journal.Mark {
+		return &journal.Mark{Server: server, Change: journal.Change{Operation: "a"}, Cleared: &journal.Change{Operation: "b", After: "sha"}}
+	}
 	const done, open = journal.ResultDone, journal.Result("")
 	for _, c := range []struct {
 		name  string
@@ -157,24 +159,28 @@ func TestPlantedOperationDoesNotHideADrain(t *testing.T) {
 		had   journal.Result
 		later journal.Operation
 		state State
-		from  string // the operation that the state comes from
+		from  string        // the operation that the state comes from
+		mark  *journal.Mark // beside that of a; nil: none
 	}{
-		{"an open drain of another", rootRecorder, done, op("b", Drain, open, deployRecorder), StateDrained, "a"},
-		{"a drain of another that is partial", rootRecorder, done, op("b", Drain, journal.ResultPartial, deployRecorder), StateDrained, "a"},
-		{"a drain of another that was left", rootRecorder, done, op("b", Drain, journal.ResultNotDrained, deployRecorder), StateDrained, "a"},
-		{"a run of another", deployRecorder, done, op("b", Run, open, annRecorder), StateDrained, "a"},
-		{"an undrain of another that has edited nothing", rootRecorder, done, op("b", Undrain, open, deployRecorder), StateDrained, "a"},
-		{"an undrain of another that has edited another server", rootRecorder, done, op("b", Undrain, open, deployRecorder, elsewhere), StateDrained, "a"},
-		{"of an unknown user", rootRecorder, done, op("b", Drain, open, nil), StateDrained, "a"},
-		{"a continuation of what is done", rootRecorder, done, continuation(op("b", Drain, open, deployRecorder), "a"), StateDrained, "a"},
+		{"an open drain of another", rootRecorder, done, op("b", Drain, open, deployRecorder), StateDrained, "a", nil},
+		{"a drain of another that is partial", rootRecorder, done, op("b", Drain, journal.ResultPartial, deployRecorder), StateDrained, "a", nil},
+		{"a drain of another that was left", rootRecorder, done, op("b", Drain, journal.ResultNotDrained, deployRecorder), StateDrained, "a", nil},
+		{"a run of another", deployRecorder, done, op("b", Run, open, annRecorder), StateDrained, "a", nil},
+		{"an undrain of another that has edited nothing", rootRecorder, done, op("b", Undrain, open, deployRecorder), StateDrained, "a", nil},
+		{"an undrain of another that has edited another server", rootRecorder, done, op("b", Undrain, open, deployRecorder), StateDrained, "a", cleared(journal.Server{Module: "http", Upstream: "pool", Address: "192.168.1.11:8080"})},
+		{"of an unknown user", rootRecorder, done, op("b", Drain, open, nil), StateDrained, "a", nil},
+		{"a continuation of what is done", rootRecorder, done, continuation(op("b", Drain, open, deployRecorder), "a"), StateDrained, "a", nil},
 
-		{"the owner's own", deployRecorder, done, op("b", Drain, open, deployRecorder), StateInterrupted, "b"},
-		{"root's", deployRecorder, done, op("b", Undrain, open, rootRecorder), StateInterrupted, "b"},
-		{"an undrain of another that has edited the server", rootRecorder, done, op("b", Undrain, open, deployRecorder, edit), StateInterrupted, "b"},
-		{"a continuation of what was interrupted", annRecorder, open, continuation(op("b", Drain, open, deployRecorder), "a"), StateInterrupted, "b"},
-		{"of an earlier version", nil, done, op("b", Drain, open, nil), StateInterrupted, "b"},
+		{"the owner's own", deployRecorder, done, op("b", Drain, open, deployRecorder), StateInterrupted, "b", nil},
+		{"root's", deployRecorder, done, op("b", Undrain, open, rootRecorder), StateInterrupted, "b", nil},
+		{"an undrain of another that has edited the server", rootRecorder, done, op("b", Undrain, open, deployRecorder), StateInterrupted, "b", cleared(key)},
+		{"a continuation of what was interrupted", annRecorder, open, continuation(op("b", Drain, open, deployRecorder), "a"), StateInterrupted, "b", nil},
+		{"of an earlier version", nil, done, op("b", Drain, open, nil), StateInterrupted, "b", nil},
 	} {
-		r := &balancer.Report{State: journal.State{Operations: []journal.Operation{op("a", Drain, c.had, c.by), c.later}, Marks: []journal.Mark{{Server: key, Operation: "a"}}}}
+		r := &balancer.Report{State: journal.State{Operations: []journal.Operation{op("a", Drain, c.had, c.by), c.later}, Marks: []journal.Mark{{Server: key, Change: journal.Change{Operation: "a"}}}}}
+		if c.mark != nil {
+			r.State.Marks = append(r.State.Marks, *c.mark)
+		}
 		st := serverStatus(DefaultSpec(""), r, server)
 		if st.State != c.state || st.Operation == nil || st.Operation.ID != c.from || (len(st.Next) > 0) != (c.state == StateInterrupted) {
 			t.Errorf("%s: %s of %+v, next %v", c.name, st.State, st.Operation, st.Next)

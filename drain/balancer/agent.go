@@ -13,7 +13,7 @@ import (
 
 // Protocol is the version of what a client and an agent say to each other. It
 // changes with every change of the calls or their types.
-const Protocol = 6
+const Protocol = 7
 
 // A greeting is the agent's first line.
 type greeting struct {
@@ -87,9 +87,8 @@ func methods(b Balancer) map[string]method {
 		"plan":        call(b.Plan),
 		"lock":        act(b.Lock),
 		"begin":       act(b.Begin),
-		"apply":       call(b.Apply),
-		"reload":      call(b.Reload),
-		"restore":     call(b.Restore),
+		"stage":       call(b.Stage),
+		"load":        call(b.Load),
 		"watch":       call(b.Watch),
 		"connections": call(b.Connections),
 		"health":      act(b.Health),

@@ -27,35 +27,41 @@ func TestHostileCaller(t *testing.T) {
 	r := newRig(t)
 	c := r.agent()
 	report := r.began(c, testID, down("127.0.0.2"))
-	sha, at := report.Files[r.pool], report.Servers[0].At
+	sha := report.Files[r.pool]
 	before, workers := r.tree(), r.workers()
 	if len(before) < 4 {
 		t.Fatalf("the rig has only %d files", len(before))
 	}
 	asks := map[string]struct{ method, params string }{}
-	edit := func(name, path, sha string, at int, want string) {
-		text, _ := json.Marshal(path)
-		asks["edit: "+name] = struct{ method, params string }{"apply", fmt.Sprintf(`{"files":[{"path":%s,"sha256":%q,"servers":[{"at":%d,"want":%s}]}]}`, text, sha, at, want)}
+	stage := func(name, files, want, server string) {
+		asks["stage: "+name] = struct{ method, params string }{"stage", fmt.Sprintf(`{"files":{%s},"wants":[{"want":%s,"servers":[%s]}]}`, files, want, server)}
 	}
-	const wantDown = `{"down":true}`
-	main := hash(r.read(r.conf))
-	edit("a file that nobody includes", r.dir+"/other.conf", hash(r.read(r.dir+"/other.conf")), 17, wantDown)
-	edit("a file of the system", "/etc/passwd", sha, 0, wantDown)
-	edit("a path that leads elsewhere", r.dir+"/../../etc/passwd", sha, 0, wantDown)
-	edit("the same file by another path", r.dir+"/./pool.conf", sha, at, wantDown)
-	edit("a relative path", "pool.conf", sha, at, wantDown)
-	edit("no path", "", sha, at, wantDown)
-	edit("a hash that does not match", r.pool, strings.Repeat("0", 64), at, wantDown)
-	edit("no hash", r.pool, "", at, wantDown)
-	edit("a listen directive", r.conf, main, strings.Index(r.read(r.conf), "listen"), wantDown)
-	edit("a server block", r.conf, main, strings.Index(r.read(r.conf), "server {"), wantDown)
-	edit("the middle of a line", r.pool, sha, at+1, wantDown)
-	edit("before the file", r.pool, sha, -1, wantDown)
-	edit("after the file", r.pool, sha, 1<<40, wantDown)
-	edit("another parameter", r.pool, sha, at, `{"down":true,"weight":5}`)
-	edit("text in the place of a parameter", r.pool, sha, at, `"down; } server { listen 1;"`)
+	file := func(path, sha string) string {
+		text, _ := json.Marshal(path)
+		return fmt.Sprintf("%s:%q", text, sha)
+	}
+	pool := file(r.pool, sha)
+	const server, out = `{"module":"http","upstream":"pool","address":"127.0.0.2:8080"}`, `"out"`
+	stage("a file that nobody includes", file(r.dir+"/other.conf", hash(r.read(r.dir+"/other.conf"))), out, server)
+	stage("a file of the system", file("/etc/passwd", sha), out, server)
+	stage("a path that leads elsewhere", file(r.dir+"/../../etc/passwd", sha), out, server)
+	stage("the same file by another path", file(r.dir+"/./pool.conf", sha), out, server)
+	stage("a relative path", file("pool.conf", sha), out, server)
+	stage("no path", file("", sha), out, server)
+	stage("a hash that does not match", file(r.pool, strings.Repeat("0", 64)), out, server)
+	stage("no hash", file(r.pool, ""), out, server)
+	stage("no server", pool, out, "")
+	stage("a server of a file that nobody includes", pool, out, `{"module":"http","upstream":"other","address":"127.0.0.9:80"}`)
+	stage("a server of another module", pool, out, `{"module":"stream","upstream":"pool","address":"127.0.0.2:8080"}`)
+	stage("an address that none has", pool, out, `{"module":"http","upstream":"pool","address":"127.0.0.2:8081"}`)
+	stage("text in the place of an address", pool, out, `{"module":"http","upstream":"pool","address":"127.0.0.2:8080 down; } server { listen 1;"}`)
+	stage("another parameter", pool, `{"down":true,"weight":5}`, server)
+	stage("no want", pool, `""`, server)
+	stage("text in the place of a want", pool, `"down; } server { listen 1;"`, server)
+	asks["stage: there and back"] = struct{ method, params string }{"stage", `{"wants":[{"want":"out","servers":[` + server + `]},{"want":"back","servers":[` + server + `]}]}`}
+	asks["stage: there and as before"] = struct{ method, params string }{"stage", `{"wants":[{"want":"out","servers":[` + server + `]},{"want":"as before","servers":[{"module":"http","upstream":"pool","address":"127.0.0.3:8080"}]}]}`}
 	for _, field := range []string{"command", "test_command", "reload_command", "nginx", "state_dir", "configuration", "content"} {
-		asks["apply with "+field] = struct{ method, params string }{"apply", fmt.Sprintf(`{"files":[],%q:"touch /tmp/mine"}`, field)}
+		asks["stage with "+field] = struct{ method, params string }{"stage", fmt.Sprintf(`{"wants":[{"want":"out","servers":[`+server+`]}],%q:"touch /tmp/mine"}`, field)}
 		asks["plan with "+field] = struct{ method, params string }{"plan", fmt.Sprintf(`{"targets":["127.0.0.2"],%q:"touch /tmp/mine"}`, field)}
 	}
 	for _, method := range []string{"run", "exec", "write", "read", "rpc.serverInfo2", "Plan", ""} {
@@ -68,8 +74,8 @@ func TestHostileCaller(t *testing.T) {
 			asks["history "+id] = struct{ method, params string }{"history", fmt.Sprintf(`{"id":%s}`, text)}
 		}
 	}
-	asks["an array"] = struct{ method, params string }{"apply", `[{"down":true},[]]`}
-	asks["no object"] = struct{ method, params string }{"apply", `7`}
+	asks["an array"] = struct{ method, params string }{"stage", `[{"down":true},[]]`}
+	asks["no object"] = struct{ method, params string }{"stage", `7`}
 	n := 0
 	for _, name := range slices.Sorted(maps.Keys(asks)) {
 		n++
@@ -86,31 +92,23 @@ func TestHostileCaller(t *testing.T) {
 	}
 	t.Logf("%d calls", n)
 	// The agent still does what is right.
-	if _, err := c.Apply(t.Context(), change(report, nginx.Want{Down: true})); err != nil {
+	if _, err := c.Stage(t.Context(), stageOf(report, Out)); err != nil {
 		t.Errorf("a right edit is refused: %v", err)
 	}
 }
 
-// The edits that an operation begins with are not believed: to restore them would be to
-// write any file of the machine, with the caller's text.
+// An operation brings no edits of its own: to undo them would be to write any file of the
+// machine, with the caller's text.
 func TestEditsAreTheAgentsOwn(t *testing.T) {
 	r := newRig(t)
-	var c *Client
 	file := r.dir + "/other.conf"
-	edit := journal.Edit{Path: file, After: hash(r.read(file)), Splices: []journal.Splice{{Old: "mine\n"}}}
-	before := r.read(file)
-	begin := Beginning{Operation: journal.Operation{ID: testID, Kind: journal.KindDrain, Edits: []journal.Edit{edit}}, Lines: Lines{[]byte("{}")}}
-	for range 2 { // the second one goes on with what the first has left
-		c = r.agent()
-		if err := c.Begin(t.Context(), begin); err != nil {
-			t.Fatal(err)
+	edit, _ := json.Marshal(journal.Edit{Path: file, After: hash(r.read(file)), Splices: []journal.Splice{{Old: "mine\n"}}})
+	for _, field := range []string{"edits", "Edits", "marks", "cleared"} {
+		c := r.agent()
+		_, err := c.rpc.call(t.Context(), "begin", fmt.Appendf(nil, `{"operation":{"id":%q,"kind":"drain","targets":[],"user":"","host":"",%q:[%s]},"lines":[{}]}`, testID, field, edit))
+		if CodeOf(err) != CodeRefused || !strings.Contains(err.Error(), "unknown field") {
+			t.Errorf("an operation with %s: %v", field, err)
 		}
-	}
-	if _, err := c.Restore(t.Context(), ReloadRequest{Timeout: patience}); err != nil {
-		t.Error(err)
-	}
-	if now := r.read(file); now != before {
-		t.Errorf("a file of no concern became\n%s", now)
 	}
 }
 
@@ -122,10 +120,10 @@ func TestRefusedBegin(t *testing.T) {
 	o.Caller = journal.Recorder{UID: 0, Name: "root"}
 	root := NewLocal(o)
 	report := r.began(root, testID, down("127.0.0.2"))
-	if _, err := root.Apply(t.Context(), change(report, nginx.Want{Down: true})); err != nil {
+	if _, err := root.Stage(t.Context(), stageOf(report, Out)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := root.Reload(t.Context(), ReloadRequest{Timeout: patience}); err != nil {
+	if _, err := root.Load(t.Context(), LoadRequest{Timeout: patience}); err != nil {
 		t.Fatal(err)
 	}
 	if err := root.End(t.Context(), Ending{Result: journal.ResultDone}); err != nil {
@@ -165,8 +163,8 @@ func TestNothingBegun(t *testing.T) {
 	}
 	before, workers := r.tree(), r.workers()
 	for name, ask := range map[string]func() error{
-		"apply":  func() error { _, err := c.Apply(t.Context(), change(report, nginx.Want{Down: true})); return err },
-		"reload": func() error { _, err := c.Reload(t.Context(), ReloadRequest{Timeout: patience}); return err },
+		"stage":  func() error { _, err := c.Stage(t.Context(), stageOf(report, Out)); return err },
+		"load":   func() error { _, err := c.Load(t.Context(), LoadRequest{Timeout: patience}); return err },
 		"record": func() error { return c.Record(t.Context(), Recorded{Lines: Lines{[]byte("{}")}}) },
 		"end":    func() error { return c.End(t.Context(), Ending{Result: journal.ResultDone}) },
 	} {
@@ -305,11 +303,11 @@ func TestCallIsCancelled(t *testing.T) {
 // FuzzProtocol: whatever an agent is sent, it neither crashes nor hangs, and
 // changes no file but those of the journal.
 func FuzzProtocol(f *testing.F) {
-	for _, method := range []string{"plan", "lock", "begin", "apply", "reload", "restore", "watch", "connections", "record", "end", "state", "history", "cancel", "ping"} {
+	for _, method := range []string{"plan", "lock", "begin", "stage", "load", "watch", "connections", "record", "end", "state", "history", "cancel", "ping"} {
 		f.Add([]byte(fmt.Sprintf(`{"id":1,"method":%q,"params":{}}`, method)))
 	}
 	f.Add([]byte(`{"id":1,"method":"begin","params":{"operation":{"id":"../x"},"lines":[1]}}`))
-	f.Add([]byte(`[{"id":1,"method":"apply","params":{"want":{"down":true},"files":[{"path":"/","sha256":"","servers":[0]}]}}]`))
+	f.Add([]byte(`[{"id":1,"method":"stage","params":{"wants":[{"want":"out","servers":[0]}],"files":{"/":""}}}]`))
 	f.Fuzz(func(t *testing.T, message []byte) {
 		if bytes.Contains(message, []byte("health")) || bytes.Contains(message, []byte("_url")) || bytes.Contains(message, []byte("wait")) {
 			t.Skip() // would connect somewhere, or wait for a lock
@@ -388,10 +386,10 @@ func TestEditAfterAReloadIsUndone(t *testing.T) {
 		t.Fatal(err)
 	}
 	report := r.began(c, testID, down("127.0.0.2"))
-	if _, err := c.Apply(t.Context(), change(report, nginx.Want{Down: true})); err != nil {
+	if _, err := c.Stage(t.Context(), stageOf(report, Out)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Reload(t.Context(), ReloadRequest{Timeout: patience}); err != nil {
+	if _, err := c.Load(t.Context(), LoadRequest{Timeout: patience}); err != nil {
 		t.Fatal(err)
 	}
 	loaded := r.read(r.pool)
@@ -399,7 +397,7 @@ func TestEditAfterAReloadIsUndone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Apply(t.Context(), change(more, nginx.Want{Down: true})); err != nil {
+	if _, err := c.Stage(t.Context(), stageOf(more, Out)); err != nil {
 		t.Fatal(err)
 	}
 	if r.read(r.pool) == loaded {

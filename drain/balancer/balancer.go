@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/drainctl/drainctl/drain/journal"
-	"github.com/drainctl/drainctl/nginx"
 )
 
 // A Balancer is one nginx, its configuration and its journal. The steps know
@@ -27,14 +26,12 @@ type Balancer interface {
 	Lock(context.Context, LockRequest) error
 	// Begin records an operation. One that is recorded already is taken on.
 	Begin(context.Context, Beginning) error
-	// Apply brings servers to a wanted state: it edits the files and has nginx
-	// test them. If that fails, the files are as before.
-	Apply(context.Context, Change) (Applied, error)
-	// Reload has nginx load the files and verifies that a new generation of
-	// workers serves and that no earlier worker accepts connections.
-	Reload(context.Context, ReloadRequest) (Generation, error)
-	// Restore undoes what the operation has changed here, reload included.
-	Restore(context.Context, ReloadRequest) (Restored, error)
+	// Stage brings servers to a wanted state in the files: it edits them and has nginx test
+	// them. If that fails, the files are as before. What is as wanted is left alone.
+	Stage(context.Context, StageRequest) (Staged, error)
+	// Load has nginx load the files and verifies that a new generation of workers serves and
+	// that no earlier worker accepts connections.
+	Load(context.Context, LoadRequest) (Loaded, error)
 	// Watch tells whether nginx still sends nothing to some servers.
 	Watch(context.Context, WatchRequest) (Watched, error)
 	// Connections counts the connections from here to some servers.
@@ -59,14 +56,23 @@ type Balancer interface {
 	Done() <-chan struct{}
 }
 
+// A Want is what is to become of a server.
+type Want string
+
+// What can be wanted. Each is resolved on the LB, which knows whose a mark is.
+const (
+	Out      Want = "out"       // it is marked down
+	Back     Want = "back"      // no mark of drainctl is on it
+	AsBefore Want = "as before" // it is as the operation found it
+)
+
 // A Query says which servers are meant, and what shall become of them.
 type Query struct {
-	Targets   []string    `json:"targets,omitempty"`   // none: every server
-	Upstreams []string    `json:"upstreams,omitempty"` // none: every upstream
-	Want      *nginx.Want `json:"want,omitempty"`      // nil: nothing is to change
-	// Unmanaged includes servers whose down drainctl has not put there in what
-	// is cleared.
-	Unmanaged bool `json:"unmanaged,omitempty"`
+	Targets   []string `json:"targets,omitempty"`   // none: every server
+	Upstreams []string `json:"upstreams,omitempty"` // none: every upstream
+	Want      Want     `json:"want,omitempty"`      // Out or Back; empty: nothing is to change
+	// Force has Back clear a down too that drainctl has not put there.
+	Force bool `json:"force,omitempty"`
 	// Returning are targets that come back in the same edit. Their servers that
 	// drainctl has marked count as up.
 	Returning []string `json:"returning,omitempty"`
@@ -213,46 +219,43 @@ type LockRequest struct {
 	Holder   journal.Holder `json:"holder"`
 }
 
-// A Change is what to edit. Each server is named by the place of its line in a
-// file whose content is known by its hash, so that nothing else can be meant.
-type Change struct {
-	Files []FileEdit `json:"files"`
+// A StageRequest says what is to become of servers.
+type StageRequest struct {
+	Wants []Wanted `json:"wants"`
+	// Force has Back clear a down too that drainctl has not put there.
+	Force bool `json:"force,omitempty"`
+	// Files are the SHA-256 of the files that were planned with: one that was changed since
+	// is not edited. None: whatever the files are now.
+	Files map[string]string `json:"files,omitempty"`
 	// AcceptPending puts files live that were changed since nginx was loaded.
 	AcceptPending bool `json:"accept_pending,omitempty"`
 }
 
-// A FileEdit is the servers of one file.
-type FileEdit struct {
-	Path    string       `json:"path"`
-	SHA256  string       `json:"sha256"`
-	Servers []ServerEdit `json:"servers"`
+// A Wanted is servers, and what is to become of them.
+type Wanted struct {
+	Want    Want             `json:"want"`
+	Servers []journal.Server `json:"servers"`
 }
 
-// A ServerEdit is the state that one server line is to have.
-type ServerEdit struct {
-	At   int        `json:"at"` // byte offset of the word "server"
-	Want nginx.Want `json:"want"`
-}
-
-// Applied is what Apply did.
-type Applied struct {
+// Staged is what Stage did.
+type Staged struct {
 	Edited []journal.Edit `json:"edited,omitempty"`
 	Diff   string         `json:"diff,omitempty"` // of what was edited; empty beyond maxDiff
-	// NeedsReload tells that nginx does not serve what the files say.
-	NeedsReload bool     `json:"needs_reload,omitempty"`
-	Stale       []string `json:"stale,omitempty"` // files that were changed before, and not loaded
-	Notices     []string `json:"notices,omitempty"`
+	// NeedsLoad tells that nginx does not serve what the files say.
+	NeedsLoad bool     `json:"needs_load,omitempty"`
+	Stale     []string `json:"stale,omitempty"` // files that were changed before, and not loaded
+	Notices   []string `json:"notices,omitempty"`
 }
 
-// A ReloadRequest says how long a new generation may take.
-type ReloadRequest struct {
+// A LoadRequest says how long a new generation may take.
+type LoadRequest struct {
 	Timeout time.Duration `json:"timeout_ns"`
 }
 
-// Restored is what Restore did.
-type Restored struct {
-	Changed bool     `json:"changed,omitempty"`
-	Notices []string `json:"notices,omitempty"`
+// Loaded is what Load did.
+type Loaded struct {
+	Generation Generation `json:"generation"`
+	Notices    []string   `json:"notices,omitempty"`
 }
 
 // A WatchRequest says what to look at.
@@ -338,8 +341,6 @@ type Lines []json.RawMessage
 // A Recorded is how an operation goes.
 type Recorded struct {
 	Lines Lines `json:"lines,omitempty"`
-	// Released are servers that the operation has put back, and is done with.
-	Released []journal.Server `json:"released,omitempty"`
 	// Progress is what a rolling run has done so far; not looked into here.
 	Progress json.RawMessage `json:"progress,omitempty"`
 }
@@ -350,8 +351,10 @@ type Ending struct {
 	Open   int            `json:"open,omitempty"` // connections left
 	// NotDrained are the servers that have them, where others have none.
 	NotDrained []journal.Server `json:"not_drained,omitempty"`
-	Supersede  []string         `json:"supersede,omitempty"` // operations that this one stands in for
-	Lines      Lines            `json:"lines,omitempty"`
+	// Returned are servers that are as before, where others are not.
+	Returned  []journal.Server `json:"returned,omitempty"`
+	Supersede []string         `json:"supersede,omitempty"` // operations that this one stands in for
+	Lines     Lines            `json:"lines,omitempty"`
 }
 
 // A HistoryQuery asks for one operation, or with an empty ID for the list.

@@ -168,19 +168,14 @@ func (c *Client) Begin(ctx context.Context, op Beginning) error {
 	return err
 }
 
-// Apply implements [Balancer].
-func (c *Client) Apply(ctx context.Context, ch Change) (Applied, error) {
-	return ask[Applied](ctx, c, "apply", ch)
+// Stage implements [Balancer].
+func (c *Client) Stage(ctx context.Context, r StageRequest) (Staged, error) {
+	return ask[Staged](ctx, c, "stage", r)
 }
 
-// Reload implements [Balancer].
-func (c *Client) Reload(ctx context.Context, r ReloadRequest) (Generation, error) {
-	return ask[Generation](ctx, c, "reload", r)
-}
-
-// Restore implements [Balancer].
-func (c *Client) Restore(ctx context.Context, r ReloadRequest) (Restored, error) {
-	return ask[Restored](ctx, c, "restore", r)
+// Load implements [Balancer].
+func (c *Client) Load(ctx context.Context, r LoadRequest) (Loaded, error) {
+	return ask[Loaded](ctx, c, "load", r)
 }
 
 // Watch implements [Balancer].

@@ -22,12 +22,11 @@ import (
 
 // requests are parameters of each method, as a client sends them.
 var requests = map[string]string{
-	"plan":        `{"targets":["127.0.0.2","unix:/x"],"upstreams":["pool"],"want":{"down":true},"unmanaged":true,"returning":["127.0.0.3"],"preflight":true,"itself":false}`,
+	"plan":        `{"targets":["127.0.0.2","unix:/x"],"upstreams":["pool"],"want":"out","force":true,"returning":["127.0.0.3"],"preflight":true,"itself":false}`,
 	"lock":        `{"backends":["127.0.0.2","app_1"],"wait_ns":1,"holder":{"name":"","id":"x","kind":"drain","targets":["127.0.0.2"],"user":"ann","host":"desk","reason":"why","time":"2026-01-01T00:00:00Z"}}`,
 	"begin":       `{"operation":{"id":"` + testID + `","kind":"drain","targets":["127.0.0.2"],"user":"ann","host":"desk","began":"2026-01-01T00:00:00Z","servers":[{"module":"http","upstream":"pool","address":"127.0.0.2:80","file":"/x","line":1}],"spec":{"a":[1]}},"set_aside":true,"lines":[{"event":"x"}]}`,
-	"apply":       `{"files":[{"path":"/x","sha256":"00","servers":[{"at":28,"want":{"down":true}}]}],"accept_pending":true}`,
-	"reload":      `{"timeout_ns":1}`,
-	"restore":     `{"timeout_ns":1}`,
+	"stage":       `{"wants":[{"want":"out","servers":[{"module":"http","upstream":"pool","address":"127.0.0.2:80"}]}],"force":true,"files":{"/x":"00"},"accept_pending":true}`,
+	"load":        `{"timeout_ns":1}`,
 	"watch":       `{"targets":["127.0.0.2"],"upstreams":["pool"],"generation":true,"buffered":true}`,
 	"connections": `{"servers":[{"module":"http","upstream":"pool","address":"127.0.0.2:80"}],"held":true}`,
 	"record":      `{"lines":[{"event":"x"}],"released":[{"module":"http","upstream":"pool","address":"127.0.0.2:80"}],"progress":{"a":1}}`,
@@ -129,7 +128,7 @@ func TestLargeRequestsTakeBoundedMemory(t *testing.T) {
 	for name, ask := range map[string]struct{ method, params string }{
 		"servers": {"begin", fill(`{"operation":{"id":"x","servers":[`, `{},`, `]}}`)},
 		"edits":   {"begin", fill(`{"operation":{"id":"x","edits":[`, `{},`, `]}}`)},
-		"files":   {"apply", fill(`{"files":[`, `{},`, `]}`)},
+		"wants":   {"stage", fill(`{"wants":[`, `{},`, `]}`)},
 		"strings": {"plan", fill(`{"targets":[`, `"",`, `]}`)},
 		"targets": {"plan", fill(`{"targets":[`, `"a",`, `]}`)},
 		"missing": {"plan", `{"targets":[` + strings.TrimSuffix(strings.Repeat(`"a",`, 10_000), ",") + `],"upstreams":[` + strings.TrimSuffix(strings.Repeat(`"pool",`, 10_000), ",") + `]}`},
@@ -200,7 +199,11 @@ func TestRequestsNameABoundedNumber(t *testing.T) {
 			},
 			"targets of a watch":       func() error { _, err := l.Watch(t.Context(), WatchRequest{Targets: names}); return err },
 			"servers that are counted": func() error { _, err := l.Connections(t.Context(), ConnectionsQuery{Servers: servers}); return err },
-			"servers that are asked":   func() error { return l.Health(t.Context(), HealthCheck{Servers: servers}) },
+			"servers of a stage": func() error {
+				_, err := l.Stage(t.Context(), StageRequest{Wants: []Wanted{{Out, servers}}})
+				return err
+			},
+			"servers that are asked": func() error { return l.Health(t.Context(), HealthCheck{Servers: servers}) },
 		} {
 			err := call()
 			if refused := err != nil && CodeOf(err) == CodeRefused && strings.Contains(err.Error(), "more than 10000"); refused != (n > 10_000) {

@@ -51,23 +51,14 @@ func TestConfigurationLock(t *testing.T) {
 	q := down("127.0.0.2")
 	apply := func(isDown, needsReload bool) {
 		t.Helper()
-		q.Want, q.Unmanaged = &nginx.Want{Down: isDown}, true
+		q.Want, q.Force = wantOf(isDown), true
 		report, err := c.Plan(t.Context(), q)
 		if err != nil {
 			t.Fatal(err)
 		}
-		all := change(report, *q.Want)
-		for i, f := range all.Files { // also what is as wanted
-			all.Files[i].Servers = nil
-			for _, s := range report.Servers {
-				if s.File == f.Path {
-					all.Files[i].Servers = append(all.Files[i].Servers, ServerEdit{s.At, *q.Want})
-				}
-			}
-		}
-		a, err := c.Apply(t.Context(), all)
-		if err != nil || a.NeedsReload != needsReload {
-			t.Fatalf("down %t: needs a reload %t, %v; want %t", isDown, a.NeedsReload, err, needsReload)
+		a, err := c.Stage(t.Context(), stageOf(report, q.Want))
+		if err != nil || a.NeedsLoad != needsReload {
+			t.Fatalf("down %t: needs a reload %t, %v; want %t", isDown, a.NeedsLoad, err, needsReload)
 		}
 		if names := r.lockNames(); (len(names) > 0) != needsReload {
 			t.Fatalf("down %t: the locks %q are held; a reload is needed: %t", isDown, names, needsReload)
@@ -78,7 +69,7 @@ func TestConfigurationLock(t *testing.T) {
 	apply(true, true)
 	apply(false, false) // undone before any reload
 	apply(true, true)
-	if _, err := c.Reload(t.Context(), ReloadRequest{Timeout: patience}); err != nil {
+	if _, err := c.Load(t.Context(), LoadRequest{Timeout: patience}); err != nil {
 		t.Fatal(err)
 	}
 	if names := r.lockNames(); len(names) > 0 {
@@ -87,7 +78,7 @@ func TestConfigurationLock(t *testing.T) {
 	apply(true, false) // as wanted, and loaded
 	other := r.agent()
 	report := r.began(other, journal.NewID(time.Now(), testID), down("127.0.0.3"))
-	if _, err := other.Apply(t.Context(), change(report, nginx.Want{Down: true})); err != nil {
+	if _, err := other.Stage(t.Context(), stageOf(report, Out)); err != nil {
 		t.Errorf("another operation: %v", err)
 	}
 }
@@ -99,13 +90,13 @@ func TestPendingFile(t *testing.T) {
 	c := r.agent()
 	report := r.began(c, testID, down("127.0.0.2"))
 	r.write(r.conf, r.read(r.conf)+"# halfway through\n")
-	all := change(report, nginx.Want{Down: true})
-	_, err := c.Apply(t.Context(), all)
+	all := stageOf(report, Out)
+	_, err := c.Stage(t.Context(), all)
 	if CodeOf(err) != CodeRefused || !strings.Contains(err.Error(), "a reload would put it live: "+r.conf) || r.read(r.pool) != r.was {
 		t.Errorf("error %v, the file is\n%s", err, r.read(r.pool))
 	}
 	all.AcceptPending = true
-	if a, err := c.Apply(t.Context(), all); err != nil || !strings.Contains(strings.Join(a.Notices, "\n"), r.conf) || r.read(r.pool) == r.was {
+	if a, err := c.Stage(t.Context(), all); err != nil || !strings.Contains(strings.Join(a.Notices, "\n"), r.conf) || r.read(r.pool) == r.was {
 		t.Errorf("accepted: notices %q, error %v", a.Notices, err)
 	}
 }
@@ -113,7 +104,7 @@ func TestPendingFile(t *testing.T) {
 // Somebody changes the file after it was planned or read. It is neither written over nor
 // edited at places that were right before, and the journal says nothing of an edit.
 func TestFileChangesBeforeTheEdit(t *testing.T) {
-	for _, at := range []string{"lock the configuration", "journal: announce an edit", "replace "} {
+	for _, at := range []string{"lock the configuration", "journal: stage an edit", "replace "} {
 		t.Run(at, func(t *testing.T) {
 			r := newRig(t)
 			swap := strings.NewReplacer("127.0.0.2", "127.0.0.3", "127.0.0.3", "127.0.0.2")
@@ -133,9 +124,9 @@ func TestFileChangesBeforeTheEdit(t *testing.T) {
 			}
 			defer func() { c.Close(); <-ended }()
 			apply := func(report *Report) error {
-				all := change(report, nginx.Want{Down: true})
+				all := stageOf(report, Out)
 				all.AcceptPending = true
-				_, err := c.Apply(t.Context(), all)
+				_, err := c.Stage(t.Context(), all)
 				return err
 			}
 			report := r.began(c, testID, down("127.0.0.2"))
@@ -143,7 +134,7 @@ func TestFileChangesBeforeTheEdit(t *testing.T) {
 				t.Fatalf("error %v, the file is\n%s", err, r.read(r.pool))
 			}
 			s, err := c.State(t.Context())
-			if err != nil || len(s.Marks) > 0 || len(s.Operations) != 1 || len(s.Operations[0].Edits) > 0 {
+			if err != nil || len(s.Marks) > 0 || len(s.Operations) != 1 {
 				t.Errorf("the journal has the marks %+v and the operations %+v, error %v", s.Marks, s.Operations, err)
 			}
 			if report, err = c.Plan(t.Context(), down("127.0.0.2")); err == nil {
@@ -175,9 +166,9 @@ func TestCrossCheckBeforeTheEdit(t *testing.T) {
 	if err := c.Begin(t.Context(), Beginning{Operation: op, Lines: Lines{[]byte("{}")}}); err != nil {
 		t.Fatal(err)
 	}
-	_, err := c.Apply(t.Context(), Change{AcceptPending: true, Files: []FileEdit{{
-		Path: r.pool, SHA256: hash(text), Servers: []ServerEdit{{strings.Index(text, "server"), nginx.Want{Down: true}}},
-	}}})
+	_, err := c.Stage(t.Context(), StageRequest{AcceptPending: true, Files: map[string]string{r.pool: hash(text)}, Wants: []Wanted{{Out, []journal.Server{
+		{Module: "http", Upstream: "pool", Address: "127.0.0.2:8080"},
+	}}}})
 	if CodeOf(err) != CodeRefused || !strings.Contains(err.Error(), says) || r.read(r.pool) != text {
 		t.Errorf("error %v, the file is\n%s", err, r.read(r.pool))
 	}
@@ -204,15 +195,15 @@ func TestReloadComesAfterTheEdit(t *testing.T) {
 	l := NewLocal(o)
 	defer l.Close()
 	report := r.began(l, testID, down("127.0.0.2"))
-	if _, err := l.Apply(t.Context(), change(report, nginx.Want{Down: true})); err != nil {
+	if _, err := l.Stage(t.Context(), stageOf(report, Out)); err != nil {
 		t.Fatal(err)
 	}
 	for _, step := range []struct {
 		name   string
 		reload func() error
 	}{
-		{"reload", func() error { _, err := l.Reload(t.Context(), ReloadRequest{Timeout: patience}); return err }},
-		{"restore", func() error { _, err := l.Restore(t.Context(), ReloadRequest{Timeout: patience}); return err }},
+		{"reload", func() error { _, err := l.Load(t.Context(), LoadRequest{Timeout: patience}); return err }},
+		{"undo", func() error { return r.undo(l, report) }},
 	} {
 		if err := step.reload(); err != nil {
 			t.Fatalf("%s: %v", step.name, err)

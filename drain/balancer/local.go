@@ -41,29 +41,29 @@ type Local struct {
 	done    chan struct{}
 	close   sync.Once
 
-	serial sync.Mutex // held by the calls that read or change what follows
-	build  *nginx.Build
-	id     string // of the operation that has begun here
-	begun  bool   // it may edit
-	locks  []*journal.Lock
-	locked []string // the backends that they are on
-	// editLock keeps other operations from editing, from Apply until nginx has
+	serial  sync.Mutex // held by the calls that read or change what follows
+	build   *nginx.Build
+	id      string        // of the operation that has begun here
+	begun   bool          // it may edit
+	adopted bool          // it was begun by another agent, whose connection broke
+	own     journal.State // the operation and its marks, as they were written last
+	locks   []*journal.Lock
+	locked  []string // the backends that they are on
+	// editLock keeps other operations from editing, from Stage until nginx has
 	// loaded the files.
 	editLock *journal.Lock
 	staged   *time.Timer // frees editLock in time
-	// needsReload tells that nginx may not serve what the operation has asked for.
-	needsReload bool
-	edits       []journal.Edit // announced by this operation and not restored
-	wrote       time.Time      // the last replacement of a file
+	// needsLoad tells that nginx may not serve what the operation has asked for.
+	needsLoad bool
+	wrote     time.Time // the last replacement of a file
 	// unloaded are the files edited since nginx last loaded them: the hashes of what it
 	// has loaded, empty where that is not known, and of what they are now.
-	unloaded  map[string]journal.FileHashes
-	sent      bool          // a reload was sent since nginx last had none of the edits
-	sentEdits int           // edits that a reload was sent for
-	refused   bool          // the command of that reload failed
-	before    nginx.Running // the generation before the last reload
-	after     nginx.Running // the one that was verified after it
-	seen      map[string]time.Time
+	unloaded map[string]journal.FileHashes
+	undone   bool          // all that the operation has changed was undone
+	refused  bool          // the command of the last reload failed
+	before   nginx.Running // the generation before the last reload
+	after    nginx.Running // the one that was verified after it
+	seen     map[string]time.Time
 
 	mu    sync.Mutex // guards what follows
 	known map[journal.Server]nginx.Address

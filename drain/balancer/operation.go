@@ -59,8 +59,7 @@ func (l *Local) adopt(had journal.Operation, lines Lines) error {
 	if err != nil {
 		return err
 	}
-	l.id, l.edits, l.sentEdits = had.ID, slices.Clone(had.Edits), len(had.Edits)-had.Unsent
-	l.sent = l.sentEdits > 0
+	l.id, l.adopted = had.ID, true
 	return nil
 }
 
@@ -68,7 +67,7 @@ func (l *Local) adopt(had journal.Operation, lines Lines) error {
 func (l *Local) beginAnew(ctx context.Context, b Beginning) error {
 	caller := l.options.Caller
 	op := b.Operation
-	op.Recorder, op.Began, op.Edits, op.Unsent = &caller, time.Now(), nil, 0
+	op.Recorder, op.Began = &caller, time.Now()
 	op.Result, op.Ended, op.Open, op.NotDrained = "", time.Time{}, 0, nil
 	if caller.UID != 0 && l.journal.HasHistory(op.ID) {
 		return refusal("there was an operation %s before", op.ID)
@@ -117,8 +116,30 @@ func (l *Local) updateOwn(ctx context.Context, what string, change func(*journal
 		if err := l.checkOwn(s); err != nil {
 			return err
 		}
-		return change(s)
+		if err := change(s); err != nil {
+			return err
+		}
+		l.own = journal.State{Operations: slices.Clone(s.Operations), Marks: slices.Clone(s.Marks)}
+		return nil
 	})
+}
+
+// ownState is the journal's state. Where somebody has removed the journal, it is what this
+// operation wrote last: what it has done is undone all the same.
+func (l *Local) ownState() (journal.State, error) {
+	s, err := l.journal.State()
+	if err != nil {
+		return s, fmt.Errorf("read the journal: %w", err)
+	}
+	op, found := s.Find(l.id)
+	if !found {
+		s = l.own
+		op, found = s.Find(l.id)
+	}
+	if !found || !l.isOwn(op) || op.Result != "" {
+		return s, refusal("operation %s is not under way here", l.id)
+	}
+	return s, nil
 }
 
 func (l *Local) checkOwn(s *journal.State) error {
@@ -144,8 +165,8 @@ func (l *Local) Record(ctx context.Context, r Recorded) error {
 	if err == nil {
 		err = l.checkOwn(&s)
 	}
-	if err == nil && (len(r.Released) > 0 || r.Progress != nil) {
-		err = l.updateOwn(ctx, "progress", func(s *journal.State) error { return s.Record(l.id, r.Released, r.Progress) })
+	if err == nil && r.Progress != nil {
+		err = l.updateOwn(ctx, "progress", func(s *journal.State) error { return s.Record(l.id, r.Progress) })
 	}
 	if err == nil {
 		err = l.appendHistory(r.Lines)
@@ -177,7 +198,7 @@ func (l *Local) End(ctx context.Context, e Ending) error {
 	st := l.standing(ctx)
 	err := l.updateOwn(ctx, "end", func(s *journal.State) error {
 		return s.End(l.id, journal.Ending{
-			Result: e.Result, Open: e.Open, NotDrained: e.NotDrained, At: time.Now(), Supersede: l.mayReplace(s, e.Supersede),
+			Result: e.Result, Open: e.Open, NotDrained: e.NotDrained, Returned: e.Returned, At: time.Now(), Supersede: l.mayReplace(s, e.Supersede),
 			Down: l.keptDown(s, st), By: l.options.Caller, Locked: l.lockedOf(s),
 		})
 	})
@@ -189,7 +210,7 @@ func (l *Local) End(ctx context.Context, e Ending) error {
 	if err != nil {
 		return asError(fmt.Errorf("write the journal: %w", err))
 	}
-	l.begun = false
+	l.begun, l.needsLoad, l.own = false, false, journal.State{}
 	if s, err := l.journal.State(); err == nil {
 		// A history that is too long does no harm.
 		_ = l.journal.Prune(func(id string) bool {
@@ -250,13 +271,9 @@ func (l *Local) keptDown(s *journal.State, st standing) (kept []journal.Server) 
 	for _, located := range op.Servers {
 		note(located.Server)
 	}
-	for _, o := range s.Operations {
-		for _, e := range o.Edits[max(0, len(o.Edits)-o.Unsent):] {
-			for _, sp := range e.Splices {
-				if sp.New == "" {
-					kept = append(kept, sp.Server)
-				}
-			}
+	for _, m := range s.Marks {
+		if m.Cleared != nil && m.Cleared.Unsent {
+			kept = append(kept, m.Server)
 		}
 	}
 	return kept
@@ -297,8 +314,10 @@ func (l *Local) limitStaged() *time.Timer {
 		if l.editLock != lock {
 			return
 		}
-		l.begun = l.sent // without a reload, it can only be ended
 		l.discardStaged()
+		s, err := l.journal.State()
+		l.begun = err == nil && len(s.EditsOf(l.id)) > 0 // without a reload, it can only be ended
+		l.needsLoad = false
 		l.unlockConfiguration()
 	})
 }
@@ -313,24 +332,38 @@ func (l *Local) undoUnsent(ctx context.Context) error {
 		return nil // the edit that follows says so
 	}
 	for _, op := range s.Operations {
-		keep := len(op.Edits) - op.Unsent
-		if op.Unsent <= 0 || keep < 0 {
-			continue
-		}
-		change := func(s *journal.State) error { return s.Restored(op.ID, keep) }
-		if l.isLoaded(ctx, op.Edits[keep:]) {
-			change = func(s *journal.State) error { return s.Sent(op.ID) }
-		} else if !l.undo(op.Edits[keep:]) {
-			continue
-		}
-		if err := l.update(ctx, "restored", change); err != nil {
+		if err := l.undoUnsentOf(ctx, &s, op.ID); err != nil {
 			return fmt.Errorf("write the journal: %w", err)
 		}
 	}
-	if s, err = l.journal.State(); err == nil {
-		if op, ok := s.Find(l.id); ok && l.isOwn(op) {
-			// Another agent of the operation may have edited, or reloaded.
-			l.edits, l.sentEdits = slices.Clone(op.Edits), len(op.Edits)-op.Unsent
+	return nil
+}
+
+// undoUnsentOf does it for one operation. An edit that cleared an earlier one's marks is
+// undone before that one.
+func (l *Local) undoUnsentOf(ctx context.Context, s *journal.State, id string) error {
+	for range attempts {
+		edits, undone, made := s.UnsentOf(id), []journal.Edit(nil), []journal.Edit(nil)
+		if len(edits) == 0 {
+			return nil
+		}
+		if !l.isLoaded(ctx, edits) {
+			var err error
+			if undone, made, err = l.undoOurs(ctx, s, edits); err != nil {
+				return nil
+			}
+		}
+		err := l.update(ctx, "undone", func(now *journal.State) error {
+			keepOurs(now, made)
+			err := now.Undone(id, undone...)
+			if err == nil && len(undone) < len(edits) {
+				err = now.Sent(id) // what is left of it stands
+			}
+			*s = *now
+			return err
+		})
+		if err != nil {
+			return err
 		}
 	}
 	return nil
@@ -352,46 +385,47 @@ func (l *Local) isLoaded(ctx context.Context, edits []journal.Edit) bool {
 	})
 }
 
-// undo undoes edits in the files that are as the last of them left these. It tells whether
-// nothing of them is left to undo.
-func (l *Local) undo(edits []journal.Edit) bool {
-	texts := map[string]string{}
-	was := map[string]string{}
-	for _, e := range slices.Backward(edits) {
-		text, ok := texts[e.Path]
-		if !ok {
-			now, err := os.ReadFile(e.Path)
+// undoOurs undoes edits in the files that nobody else has changed since. undone are those of
+// which nothing is left, made what was done for that.
+func (l *Local) undoOurs(ctx context.Context, s *journal.State, edits []journal.Edit) (undone, made []journal.Edit, err error) {
+	for left := slices.Clone(edits); len(left) > 0; {
+		i := lastIn(left)
+		e := left[i]
+		left = slices.Delete(left, i, i+1)
+		now, err := os.ReadFile(e.Path)
+		sha := hash(string(now))
+		if err == nil && sha != e.Before && sha != e.After && !s.Ours(e.Path, sha) {
+			continue
+		}
+		if err == nil && sha != e.Before {
+			m, err := l.undoEdit(ctx, e)
 			if err != nil {
-				continue // it is gone
+				return undone, made, err
 			}
-			text = string(now)
-			was[e.Path] = text
+			if m.Path != "" {
+				made = append(made, m)
+				keepOurs(s, made)
+			}
+			l.unloaded[e.Path] = journal.FileHashes{After: l.unloaded[e.Path].After} // what nginx has is not known
 		}
-		if hash(text) == e.After {
-			text = inverse(text, e.Splices)
-		}
-		texts[e.Path] = text
+		undone = append(undone, e)
 	}
-	for path, text := range texts {
-		first := slices.IndexFunc(edits, func(e journal.Edit) bool { return e.Path == path })
-		if text == was[path] || hash(text) != edits[first].Before {
-			continue // undone before, or changed by another process since
-		}
-		if err := l.replaceFile(path, []byte(was[path]), []byte(text)); err != nil && !errors.Is(err, nginx.ErrChanged) {
-			return false
-		}
-		l.wrote = time.Now()
-	}
-	return true
+	return undone, made, nil
 }
 
 // discardStaged undoes the edits of the operation that no reload was sent for.
 func (l *Local) discardStaged() {
-	if len(l.edits) <= l.sentEdits || l.editLock == nil {
+	if l.editLock == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), editWait)
-	defer cancel()
-	_, _ = l.restoreFiles(ctx, l.sentEdits) // what cannot be undone stays in the journal
-	l.needsReload = false
+	s, err := l.journal.State()
+	if err != nil {
+		return
+	}
+	if edits := s.UnsentOf(l.id); len(edits) > 0 {
+		ctx, cancel := context.WithTimeout(context.Background(), editWait)
+		defer cancel()
+		_, _, _ = l.undo(ctx, edits) // what cannot be undone stays in the journal
+		l.needsLoad = false
+	}
 }

@@ -198,8 +198,11 @@ func (r *reading) describe(s *nginx.Server) Server {
 		d.Down = d.Down || w.Text == "down"
 	}
 	d.Managed = len(r.State.MarksOn(d.Server)) > 0
-	if want := r.query.Want; want != nil {
-		d.Configure = d.Down != want.Down && (want.Down || d.Managed || r.query.Unmanaged)
+	switch r.query.Want {
+	case Out:
+		d.Configure = !d.Down
+	case Back:
+		d.Configure = d.Down && (d.Managed || r.query.Force)
 	}
 	return d
 }
@@ -209,13 +212,13 @@ const contextLines = 3
 
 // edits works out, in memory, what the plan would change, and verifies it.
 func (r *reading) edits() error {
-	if r.query.Want == nil {
+	if r.query.Want == "" {
 		return nil
 	}
 	var edits []nginx.Edit
 	for i, s := range r.servers {
 		if r.Servers[i].Configure {
-			edits = append(edits, s.Edits(*r.query.Want)...)
+			edits = append(edits, s.Edits(nginx.Want{Down: r.query.Want == Out})...)
 		}
 	}
 	for i, s := range r.returning {
@@ -318,7 +321,7 @@ func (r *reading) missing(t nginx.Target) *Error {
 			orphaned = append(orphaned, fmt.Sprintf("%s in %s (%s:%d%s)", m.Address, m.Upstream, m.File, m.Line, by))
 		}
 	}
-	if want := r.query.Want; want != nil && !want.Down && len(orphaned) > 0 {
+	if r.query.Want == Back && len(orphaned) > 0 {
 		return &Error{Code: CodeRefused, Message: fmt.Sprintf("%s is not in %s any more: there is nothing to put back", strings.Join(orphaned, ", "), r.ConfPath)}
 	}
 	return r.notFound(t)
@@ -368,7 +371,7 @@ func (r *reading) facts(ctx context.Context) {
 			Mentions: slices.ContainsFunc(r.targets, func(t nginx.Target) bool { return t.MentionedIn(sk.File.Src) }),
 		})
 	}
-	if r.query.Want == nil {
+	if r.query.Want == "" {
 		return
 	}
 	for _, s := range append(slices.Clone(r.servers), r.returning...) {

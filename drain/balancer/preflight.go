@@ -115,23 +115,12 @@ func (l *Local) pending(ctx context.Context, conf *nginx.Config, running nginx.R
 			continue
 		}
 		sha := hash(f.Src)
-		if (stateErr == nil && state.Ours(f.Path, sha)) || l.wroteThis(f.Path, sha) {
+		if stateErr == nil && state.Ours(f.Path, sha) {
 			continue
 		}
 		found = append(found, PendingFile{Path: f.Path, Changed: at, Loaded: running.Loaded(), Future: at.After(running.Now)})
 	}
 	return found, nil
-}
-
-// wroteThis tells whether a file with this hash is as the operation found it or
-// left it.
-func (l *Local) wroteThis(path, sha string) bool {
-	for _, e := range l.edits {
-		if e.Path == path && (e.Before == sha || e.After == sha) {
-			return true
-		}
-	}
-	return false
 }
 
 // find asks the binary what it is, once.

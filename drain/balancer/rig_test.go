@@ -197,24 +197,35 @@ func (r *rig) began(b Balancer, id string, q Query) *Report {
 	return report
 }
 
-// change is what a report is to configure.
-func change(report *Report, want nginx.Want) Change {
-	c := Change{}
-	for path, sha := range report.Files {
-		e := FileEdit{Path: path, SHA256: sha}
-		for _, s := range report.Servers {
-			if s.File == path && s.Configure {
-				e.Servers = append(e.Servers, ServerEdit{s.At, want})
-			}
-		}
-		c.Files = append(c.Files, e)
+// stageOf is what a report is to configure.
+func stageOf(report *Report, want Want) StageRequest {
+	w := Wanted{Want: want}
+	for _, s := range report.Servers {
+		w.Servers = append(w.Servers, s.Server)
 	}
-	return c
+	return StageRequest{Wants: []Wanted{w}, Files: report.Files, Force: true}
+}
+
+func wantOf(isDown bool) Want {
+	if isDown {
+		return Out
+	}
+	return Back
+}
+
+// undo has servers of a report be as the operation found them, reload included.
+func (r *rig) undo(b Balancer, report *Report) error {
+	r.t.Helper()
+	a, err := b.Stage(r.t.Context(), stageOf(report, AsBefore))
+	if err == nil && a.NeedsLoad {
+		_, err = b.Load(r.t.Context(), LoadRequest{Timeout: patience})
+	}
+	return err
 }
 
 // down asks to mark targets down, with everything tried first.
 func down(targets ...string) Query {
-	return Query{Targets: targets, Want: &nginx.Want{Down: true}, Preflight: true}
+	return Query{Targets: targets, Want: Out, Preflight: true}
 }
 
 var testID = journal.NewID(time.Now(), "")

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/drainctl/drainctl/drain/journal"
-	"github.com/drainctl/drainctl/nginx"
 )
 
 // What one user can do to the operations, marks and locks of another. The caller is uid 1000.
@@ -43,9 +42,9 @@ func (r *rig) staged(uid uint32, q Query) (*Local, string) {
 	r.t.Helper()
 	l, id := r.as(uid), newOperationID()
 	report := r.began(l, id, q)
-	c := change(report, *q.Want)
+	c := stageOf(report, q.Want)
 	c.AcceptPending = true
-	_, err := l.Apply(r.t.Context(), c)
+	_, err := l.Stage(r.t.Context(), c)
 	r.must(err)
 	return l, id
 }
@@ -55,10 +54,10 @@ func (r *rig) drained(id, target string) {
 	r.t.Helper()
 	root := r.as(0)
 	report := r.began(root, id, down(target))
-	a, err := root.Apply(r.t.Context(), change(report, nginx.Want{Down: true}))
+	a, err := root.Stage(r.t.Context(), stageOf(report, Out))
 	r.must(err)
-	if a.NeedsReload {
-		_, err = root.Reload(r.t.Context(), ReloadRequest{patience})
+	if a.NeedsLoad {
+		_, err = root.Load(r.t.Context(), LoadRequest{patience})
 		r.must(err)
 	}
 	r.must(root.End(r.t.Context(), Ending{Result: journal.ResultDone}), root.Close())
@@ -122,7 +121,7 @@ func TestEditOfAKilledAgent(t *testing.T) {
 			r := newRig(t)
 			killed, _ := r.staged(0, down("127.0.0.2"))
 			if loaded {
-				_, err := killed.Reload(t.Context(), ReloadRequest{patience})
+				_, err := killed.Load(t.Context(), LoadRequest{patience})
 				r.must(err)
 			} else {
 				r.must(killed.editLock.Unlock()) // as the kernel does
@@ -131,14 +130,14 @@ func TestEditOfAKilledAgent(t *testing.T) {
 			}
 			next := r.as(1000)
 			report := r.began(next, newOperationID(), down("127.0.0.3"))
-			_, err := next.Apply(t.Context(), change(report, nginx.Want{Down: true}))
+			_, err := next.Stage(t.Context(), stageOf(report, Out))
 			if !loaded {
 				if CodeOf(err) != CodeChanged {
 					t.Fatalf("the file was put back, and the plan of before is taken: %v", err)
 				}
 				report, err = next.Plan(t.Context(), down("127.0.0.3"))
 				r.must(err)
-				_, err = next.Apply(t.Context(), change(report, nginx.Want{Down: true}))
+				_, err = next.Stage(t.Context(), stageOf(report, Out))
 			}
 			r.must(err)
 			if has := strings.Contains(r.read(r.pool), "127.0.0.2:8080 weight=2 down"); has != loaded {
@@ -181,15 +180,16 @@ func TestEditOfAKilledAgentThatOthersTouched(t *testing.T) {
 			test.do(r)
 			next := r.as(0)
 			report := r.began(next, newOperationID(), down("127.0.0.2"))
-			c := change(report, nginx.Want{Down: true})
+			c := stageOf(report, Out)
 			c.AcceptPending = true
-			_, err := next.Apply(t.Context(), c)
+			_, err := next.Stage(t.Context(), c)
 			r.must(err)
 			if text, err := os.ReadFile(r.dir + more); strings.Contains(string(text), "down") != test.down {
 				t.Errorf("%v:\n%s", err, text)
 			}
-			if op := r.state().Operations[0]; op.Unsent != 0 {
-				t.Errorf("%d edits are still to be undone", op.Unsent)
+			s := r.state()
+			if edits := s.UnsentOf(s.Operations[0].ID); len(edits) > 0 {
+				t.Errorf("still to be undone: %+v", edits)
 			}
 		})
 	}
@@ -201,7 +201,7 @@ const moreServers = "upstream more { server 127.0.0.7:80; server 127.0.0.8:80; }
 func TestNoReloadWithoutAnEdit(t *testing.T) {
 	r := newRig(t)
 	l, id := r.staged(1000, down("127.0.0.2"))
-	_, err := l.Reload(t.Context(), ReloadRequest{patience})
+	_, err := l.Load(t.Context(), LoadRequest{patience})
 	r.must(err)
 	for _, ended := range []bool{false, true} {
 		if ended {
@@ -211,7 +211,7 @@ func TestNoReloadWithoutAnEdit(t *testing.T) {
 		if err := again.Begin(t.Context(), operation(id, journal.KindDrain)); (err == nil) == ended {
 			t.Errorf("ended %t: begun again: %v", ended, err)
 		}
-		if _, err := again.Reload(t.Context(), ReloadRequest{patience}); err == nil {
+		if _, err := again.Load(t.Context(), LoadRequest{patience}); err == nil {
 			t.Errorf("ended %t: nginx was reloaded, and nothing had been edited", ended)
 		}
 	}
@@ -289,7 +289,7 @@ func TestOthersKeepTheirOperations(t *testing.T) {
 		}},
 		{"put back, and not loaded yet", "127.0.0.2", 1, func(r *rig, id string) {
 			op, _ := r.state().Find(id)
-			l, _ := r.staged(1000, Query{Targets: []string{"127.0.0.2"}, Want: &nginx.Want{}})
+			l, _ := r.staged(1000, Query{Targets: []string{"127.0.0.2"}, Want: Back})
 			other := r.as(1000)
 			r.must(other.Lock(r.t.Context(), LockRequest{Backends: []string{"127.0.0.2"}}))
 			r.must(other.Begin(r.t.Context(), operation(newOperationID(), journal.KindUndrain, op.Servers...)))
@@ -297,13 +297,12 @@ func TestOthersKeepTheirOperations(t *testing.T) {
 		}},
 		{"put back, and undone", "127.0.0.2", 1, func(r *rig, id string) {
 			drained := r.read(r.pool)
-			l, _ := r.staged(1000, Query{Targets: []string{"127.0.0.2"}, Want: &nginx.Want{}})
+			l, _ := r.staged(1000, Query{Targets: []string{"127.0.0.2"}, Want: Back})
 			report, err := l.Plan(r.t.Context(), down("127.0.0.3"))
 			r.must(err)
-			_, err = l.Apply(r.t.Context(), change(report, nginx.Want{Down: true}))
-			r.must(err)
-			_, err = l.Restore(r.t.Context(), ReloadRequest{patience})
-			r.must(err, l.End(r.t.Context(), Ending{Result: journal.ResultRolledBack}))
+			_, err = l.Stage(r.t.Context(), stageOf(report, Out))
+			both, planErr := l.Plan(r.t.Context(), down("127.0.0.2", "127.0.0.3"))
+			r.must(err, planErr, r.undo(l, both), l.End(r.t.Context(), Ending{Result: journal.ResultRolledBack}))
 			if now := r.read(r.pool); now != drained {
 				r.t.Fatalf("not as root left it:\n%s", now)
 			}
@@ -332,7 +331,7 @@ func TestOthersKeepWhatTheyBegan(t *testing.T) {
 	l := r.as(1000)
 	r.must(l.Begin(t.Context(), operation(newOperationID(), journal.KindUndrain, journal.Located{Server: report.Servers[0].Server})))
 	r.must(l.End(t.Context(), Ending{Result: journal.ResultDone}))
-	_, err := root.Apply(t.Context(), change(report, nginx.Want{Down: true}))
+	_, err := root.Stage(t.Context(), stageOf(report, Out))
 	r.must(err)
 }
 
@@ -363,7 +362,7 @@ func TestHistoryOfAnother(t *testing.T) {
 func TestRolledBackInName(t *testing.T) {
 	r := newRig(t)
 	l, id := r.staged(1000, down("127.0.0.2"))
-	_, err := l.Reload(t.Context(), ReloadRequest{patience})
+	_, err := l.Load(t.Context(), LoadRequest{patience})
 	r.must(err, l.End(t.Context(), Ending{Result: journal.ResultRolledBack}))
 	s := r.state()
 	if op, ok := s.Find(id); !ok || op.Result != journal.ResultPartial || len(s.Marks) != 1 {

@@ -124,12 +124,11 @@ func TestStateSurvives(t *testing.T) {
 	op := Operation{
 		ID: "1", Kind: KindDrain, Targets: []string{"10.0.0.1", "web"}, Recorder: &Recorder{1000, "deploy"}, User: "ann", Host: "desk", Reason: "disk <3> é",
 		Began: at, Continues: "0", Spec: json.RawMessage(`{"timeout":1}`), Servers: []Located{{one, conf, 3, true}},
-		Edits:  []Edit{{conf, "a", "b", []Splice{{one, 40, " down", " x", 3}}}},
-		Unsent: 1,
 		Result: ResultPartial, Ended: at, Open: 7, NotDrained: []Server{one}, Progress: json.RawMessage(`{"done":1}`),
 	}
-	want := State{stateVersion, "1", []Operation{op}, []Mark{{one, "1", conf, 3, 40, "a"}}, map[string]FileHashes{conf: {"a", "b"}}}
-	for _, v := range []any{op, op.Servers[0], op.Edits[0], op.Edits[0].Splices[0], want, want.Marks[0], want.Edits[conf]} {
+	change := Change{"1", conf, 3, 40, "a", "b", " down", " x", true}
+	want := State{stateVersion, "1", []Operation{op}, []Mark{{one, change, &change}}, map[string]FileHashes{conf: {"a", "b"}}}
+	for _, v := range []any{op, op.Servers[0], want, want.Marks[0], change, want.Edits[conf]} {
 		for i := range reflect.TypeOf(v).NumField() {
 			if reflect.ValueOf(v).Field(i).IsZero() {
 				t.Errorf("%T.%s is not set here", v, reflect.TypeOf(v).Field(i).Name)
@@ -392,7 +391,7 @@ func FuzzState(f *testing.F) {
 		}
 		st.Unfinished()
 		for _, o := range st.Operations {
-			_ = st.Announce(o.ID, Edit{Path: conf, Splices: []Splice{{Server: one, New: " down"}}})
+			_ = st.Stage(o.ID, Edit{Path: conf, Splices: []Splice{{Server: one, New: " down"}}})
 			_ = st.End(o.ID, Ending{Result: ResultDone, Supersede: []string{"1"}})
 		}
 	})

@@ -76,13 +76,9 @@ type Operation struct {
 	Continues string          `json:"continues,omitempty"` // ID of the operation that this one resumes
 	Spec      json.RawMessage `json:"spec,omitempty"`      // what was asked; not looked into here
 	Servers   []Located       `json:"servers,omitempty"`
-	Edits     []Edit          `json:"edits,omitempty"` // in the order in which they were made
-	// Unsent is how many of the last edits no reload was sent for: nginx has not loaded them,
-	// unless another process has reloaded it.
-	Unsent int       `json:"unsent,omitempty"`
-	Result Result    `json:"result,omitempty"`
-	Ended  time.Time `json:"ended,omitzero"`
-	Open   int       `json:"open,omitempty"` // connections when it ended
+	Result    Result          `json:"result,omitempty"`
+	Ended     time.Time       `json:"ended,omitzero"`
+	Open      int             `json:"open,omitempty"` // connections when it ended
 	// NotDrained are the servers that have them, where others have none; none: all.
 	NotDrained []Server        `json:"not_drained,omitempty"`
 	Progress   json.RawMessage `json:"progress,omitempty"` // of a rolling run; not looked into here
@@ -116,15 +112,31 @@ type Splice struct {
 	Line int    `json:"line"`          // of the server, from 1, before the edit
 }
 
-// A Mark is a `down` that drainctl has put on a server line. It stands from the moment its
-// edit was announced, for that may have been written, until it was seen to be cleared.
+// A Change is the edit of one server line, and the operation that made it.
+type Change struct {
+	Operation string `json:"operation,omitempty"` // its ID
+	File      string `json:"file"`
+	Line      int    `json:"line"` // from 1, before the edit
+	At        int    `json:"at"`   // byte of the file, before the edit
+	Before    string `json:"sha256_before"`
+	After     string `json:"sha256_after,omitempty"`
+	Old       string `json:"old,omitempty"`
+	New       string `json:"new,omitempty"`
+	// Unsent tells that no reload was sent since: nginx has not loaded the change, unless
+	// another process has reloaded it.
+	Unsent bool `json:"unsent,omitempty"`
+}
+
+// A Mark is a `down` on a server line: the change with which drainctl has put it there. It
+// stands from the moment that its edit is recorded, for that may have been written, until it
+// was seen to be cleared. One without an operation is a `down` of others that an operation has
+// cleared, and may yet put back.
 type Mark struct {
 	Server
-	Operation string `json:"operation"` // ID of the one that it stands for
-	File      string `json:"file"`
-	Line      int    `json:"line"`
-	At        int    `json:"at"`
-	Before    string `json:"sha256_before"` // of the file, before the edit
+	Change
+	// Cleared is the change that clears it, until nginx was seen to have loaded that, or the
+	// operation that made it has ended.
+	Cleared *Change `json:"cleared,omitempty"`
 }
 
 // The bounds of what one operation records, in bytes and numbers.
@@ -208,9 +220,16 @@ func (s *State) checkRecorder(op Operation) error {
 		return nil
 	}
 	number, bytes := 1, op.size()
+	ids := map[string]bool{op.ID: true}
 	for _, o := range s.Operations {
 		if o.ID != op.ID && o.Recorder != nil && o.Recorder.UID == op.Recorder.UID {
-			number, bytes = number+1, bytes+o.size()
+			number, bytes, ids[o.ID] = number+1, bytes+o.size(), true
+		}
+	}
+	for _, m := range s.Marks {
+		if ids[m.Operation] || m.Cleared != nil && ids[m.Cleared.Operation] {
+			text, _ := json.Marshal(m)
+			bytes += len(text)
 		}
 	}
 	if number > maxOfRecorder || bytes > maxBytesOfRecorder {
@@ -230,114 +249,165 @@ func (s *State) Rename(id, to string) error {
 		if s.Marks[k].Operation == id {
 			s.Marks[k].Operation = to
 		}
+		if c := s.Marks[k].Cleared; c != nil && c.Operation == id {
+			c.Operation = to
+		}
 	}
 	s.LastID = max(s.LastID, to)
 	return nil
 }
 
-// Announce adds an edit that is about to be written. What was announced before for this file, by
-// the same operation or from the same bytes, was never written or is restored: its
-// marks are dropped. An edit that goes on from the last one's bytes leaves them, and so does
-// one after an edit that may yet be undone and bring a mark's down back.
-func (s *State) Announce(id string, e Edit) error {
-	i := s.index(id)
-	if i < 0 {
+// Stage records an edit that is about to be written: each of its splices makes a mark, or
+// clears one. A mark that is made again was never written, where it was made from the same
+// bytes, or is cleared. Stage refuses what lets the operation grow beyond the bounds.
+func (s *State) Stage(id string, e Edit) error {
+	k := s.index(id)
+	if k < 0 {
 		return gone(id)
 	}
-	op := &s.Operations[i]
-	goesOn := false
-	if k := lastEdit(op.Edits, e.Path); k >= 0 {
-		goesOn = op.Edits[k].After == e.Before
-	}
 	s.dropMarks(func(m Mark) bool {
-		return m.File == e.Path && (m.Before == e.Before && !s.clearedForNow(m) || m.Operation == id && !goesOn)
+		again := m.Cleared == nil && m.Before == e.Before || m.Operation == id && m.Cleared != nil
+		return again && m.File == e.Path && slices.ContainsFunc(e.Splices, func(sp Splice) bool { return sp.New != "" && sp.Server == m.Server })
 	})
 	for _, sp := range e.Splices {
-		m := Mark{Server: sp.Server, Operation: id, File: e.Path, Line: sp.Line, At: sp.At, Before: e.Before}
-		if sp.New != "" && !slices.Contains(s.Marks, m) {
+		c := Change{Operation: id, File: e.Path, Line: sp.Line, At: sp.At, Before: e.Before, After: e.After, Old: sp.Old, New: sp.New, Unsent: true}
+		if sp.New == "" {
+			s.clear(sp.Server, c)
+		} else if m := (Mark{Server: sp.Server, Change: c}); !slices.Contains(s.Marks, m) {
 			s.Marks = append(s.Marks, m)
 		}
-	}
-	op.Edits = append(op.Edits, e)
-	op.Unsent++
-	if err := s.checkGrown(op); err != nil {
-		return err
 	}
 	if s.Edits == nil {
 		s.Edits = map[string]FileHashes{}
 	}
 	s.Edits[e.Path] = FileHashes{e.Before, e.After}
-	return nil
+	return s.checkGrown(&s.Operations[k])
 }
 
-// clearedForNow tells whether an operation of others than the mark's has cleared a mark's
-// down, and may yet undo that.
-func (s *State) clearedForNow(m Mark) bool {
-	return slices.ContainsFunc(s.Operations, func(o Operation) bool {
-		return o.ID != m.Operation && slices.ContainsFunc(o.Edits, func(e Edit) bool {
-			return e.Path == m.File && slices.ContainsFunc(e.Splices, func(sp Splice) bool { return sp.Server == m.Server && sp.New == "" })
-		})
+// clear records that a change clears a mark on a server, the operation's own first, or a down of
+// others.
+func (s *State) clear(server Server, c Change) {
+	for _, own := range []bool{true, false} {
+		for i, m := range s.Marks {
+			if m.Server == server && m.Cleared == nil && (m.Operation == c.Operation || !own) {
+				s.Marks[i].Cleared = &c
+				return
+			}
+		}
+	}
+	s.Marks = append(s.Marks, Mark{Server: server, Change: Change{File: c.File, Line: c.Line}, Cleared: &c})
+}
+
+func (m Mark) clearedBy(id string) bool { return m.Cleared != nil && m.Cleared.Operation == id }
+
+// EditsOf is what an operation has changed in the files on some servers, on all without any,
+// and not changed back itself. An edit whose marks are gone in part lacks their splices.
+func (s *State) EditsOf(id string, servers ...Server) []Edit {
+	return s.edits(id, func(m Mark, c Change) bool {
+		own := c.New == "" && m.Operation == id
+		return !own && (len(servers) == 0 || slices.Contains(servers, m.Server))
 	})
 }
 
-// Sent notes that a reload is about to be sent for all edits of an operation.
+// UnsentOf is the edits of an operation for which no reload was sent.
+func (s *State) UnsentOf(id string) []Edit {
+	return s.edits(id, func(_ Mark, c Change) bool { return c.Unsent })
+}
+
+// edits is the edits of an operation that are in the files, of the changes for which is so.
+func (s *State) edits(id string, is func(Mark, Change) bool) (all []Edit) {
+	for _, m := range s.Marks {
+		c := m.Change
+		if m.Cleared != nil {
+			c = *m.Cleared
+		}
+		if c.Operation != id || c.After == "" || !is(m, c) {
+			continue
+		}
+		i := slices.IndexFunc(all, func(e Edit) bool { return e.isOf(c) })
+		if i < 0 {
+			i, all = len(all), append(all, Edit{Path: c.File, Before: c.Before, After: c.After})
+		}
+		all[i].Splices = append(all[i].Splices, Splice{Server: m.Server, At: c.At, Old: c.Old, New: c.New, Line: c.Line})
+	}
+	return all
+}
+
+// isOf tells whether a change is part of the edit.
+func (e Edit) isOf(c Change) bool {
+	return e.Path == c.File && e.Before == c.Before && e.After == c.After
+}
+
+// has tells whether a change of a server is one of the edit's splices.
+func (e Edit) has(server Server, c Change) bool {
+	return e.isOf(c) && slices.ContainsFunc(e.Splices, func(sp Splice) bool {
+		return sp.Server == server && sp.At == c.At && sp.New == c.New
+	})
+}
+
+// Sent records that a reload is about to be sent for all changes of an operation.
 func (s *State) Sent(id string) error {
-	i := s.index(id)
-	if i < 0 {
+	if s.index(id) < 0 {
 		return gone(id)
 	}
-	s.Operations[i].Unsent = 0
-	return nil
-}
-
-// Withdraw drops the operation's last edit of a file: the file had changed in between,
-// and it was not written.
-func (s *State) Withdraw(id, path string) error {
-	i := s.index(id)
-	if i < 0 {
-		return gone(id)
-	}
-	op := &s.Operations[i]
-	k := lastEdit(op.Edits, path)
-	if k < 0 {
-		return nil
-	}
-	before := op.Edits[k].Before
-	op.Edits, op.Unsent = slices.Delete(op.Edits, k, k+1), max(0, op.Unsent-1)
-	s.dropMarks(func(m Mark) bool { return m.Operation == id && m.File == path && m.Before == before })
-	return nil
-}
-
-// Restored drops the operation's edits but for the first keep of them: their bytes are as they were. Its marks stand until it
-// ends, for nginx may still serve them.
-func (s *State) Restored(id string, keep int) error {
-	i := s.index(id)
-	if i < 0 {
-		return gone(id)
-	}
-	if op := &s.Operations[i]; keep < len(op.Edits) {
-		op.Unsent = max(0, op.Unsent-(len(op.Edits)-keep))
-		op.Edits = append([]Edit(nil), op.Edits[:keep]...)
+	for i := range s.Marks {
+		if s.Marks[i].Operation == id {
+			s.Marks[i].Unsent = false
+		}
+		if s.Marks[i].clearedBy(id) {
+			s.Marks[i].Cleared.Unsent = false
+		}
 	}
 	return nil
 }
 
-// Record notes the servers that an operation has put back, and is done with, and what a
-// rolling run has done so far.
-func (s *State) Record(id string, released []Server, progress json.RawMessage) error {
+// Loaded records that nginx was seen to serve the files: the marks that the operation has made
+// and cleared are gone. Those of others stand until it ends: it may yet put their down back.
+func (s *State) Loaded(id string) error {
+	if err := s.Sent(id); err != nil {
+		return err
+	}
+	s.dropMarks(func(m Mark) bool { return m.Operation == id && m.clearedBy(id) })
+	return nil
+}
+
+// Undone records that edits of an operation were undone. A mark that it has made is cleared
+// then; nginx may still serve it, unless no reload was sent for it.
+func (s *State) Undone(id string, edits ...Edit) error {
+	if s.index(id) < 0 {
+		return gone(id)
+	}
+	var kept []Mark
+	for _, m := range s.Marks {
+		undone := func(c Change) bool {
+			return c.Operation == id && slices.ContainsFunc(edits, func(e Edit) bool { return e.has(m.Server, c) })
+		}
+		switch {
+		case m.Cleared != nil && undone(*m.Cleared):
+			m.Cleared = nil
+			if m.Operation == "" {
+				continue
+			}
+		case m.Cleared == nil && undone(m.Change):
+			if m.Unsent {
+				continue
+			}
+			m.Cleared = &Change{Operation: id, File: m.File, Line: m.Line}
+		}
+		kept = append(kept, m)
+	}
+	s.Marks = kept
+	return nil
+}
+
+// Record notes what a rolling run has done so far.
+func (s *State) Record(id string, progress json.RawMessage) error {
 	i := s.index(id)
 	if i < 0 {
 		return gone(id)
 	}
-	op := &s.Operations[i]
-	s.dropMarks(func(m Mark) bool { return m.Operation == id && slices.Contains(released, m.Server) })
-	if op.Kind != KindRun {
-		op.Servers = slices.DeleteFunc(slices.Clone(op.Servers), func(l Located) bool { return slices.Contains(released, l.Server) })
-	}
-	if progress != nil {
-		op.Progress = progress
-	}
-	return s.checkGrown(op)
+	s.Operations[i].Progress = progress
+	return s.checkGrown(&s.Operations[i])
 }
 
 // results are all of them.
@@ -348,6 +418,7 @@ type Ending struct {
 	Result     Result
 	Open       int // connections
 	NotDrained []Server
+	Returned   []Server // that are as before, where others are not
 	At         time.Time
 	Supersede  []string // IDs
 	// Down are servers that the configuration has down, or of which that is not known.
@@ -372,9 +443,11 @@ func (s *State) End(id string, e Ending) error {
 	}
 	op := &s.Operations[i]
 	left := slices.DeleteFunc(slices.Clone(e.NotDrained), func(server Server) bool { return !op.Covers(server) })
-	if e.Result == ResultRolledBack && op.leaves(e.Down) {
+	if e.Result == ResultRolledBack && slices.ContainsFunc(s.Marks, func(m Mark) bool { return m.Operation == id && slices.Contains(e.Down, m.Server) }) {
 		e.Result = ResultPartial
 	}
+	s.keepCleared(id)
+	op.Servers = slices.DeleteFunc(slices.Clone(op.Servers), func(l Located) bool { return slices.Contains(e.Returned, l.Server) })
 	op.Result, op.Open, op.NotDrained, op.Ended = e.Result, e.Open, left, e.At
 	switch e.Result {
 	case ResultRolledBack:
@@ -402,11 +475,15 @@ func (s *State) End(id string, e Ending) error {
 	return nil
 }
 
-// leaves tells whether an edit of the operation has marked a server that is down.
-func (o *Operation) leaves(down []Server) bool {
-	return slices.ContainsFunc(o.Edits, func(e Edit) bool {
-		return slices.ContainsFunc(e.Splices, func(sp Splice) bool { return sp.New != "" && slices.Contains(down, sp.Server) })
-	})
+// keepCleared has the marks that an ending operation has cleared stand until it is known
+// that their servers are up. A down of others that it has cleared is not put back any more.
+func (s *State) keepCleared(id string) {
+	s.dropMarks(func(m Mark) bool { return m.Operation == "" && m.clearedBy(id) })
+	for i, m := range s.Marks {
+		if m.clearedBy(id) {
+			s.Marks[i].Cleared = nil
+		}
+	}
 }
 
 // undrained drops the operation at i, the marks on its servers, and these servers from
@@ -444,11 +521,11 @@ func (s *State) Find(id string) (op Operation, ok bool) {
 	return Operation{}, false
 }
 
-// MarksOn are the marks on the lines of a server: an upstream may name it more than once.
+// MarksOn are drainctl's marks on the lines of a server: an upstream may name it more than once.
 func (s *State) MarksOn(server Server) []Mark {
 	var found []Mark
 	for _, m := range s.Marks {
-		if m.Server == server {
+		if m.Server == server && m.Operation != "" {
 			found = append(found, m)
 		}
 	}
@@ -490,16 +567,6 @@ func (s *State) Ours(path, sha string) bool {
 
 func (s *State) index(id string) int {
 	return slices.IndexFunc(s.Operations, func(o Operation) bool { return o.ID == id })
-}
-
-// lastEdit is the index of the last edit of a file, -1 if there is none.
-func lastEdit(edits []Edit, path string) int {
-	for i, e := range slices.Backward(edits) {
-		if e.Path == path {
-			return i
-		}
-	}
-	return -1
 }
 
 func (s *State) dropMarks(which func(Mark) bool) { s.Marks = slices.DeleteFunc(s.Marks, which) }

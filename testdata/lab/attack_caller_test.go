@@ -141,18 +141,15 @@ func (a *attackAgent) drainAs(spec string) {
 	a.t.Helper()
 	var report struct {
 		Files   map[string]string
-		Servers []struct {
-			At   int
-			File string
-		}
+		Servers []struct{ Module, Upstream, Address, File string }
 	}
-	if err := json.Unmarshal(a.mustAsk("plan", `{"targets":["192.168.1.10"],"want":{"down":true}}`), &report); err != nil {
+	if err := json.Unmarshal(a.mustAsk("plan", `{"targets":["192.168.1.10"],"want":"out"}`), &report); err != nil {
 		a.t.Fatal(err)
 	}
 	a.mustAsk("begin", oneLine(planted(newID(), spec)))
 	s := report.Servers[0]
-	a.mustAsk("apply", fmt.Sprintf(`{"files":[{"path":%q,"sha256":%q,"servers":[{"at":%d,"want":{"down":true}}]}]}`, s.File, report.Files[s.File], s.At))
-	a.mustAsk("reload", `{"timeout_ns":30000000000}`)
+	a.mustAsk("stage", fmt.Sprintf(`{"files":{%q:%q},"wants":[{"want":"out","servers":[{"module":%q,"upstream":%q,"address":%q}]}]}`, s.File, report.Files[s.File], s.Module, s.Upstream, s.Address))
+	a.mustAsk("load", `{"timeout_ns":30000000000}`)
 	a.mustAsk("end", `{"result":"done"}`)
 }
 
@@ -271,14 +268,14 @@ func TestCallerCannotReloadWithoutAnEdit(t *testing.T) {
 	}
 	a := attack(t, l)
 	a.mustAsk("begin", oneLine(planted(newID(), specWith(""))))
-	if _, refusal := a.ask("reload", `{"timeout_ns":30000000000}`); !strings.Contains(refusal, "no edit") {
+	if _, refusal := a.ask("load", `{"timeout_ns":30000000000}`); !strings.Contains(refusal, "no edit") {
 		t.Errorf("reload without an edit: %q", refusal)
 	}
 	failed := attack(t, l) // a Begin that fails begins nothing
 	if _, refusal := failed.ask("begin", oneLine(planted("../x", specWith("")))); refusal == "" {
 		t.Error("an ID that is a path is taken")
 	}
-	if _, refusal := failed.ask("reload", `{"timeout_ns":30000000000}`); refusal == "" {
+	if _, refusal := failed.ask("load", `{"timeout_ns":30000000000}`); refusal == "" {
 		t.Error("reload after a failed begin")
 	}
 	if now, err := l.LB.Workers(t.Context()); err != nil || !maps.Equal(now, before) {
@@ -293,17 +290,14 @@ func TestCallerCannotLeaveAnEditBehind(t *testing.T) {
 	a := attack(t, l)
 	var report struct {
 		Files   map[string]string
-		Servers []struct {
-			At   int
-			File string
-		}
+		Servers []struct{ Module, Upstream, Address, File string }
 	}
-	if err := json.Unmarshal(a.mustAsk("plan", `{"targets":["192.168.1.10"],"want":{"down":true}}`), &report); err != nil {
+	if err := json.Unmarshal(a.mustAsk("plan", `{"targets":["192.168.1.10"],"want":"out"}`), &report); err != nil {
 		t.Fatal(err)
 	}
 	a.mustAsk("begin", oneLine(planted(newID(), specWith(""))))
 	s := report.Servers[0]
-	a.mustAsk("apply", fmt.Sprintf(`{"files":[{"path":%q,"sha256":%q,"servers":[{"at":%d,"want":{"down":true}}]}]}`, s.File, report.Files[s.File], s.At))
+	a.mustAsk("stage", fmt.Sprintf(`{"files":{%q:%q},"wants":[{"want":"out","servers":[{"module":%q,"upstream":%q,"address":%q}]}]}`, s.File, report.Files[s.File], s.Module, s.Upstream, s.Address))
 	a.close()
 	sameFiles(t, before, configuration(t, l))
 	drainctl(t, l, "drain", "192.168.1.10").wants(t, 0, "is drained") // no lock is left
@@ -465,12 +459,12 @@ func TestCallerCannotPlantAConfiguration(t *testing.T) {
 	writable := func(what string) {
 		t.Helper()
 		a := attack(t, l)
-		for _, method := range []string{"plan", "begin", "apply", "reload"} {
+		for _, method := range []string{"plan", "begin", "stage", "load"} {
 			params := map[string]string{
-				"plan":   `{"targets":["192.168.1.10"],"want":{"down":true},"preflight":true}`,
-				"begin":  oneLine(planted(newID(), specWith(""))),
-				"apply":  `{"files":[]}`,
-				"reload": `{"timeout_ns":10000000000}`,
+				"plan":  `{"targets":["192.168.1.10"],"want":"out","preflight":true}`,
+				"begin": oneLine(planted(newID(), specWith(""))),
+				"stage": `{"wants":[{"want":"out","servers":[{"module":"http","upstream":"backend_servers","address":"192.168.1.10:8080"}]}]}`,
+				"load":  `{"timeout_ns":10000000000}`,
 			}[method]
 			result, refusal := a.ask(method, params)
 			for _, secret := range []string{"root:$", "root:*", "root:!", "daemon:"} {
@@ -496,7 +490,7 @@ func TestCallerCannotPlantAConfiguration(t *testing.T) {
 	mustRun(t, l.LB, "sh", "-c", "chown root:deploy /etc/nginx/conf.d; chmod 775 /etc/nginx/conf.d")
 	writable("a directory of the caller's group")
 	mustRun(t, l.LB, "sh", "-c", "chown root:root /etc/nginx/conf.d; chmod 755 /etc/nginx/conf.d")
-	attack(t, l).mustAsk("plan", `{"targets":["192.168.1.10"],"want":{"down":true},"preflight":true}`)
+	attack(t, l).mustAsk("plan", `{"targets":["192.168.1.10"],"want":"out","preflight":true}`)
 	// The operator is told what to change.
 	mustRun(t, l.LB, "chown", "deploy", "/etc/nginx/conf.d")
 	on(t, l, lab.As(lab.DeployUser, "drainctl", "drain", "192.168.1.10", "--poll", "lb")...).wants(t, 4, "deploy (uid ", "/etc/nginx/conf.d", "chown root")
@@ -563,8 +557,8 @@ func TestCallerCannotReadTheConfiguration(t *testing.T) {
 	before := configuration(t, l)
 	a := attack(t, l)
 	for _, query := range []string{
-		`{}`, `{"targets":["192.168.1.10"],"want":{"down":true},"preflight":true,"connections":true}`,
-		`{"upstreams":["lines"],"want":{"down":true}}`, `{"targets":["192.168.1.10"],"upstreams":["one"],"want":{"down":true}}`,
+		`{}`, `{"targets":["192.168.1.10"],"want":"out","preflight":true,"connections":true}`,
+		`{"upstreams":["lines"],"want":"out"}`, `{"targets":["192.168.1.10"],"upstreams":["one"],"want":"out"}`,
 		`{"targets":["192.168.1.99"]}`, `{"upstreams":["nowhere"]}`,
 	} {
 		result, refusal := a.ask("plan", query)
@@ -745,10 +739,10 @@ func TestCallerCannotInterruptAnEdit(t *testing.T) {
 	for _, key := range []string{"\x03", "\x1c"} { // Ctrl-C and Ctrl-\
 		id := newID()
 		s, sha := attack(t, l).planOfApp1()
-		apply := fmt.Sprintf(`{"id":2,"method":"apply","params":{"files":[{"path":%q,"sha256":%q,"servers":[{"at":%d,"want":{"down":true}}]}]}}`, s.File, sha, s.At)
+		stage := fmt.Sprintf(`{"id":2,"method":"stage","params":{"files":{%q:%q},"wants":[{"want":"out","servers":[{"module":%q,"upstream":%q,"address":%q}]}]}}`, s.File, sha, s.Module, s.Upstream, s.Address)
 		begin := `{"id":1,"method":"begin","params":` + oneLine(planted(id, specWith(""))) + `}`
 		writeOnLB(t, l, "/tmp/begin", begin+"\n", 0o644)
-		writeOnLB(t, l, "/tmp/edit", apply+"\n", 0o644)
+		writeOnLB(t, l, "/tmp/edit", stage+"\n", 0o644)
 		mustRun(t, l.LB, "rm", "-f", "/tmp/begun")
 		c := openTerminal(t, l)
 		// The agent answers calls side by side: the edit waits for the operation.
@@ -762,20 +756,14 @@ func TestCallerCannotInterruptAnEdit(t *testing.T) {
 	}
 }
 
-// planOfApp1 is where the server line of app1 is, and the hash of its file.
-func (a *attackAgent) planOfApp1() (s struct {
-	At   int
-	File string
-}, sha string) {
+// planOfApp1 is the server line of app1, and the hash of its file.
+func (a *attackAgent) planOfApp1() (s struct{ Module, Upstream, Address, File string }, sha string) {
 	a.t.Helper()
 	var report struct {
 		Files   map[string]string
-		Servers []struct {
-			At   int
-			File string
-		}
+		Servers []struct{ Module, Upstream, Address, File string }
 	}
-	if err := json.Unmarshal(a.mustAsk("plan", `{"targets":["192.168.1.10"],"want":{"down":true}}`), &report); err != nil {
+	if err := json.Unmarshal(a.mustAsk("plan", `{"targets":["192.168.1.10"],"want":"out"}`), &report); err != nil {
 		a.t.Fatal(err)
 	}
 	a.close()

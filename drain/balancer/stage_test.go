@@ -4,8 +4,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"github.com/drainctl/drainctl/nginx"
 )
 
 // TestUndoneEditNeedsNoReload: an edit that was undone before nginx has loaded it is
@@ -17,21 +15,21 @@ func TestUndoneEditNeedsNoReload(t *testing.T) {
 	apply := func(isDown, reload bool) {
 		t.Helper()
 		q := down("127.0.0.2")
-		q.Want, q.Unmanaged = &nginx.Want{Down: isDown}, true
+		q.Want, q.Force = wantOf(isDown), true
 		report, err := l.Plan(t.Context(), q)
 		if err != nil {
 			t.Fatal(err)
 		}
-		a, err := l.Apply(t.Context(), change(report, *q.Want))
-		if err != nil || len(a.Edited) == 0 || a.NeedsReload != reload {
-			t.Errorf("down %t: needs a reload %t, edited %d files, %v; want %t", isDown, a.NeedsReload, len(a.Edited), err, reload)
+		a, err := l.Stage(t.Context(), stageOf(report, q.Want))
+		if err != nil || len(a.Edited) == 0 || a.NeedsLoad != reload {
+			t.Errorf("down %t: needs a reload %t, edited %d files, %v; want %t", isDown, a.NeedsLoad, len(a.Edited), err, reload)
 		}
 	}
 	r.began(l, testID, down("127.0.0.2"))
 	apply(true, true)
 	apply(false, false)
 	apply(true, true)
-	if _, err := l.Reload(t.Context(), ReloadRequest{Timeout: time.Minute}); err != nil {
+	if _, err := l.Load(t.Context(), LoadRequest{Timeout: time.Minute}); err != nil {
 		t.Fatal(err)
 	}
 	apply(false, true)

@@ -20,31 +20,72 @@ type fileChange struct {
 	splices []journal.Splice
 }
 
-// Apply implements [Balancer]. From here to the reload, no other operation edits
+// Stage implements [Balancer]. From here to the reload, no other operation edits
 // this LB.
-func (l *Local) Apply(ctx context.Context, c Change) (Applied, error) {
+func (l *Local) Stage(ctx context.Context, r StageRequest) (a Staged, err error) {
 	l.serial.Lock()
 	defer l.serial.Unlock()
-	a, err := l.apply(ctx, c)
+	wants, err := wantsOf(r)
+	if err != nil {
+		return a, err
+	}
+	if r.Wants[0].Want == AsBefore {
+		a, err = l.stageBefore(ctx, r.Wants)
+	} else {
+		a, err = l.stage(ctx, r, wants)
+	}
 	if err != nil {
 		return a, asError(err)
 	}
-	l.needsReload = l.needsReload || a.NeedsReload
+	if l.needsLoad = a.NeedsLoad; !l.needsLoad {
+		l.unlockConfiguration()
+	}
 	return a, nil
 }
 
-func (l *Local) apply(ctx context.Context, c Change) (a Applied, err error) {
+// wantsOf is what is wanted of each server. A request that undoes asks for nothing else.
+func wantsOf(r StageRequest) (map[journal.Server]Want, error) {
+	wants, n, undo := map[journal.Server]Want{}, 0, 0
+	for _, w := range r.Wants {
+		n += len(w.Servers)
+		switch w.Want {
+		case Out, Back:
+		case AsBefore:
+			undo++
+		default:
+			return nil, refusal("%.40q is nothing that a server can be brought to", w.Want)
+		}
+		for _, s := range w.Servers {
+			if had, ok := wants[s]; ok && had != w.Want {
+				return nil, refusal("%.200q in upstream %.200q is wanted %s and %s", s.Address, s.Upstream, had, w.Want)
+			}
+			wants[s] = w.Want
+		}
+	}
+	switch {
+	case n == 0:
+		return nil, refusal("no server is named")
+	case undo > 0 && undo < len(r.Wants):
+		return nil, refusal("what an operation has done is undone in a request of its own")
+	}
+	return wants, checkNumber("servers", n)
+}
+
+// stage edits and tests. Where all servers are as wanted, it looks whether nginx has loaded
+// their files.
+func (l *Local) stage(ctx context.Context, r StageRequest, wants map[journal.Server]Want) (a Staged, err error) {
 	if !l.begun {
-		return a, &Error{Code: CodeRefused, Message: "no operation has begun"}
+		return a, errNotBegun()
 	}
 	if err := l.lockConfiguration(ctx); err != nil {
 		return a, err
 	}
+	l.undone = false
 	conf, build, err := l.load(ctx)
 	if err != nil {
 		return a, err
 	}
-	servers, err := locate(conf, c.Files)
+	servers, err := l.locate(conf, r, wants)
 	if err != nil {
 		return a, err
 	}
@@ -55,7 +96,7 @@ func (l *Local) apply(ctx context.Context, c Change) (a Applied, err error) {
 	if l.after = l.before; l.before.Started(last) {
 		l.mayHaveLoaded() // somebody else has reloaded it
 	}
-	if a.Notices, err = l.acceptPending(ctx, conf, c.AcceptPending); err != nil {
+	if a.Notices, err = l.acceptPending(ctx, conf, r.AcceptPending); err != nil {
 		return a, err
 	}
 	changes, err := fileChanges(servers)
@@ -63,26 +104,24 @@ func (l *Local) apply(ctx context.Context, c Change) (a Applied, err error) {
 		return a, &Error{Code: CodeRefused, Message: err.Error(), cause: err}
 	}
 	if len(changes) == 0 {
-		return l.stale(ctx, a, c.Files)
+		return l.unchanged(ctx, a, servers)
 	}
 	if err := l.test(ctx); err != nil {
 		return a, fmt.Errorf("the configuration was refused before any edit: %w", err)
 	}
-	had := len(l.edits)
 	for _, ch := range changes {
-		if err := l.replace(ctx, ch); err != nil {
-			return a, l.giveUp(ctx, had, err)
+		if err := l.replace(ctx, ch, &a); err != nil {
+			return a, l.giveUp(ctx, a.Edited, err)
 		}
-		a.Edited = append(a.Edited, l.edits[len(l.edits)-1])
 	}
 	a.Diff = diffOf(changes)
 	if err := l.test(ctx); err != nil {
-		return a, l.giveUp(ctx, had, fmt.Errorf("the edited configuration was refused: %w", err))
+		return a, l.giveUp(ctx, a.Edited, fmt.Errorf("the edited configuration was refused: %w", err))
 	}
-	if a.NeedsReload = l.differs(); !a.NeedsReload {
-		l.unlockConfiguration()
+	if a.NeedsLoad = l.differs(); !a.NeedsLoad {
+		err = l.noteLoaded(ctx) // nginx serves what the files say
 	}
-	return a, nil
+	return a, err
 }
 
 // maxDiff bounds the diff that a history keeps of an edit, in bytes.
@@ -120,11 +159,10 @@ func (l *Local) mayHaveLoaded() {
 	}
 }
 
-// giveUp undoes the edits after the first keep of them, which nothing has loaded
-// yet, after err.
-func (l *Local) giveUp(ctx context.Context, keep int, err error) error {
-	if _, restoreErr := l.restoreFiles(context.WithoutCancel(ctx), keep); restoreErr != nil {
-		return fmt.Errorf("%w; restoring the files failed too: %w", err, restoreErr)
+// giveUp undoes edits, which nothing has loaded yet, after err.
+func (l *Local) giveUp(ctx context.Context, edits []journal.Edit, err error) error {
+	if _, _, undoErr := l.undo(context.WithoutCancel(ctx), edits); undoErr != nil {
+		return fmt.Errorf("%w; restoring the files failed too: %w", err, undoErr)
 	}
 	return err
 }
@@ -135,38 +173,39 @@ type wanted struct {
 	nginx.Want
 }
 
-// locate finds the server lines that edits name. Whatever is not a server line
-// of a file that the configuration includes, with the content that the caller
-// knows, is an error.
-func locate(conf *nginx.Config, edits []FileEdit) ([]wanted, error) {
-	byLine := map[string]map[int][]*nginx.Server{}
+// locate finds the lines of servers, in the files that the caller knows. A line whose down
+// others have put there is left out where that is to stay.
+func (l *Local) locate(conf *nginx.Config, r StageRequest, wants map[journal.Server]Want) (lines []wanted, err error) {
+	for path, sha := range r.Files {
+		i := slices.IndexFunc(conf.Files, func(f *nginx.File) bool { return f.Path == path })
+		if i < 0 {
+			return nil, refusal("%q is no file of the configuration %s", path, conf.Path)
+		}
+		if hash(conf.Files[i].Src) != sha {
+			return nil, &Error{Code: CodeChanged, Message: fmt.Sprintf("%s was changed in between", path)}
+		}
+	}
+	state, err := l.journal.State()
+	if err != nil {
+		return nil, fmt.Errorf("read the journal: %w", err)
+	}
+	found := map[journal.Server]bool{}
 	for _, u := range conf.Upstreams {
 		for _, s := range u.Servers {
-			if byLine[s.File.Path] == nil {
-				byLine[s.File.Path] = map[int][]*nginx.Server{}
-			}
-			byLine[s.File.Path][int(s.At)] = append(byLine[s.File.Path][int(s.At)], s)
-		}
-	}
-	var servers []wanted
-	for _, e := range edits {
-		i := slices.IndexFunc(conf.Files, func(f *nginx.File) bool { return f.Path == e.Path })
-		if i < 0 {
-			return nil, &Error{Code: CodeRefused, Message: fmt.Sprintf("%q is no file of the configuration %s", e.Path, conf.Path)}
-		}
-		if hash(conf.Files[i].Src) != e.SHA256 {
-			return nil, &Error{Code: CodeChanged, Message: fmt.Sprintf("%s was changed in between", e.Path)}
-		}
-		for _, s := range e.Servers {
-			if len(byLine[e.Path][s.At]) == 0 {
-				return nil, &Error{Code: CodeRefused, Message: fmt.Sprintf("no server line of an upstream begins at byte %d of %s", s.At, e.Path)}
-			}
-			for _, server := range byLine[e.Path][s.At] {
-				servers = append(servers, wanted{server, s.Want})
+			key := keyOf(s)
+			want, ok := wants[key]
+			found[key] = found[key] || ok
+			if ok && (want == Out || !s.IsDown() || r.Force || len(state.MarksOn(key)) > 0) {
+				lines = append(lines, wanted{s, nginx.Want{Down: want == Out}})
 			}
 		}
 	}
-	return servers, nil
+	for s, want := range wants {
+		if want == Out && !found[s] {
+			return nil, refusal("%.200q is no server of upstream %.200q here", s.Address, s.Upstream)
+		}
+	}
+	return lines, nil
 }
 
 // acceptPending refuses to put live what somebody else has not finished.
@@ -241,52 +280,57 @@ func fileChanges(servers []wanted) ([]*fileChange, error) {
 	return changes, nil
 }
 
-// replace announces one edit in the journal and makes it.
-func (l *Local) replace(ctx context.Context, ch *fileChange) error {
+// replace records one edit in the journal and makes it. The edit is in a from before it is
+// made: a replacement whose end is not known may have happened.
+func (l *Local) replace(ctx context.Context, ch *fileChange, a *Staged) error {
 	if err := ctx.Err(); err != nil {
 		return context.Cause(ctx)
 	}
 	edit := journal.Edit{Path: ch.file.Path, Before: hash(ch.file.Src), After: hash(ch.now), Splices: ch.splices}
-	if err := l.updateOwn(ctx, "announce an edit", func(s *journal.State) error { return s.Announce(l.id, edit) }); err != nil {
+	if err := l.updateOwn(ctx, "stage an edit", func(s *journal.State) error { return s.Stage(l.id, edit) }); err != nil {
 		return fmt.Errorf("write the journal: %w", err)
 	}
-	// Noted first: a replacement whose end is not known may have happened.
-	l.edits = append(l.edits, edit)
-	if had, ok := l.unloaded[edit.Path]; ok {
-		l.unloaded[edit.Path] = journal.FileHashes{Before: had.Before, After: edit.After}
-	} else {
-		l.unloaded[edit.Path] = journal.FileHashes{Before: edit.Before, After: edit.After}
-	}
+	a.Edited = append(a.Edited, edit)
 	err := l.replaceFile(ch.file.Path, []byte(ch.file.Src), []byte(ch.now))
-	l.wrote = time.Now()
 	if errors.Is(err, nginx.ErrChanged) {
-		l.edits = l.edits[:len(l.edits)-1]
-		_ = l.updateOwn(ctx, "withdraw an edit", func(s *journal.State) error { return s.Withdraw(l.id, edit.Path) })
+		a.Edited = a.Edited[:len(a.Edited)-1]
+		_ = l.updateOwn(ctx, "withdraw an edit", func(s *journal.State) error { return s.Undone(l.id, edit) })
 		return &Error{Code: CodeChanged, Message: fmt.Sprintf("%s was changed in between", ch.file.Path), cause: err}
 	}
 	return err
 }
 
+// replaceFile replaces the text of a file, and notes that nginx has not loaded the new one.
 func (l *Local) replaceFile(path string, was, now []byte) error {
-	return l.effect("replace "+path, func() error { return nginx.Replace(path, was, now) })
+	err := l.effect("replace "+path, func() error { return nginx.Replace(path, was, now) })
+	l.wrote = time.Now()
+	if errors.Is(err, nginx.ErrChanged) {
+		return err
+	}
+	before := hash(string(was))
+	if had, ok := l.unloaded[path]; ok {
+		before = had.Before
+	}
+	l.unloaded[path] = journal.FileHashes{Before: before, After: hash(string(now))}
+	return err
 }
 
-// stale tells whether a file that says what is wanted was changed after nginx
-// was loaded: nginx may not serve it yet.
-func (l *Local) stale(ctx context.Context, a Applied, edits []FileEdit) (Applied, error) {
-	for _, e := range edits {
-		at, err := nginx.ChangeTime(e.Path)
+// unchanged tells whether nginx serves servers that are as wanted: it does not where a file was
+// changed after nginx was loaded.
+func (l *Local) unchanged(ctx context.Context, a Staged, servers []wanted) (Staged, error) {
+	for _, s := range servers {
+		path := s.File.Path
+		at, err := nginx.ChangeTime(path)
 		if err != nil {
 			return a, err
 		}
-		if was, ok := l.unloaded[e.Path]; at.After(l.before.Loaded()) && !(ok && was.Before == e.SHA256) {
-			a.Stale = append(a.Stale, e.Path)
+		was, ok := l.unloaded[path]
+		if at.After(l.before.Loaded()) && !(ok && was.Before == hash(s.File.Src)) && !slices.Contains(a.Stale, path) {
+			a.Stale = append(a.Stale, path)
 		}
 	}
-	if len(a.Stale) == 0 {
-		l.unlockConfiguration()
+	if a.NeedsLoad = len(a.Stale) > 0 || l.differs(); !a.NeedsLoad {
 		return a, nil
 	}
-	a.NeedsReload = true
 	return a, l.test(ctx)
 }

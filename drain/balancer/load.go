@@ -1,0 +1,146 @@
+package balancer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"time"
+
+	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/nginx"
+)
+
+// reloadGap is how long after the last edit a reload is sent at the earliest.
+// The start of a worker is known to a hundredth of a second, and in relation to
+// the clock that dates files a little less exactly. Without the gap, a later run
+// could take what these workers have loaded for newer than they are.
+const reloadGap = 100 * time.Millisecond
+
+// maxReload bounds how long a caller may have a reload waited for: nobody else edits
+// meanwhile.
+const maxReload = time.Hour
+
+// Load implements [Balancer].
+func (l *Local) Load(ctx context.Context, r LoadRequest) (done Loaded, err error) {
+	l.serial.Lock()
+	defer l.serial.Unlock()
+	if !l.needsLoad {
+		return done, refusal("reload nginx: no edit of this operation waits for it")
+	}
+	before, refused := l.before, l.refused
+	if err = l.reload(ctx, min(r.Timeout, maxReload)); err != nil && l.undone {
+		done.Notices, err = l.keepsEarlier(ctx, before, refused, err)
+	}
+	if err != nil {
+		return done, asError(err)
+	}
+	l.needsLoad = false
+	if err := l.noteLoaded(context.WithoutCancel(ctx)); err != nil {
+		done.Notices = append(done.Notices, err.Error())
+	}
+	l.unlockConfiguration()
+	done.Generation = *generation(l.after)
+	return done, nil
+}
+
+// keepsEarlier decides on a reload that failed after all was undone. It does no harm where the
+// generation of before the operation still serves: whatever the master may load later is the
+// restored configuration.
+func (l *Local) keepsEarlier(ctx context.Context, before nginx.Running, refused bool, err error) (notices []string, _ error) {
+	var reload *nginx.ReloadError
+	if errors.As(err, &reload) || refused && l.refused {
+		now, lookErr := l.now(ctx)
+		if lookErr == nil && before.Master.PID != 0 && !now.Started(before) {
+			l.after = now
+			return []string{"nginx does not load its configuration; it continues with the one it had before this operation: " + err.Error()}, nil
+		}
+	}
+	return nil, fmt.Errorf("the files are as before, but nginx was not seen to load them: %w", err)
+}
+
+func (l *Local) reload(ctx context.Context, limit time.Duration) error {
+	if err := l.lockConfiguration(ctx); err != nil {
+		return err
+	}
+	conf, _, err := l.load(ctx)
+	if err != nil {
+		return err
+	}
+	if err := sleep(ctx, time.Until(l.wrote.Add(reloadGap))); err != nil {
+		return err
+	}
+	// Recorded first: what was sent is not undone by whoever finds it.
+	if err := l.markSent(ctx); err != nil {
+		return fmt.Errorf("write the journal: %w", err)
+	}
+	known := maps.Clone(l.unloaded)
+	l.mayHaveLoaded()
+	var after nginx.Running
+	l.trace(l.binary().ReloadArgs())
+	err = l.effect("nginx -s reload", func() (err error) {
+		after, err = l.binary().ReloadAndVerify(ctx, conf, limit)
+		return err
+	})
+	var ce *nginx.CommandError
+	l.refused = errors.As(err, &ce)
+	var failure *nginx.ReloadError
+	switch {
+	case err == nil:
+		l.after, l.seen, l.unloaded = after, nil, map[string]journal.FileHashes{}
+	case errors.As(err, &failure) && failure.Sure:
+		l.unloaded = known // it goes on with what it had loaded before
+	}
+	return err
+}
+
+// noteLoaded records that nginx serves what the operation has edited.
+func (l *Local) noteLoaded(ctx context.Context) error {
+	err := l.updateOwn(ctx, "loaded", func(s *journal.State) error { return s.Loaded(l.id) })
+	if err != nil {
+		return fmt.Errorf("write the journal: %w", err)
+	}
+	return nil
+}
+
+// markSent records that a reload is sent for all that the operation has edited.
+func (l *Local) markSent(ctx context.Context) error {
+	s, err := l.journal.State()
+	if err != nil || len(s.UnsentOf(l.id)) == 0 {
+		return err
+	}
+	return l.updateOwn(ctx, "reload", func(s *journal.State) error { return s.Sent(l.id) })
+}
+
+func (l *Local) now(ctx context.Context) (nginx.Running, error) {
+	conf, build, err := l.load(ctx)
+	if err != nil {
+		return nginx.Running{}, err
+	}
+	return l.running(ctx, conf, build)
+}
+
+// noticesOfPending says what else the reload puts live. There is no way back
+// without it.
+func (l *Local) noticesOfPending(ctx context.Context) []string {
+	conf, build, err := l.load(ctx)
+	if err != nil {
+		return nil
+	}
+	running, err := l.running(ctx, conf, build)
+	if err != nil {
+		return nil
+	}
+	files, err := l.pending(ctx, conf, running)
+	if err != nil {
+		return nil
+	}
+	var notices []string
+	pending, future := PendingText(files)
+	for _, text := range []string{future, pending} {
+		if text != "" {
+			notices = append(notices, text)
+		}
+	}
+	return notices
+}

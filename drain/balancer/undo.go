@@ -1,0 +1,286 @@
+package balancer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/nginx"
+)
+
+// stageBefore has servers be as the operation found them. Nothing needs a test or a reload
+// that nginx was not told of.
+func (l *Local) stageBefore(ctx context.Context, wants []Wanted) (a Staged, err error) {
+	if l.id == "" {
+		return a, nil
+	}
+	var servers []journal.Server
+	for _, w := range wants {
+		servers = append(servers, w.Servers...)
+	}
+	edits, served, err := l.changesOf(servers)
+	if err != nil || len(edits) == 0 && !served && !l.needsLoad && !l.adopted {
+		return a, err
+	}
+	if err := l.lockConfiguration(ctx); err != nil {
+		return a, err
+	}
+	if edits, served, err = l.changesOf(servers); err != nil { // others may have edited meanwhile
+		return a, err
+	}
+	if a.Edited, a.Notices, err = l.undo(ctx, edits); err != nil {
+		return a, err
+	}
+	if a.NeedsLoad = served || l.differs(); !a.NeedsLoad && !l.adopted {
+		return a, nil
+	}
+	conf, build, err := l.load(ctx)
+	if err != nil {
+		return a, err
+	}
+	if !a.NeedsLoad {
+		if a.NeedsLoad, err = l.isStale(ctx, conf, build, servers); err != nil {
+			return a, err
+		}
+	}
+	if !a.NeedsLoad {
+		return a, nil
+	}
+	what := "nginx refuses the files as they are now: %w"
+	if s, err := l.ownState(); err == nil && len(s.EditsOf(l.id)) == 0 {
+		op, _ := s.Find(l.id)
+		// A rolling run may have put others back in the same edit, which is to be loaded.
+		l.undone = op.Kind != journal.KindRun || !l.differs()
+		what = "the files hold nothing of this operation any more, but nginx refuses them as they are now: %w"
+	}
+	if err := l.test(ctx); err != nil {
+		return a, fmt.Errorf(what, err)
+	}
+	a.Notices = append(a.Notices, l.noticesOfPending(ctx)...)
+	return a, nil
+}
+
+// changesOf is what the operation has changed in the files on some servers, and whether nginx may
+// serve something of it.
+func (l *Local) changesOf(servers []journal.Server) (edits []journal.Edit, served bool, err error) {
+	s, err := l.ownState()
+	if err != nil {
+		return nil, false, err
+	}
+	served = slices.ContainsFunc(s.Marks, func(m journal.Mark) bool { return slices.Contains(servers, m.Server) && mayServe(m, l.id) })
+	return s.EditsOf(l.id, servers...), served, nil
+}
+
+// mayServe tells whether nginx may serve what an operation has made of a mark, whatever is in the
+// file now.
+func mayServe(m journal.Mark, id string) bool {
+	if m.Operation == id {
+		return m.Cleared != nil || !m.Unsent
+	}
+	return m.Cleared != nil && m.Cleared.Operation == id && !m.Cleared.Unsent
+}
+
+// isStale tells whether a file with one of the servers was changed after nginx was loaded. An
+// agent that goes on for another does not know what that one has had loaded.
+func (l *Local) isStale(ctx context.Context, conf *nginx.Config, build nginx.Build, servers []journal.Server) (bool, error) {
+	running, err := l.running(ctx, conf, build)
+	if err != nil {
+		return false, err
+	}
+	for _, u := range conf.Upstreams {
+		for _, s := range u.Servers {
+			if !slices.Contains(servers, keyOf(s)) {
+				continue
+			}
+			if at, err := nginx.ChangeTime(s.File.Path); err != nil || at.After(running.Loaded()) {
+				return true, err
+			}
+		}
+	}
+	return false, nil
+}
+
+// undo undoes edits of the operation, in each file the last first. That the journal cannot be
+// told is a notice: the files come first. A file that nobody else had changed is still
+// nobody else's.
+func (l *Local) undo(ctx context.Context, edits []journal.Edit) (made []journal.Edit, notices []string, err error) {
+	for left := slices.Clone(edits); len(left) > 0; {
+		i := lastIn(left)
+		e, err := l.undoEdit(ctx, left[i])
+		if err != nil {
+			return made, nil, fmt.Errorf("restore %s: %w", left[i].Path, err)
+		}
+		if e.Path != "" {
+			made = append(made, e)
+		}
+		left = slices.Delete(left, i, i+1)
+	}
+	if len(edits) == 0 {
+		return nil, nil, nil
+	}
+	err = l.updateOwn(context.WithoutCancel(ctx), "undone", func(s *journal.State) error {
+		keepOurs(s, made)
+		return s.Undone(l.id, edits...)
+	})
+	if err != nil {
+		notices = append(notices, fmt.Sprintf("write the journal: %v", err))
+	}
+	return made, notices, nil
+}
+
+// keepOurs has files that nobody else had changed before edits be nobody else's after them.
+func keepOurs(s *journal.State, made []journal.Edit) {
+	for _, e := range made {
+		if s.Ours(e.Path, e.Before) {
+			s.Edits[e.Path] = journal.FileHashes{Before: e.Before, After: e.After}
+		}
+	}
+}
+
+// lastIn is the index of an edit that its file is as it left it, otherwise of the last one.
+func lastIn(edits []journal.Edit) int {
+	for i, e := range edits {
+		if now, err := os.ReadFile(e.Path); err == nil && hash(string(now)) == e.After {
+			return i
+		}
+	}
+	return len(edits) - 1
+}
+
+// attempts bounds how often a file is read again because another process
+// edits it at the same time.
+const attempts = 5
+
+// undoEdit undoes one edit. Where another process has changed the file since, or only
+// some of its servers are to be as before, the edit's own words are taken out, or put back,
+// server by server. made is the edit that undoes it, without a path if there was nothing to
+// undo.
+func (l *Local) undoEdit(ctx context.Context, e journal.Edit) (made journal.Edit, err error) {
+	for range attempts {
+		var now []byte
+		if now, err = os.ReadFile(e.Path); err != nil {
+			return made, err
+		}
+		if hash(string(now)) == e.Before {
+			return made, nil
+		}
+		was, exact := inverseOf(e, string(now))
+		if !exact {
+			if was, err = l.around(ctx, e, string(now)); err != nil || was == "" {
+				return made, err
+			}
+		}
+		err = l.replaceFile(e.Path, now, []byte(was))
+		if err == nil {
+			return journal.Edit{Path: e.Path, Before: hash(string(now)), After: hash(was), Splices: reversed(e.Splices)}, nil
+		}
+		if !errors.Is(err, nginx.ErrChanged) {
+			return made, err
+		}
+	}
+	return made, err
+}
+
+// inverseOf is the text of a file before an edit, to the byte. exact is false where the file is
+// not as the edit left it, or the edit has made more than its splices say.
+func inverseOf(e journal.Edit, now string) (was string, exact bool) {
+	if hash(now) != e.After {
+		return "", false
+	}
+	was = inverse(now, e.Splices)
+	return was, hash(was) == e.Before
+}
+
+func reversed(splices []journal.Splice) (all []journal.Splice) {
+	for _, sp := range splices {
+		sp.Old, sp.New = sp.New, sp.Old
+		all = append(all, sp)
+	}
+	return all
+}
+
+// inverse undoes splices in text, which is as they left it.
+func inverse(text string, splices []journal.Splice) string {
+	splices = slices.Clone(splices)
+	slices.SortStableFunc(splices, func(a, b journal.Splice) int { return a.At - b.At })
+	// A line of a fragment that two upstreams include is one line.
+	splices = slices.CompactFunc(splices, func(a, b journal.Splice) bool { return a.At == b.At })
+	var b strings.Builder
+	from, shift := 0, 0
+	for _, s := range splices {
+		at := s.At + shift
+		b.WriteString(text[from:at])
+		b.WriteString(s.Old)
+		from = at + len(s.New)
+		shift += len(s.New) - len(s.Old)
+	}
+	b.WriteString(text[from:])
+	return b.String()
+}
+
+// around is the file's text without the edit, where that cannot be undone to the byte; "" if
+// there is nothing of the edit left in it.
+func (l *Local) around(ctx context.Context, e journal.Edit, now string) (string, error) {
+	conf, _, err := l.load(ctx)
+	if err != nil {
+		return "", err
+	}
+	var edits []nginx.Edit
+	done := map[*nginx.Server]bool{}
+	for _, sp := range e.Splices {
+		s, err := lineOf(conf, e, now, sp, done)
+		if err != nil {
+			return "", err
+		}
+		if s != nil {
+			done[s] = true
+			edits = append(edits, s.Edits(nginx.Want{Down: sp.New == ""})...)
+		}
+	}
+	if len(edits) == 0 {
+		return "", nil
+	}
+	if err := verify(edits); err != nil {
+		return "", err
+	}
+	return nginx.Apply(now, edits)
+}
+
+// lineOf is the line of a splice's server that has what the splice put there. Where others
+// have done the same to another line of the server, it is the one at the old place; if the
+// file has changed, which one that is is not known, and neither is touched.
+func lineOf(conf *nginx.Config, e journal.Edit, now string, sp journal.Splice, done map[*nginx.Server]bool) (found *nginx.Server, err error) {
+	var all []*nginx.Server
+	for _, u := range conf.Upstreams {
+		for _, s := range u.Servers {
+			if keyOf(s) == sp.Server && s.File.Path == e.Path && s.File.Src == now && s.IsDown() == (sp.New != "") && !done[s] {
+				all = append(all, s)
+			}
+		}
+	}
+	same := 0 // splices of the server that are left
+	for _, other := range e.Splices {
+		if other.Server == sp.Server {
+			same++
+		}
+	}
+	for s := range done {
+		if keyOf(s) == sp.Server {
+			same--
+		}
+	}
+	at := slices.IndexFunc(all, func(s *nginx.Server) bool { return s.Line() == sp.Line })
+	switch {
+	case len(all) == 0:
+		return nil, nil
+	case at >= 0 && (len(all) <= same || hash(now) == e.After):
+		return all[at], nil
+	case len(all) <= same:
+		return all[0], nil
+	}
+	return nil, fmt.Errorf("several lines of %s in upstream %s are alike now, and which of them drainctl has changed is not known", sp.Address, sp.Upstream)
+}

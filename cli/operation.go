@@ -183,7 +183,7 @@ func (s *session) runOperation(ctx context.Context, spec drain.Spec, dryRun bool
 	}
 	defer o.Close()
 	err = o.Run(hard, soft)
-	return s.shown(o.Result(err), err)
+	return s.shown(o.Result(), err)
 }
 
 // shown shows how a run ended.

@@ -48,38 +48,46 @@ func (s *served) Begin(ctx context.Context, b balancer.Beginning) error {
 	if spec.PerBackend, err = canonical(spec.PerBackend); err != nil {
 		return refused("the settings of backends: %w", err)
 	}
-	if err := errors.Join(Spec{Targets: op.Targets, Continues: op.Continues}.checkToRecord(), spec.checkToRecord()); err != nil {
+	if err := errors.Join(Spec{Targets: op.Targets}.checkToRecord(), spec.checkToRecord()); err != nil {
 		return refused("the spec of operation %s: %w", op.ID, err)
 	}
 	spec.Nginx = s.nginx
-	op.Kind, op.Targets, op.User, op.Host, op.Reason, op.Continues = string(spec.Kind), spec.Targets, spec.User, spec.Host, spec.Reason, spec.Continues
+	op.Kind, op.Targets, op.User, op.Host, op.Reason = string(spec.Kind), spec.Targets, spec.User, spec.Host, spec.Reason
 	if op.Spec, err = json.Marshal(spec.recordable()); err != nil {
 		return err
 	}
-	if op.Progress, err = canonicalProgress(op.Progress); err != nil {
+	if op.Progress, err = canonicalTable(op.Progress); err != nil {
 		return err
 	}
 	return s.Balancer.Begin(ctx, b)
 }
 
+// End implements [balancer.Balancer].
+func (s *served) End(ctx context.Context, e balancer.Ending) (err error) {
+	if e.Progress, err = canonicalTable(e.Progress); err != nil {
+		return err
+	}
+	return s.Balancer.End(ctx, e)
+}
+
 // Record implements [balancer.Balancer].
 func (s *served) Record(ctx context.Context, r balancer.Recorded) (err error) {
-	if r.Progress, err = canonicalProgress(r.Progress); err != nil {
+	if r.Progress, err = canonicalTable(r.Progress); err != nil {
 		return err
 	}
 	return s.Balancer.Record(ctx, r)
 }
 
-// canonicalProgress is progress of a rolling run as this program writes it.
-func canonicalProgress(text json.RawMessage) (json.RawMessage, error) {
+// canonicalTable is the table of an operation as this program writes it.
+func canonicalTable(text json.RawMessage) (json.RawMessage, error) {
 	if text == nil {
 		return nil, nil
 	}
-	var p progress
-	if err := decode(text, &p); err != nil {
-		return nil, refused("the progress of the operation: %w", err)
+	var t table
+	if err := decode(text, &t); err != nil {
+		return nil, refused("the table of the operation: %w", err)
 	}
-	return json.Marshal(p)
+	return json.Marshal(t)
 }
 
 // canonical is settings by name as this program writes them: each is an object of fields

@@ -223,9 +223,13 @@ func CheckAll(ctx context.Context, spec Spec, c Connector) (*CheckReport, error)
 	})
 	r := &CheckReport{}
 	var reports []LBPlan
-	for _, l := range lbs {
-		if l.Report != nil {
-			reports = append(reports, l.LBPlan)
+	o.lbs = nil // from here on those that have a report, each beside it
+	for i, l := range lbs {
+		switch {
+		case l.Report != nil:
+			reports, o.lbs = append(reports, l.LBPlan), append(o.lbs, all[i])
+		case all[i].Balancer != nil:
+			_ = all[i].Balancer.Close()
 		}
 	}
 	for _, l := range lbs {
@@ -236,7 +240,7 @@ func CheckAll(ctx context.Context, spec Spec, c Connector) (*CheckReport, error)
 	o.whole = o.newWhole()
 	if len(reports) == len(all) {
 		// What no LB has is no backend.
-		o.whole.members = slices.DeleteFunc(o.whole.members, func(m *member) bool { return m.plan.servers == 0 })
+		o.whole.rows = slices.DeleteFunc(o.whole.rows, func(m *row) bool { return m.plan.servers == 0 })
 	}
 	r.Checks = append(r.Checks, o.checkBackends(ctx)...)
 	if ctx.Err() != nil {

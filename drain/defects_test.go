@@ -165,8 +165,8 @@ func TestUndrainCountsAsTheDrainDid(t *testing.T) {
 	if s := op.Plan().Spec; s.Counter != CounterLB || s.Threshold != 7 || s.Interval != spec.Interval || s.Service != "app" {
 		t.Errorf("the undrain's own: %+v", s)
 	}
-	if _, ok := op.whole.members[0].Counter.(lbCounter); !ok {
-		t.Errorf("it counts with %T", op.whole.members[0].Counter)
+	if _, ok := op.whole.rows[0].Counter.(lbCounter); !ok {
+		t.Errorf("it counts with %T", op.whole.rows[0].Counter)
 	}
 }
 

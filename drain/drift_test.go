@@ -55,11 +55,11 @@ func (r *rig) applied() balancer.Balancer {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	part := LBPlan{LB: ThisMachine, Report: report}
-	op, err := part.record(journal.NewID(time.Now(), ""), spec)
-	if err == nil {
-		err = lb.Begin(ctx, balancer.Beginning{Operation: op})
+	op := journal.Operation{ID: journal.NewID(time.Now(), ""), Kind: string(spec.Kind), Targets: spec.Targets}
+	for _, s := range report.Servers {
+		op.Servers = append(op.Servers, journal.Located{Server: s.Server, File: s.File, Line: s.Line, Down: s.Down})
 	}
+	err = lb.Begin(ctx, balancer.Beginning{Operation: op})
 	if err == nil {
 		_, err = lb.Stage(ctx, balancer.StageRequest{Wants: []balancer.Wanted{{Want: balancer.Out, Servers: keysOf(report.Servers)}}, Files: report.Files})
 	}

@@ -38,10 +38,11 @@ type OperationStarted struct {
 	Kind    Kind     `json:"kind"`
 	Targets []string `json:"targets"`
 	// Recorder is who began it, as the LB saw them; User is what they say.
-	Recorder  *journal.Recorder `json:"recorder,omitempty"`
-	User      string            `json:"user"`
-	Host      string            `json:"host"`
-	Reason    string            `json:"reason,omitempty"`
+	Recorder *journal.Recorder `json:"recorder,omitempty"`
+	User     string            `json:"user"`
+	Host     string            `json:"host"`
+	Reason   string            `json:"reason,omitempty"`
+	// Continues is the ID of the operation that is resumed: it is this one.
 	Continues string            `json:"continues,omitempty"`
 	Service   string            `json:"service,omitempty"`
 	Servers   []journal.Located `json:"servers"`
@@ -73,8 +74,9 @@ type LockAwaited struct {
 // A StepStarted says that a step begins.
 type StepStarted struct {
 	Header
-	Number      int         `json:"number"` // from 1, in the order they are taken
+	Number      int         `json:"number"` // from 1, in the order they are taken; 0: a rollback, or a rolling run
 	Of          int         `json:"of"`
+	Rollback    bool        `json:"rollback,omitempty"` // it undoes what this operation did
 	Description Description `json:"description"`
 }
 
@@ -327,6 +329,8 @@ type Result struct {
 	Stands   *Stands         `json:"state,omitempty"`
 	Log      []string        `json:"log,omitempty"` // of the app
 	Next     []Command       `json:"next"`
+
+	err error // that Error is the text of
 }
 
 // A BackendResult is how one backend ended where others went on.

@@ -23,10 +23,7 @@ type LB struct {
 
 	mu      sync.Mutex
 	history balancer.Lines // not yet recorded
-	edited  bool           // this run has changed files, and not restored them
 	loaded  bool           // nginx was seen to serve what the files say
-	out     []string       // addresses that it may be without, because of this run
-	lost    string         // why it cannot be asked any more
 }
 
 // A fleet is the LBs of a run.
@@ -133,10 +130,9 @@ func (o *Operation) usable(ctx context.Context, lb *LB) error {
 		}
 	}
 	if err != nil {
-		lb.lost = err.Error()
 		return fmt.Errorf("the connection to the load balancer %s broke, and could not be made again: %w", lb.Name, err)
 	}
-	lb.Balancer, lb.lost = b, ""
+	lb.Balancer = b
 	return nil
 }
 
@@ -157,10 +153,10 @@ func (o *Operation) takeOn(ctx context.Context, b balancer.Balancer, lb *LB) err
 		return err
 	}
 	op, ok := s.Find(o.id)
-	if !ok {
+	if !ok || op.Result != "" {
 		return fmt.Errorf("another operator has ended operation %s meanwhile", o.id)
 	}
-	return b.Begin(ctx, balancer.Beginning{Operation: op})
+	return b.Begin(ctx, balancer.Beginning{Operation: op, Resume: true})
 }
 
 func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K { return slices.Sorted(maps.Keys(m)) }

@@ -67,7 +67,7 @@ func stuckBy(held []backend.Held, owner func(netip.Addr) string) *Stuck {
 }
 
 // stuck is why the wait for one backend is not over.
-func (b *batch) stuck(m *member, held []backend.Held, owner func(netip.Addr) string) *Stuck {
+func (b *batch) stuck(m *row, held []backend.Held, owner func(netip.Addr) string) *Stuck {
 	s := stuckBy(held, owner)
 	if s == nil {
 		return nil
@@ -75,7 +75,7 @@ func (b *batch) stuck(m *member, held []backend.Held, owner func(netip.Addr) str
 	if s.Reason != StuckClients {
 		s.ShutdownTimeout = InSeconds(b.o.plan.cutAfter())
 	}
-	s.CanStop = b.plan.Spec.Kind != Undrain && b.plan.Spec.OnTimeout != TimeoutStop && m.plan.Settings.Service != ""
+	s.CanStop = b.o.plan.Spec.Kind != Undrain && b.o.plan.Spec.OnTimeout != TimeoutStop && m.plan.Settings.Service != ""
 	return s
 }
 

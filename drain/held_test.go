@@ -173,11 +173,11 @@ func TestReadingsSayWhoHolds(t *testing.T) {
 				w, l := waitOf(open, nil, func(s *Spec) {
 					s.Kind, s.OnTimeout, s.Service, s.Interval, s.Timeout = test.kind, test.onTimeout, test.service, time.Second, 12*time.Second
 				})
-				w.plan.LBs = nil
+				w.o.plan.LBs = nil
 				for i, cut := range []time.Duration{test.first, test.second} {
-					w.plan.LBs = append(w.plan.LBs, LBPlan{LB: string(rune('a' + i)), Report: &balancer.Report{ShutdownTimeout: cut, Addresses: []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 0, byte(1 + i)})}}})
+					w.o.plan.LBs = append(w.o.plan.LBs, LBPlan{LB: string(rune('a' + i)), Report: &balancer.Report{ShutdownTimeout: cut, Addresses: []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 0, byte(1 + i)})}}})
 				}
-				if v := (wait{}).run(t.Context(), w, Forward, Managed); v.Outcome != StepTimedOut {
+				if v := w.await(t.Context(), draining, false); v.Outcome != StepTimedOut {
 					t.Fatalf("%+v", v)
 				}
 				told := eventsOf[*Waiting](l)
@@ -276,7 +276,7 @@ func TestHistoryOfAWait(t *testing.T) {
 func TestHistoryHasTheLastReading(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, l := waitOf(&script{counts: []int{2}}, &watchedLB{}, func(s *Spec) { s.Timeout = 5 * time.Second })
-		if v := (wait{}).run(t.Context(), w, Forward, Managed); v.Outcome != StepTimedOut {
+		if v := w.await(t.Context(), draining, false); v.Outcome != StepTimedOut {
 			t.Fatalf("%+v", v)
 		}
 		told, lines := eventsOf[*Waiting](l), w.o.lbs[0].takeHistory()

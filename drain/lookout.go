@@ -13,7 +13,7 @@ import (
 )
 
 // A lookout looks, during the wait, whether the LBs still serve what this
-// operation has them serve. A nil one looks at nothing.
+// operation has them serve.
 type lookout struct {
 	*batch
 	mu      sync.Mutex
@@ -24,10 +24,7 @@ type lookout struct {
 	gaveUp  bool      // on without them, and said so
 }
 
-func newLookout(b *batch, s Scope) *lookout {
-	if s == ThisOperation {
-		return nil
-	}
+func newLookout(b *batch) *lookout {
 	// The last step has just seen what runs.
 	return &lookout{batch: b, last: time.Now()}
 }
@@ -47,9 +44,6 @@ const bufferedGrace = 10 * time.Second
 // earlier workers hold as well. hold tells that the reading beside it does not
 // count: there are some, or the look failed. A look that failed is not a look.
 func (l *lookout) look(ctx context.Context, must, buffered bool) (hold bool, err error) {
-	if l == nil {
-		return false, nil
-	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !must && !buffered && time.Since(l.last) < l.o.plan.Spec.Interval {
@@ -57,11 +51,11 @@ func (l *lookout) look(ctx context.Context, must, buffered bool) (hold bool, err
 	}
 	l.last = time.Now()
 	seen, err := gather(ctx, l.o.lbs, func(ctx context.Context, lb *LB) (balancer.Watched, error) {
-		targets := l.part(lb).found(l.plan.Spec.Targets)
+		targets := l.part(lb).found(targetsOf(l.rows))
 		if len(targets) == 0 {
 			return balancer.Watched{}, nil
 		}
-		w, err := lb.Watch(ctx, balancer.WatchRequest{Targets: targets, Upstreams: l.plan.Spec.Upstreams, Buffered: buffered})
+		w, err := lb.Watch(ctx, balancer.WatchRequest{Targets: targets, Upstreams: l.o.plan.Spec.Upstreams, Buffered: buffered})
 		if err == nil && w.Drift != nil {
 			err = &driftError{*w.Drift}
 		}

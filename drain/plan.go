@@ -2,7 +2,6 @@ package drain
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -10,7 +9,6 @@ import (
 	"strings"
 
 	"github.com/drainctl/drainctl/drain/balancer"
-	"github.com/drainctl/drainctl/drain/journal"
 	"github.com/drainctl/drainctl/nginx"
 )
 
@@ -94,17 +92,8 @@ func (b Backend) out() bool { return b.down == b.servers }
 func newPlan(spec Spec, lbs []LBPlan, dry bool) *Plan {
 	p := &Plan{Spec: spec, LBs: lbs, DryRun: dry, Findings: []Finding{}, Unchecked: []string{}}
 	p.Backends = backendsOf(spec, lbs)
-	add := func(d Direction, steps ...step) {
-		for _, st := range steps {
-			p.Steps = append(p.Steps, PlannedStep{st.name(), d, p.describeStep(st.name(), d)})
-		}
-	}
-	switch d := directionOf(spec.Kind); spec.Kind {
-	case Run:
-		add(Forward, append(p.stepsOf(Forward), work{})...)
-		add(Reverse, p.stepsOf(Reverse)...)
-	default:
-		add(d, p.stepsOf(d)...)
+	for _, ph := range p.path() {
+		p.Steps = append(p.Steps, PlannedStep{ph.step(), ph.direction(), describe(spec, ph, p.Backends, lbs)})
 	}
 	for _, guard := range guards {
 		p.Findings = append(p.Findings, guard(p)...)
@@ -316,22 +305,6 @@ func (b Backend) fill(text string) string {
 	return strings.NewReplacer("{host}", b.Name, "{address}", address, "{port}", port, "{upstream}", upstream).Replace(text)
 }
 
-// record is the operation as the journal of one LB has it.
-func (lb LBPlan) record(id string, spec Spec) (journal.Operation, error) {
-	text, err := json.Marshal(spec.recordable())
-	if err != nil {
-		return journal.Operation{}, fmt.Errorf("write the spec down: %w", err)
-	}
-	op := journal.Operation{
-		ID: id, Kind: string(spec.Kind), Targets: spec.Targets, User: spec.User, Host: spec.Host, Reason: spec.Reason,
-		Continues: spec.Continues, Spec: text,
-	}
-	for _, s := range lb.Report.Servers {
-		op.Servers = append(op.Servers, journal.Located{Server: s.Server, File: s.File, Line: s.Line, Down: s.Down})
-	}
-	return op, nil
-}
-
 // maxNamed bounds how many servers a text names.
 const maxNamed = 8
 
@@ -369,17 +342,12 @@ func sides(servers []balancer.Server, k Kind) (wanted, stayDown []balancer.Serve
 	return wanted, stayDown
 }
 
-// allServers names the servers of the plan, each once.
-func (p *Plan) allServers() []string {
-	var all []string
-	for _, lb := range p.LBs {
-		for _, n := range names(lb.Report.Servers) {
-			if !slices.Contains(all, n) {
-				all = append(all, n)
-			}
-		}
+// allServers names the servers of the LBs, each once.
+func allServers(lbs []LBPlan) (all []string) {
+	for _, lb := range lbs {
+		all = append(all, names(lb.Report.Servers)...)
 	}
-	return all
+	return once(all)
 }
 
 // ask asks one LB for its part of a plan.

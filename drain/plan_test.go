@@ -115,11 +115,14 @@ func (r *rig) configure(k Kind) *balancer.Report {
 	if err := o.begin(ctx); err != nil {
 		r.t.Fatal(err)
 	}
-	v := (configure{}).run(ctx, o.whole, directionOf(k), Managed)
+	v := o.whole.run(ctx, map[Kind]Phase{Drain: marking, Undrain: clearing}[k], false)
 	if v.Err != nil {
 		r.t.Fatal(v.Err)
 	}
-	o.end(ctx, nil)
+	for _, row := range o.whole.rows {
+		row.end = ended
+	}
+	o.end(ctx, true, nil)
 	return reports[0].Report
 }
 

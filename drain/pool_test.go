@@ -88,6 +88,8 @@ type poolApp struct {
 	active  bool
 	sick    bool // it runs, and answers nothing
 	noStop  bool // systemctl stop fails
+	slow    bool // to stop: it does not end
+	ending  bool // it was told to stop, and has not ended
 	noStart bool
 	skip    bool // --only-if says no
 	open    int
@@ -197,7 +199,7 @@ func (p *pool) run(spec Spec, more ...func(*Options)) outcome {
 	out := outcome{told: l, result: ResultOf(err)}
 	if err == nil {
 		err = op.Run(hard, soft)
-		out.result = op.Result(err)
+		out.result = op.Result()
 		valid(Stamp(out.result))
 		op.Close()
 	}
@@ -375,12 +377,16 @@ func (a *poolApp) command(args []string) remote.Result {
 		if a.active {
 			state = "active"
 		}
+		if a.ending {
+			state = "deactivating"
+		}
 		return remote.Result{Stdout: []byte("LoadState=loaded\nActiveState=" + state + "\nSubState=x\nResult=success\n")}
 	case "systemctl stop":
 		if a.noStop {
 			return failed
 		}
-		a.active = false
+		a.ending = a.slow
+		a.active = a.slow
 	case "systemctl start":
 		if a.noStart {
 			return failed
@@ -473,7 +479,7 @@ func (s *poolSession) report(q balancer.Query) *balancer.Report {
 	_ = json.Unmarshal(data, &state)
 	r := &balancer.Report{ConfPath: poolConf, Files: map[string]string{poolConf: s.text()}, State: state}
 	up := balancer.Upstream{Name: "pool", File: poolConf, Line: 1}
-	targets, returning := targetsOf(q.Targets), targetsOf(q.Returning)
+	targets, returning := parseTargets(q.Targets), parseTargets(q.Returning)
 	for i, l := range s.lines {
 		d := balancer.Server{Server: keyed(l.address), Name: "pool", Text: l.address, File: poolConf, Line: i + 1, At: i, Down: l.down}
 		d.Managed = len(s.state.MarksOn(d.Server)) > 0
@@ -503,7 +509,7 @@ func (s *poolSession) report(q balancer.Query) *balancer.Report {
 	return r
 }
 
-func targetsOf(texts []string) (all []nginx.Target) {
+func parseTargets(texts []string) (all []nginx.Target) {
 	for _, text := range texts {
 		if t, err := nginx.ParseTarget(text); err == nil {
 			all = append(all, t)
@@ -534,8 +540,12 @@ func (s *poolSession) Caller() journal.Recorder { return journal.Recorder{Name: 
 func (s *poolSession) Begin(ctx context.Context, b balancer.Beginning) error {
 	return s.call(ctx, "begin", func() error {
 		s.id = b.Operation.ID
-		if _, ok := s.state.Find(s.id); ok {
-			return nil
+		if had, ok := s.state.Find(s.id); ok {
+			if !b.Resume {
+				return errors.New("it has begun already")
+			}
+			b.Operation.Recorder = had.Recorder
+			return s.state.Resume(b.Operation)
 		}
 		if len(b.Lines) == 0 || !bytes.Contains(b.Lines[0], []byte(`"operation_started"`)) {
 			s.pool.t.Errorf("%s: the history begins with %s", s.name, b.Lines)
@@ -695,7 +705,7 @@ func (s *poolSession) record(r balancer.Recorded) error {
 // End implements [balancer.Balancer].
 func (s *poolSession) End(ctx context.Context, e balancer.Ending) error {
 	return s.call(ctx, "end", func() error {
-		return s.state.End(s.id, journal.Ending{Result: e.Result, Open: e.Open, NotDrained: e.NotDrained, Returned: e.Returned, At: time.Now(), Supersede: e.Supersede})
+		return s.state.End(s.id, journal.Ending{Result: e.Result, Progress: e.Progress, Open: e.Open, NotDrained: e.NotDrained, Returned: e.Returned, At: time.Now(), Supersede: e.Supersede})
 	})
 }
 

@@ -14,12 +14,6 @@ import (
 	"github.com/drainctl/drainctl/remote"
 )
 
-// A member is one backend of a run: what the plan says of it, and the host.
-type member struct {
-	*backend.Backend
-	plan Backend
-}
-
 // lbCounter is what the LBs themselves see: ss there, towards the servers, or
 // the page of a stub_status that they ask for.
 type lbCounter struct {
@@ -58,7 +52,7 @@ func (c lbCounter) count(ctx context.Context, held bool) (remote.Count, error) {
 // Close implements [backend.Counter].
 func (lbCounter) Close() error { return nil }
 
-func (o *Operation) newCounter(m *member) backend.Counter {
+func (o *Operation) newCounter(m *row) backend.Counter {
 	set := m.plan.Settings
 	url := m.plan.fill(set.StatusURL)
 	switch {
@@ -80,15 +74,6 @@ func (o *Operation) newCounter(m *member) backend.Counter {
 	return c
 }
 
-// newWhole is the batch of all backends of the operation.
-func (o *Operation) newWhole() *batch {
-	b := &batch{o: o, plan: o.plan}
-	for _, p := range o.plan.Backends {
-		b.members = append(b.members, &member{Backend: &backend.Backend{Name: p.Name}, plan: p})
-	}
-	return b
-}
-
 // check tries everything that the run will need and that the plan has not tried.
 // What is missing is one refusal that lists it all.
 func (o *Operation) check(ctx context.Context) error {
@@ -106,9 +91,9 @@ func (o *Operation) check(ctx context.Context) error {
 
 // checkBackends checks all backends, side by side.
 func (o *Operation) checkBackends(ctx context.Context) []Check {
-	checks := make([][]Check, len(o.whole.members))
+	checks := make([][]Check, len(o.whole.rows))
 	var all sync.WaitGroup
-	for i, m := range o.whole.members {
+	for i, m := range o.whole.rows {
 		all.Go(func() { checks[i] = o.checkBackend(ctx, m) })
 	}
 	all.Wait()
@@ -125,7 +110,7 @@ func missing(code string, err error) []Finding {
 
 // checkBackend logs in, looks whether the service and the right to stop and
 // start it are there, and reads the counter once.
-func (o *Operation) checkBackend(ctx context.Context, m *member) []Check {
+func (o *Operation) checkBackend(ctx context.Context, m *row) []Check {
 	c := &checker{backend: m.Name}
 	set, spec := m.plan.Settings, o.plan.Spec
 	var broken CheckName
@@ -157,7 +142,7 @@ func (o *Operation) checkBackend(ctx context.Context, m *member) []Check {
 }
 
 // login connects to a backend, and tells what failed.
-func (o *Operation) login(ctx context.Context, m *member, c *checker) (broken CheckName) {
+func (o *Operation) login(ctx context.Context, m *row, c *checker) (broken CheckName) {
 	host, err := o.options.Connect.Backend(ctx, m.plan)
 	var f Finding
 	if err != nil {
@@ -180,7 +165,7 @@ func (o *Operation) login(ctx context.Context, m *member, c *checker) (broken Ch
 }
 
 // checkCounter makes the counter, and reads it once.
-func (o *Operation) checkCounter(ctx context.Context, m *member, c *checker, broken CheckName) {
+func (o *Operation) checkCounter(ctx context.Context, m *row, c *checker, broken CheckName) {
 	set := m.plan.Settings
 	there := set.Counter == CounterSS && len(m.plan.Sockets) == 0
 	if broken == "" && m.Host == nil && there {
@@ -210,7 +195,7 @@ func (o *Operation) checkCounter(ctx context.Context, m *member, c *checker, bro
 // checkReach finds a counter that looks at the wrong place: nothing listens on
 // the server's port on the backend, and yet the server answers. Its port is then
 // forwarded, and ss on the backend would count 0 for ever.
-func (o *Operation) checkReach(ctx context.Context, m *member, first remote.Count) []Finding {
+func (o *Operation) checkReach(ctx context.Context, m *row, first remote.Count) []Finding {
 	if _, ok := m.Counter.(*remote.Counter); !ok || first.Open > 0 || len(m.plan.up) == 0 {
 		return nil
 	}

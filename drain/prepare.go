@@ -56,15 +56,11 @@ type Operation struct {
 	id      string
 	began   time.Time
 	lbs     fleet
-	whole   *batch
+	whole   *batch  // the table: all rows
+	steps   int     // that were begun
 	checks  []Check // of the backends
-	changed bool
-	ends    []backendEnd // of backends that ended in another way than the rest
-	// Of a rolling run.
-	progress  progress
-	skipped   []Skip
-	taken     []string // backends that are out now
-	untouched []string // backends that it did not come to
+	skipped []Skip  // by --only-if
+	result  *Result
 
 	mu     sync.Mutex        // guards what follows
 	curves map[string]*curve // of the waits, by backend
@@ -96,7 +92,7 @@ func Prepare(ctx context.Context, spec Spec, options Options) (o *Operation, err
 		return o, err
 	}
 	o.plan = newPlan(spec, reports, false)
-	o.id, o.began = newID(reports), time.Now()
+	o.id, o.began = cmp.Or(spec.Continues, newID(reports)), time.Now()
 	if err := o.lock(ctx); err != nil {
 		return o, err
 	}
@@ -107,8 +103,12 @@ func Prepare(ctx context.Context, spec Spec, options Options) (o *Operation, err
 		return o, err
 	}
 	o.whole = o.newWhole()
-	if err := o.check(ctx); err != nil || spec.Kind != Run {
+	if err := o.check(ctx); err != nil {
 		return o, err
+	}
+	o.adopt(savedTable(spec.Continues, o.plan.LBs))
+	if spec.Kind != Run {
+		return o, nil
 	}
 	return o, o.askOnlyIf(ctx)
 }
@@ -310,7 +310,6 @@ func (o *Operation) planOf(ctx context.Context, spec Spec, reports []LBPlan, dry
 	if spec.Kind != Run {
 		return newPlan(spec, reports, dry), nil
 	}
-	o.resumeProgress(reports)
 	return o.planRun(ctx, spec, reports, dry)
 }
 
@@ -408,7 +407,7 @@ func HolderText(h *journal.Holder) string {
 // Close ends the connections of the operation, and frees its locks.
 func (o *Operation) Close() {
 	if o.whole != nil {
-		for _, m := range o.whole.members {
+		for _, m := range o.whole.rows {
 			m.Close()
 		}
 	}

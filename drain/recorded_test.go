@@ -158,6 +158,30 @@ func TestConsentToTheWorkOfARun(t *testing.T) {
 	}
 }
 
+// A user resumes their own operations, and root resumes any.
+func TestResumeOfAnother(t *testing.T) {
+	for _, c := range []struct {
+		caller, recorder *journal.Recorder
+		may              bool
+	}{
+		{deployRecorder, deployRecorder, true},
+		{rootRecorder, deployRecorder, true},
+		{rootRecorder, nil, true},
+		{annRecorder, deployRecorder, false},
+		{deployRecorder, rootRecorder, false},
+		{deployRecorder, nil, false},
+	} {
+		s := DefaultSpec(Drain)
+		s.Targets = []string{"192.168.1.10"}
+		op := recorded(t, s)
+		op.Recorder = c.recorder
+		err := callersState{journal.State{Operations: []journal.Operation{op}}, *c.caller}.checkResume(op.ID)
+		if (err == nil) != c.may || err != nil && ExitOf(err) != Refused {
+			t.Errorf("%v resumes what %v began: %v", c.caller, c.recorder, err)
+		}
+	}
+}
+
 // An operation that only claims a server has no say in its undrain, whatever its ID.
 func TestPlantedOperationIsNotInherited(t *testing.T) {
 	s := DefaultSpec(Drain)
@@ -316,10 +340,10 @@ func TestAgentTakesWhatTheCommandLineTakes(t *testing.T) {
 func TestIDsAreOfTheLBsClock(t *testing.T) {
 	ahead := time.Now().Add(3 * time.Hour)
 	id := newID([]LBPlan{{Report: &balancer.Report{Now: ahead}}})
-	if err := journal.CheckNewID(id, ahead, ""); err != nil {
+	if err := journal.CheckID(id, ahead, "", false); err != nil {
 		t.Error(err)
 	}
-	if err := journal.CheckNewID(newID([]LBPlan{{Report: &balancer.Report{}}}), time.Now(), ""); err != nil {
+	if err := journal.CheckID(newID([]LBPlan{{Report: &balancer.Report{}}}), time.Now(), "", false); err != nil {
 		t.Errorf("without an LB's clock it is this machine's: %v", err)
 	}
 }

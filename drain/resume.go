@@ -72,15 +72,36 @@ func Resumed(ctx context.Context, spec Spec, name string, c Connector) (Spec, er
 	if err != nil {
 		return spec, err
 	}
-	return spec.resume(recordedOperation{op, slices.ContainsFunc(all, func(s callersState) bool { return s.isForeign(op.ID) })})
+	foreign := false
+	for _, s := range all {
+		if err := s.checkResume(op.ID); err != nil {
+			return spec, err
+		}
+		foreign = foreign || s.isForeign(op.ID)
+	}
+	return spec.resume(recordedOperation{op, foreign})
+}
+
+// checkResume refuses the operation of another user to anyone but root: it would be theirs.
+func (s callersState) checkResume(id string) error {
+	op, ok := s.Find(id)
+	if !ok || s.caller.UID == 0 || op.Recorder != nil && op.Recorder.UID == s.caller.UID {
+		return nil
+	}
+	return refuse(Finding{Code: "recorded-by-another", Text: fmt.Sprintf(
+		"operation %s was begun by %s: who began it can resume it, and root can\nhint: anyone can undrain its targets, and drain them again", id, journal.OneLine(op.Who()))})
 }
 
 // together is the operations of several LBs: one on several of them is one.
 func together(states []journal.State) (all journal.State) {
 	for _, s := range states {
 		for _, op := range s.Operations {
-			if _, known := all.Find(op.ID); !known {
+			i := slices.IndexFunc(all.Operations, func(had journal.Operation) bool { return had.ID == op.ID })
+			switch {
+			case i < 0:
 				all.Operations = append(all.Operations, op)
+			case !all.Operations[i].Unfinished(): // it may not have ended on another one
+				all.Operations[i] = op
 			}
 		}
 	}
@@ -171,7 +192,7 @@ func ReadOperation(ctx context.Context, spec Spec, id string, c Connector) (even
 		return nil, 0, beforeTouching(ctx, err)
 	}
 	told := map[string]bool{}
-	for _, h := range all {
+	for i, h := range all {
 		unread += h.Truncated
 		for _, line := range h.Lines {
 			e, err := ParseEvent(line)
@@ -180,7 +201,7 @@ func ReadOperation(ctx context.Context, spec Spec, id string, c Connector) (even
 				continue
 			}
 			began, first := e.(*OperationStarted)
-			if told[string(line)] || first && len(events) > 0 {
+			if told[string(line)] || first && len(events) > 0 && (began.Continues == "" || i > 0) {
 				continue
 			}
 			if first {
@@ -206,13 +227,17 @@ func ReadOperation(ctx context.Context, spec Spec, id string, c Connector) (even
 // run, or have crashed. The history cannot tell.
 func Unended(spec Spec, id string, events []Event) []Command {
 	var targets []string
+	ended := false
 	for _, e := range events {
 		switch e := e.(type) {
 		case *Result:
-			return nil
-		case *OperationStarted:
-			targets = e.Targets
+			ended = true
+		case *OperationStarted: // or resumed
+			targets, ended = e.Targets, false
 		}
+	}
+	if ended {
+		return nil
 	}
 	where := spec.words(whereFlags...)
 	return slices.Concat(statusCommand(targets, where, "says whether it still runs"), resumeCommand(id, where, "continues, if it does not"),

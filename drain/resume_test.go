@@ -74,7 +74,7 @@ func TestResumeOfWhatIsContinued(t *testing.T) {
 	if _, err := r.run(resumed); err != nil || r.read() != r.drained() || r.unit.active() {
 		t.Fatalf("resume: %v", err)
 	}
-	if s := r.state(); len(s.Operations) != 1 || s.Operations[0].Continues != resumed.Continues || len(s.Marks) != 1 {
+	if s := r.state(); len(s.Operations) != 1 || s.Operations[0].ID != resumed.Continues || len(s.Marks) != 1 {
 		t.Errorf("left %s, %d marks", describeAll(s.Operations), len(s.Marks))
 	}
 	if _, err := r.run(resumed); ExitOf(err) != Usage || !strings.Contains(err.Error(), "or another one has continued it") {

@@ -403,7 +403,7 @@ func run(hard, soft context.Context, spec Spec, o Options) error {
 	}
 	defer op.Close()
 	err = op.Run(hard, soft)
-	valid(Stamp(op.Result(err)))
+	valid(Stamp(op.Result()))
 	return err
 }
 

@@ -268,17 +268,18 @@ func (o outcome) truthful(p *pool) {
 		p.t.Errorf("exit 5, and it stands %q", s.Standing)
 	}
 	for _, lb := range p.lbs {
-		i := slices.IndexFunc(s.LBs, func(l LBStands) bool { return l.LB == lb.name })
-		if i < 0 {
+		all := slices.DeleteFunc(slices.Clone(s.LBs), func(l LBStands) bool { return l.LB != lb.name })
+		if len(all) == 0 {
 			p.t.Errorf("nothing is said of %s", lb.name)
 			continue
 		}
 		for _, l := range lb.lines {
-			said := slices.Contains(s.LBs[i].Servers, l.address+" in pool")
-			if (l.down || !l.serving) && !said && s.LBs[i].Unknown == "" {
+			i := slices.IndexFunc(all, func(s LBStands) bool { return slices.Contains(s.Servers, l.address+" in pool") })
+			said := i >= 0
+			if (l.down || !l.serving) && !said && all[0].Unknown == "" {
 				p.t.Errorf("%s is without %s, which is not said: %+v", lb.name, l.address, s)
 			}
-			if said && !l.down && l.serving && s.LBs[i].Edited && s.LBs[i].Loaded && s.LBs[i].Unknown == "" {
+			if said && !l.down && l.serving && all[i].Edited && all[i].Loaded && all[i].Unknown == "" {
 				p.t.Errorf("%s has %s, and it is said that it has not: %+v", lb.name, l.address, s)
 			}
 		}
@@ -290,6 +291,11 @@ func (o outcome) truthful(p *pool) {
 	}
 	if len(o.result.Next) == 0 {
 		p.t.Error("it is not said what to do next")
+	}
+	for _, c := range o.result.Next {
+		if c.Words[1] == "resume" && !slices.Contains(p.unfinished(), c.Words[2]) {
+			p.t.Errorf("%q is said to be next, and the journals have nothing to resume", c.Words)
+		}
 	}
 }
 
@@ -447,8 +453,8 @@ func TestRolloutInterrupted(t *testing.T) {
 				out.truthful(p)
 				if kind == interrupts {
 					out.ended(t, Interrupted, AllBack, "interrupted")
-				} else if out.exit != Partial {
-					t.Errorf("exit %d: %v", out.exit, out.err)
+				} else if want := map[bool]Exit{false: Partial, true: Interrupted}[test.pause]; out.exit != want {
+					t.Errorf("exit %d: %v, want %d", out.exit, out.err, want)
 				}
 				if test.works != nil {
 					p.worked(test.works...)
@@ -654,13 +660,15 @@ func (p *pool) unfinished() (ids []string) {
 func recordedDone(t *testing.T, p *pool) (names []string) {
 	for _, lb := range p.lbs {
 		for _, op := range lb.state.Operations {
-			var did progress
-			if op.Progress != nil {
-				if err := json.Unmarshal(op.Progress, &did); err != nil {
-					t.Error(err)
+			var did table
+			if err := json.Unmarshal(op.Progress, &did); err != nil {
+				t.Error(err)
+			}
+			for _, r := range did.Rows {
+				if r.isWorked() {
+					names = append(names, r.Backend)
 				}
 			}
-			names = append(names, did.Done...)
 		}
 	}
 	return names

@@ -8,45 +8,39 @@ import (
 	"github.com/drainctl/drainctl/drain/backend"
 )
 
-// service stops the service on every backend that has one; in reverse it starts
-// it.
-type service struct{}
-
-func (service) name() StepName { return StepService }
-
-func (service) run(ctx context.Context, b *batch, d Direction, s Scope) Verdict {
-	verdicts := make([]Verdict, len(b.members))
+// control stops, or starts, the service on every backend that has one.
+func (b *batch) control(ctx context.Context, p Phase) Verdict {
+	verdicts := make([]Verdict, len(b.rows))
 	var all sync.WaitGroup
-	for i, m := range b.members {
-		if m.Service.Unit == "" || s == ThisOperation && !m.Touched {
-			continue
+	for i, r := range b.rows {
+		if r.Service.Unit != "" {
+			all.Go(func() { verdicts[i] = r.control(ctx, p) })
 		}
-		all.Go(func() { verdicts[i] = m.control(ctx, d) })
 	}
 	all.Wait()
-	return joined(b.members, verdicts)
+	return joined(b.rows, verdicts)
 }
 
 // control stops or starts the service of one backend.
-func (m *member) control(ctx context.Context, d Direction) Verdict {
-	act := m.Stop
-	if d == Reverse {
-		act = m.Start
+func (r *row) control(ctx context.Context, p Phase) Verdict {
+	act := r.Stop
+	if p == starting {
+		act = r.Start
 	}
-	state, changed, err := act(ctx, m.plan.Settings.StopTimeout)
+	state, changed, err := act(ctx, r.plan.Settings.StopTimeout)
 	if err == nil {
-		return Verdict{Changed: changed, Detail: Detail{Services: []ServiceState{{m.Service.Unit, m.Name, state.Active}}}}
+		return Verdict{Changed: changed, Detail: Detail{Services: []ServiceState{{r.Service.Unit, r.Name, state.Active}}}}
 	}
 	v := failed(changed, err)
-	var stopping *backend.StoppingError
+	var late *backend.StoppingError
 	switch {
-	case errors.As(err, &stopping):
-		v.Next = killCommand(m.Service.Unit, m.Name, "ends the app")
-		if d == Forward {
+	case errors.As(err, &late):
+		v.Next = killCommand(r.Service.Unit, r.Name, "ends the app")
+		if p == stopping { // systemd goes on with it
 			v.Outcome = Irreversible
 		}
 	case changed:
-		v.Log = m.Log(ctx)
+		v.Log = r.Log(ctx)
 	}
 	return v
 }

@@ -44,34 +44,34 @@ func (h *scriptedHost) Run(ctx context.Context, c remote.Command) (remote.Result
 func TestService(t *testing.T) {
 	for _, test := range []struct {
 		name    string
-		d       Direction
+		p       Phase
 		host    *scriptedHost
 		outcome Outcome
 		changed bool
 		says    string // the error
 		command string
 	}{
-		{"stop", Forward, &scriptedHost{states: []string{"active", "inactive"}}, StepOK, true, "", "systemctl stop app"},
-		{"stop, and it ends with an error code", Forward, &scriptedHost{states: []string{"active", "failed"}}, StepOK, true, "", "systemctl stop app"},
-		{"stop, which takes a while", Forward, &scriptedHost{states: []string{"active", "deactivating", "inactive"}}, StepOK, true, "", "systemctl stop app"},
-		{"stopped already", Forward, &scriptedHost{states: []string{"inactive"}}, StepOK, false, "", ""},
-		{"stop fails", Forward, &scriptedHost{states: []string{"active"}, code: 1, says: "Job failed."}, StepError, true, "Job failed.", "systemctl stop app"},
-		{"stop does nothing", Forward, &scriptedHost{states: []string{"active"}}, StepError, true, "systemctl stop app succeeded, but the unit is active", "systemctl stop app"},
-		{"stop does not end", Forward, &scriptedHost{states: []string{"active", "deactivating"}, hang: true}, Irreversible, true, "app was told to stop and has not ended within 150ms (--stop-timeout); it is deactivating", "systemctl stop app"},
-		{"start", Reverse, &scriptedHost{states: []string{"inactive", "active"}}, StepOK, true, "", "systemctl start app"},
-		{"start, which takes a while", Reverse, &scriptedHost{states: []string{"inactive", "activating", "active"}}, StepOK, true, "", "systemctl start app"},
-		{"started already", Reverse, &scriptedHost{states: []string{"active"}}, StepOK, false, "", ""},
-		{"start, while it still stops", Reverse, &scriptedHost{states: []string{"deactivating", "deactivating", "inactive", "active"}}, StepOK, true, "", "systemctl start app"},
-		{"start, and it never stops", Reverse, &scriptedHost{states: []string{"deactivating"}}, StepError, false, "has not ended within 150ms", ""},
-		{"start fails", Reverse, &scriptedHost{states: []string{"inactive"}, code: 1, says: "Job failed.", log: "boom"}, StepError, true, "Job failed.", "systemctl start app"},
-		{"start, and it ends at once", Reverse, &scriptedHost{states: []string{"inactive", "activating", "failed"}, log: "boom"}, StepError, true, "systemctl start app succeeded, but the unit is failed", "systemctl start app"},
+		{"stop", stopping, &scriptedHost{states: []string{"active", "inactive"}}, StepOK, true, "", "systemctl stop app"},
+		{"stop, and it ends with an error code", stopping, &scriptedHost{states: []string{"active", "failed"}}, StepOK, true, "", "systemctl stop app"},
+		{"stop, which takes a while", stopping, &scriptedHost{states: []string{"active", "deactivating", "inactive"}}, StepOK, true, "", "systemctl stop app"},
+		{"stopped already", stopping, &scriptedHost{states: []string{"inactive"}}, StepOK, false, "", ""},
+		{"stop fails", stopping, &scriptedHost{states: []string{"active"}, code: 1, says: "Job failed."}, StepError, true, "Job failed.", "systemctl stop app"},
+		{"stop does nothing", stopping, &scriptedHost{states: []string{"active"}}, StepError, true, "systemctl stop app succeeded, but the unit is active", "systemctl stop app"},
+		{"stop does not end", stopping, &scriptedHost{states: []string{"active", "deactivating"}, hang: true}, Irreversible, true, "app was told to stop and has not ended within 150ms (--stop-timeout); it is deactivating", "systemctl stop app"},
+		{"start", starting, &scriptedHost{states: []string{"inactive", "active"}}, StepOK, true, "", "systemctl start app"},
+		{"start, which takes a while", starting, &scriptedHost{states: []string{"inactive", "activating", "active"}}, StepOK, true, "", "systemctl start app"},
+		{"started already", starting, &scriptedHost{states: []string{"active"}}, StepOK, false, "", ""},
+		{"start, while it still stops", starting, &scriptedHost{states: []string{"deactivating", "deactivating", "inactive", "active"}}, StepOK, true, "", "systemctl start app"},
+		{"start, and it never stops", starting, &scriptedHost{states: []string{"deactivating"}}, StepError, false, "has not ended within 150ms", ""},
+		{"start fails", starting, &scriptedHost{states: []string{"inactive"}, code: 1, says: "Job failed.", log: "boom"}, StepError, true, "Job failed.", "systemctl start app"},
+		{"start, and it ends at once", starting, &scriptedHost{states: []string{"inactive", "activating", "failed"}, log: "boom"}, StepError, true, "systemctl start app succeeded, but the unit is failed", "systemctl start app"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			w, _ := waitOf(nil, nil, func(s *Spec) { s.Service, s.StopTimeout = "app", 150*time.Millisecond })
-			m := w.members[0]
+			m := w.rows[0]
 			m.Touched, m.Service = false, remote.Service{Host: test.host, Unit: "app"}
-			v := (service{}).run(t.Context(), w, test.d, Managed)
+			v := w.control(t.Context(), test.p)
 			if v.Outcome != test.outcome || v.Changed != test.changed || m.Touched != (test.command != "") {
 				t.Errorf("%+v, touched %t", v, m.Touched)
 			}
@@ -95,10 +95,11 @@ func TestService(t *testing.T) {
 func TestServiceOfARollback(t *testing.T) {
 	host := &scriptedHost{states: []string{"inactive"}}
 	w, _ := waitOf(nil, nil, func(s *Spec) { s.Service = "app" })
-	m := w.members[0]
+	m := w.rows[0]
 	m.Touched, m.Service = false, remote.Service{Host: host, Unit: "app"}
-	if v := (service{}).run(t.Context(), w, Reverse, ThisOperation); v.Err != nil || v.Changed || host.looks > 0 || len(host.commands) > 0 {
-		t.Errorf("%+v, %q", v, host.commands)
+	m.phase, m.reached = stopping, stopping
+	if w.o.unwind(t.Context(), w, failed(false, errFault)); m.end != rolledBack || host.looks > 0 || len(host.commands) > 0 {
+		t.Errorf("%s, %q", m.end, host.commands)
 	}
 }
 
@@ -107,9 +108,9 @@ func TestServiceOfARollback(t *testing.T) {
 func TestStopAsksNothingBefore(t *testing.T) {
 	host := &scriptedHost{states: []string{"inactive"}}
 	w, _ := waitOf(nil, nil, func(s *Spec) { s.Service = "app" })
-	m := w.members[0]
+	m := w.rows[0]
 	m.Active, m.Service = true, remote.Service{Host: host, Unit: "app"}
-	if v := (service{}).run(t.Context(), w, Forward, Managed); v.Err != nil || !v.Changed || host.looks != 1 {
+	if v := w.control(t.Context(), stopping); v.Err != nil || !v.Changed || host.looks != 1 {
 		t.Errorf("%+v after %d looks", v, host.looks)
 	}
 }

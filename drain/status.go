@@ -214,9 +214,8 @@ func serverStatus(spec Spec, r *balancer.Report, s balancer.Server) ServerStatus
 }
 
 // acting is the operations on a server that is marked down which have a say in its state,
-// oldest first: those of the users who marked it and of root, those that have edited its
-// line, and those that continue one of these that was interrupted. Any user can record
-// others.
+// oldest first: those of the users who marked it and of root, and those that have edited its
+// line. Any user can record others.
 func acting(state journal.State, server journal.Server) (all []journal.Operation) {
 	standing, marks := state.Standing(server), state.MarksOn(server)
 	marked := func(op journal.Operation) bool {
@@ -226,8 +225,7 @@ func acting(state journal.State, server journal.Server) (all []journal.Operation
 		ofOwner := slices.ContainsFunc(state.Operations, func(o journal.Operation) bool { return marked(o) && sameRecorder(o.Recorder, op.Recorder) })
 		ofRoot := op.Recorder != nil && op.Recorder.UID == 0
 		edited := len(state.EditsOf(op.ID, server)) > 0
-		continues := slices.ContainsFunc(all, func(o journal.Operation) bool { return o.ID == op.Continues && o.Unfinished() })
-		if ofOwner || ofRoot || edited || continues {
+		if ofOwner || ofRoot || edited {
 			all = append(all, op)
 		}
 	}

@@ -147,7 +147,6 @@ func TestPlantedOperationDoesNotHideADrain(t *testing.T) {
 	op := func(id string, kind Kind, result journal.Result, by *journal.Recorder) journal.Operation {
 		return journal.Operation{ID: id, Kind: string(kind), Targets: []string{"192.168.1.10"}, Result: result, Recorder: by, Servers: []journal.Located{{Server: key}}}
 	}
-	continuation := func(o journal.Operation, of string) journal.Operation { o.Continues = of; return o }
 	// An undrain that has cleared the mark on a server.
 	cleared := func(server journal.Server) *journal.Mark {
 		return &journal.Mark{Server: server, Change: journal.Change{Operation: "a"}, Cleared: &journal.Change{Operation: "b", After: "sha"}}
@@ -169,12 +168,10 @@ func TestPlantedOperationDoesNotHideADrain(t *testing.T) {
 		{"an undrain of another that has edited nothing", rootRecorder, done, op("b", Undrain, open, deployRecorder), StateDrained, "a", nil},
 		{"an undrain of another that has edited another server", rootRecorder, done, op("b", Undrain, open, deployRecorder), StateDrained, "a", cleared(journal.Server{Module: "http", Upstream: "pool", Address: "192.168.1.11:8080"})},
 		{"of an unknown user", rootRecorder, done, op("b", Drain, open, nil), StateDrained, "a", nil},
-		{"a continuation of what is done", rootRecorder, done, continuation(op("b", Drain, open, deployRecorder), "a"), StateDrained, "a", nil},
 
 		{"the owner's own", deployRecorder, done, op("b", Drain, open, deployRecorder), StateInterrupted, "b", nil},
 		{"root's", deployRecorder, done, op("b", Undrain, open, rootRecorder), StateInterrupted, "b", nil},
 		{"an undrain of another that has edited the server", rootRecorder, done, op("b", Undrain, open, deployRecorder), StateInterrupted, "b", cleared(key)},
-		{"a continuation of what was interrupted", annRecorder, open, continuation(op("b", Drain, open, deployRecorder), "a"), StateInterrupted, "b", nil},
 		{"of an earlier version", nil, done, op("b", Drain, open, nil), StateInterrupted, "b", nil},
 	} {
 		r := &balancer.Report{State: journal.State{Operations: []journal.Operation{op("a", Drain, c.had, c.by), c.later}, Marks: []journal.Mark{{Server: key, Change: journal.Change{Operation: "a"}}}}}

@@ -15,55 +15,46 @@ import (
 	"github.com/drainctl/drainctl/drain/journal"
 )
 
-// wait waits until nobody is connected to the backends any more; in reverse
-// until they are healthy. It changes nothing.
-type wait struct{}
-
-func (wait) name() StepName { return StepWait }
-
-// run waits. A connection to an LB that breaks while health is asked for is made
-// anew.
-func (w wait) run(ctx context.Context, b *batch, d Direction, s Scope) Verdict {
-	v := w.once(ctx, b, d, s)
-	for try := 0; v.Err != nil && d == Reverse && b.o.lbs.broken() && ctx.Err() == nil && try < attempts; try++ {
+// await waits until no connection to the backends is open, or until they are healthy. It changes
+// nothing. A connection to an LB that breaks while health is asked for is made anew.
+func (b *batch) await(ctx context.Context, p Phase, back bool) Verdict {
+	v := b.awaitOnce(ctx, p, back)
+	for try := 0; v.Err != nil && p == checking && b.o.lbs.broken() && ctx.Err() == nil && try < attempts; try++ {
 		if err := b.o.reconnect(ctx); err != nil {
 			return failed(false, err)
 		}
-		v = w.once(ctx, b, d, s)
+		v = b.awaitOnce(ctx, p, back)
 	}
 	return v
 }
 
-// once waits for every backend, side by side. Back from what this operation did,
-// it is for those that it has touched.
-func (wait) once(ctx context.Context, b *batch, d Direction, s Scope) Verdict {
+// awaitOnce waits for every backend, side by side.
+func (b *batch) awaitOnce(ctx context.Context, p Phase, back bool) Verdict {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	look := newLookout(b, s)
-	verdicts := make([]Verdict, len(b.members))
+	look := newLookout(b)
+	verdicts := make([]Verdict, len(b.rows))
+	spec := b.o.plan.Spec
 	var all sync.WaitGroup
-	for i, m := range b.members {
-		if s == ThisOperation && !m.Touched {
-			continue
-		}
+	for i, r := range b.rows {
 		all.Go(func() {
-			if d == Forward {
-				verdicts[i] = b.drained(ctx, m, look, s)
+			if p == draining {
+				verdicts[i] = b.drained(ctx, r, look, back)
 			} else {
-				verdicts[i] = b.healthy(ctx, m)
+				verdicts[i] = b.healthy(ctx, r)
 			}
-			if v := verdicts[i]; b.plan.Spec.Together && b.plan.Spec.rollsBack(v) {
+			if v := verdicts[i]; spec.Together && !back && fateOf(spec, r.reached, v) == rollBack {
 				cancel(v.Err)
 			}
 		})
 	}
 	all.Wait()
-	return joined(b.members, verdicts)
+	return joined(b.rows, verdicts)
 }
 
 // drained waits until one backend is drained.
-func (b *batch) drained(ctx context.Context, m *member, look *lookout, s Scope) Verdict {
-	last, err := m.Drained(ctx, b.wait(m, look, s))
+func (b *batch) drained(ctx context.Context, m *row, look *lookout, back bool) Verdict {
+	last, err := m.Drained(ctx, b.wait(m, look, back))
 	b.o.keepLast(m.Name)
 	var late *backend.TimedOutError
 	switch {
@@ -76,13 +67,13 @@ func (b *batch) drained(ctx context.Context, m *member, look *lookout, s Scope) 
 }
 
 // wait is what to wait for on one backend. A rollback looks for nobody else.
-func (b *batch) wait(m *member, look *lookout, s Scope) backend.Wait {
+func (b *batch) wait(m *row, look *lookout, back bool) backend.Wait {
 	set := m.plan.Settings
 	head := Header{Target: m.Name, Step: StepWait, Direction: Forward}
 	owner := b.o.plan.owner(m.plan)
 	w := backend.Wait{
 		Threshold: set.Threshold, Interval: set.Interval, Timeout: set.Timeout, Ignored: set.IgnorePeers,
-		Others: s != ThisOperation, Look: look.look,
+		Others: !back, Look: look.look,
 		Reading: func(r backend.Reading) {
 			e := &Waiting{
 				Header: head, Open: r.Count.Open, Threshold: set.Threshold, Peers: r.Count.Peers, MorePeers: r.Count.MorePeers,
@@ -124,7 +115,7 @@ func HealthText(health string) string {
 
 // healthy checks the health of a backend from every LB until it passes several
 // times in a row.
-func (b *batch) healthy(ctx context.Context, m *member) Verdict {
+func (b *batch) healthy(ctx context.Context, m *row) Verdict {
 	limit, how := m.plan.Settings.HealthTimeout, HealthText(m.plan.health())
 	began, passed := time.Now(), 0
 	for {
@@ -180,7 +171,7 @@ func (b *batch) health(ctx context.Context, p Backend) error {
 // connect has an LB connect to the servers of a backend that are in the pool, or come
 // back to it.
 func (b *batch) connect(ctx context.Context, lb *LB, p Backend) error {
-	spec := b.plan.Spec
+	spec := b.o.plan.Spec
 	servers := b.part(lb).serversOf(p, func(s balancer.Server) bool {
 		return !s.Down || s.Managed || spec.Kind == Undrain && spec.Force
 	})
@@ -209,7 +200,7 @@ func (f fleet) of(b Backend) fleet {
 }
 
 // unhealthy is the end of a wait for health that never came.
-func (m *member) unhealthy(ctx context.Context, err error) Verdict {
+func (m *row) unhealthy(ctx context.Context, err error) Verdict {
 	if m.Service.Unit == "" {
 		return failed(false, fmt.Errorf("%w; nothing was started: no service is known (--service)", err))
 	}
@@ -220,7 +211,7 @@ func (m *member) unhealthy(ctx context.Context, err error) Verdict {
 
 // ended is the failure of a service that was started and has ended since: no
 // health is to be waited for.
-func (m *member) ended(ctx context.Context) Verdict {
+func (m *row) ended(ctx context.Context) Verdict {
 	if m.Service.Unit == "" {
 		return Verdict{}
 	}

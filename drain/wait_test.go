@@ -71,7 +71,8 @@ func (w *watchedLB) Watch(_ context.Context, r balancer.WatchRequest) (balancer.
 
 // add adds a backend whose counter is made up.
 func (b *batch) add(name string, c backend.Counter) {
-	b.members = append(b.members, &member{&backend.Backend{Name: name, Counter: c}, Backend{Name: name, Targets: b.plan.Spec.Targets, Settings: b.plan.Spec.Settings}})
+	spec := b.o.plan.Spec
+	b.rows = append(b.rows, &row{Backend: &backend.Backend{Name: name, Counter: c}, plan: Backend{Name: name, Targets: spec.Targets, Settings: spec.Settings}})
 }
 
 // waitOf is the batch of a drain with a counter and an LB that are made up.
@@ -89,9 +90,9 @@ func waitOf(c backend.Counter, lb *watchedLB, change ...func(*Spec)) (*batch, *t
 	if lb != nil {
 		o.lbs = fleet{{Balancer: lb, Name: ThisMachine}}
 	}
-	o.whole = &batch{o: o, plan: o.plan}
+	o.whole = &batch{o: o, lbs: lbs}
 	o.whole.add("app-1", c)
-	o.whole.members[0].Touched = true
+	o.whole.rows[0].Touched = true
 	return o.whole, l
 }
 
@@ -101,13 +102,13 @@ func TestWaitForSeveralBackends(t *testing.T) {
 	s, other := &script{counts: []int{3, 2, 0}}, &script{counts: []int{9, 8, 7, 0}}
 	w, _ := waitOf(s, &watchedLB{})
 	w.add("app-2", other)
-	if v := (wait{}).run(t.Context(), w, Forward, Managed); v.Err != nil || s.reads != 5 || other.reads != 6 {
+	if v := w.await(t.Context(), draining, false); v.Err != nil || s.reads != 5 || other.reads != 6 {
 		t.Errorf("%+v after %d and %d readings", v, s.reads, other.reads)
 	}
 	for _, counts := range [][2]int{{0, 4}, {4, 0}} {
 		w, _ = waitOf(&script{counts: counts[:1]}, &watchedLB{}, func(s *Spec) { s.Timeout = 50 * time.Millisecond })
 		w.add("app-2", &script{counts: counts[1:]})
-		if v := (wait{}).run(t.Context(), w, Forward, Managed); v.Outcome != StepTimedOut {
+		if v := w.await(t.Context(), draining, false); v.Outcome != StepTimedOut {
 			t.Errorf("%v: %+v", counts, v)
 		}
 	}
@@ -126,8 +127,8 @@ func TestTimeoutOfOneOfSeveral(t *testing.T) {
 				s.Together, s.OnTimeout, s.Timeout, s.Interval = true, test.do, time.Second, time.Second
 			})
 			w.add("app-2", &script{counts: append(busy, 0)})
-			w.members[1].plan.Settings.Timeout = time.Hour
-			v := (wait{}).run(t.Context(), w, Forward, Managed)
+			w.rows[1].plan.Settings.Timeout = time.Hour
+			v := w.await(t.Context(), draining, false)
 			if drained := len(v.Failed) == 1 && v.Failed[0].Name == "app-1"; v.Outcome != StepTimedOut || drained != test.drained {
 				t.Errorf("%s: %+v, failed for %v", test.do, v, namesOf(v.Failed))
 			}
@@ -135,17 +136,12 @@ func TestTimeoutOfOneOfSeveral(t *testing.T) {
 	}
 }
 
-// The wait of a rollback is for what the rollback stops again, and for nothing
-// else.
+// The wait of a rollback looks whether nginx sends nothing to what is stopped again, and at no
+// other client.
 func TestWaitOfARollback(t *testing.T) {
 	s, lb := &script{counts: []int{0}}, &watchedLB{}
 	w, _ := waitOf(s, lb)
-	w.members[0].Touched = false
-	if v := (wait{}).run(t.Context(), w, Forward, ThisOperation); v.Err != nil || s.reads != 0 {
-		t.Errorf("%+v after %d readings", v, s.reads)
-	}
-	w.members[0].Touched = true
-	if v := (wait{}).run(t.Context(), w, Forward, ThisOperation); v.Err != nil || s.reads != backend.LowReadings || lb.looks != 0 {
+	if v := w.await(t.Context(), draining, true); v.Err != nil || s.reads != backend.LowReadings || lb.looks == 0 {
 		t.Errorf("%+v after %d readings and %d looks", v, s.reads, lb.looks)
 	}
 }
@@ -155,7 +151,7 @@ func TestWaitOfARollback(t *testing.T) {
 func TestWaitForBufferedRequests(t *testing.T) {
 	lb, s := &watchedLB{held: []int{3, 3, 1, 0}}, &script{counts: []int{0}}
 	w, l := waitOf(s, lb)
-	if v := (wait{}).run(t.Context(), w, Forward, Managed); v.Err != nil || lb.buffered != 4 || s.reads != backend.LowReadings+3 {
+	if v := w.await(t.Context(), draining, false); v.Err != nil || lb.buffered != 4 || s.reads != backend.LowReadings+3 {
 		t.Errorf("%+v after %d looks and %d readings, want 4 and %d", v, lb.buffered, s.reads, backend.LowReadings+3)
 	}
 	if told := eventsOf[*Buffered](l); len(told) != 1 || told[0].Requests != 3 || told[0].GaveUp {
@@ -164,7 +160,7 @@ func TestWaitForBufferedRequests(t *testing.T) {
 	// Where they cannot be counted, the connections alone have to do.
 	lb, s = &watchedLB{held: []int{-1}}, &script{counts: []int{0}}
 	w, l = waitOf(s, lb)
-	if v := (wait{}).run(t.Context(), w, Forward, Managed); v.Err != nil || s.reads != backend.LowReadings || len(eventsOf[*Buffered](l)) != 0 {
+	if v := w.await(t.Context(), draining, false); v.Err != nil || s.reads != backend.LowReadings || len(eventsOf[*Buffered](l)) != 0 {
 		t.Errorf("%+v after %d readings", v, s.reads)
 	}
 }
@@ -173,7 +169,7 @@ func TestWaitForBufferedRequests(t *testing.T) {
 // up the drain for ever.
 func TestWaitForBufferedRequestsEnds(t *testing.T) {
 	w, l := waitOf(nil, &watchedLB{held: []int{1}})
-	look := newLookout(w, Managed)
+	look := newLookout(w)
 	if held, err := look.look(t.Context(), false, true); !held || err != nil {
 		t.Errorf("the first look: %t, %v", held, err)
 	}
@@ -189,7 +185,7 @@ func TestWaitForBufferedRequestsEnds(t *testing.T) {
 	// The time begins with the first request that is held, not with the first look.
 	synctest.Test(t, func(t *testing.T) {
 		w, _ := waitOf(nil, &watchedLB{held: []int{0, 1}})
-		look := newLookout(w, Managed)
+		look := newLookout(w)
 		if held, err := look.look(t.Context(), false, true); held || err != nil {
 			t.Errorf("nothing is held: %t, %v", held, err)
 		}
@@ -205,7 +201,7 @@ func TestWaitForBufferedRequestsEnds(t *testing.T) {
 func TestWaitWatches(t *testing.T) {
 	lb := &watchedLB{}
 	w, _ := waitOf(&script{counts: []int{0}}, lb, func(s *Spec) { s.Interval = time.Hour })
-	if v := (wait{}).run(t.Context(), w, Forward, Managed); v.Err != nil || lb.looks != 2 {
+	if v := w.await(t.Context(), draining, false); v.Err != nil || lb.looks != 2 {
 		t.Errorf("%+v after %d looks", v, lb.looks)
 	}
 	for _, d := range []struct {
@@ -218,7 +214,7 @@ func TestWaitWatches(t *testing.T) {
 		{balancer.Drift{Reason: balancer.DriftUnknown, Places: []string{"/x"}, Reloaded: true}, "another process reloaded nginx and then changed /x: what nginx has loaded is not known"},
 	} {
 		w, _ := waitOf(&script{counts: []int{1}}, &watchedLB{drift: &d.drift})
-		if v := (wait{}).run(t.Context(), w, Forward, Managed); v.Outcome != StepError || v.Err.Error() != d.want {
+		if v := w.await(t.Context(), draining, false); v.Outcome != StepError || v.Err.Error() != d.want {
 			t.Errorf("got %+v, want %q", v, d.want)
 		}
 	}
@@ -231,7 +227,7 @@ func TestLookThatFails(t *testing.T) {
 	broken := errors.New("half written")
 	lb := &watchedLB{errs: []error{broken, broken, nil, broken, broken, broken}}
 	w, _ := waitOf(nil, lb)
-	look := newLookout(w, Managed)
+	look := newLookout(w)
 	for n, wantHold := range []bool{true, true, false, true, true} {
 		hold, err := look.look(t.Context(), true, false)
 		if err != nil || hold != wantHold {
@@ -247,14 +243,14 @@ func TestLookThatFails(t *testing.T) {
 	// does not count.
 	lb = &watchedLB{errs: []error{nil, broken, broken, nil}}
 	w, _ = waitOf(&script{counts: []int{0}}, lb, func(s *Spec) { s.Interval = time.Hour })
-	if v := (wait{}).run(t.Context(), w, Forward, Managed); v.Err != nil || lb.looks != 4 {
+	if v := w.await(t.Context(), draining, false); v.Err != nil || lb.looks != 4 {
 		t.Errorf("%+v after %d looks, want 4", v, lb.looks)
 	}
 	// Before its time, nothing is looked at; and a rollback looks at nothing.
 	lb = &watchedLB{}
 	w, _ = waitOf(nil, lb, func(s *Spec) { s.Interval = time.Hour })
-	_, _ = newLookout(w, Managed).look(t.Context(), false, false)
-	_, _ = newLookout(w, ThisOperation).look(t.Context(), true, true)
+	_, _ = newLookout(w).look(t.Context(), false, false)
+	_, _ = newLookout(w).look(t.Context(), true, true)
 	if lb.looks != 0 {
 		t.Errorf("%d looks", lb.looks)
 	}
@@ -280,7 +276,7 @@ func TestHealthMustPassSeveralTimes(t *testing.T) {
 		lb := &sickLB{checks: checks}
 		w, l := waitOf(nil, nil, func(s *Spec) { s.Kind, s.HealthTimeout = Undrain, limit })
 		w.o.lbs, w.o.options.bounds = fleet{{Balancer: lb, Name: ThisMachine}}, shortBounds
-		return (wait{}).run(t.Context(), w, Reverse, Managed), lb, l
+		return w.await(t.Context(), checking, false), lb, l
 	}
 	v, lb, _ := check(time.Minute, nil)
 	if v.Err != nil || lb.n != healthChecks || v.Detail.Checks != healthChecks {
@@ -311,8 +307,8 @@ func TestOtherClientsNotLookedFor(t *testing.T) {
 		{func(s *Spec) { s.Counter, s.StatusURL = CounterStubStatus, "http://localhost/" }, Backend{Name: "a", Address: "10.0.0.1", Ports: []uint16{80}}, false},
 	} {
 		w, _ := waitOf(nil, nil, test.spec)
-		test.backend.Settings = w.plan.Spec.Settings
-		m := &member{Backend: &backend.Backend{Host: host}, plan: test.backend}
+		test.backend.Settings = w.o.plan.Spec.Settings
+		m := &row{Backend: &backend.Backend{Host: host}, plan: test.backend}
 		m.Counter = w.o.newCounter(m)
 		if (m.Clients != nil) != test.want {
 			t.Errorf("%+v: looked for %t, want %t", test.backend, m.Clients != nil, test.want)

@@ -19,28 +19,23 @@ import (
 
 // work is what a rolling run is for: a command, here or on the backend, or a
 // reboot. There is no way back from it.
-type work struct{}
-
-func (work) name() StepName { return StepWork }
-
-func (work) run(ctx context.Context, b *batch, d Direction, _ Scope) Verdict {
-	verdicts := make([]Verdict, len(b.members))
+func (b *batch) work(ctx context.Context) Verdict {
+	verdicts := make([]Verdict, len(b.rows))
 	var all sync.WaitGroup
-	for i, m := range b.members {
+	for i, r := range b.rows {
 		all.Go(func() {
-			if err := b.o.work(ctx, m); err != nil {
+			verdicts[i].Changed = true
+			if err := b.o.work(ctx, r); err != nil {
 				verdicts[i] = failed(true, err)
 			}
 		})
 	}
 	all.Wait()
-	v := joined(b.members, verdicts)
-	v.Changed = true
-	return v
+	return joined(b.rows, verdicts)
 }
 
 // work does the work on one backend.
-func (o *Operation) work(ctx context.Context, m *member) error {
+func (o *Operation) work(ctx context.Context, m *row) error {
 	r := o.plan.Spec.Rollout
 	if r.Reboot {
 		o.emit(&Rebooting{Header: Header{Target: m.Name, Step: StepWork}})
@@ -121,7 +116,7 @@ func (o *Operation) runHere(ctx context.Context, words []string, b Backend, step
 const mergeScript = `exec "$@" 2>&1`
 
 // runThere runs a command on a backend, and shows what it prints.
-func (o *Operation) runThere(ctx context.Context, m *member, words []string) (code int, err error) {
+func (o *Operation) runThere(ctx context.Context, m *row, words []string) (code int, err error) {
 	stream, err := m.Host.Start(ctx, remote.Command{Args: append([]string{"sh", "-c", mergeScript, "sh"}, words...)})
 	if err != nil {
 		return 0, err
@@ -197,10 +192,13 @@ func (o *Operation) askOnlyIf(ctx context.Context) error {
 	if len(words) == 0 {
 		return nil
 	}
-	skips := make([]*Skip, len(o.whole.members))
-	errs := make([]error, len(o.whole.members))
+	skips := make([]*Skip, len(o.whole.rows))
+	errs := make([]error, len(o.whole.rows))
 	var all sync.WaitGroup
-	for i, m := range o.whole.members {
+	for i, m := range o.whole.rows {
+		if !m.isOpen() || m.reached > waiting { // under way since an earlier process asked
+			continue
+		}
 		all.Go(func() {
 			var args []string
 			for _, w := range words {
@@ -218,18 +216,12 @@ func (o *Operation) askOnlyIf(ctx context.Context) error {
 		})
 	}
 	all.Wait()
-	var leftOut []*member
 	for i, s := range skips {
 		if s != nil {
-			leftOut = append(leftOut, o.whole.members[i])
+			o.whole.rows[i].end = skipped
 			o.skipped = append(o.skipped, *s)
 			o.emit(&BackendSkipped{Header: Header{Target: s.Backend}, Reason: s.Reason})
 		}
 	}
-	for _, m := range leftOut {
-		m.Close()
-	}
-	o.whole = o.whole.without(leftOut)
-	o.plan = o.whole.plan
 	return errors.Join(errs...)
 }

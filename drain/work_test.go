@@ -33,7 +33,7 @@ func TestOutputOfLongLines(t *testing.T) {
 // here and on the backend.
 func TestWorkThatLeavesAProcess(t *testing.T) {
 	const background = 15 * time.Second // longer than workGrace
-	m := &member{Backend: &backend.Backend{Name: "app-1", Host: remote.Local(nil)}}
+	m := &row{Backend: &backend.Backend{Name: "app-1", Host: remote.Local(nil)}}
 	for where, run := range map[string]func(o *Operation, words []string) (int, error){
 		"here": func(o *Operation, words []string) (int, error) {
 			return o.runHere(t.Context(), words, Backend{}, StepWork)

@@ -45,7 +45,11 @@ func NewGithub(v *Text) View {
 
 func (v *githubView) Event(e drain.Event) {
 	switch e := e.(type) {
-	case *drain.StepStarted, *drain.RollingBack:
+	case *drain.StepStarted:
+		if !e.Rollback { // it is in the group of the rollback
+			v.group(true)
+		}
+	case *drain.RollingBack:
 		v.group(true)
 	case *drain.BatchStarted:
 		v.group(false)

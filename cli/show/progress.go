@@ -56,8 +56,11 @@ func (p *progress) heed(e drain.Event) {
 	case *drain.StepStarted:
 		p.begin(title(e.Step, e.Direction, e.Description), e.Time)
 		p.how = how(e.Step, e.Direction, e.Description)
-		p.number, p.of, p.last, p.direction, p.what = e.Number, e.Of, e.Number, e.Direction, e.Description
-		p.touched, p.rollingBack = true, false
+		p.direction, p.what = e.Direction, e.Description
+		if !e.Rollback {
+			p.number, p.of, p.last = e.Number, e.Of, e.Number
+			p.touched, p.rollingBack = true, false
+		}
 		p.await(e.Step)
 	case *drain.RollingBack:
 		p.begin(words(e), e.Time)

@@ -103,7 +103,7 @@ func (t *timeline) add(e drain.Event) {
 	h := e.Head()
 	switch e := e.(type) {
 	case *drain.OperationStarted:
-		t.Began, t.members = e, e.Targets
+		t.started(e)
 	case *drain.Result:
 		t.Ended = e
 	case *drain.Checked:
@@ -123,7 +123,9 @@ func (t *timeline) add(e drain.Event) {
 			s.note(e.Error, "", moodFailed)
 		}
 	case *drain.StepStarted:
-		t.forward()
+		if !e.Rollback {
+			t.forward()
+		}
 		t.begin(h).What = describe(e.Step, e.Direction, e.Description)
 	case *drain.StepDone:
 		t.of(h).done(e)
@@ -140,6 +142,16 @@ func (t *timeline) add(e drain.Event) {
 	default:
 		t.happened(e)
 	}
+}
+
+// started notes who began the operation, or resumed it.
+func (t *timeline) started(e *drain.OperationStarted) {
+	t.members, t.Ended = e.Targets, nil
+	if e.Continues == "" || t.Began.Time.IsZero() {
+		t.Began = e
+		return
+	}
+	t.entry(entryNote, e.Head(), "").note("resumed by "+journal.Who(e.Recorder, e.User, e.Host, "", e.Time), "", moodPlain)
 }
 
 // forward notes that the operation goes on, without the backends that it failed for.
@@ -190,7 +202,7 @@ func (t *timeline) entry(kind entryKind, h *drain.Header, title string) *entry {
 	return e
 }
 
-// begin is a step that begins. That of a rollback is not announced.
+// begin is a step that begins.
 func (t *timeline) begin(h *drain.Header) *entry {
 	kind := entryStep
 	if t.undoing {

@@ -24,7 +24,7 @@ type Balancer interface {
 	Plan(context.Context, Query) (*Report, error)
 	// Lock takes the locks of backends, so that no other operation works on them.
 	Lock(context.Context, LockRequest) error
-	// Begin records an operation. One that is recorded already is taken on.
+	// Begin records an operation, or resumes one.
 	Begin(context.Context, Beginning) error
 	// Stage brings servers to a wanted state in the files: it edits them and has nginx test
 	// them. If that fails, the files are as before. What is as wanted is left alone.
@@ -300,6 +300,9 @@ const (
 // A Beginning is an operation and the first lines of its history.
 type Beginning struct {
 	Operation journal.Operation `json:"operation"`
+	// Resume goes on with the operation where the journal has it, also where it has ended with
+	// something left to do. Root may resume another user's.
+	Resume bool `json:"resume,omitempty"`
 	// SetAside has a state of the journal that cannot be read renamed, and a new one begun.
 	// An agent does that for root alone.
 	SetAside bool  `json:"set_aside,omitempty"`
@@ -341,7 +344,7 @@ type Lines []json.RawMessage
 // A Recorded is how an operation goes.
 type Recorded struct {
 	Lines Lines `json:"lines,omitempty"`
-	// Progress is what a rolling run has done so far; not looked into here.
+	// Progress is how far each backend is; not looked into here.
 	Progress json.RawMessage `json:"progress,omitempty"`
 }
 
@@ -354,7 +357,9 @@ type Ending struct {
 	// Returned are servers that are as before, where others are not.
 	Returned  []journal.Server `json:"returned,omitempty"`
 	Supersede []string         `json:"supersede,omitempty"` // operations that this one stands in for
-	Lines     Lines            `json:"lines,omitempty"`
+	// Progress is how each backend ended; not looked into here.
+	Progress json.RawMessage `json:"progress,omitempty"`
+	Lines    Lines           `json:"lines,omitempty"`
 }
 
 // A HistoryQuery asks for one operation, or with an empty ID for the list.

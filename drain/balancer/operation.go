@@ -31,8 +31,8 @@ func (l *Local) Begin(ctx context.Context, b Beginning) error {
 	if err != nil {
 		return asError(fmt.Errorf("read the journal: %w", err))
 	}
-	if had, ok := s.Find(b.Operation.ID); ok && l.isOwn(had) {
-		err = l.adopt(had, b.Lines)
+	if had, ok := s.Find(b.Operation.ID); ok && b.Resume && (l.isOwn(had) || l.options.Caller.UID == 0) {
+		err = l.adopt(ctx, had, b)
 	} else {
 		err = l.beginAnew(ctx, b)
 	}
@@ -43,24 +43,37 @@ func (l *Local) Begin(ctx context.Context, b Beginning) error {
 	return nil
 }
 
-// adopt goes on with an operation of the caller after a broken connection.
-func (l *Local) adopt(had journal.Operation, lines Lines) error {
-	if had.Result != "" {
-		return refusal("operation %s has ended", had.ID)
+// adopt goes on with an operation that a connection which broke, or a process that crashed, began.
+func (l *Local) adopt(ctx context.Context, had journal.Operation, b Beginning) error {
+	b.Operation.Recorder = &l.options.Caller
+	if err := l.checkHistory(had.ID); err != nil {
+		return err
 	}
-	// A crash may have come between the two files of the journal.
-	err := l.journal.Create(had.ID, l.options.Caller, bytesOf(lines)...)
-	if errors.Is(err, fs.ErrExist) {
-		var h journal.History
-		if h, err = l.journal.Read(had.ID); err == nil && (h.Recorder == nil || h.Recorder.UID != l.options.Caller.UID) {
-			err = refusal("the history of operation %s is another user's", had.ID)
-		}
-	}
-	if err != nil {
+	if err := l.update(ctx, "resume", func(s *journal.State) error { return s.Resume(b.Operation) }); err != nil {
 		return err
 	}
 	l.id, l.adopted = had.ID, true
+	return l.continueHistory(b.Lines)
+}
+
+// checkHistory refuses to go on with the history of another user; root may.
+func (l *Local) checkHistory(id string) error {
+	caller := l.options.Caller
+	h, err := l.journal.Read(id)
+	if err == nil && caller.UID != 0 && (h.Recorder == nil || h.Recorder.UID != caller.UID) {
+		return refusal("operation %s was begun before: who began it can resume it, and root can", id)
+	}
 	return nil
+}
+
+// continueHistory goes on with the history of an operation that is resumed. A crash may have come
+// before it was made.
+func (l *Local) continueHistory(lines Lines) error {
+	err := l.journal.Create(l.id, l.options.Caller, bytesOf(lines)...)
+	if errors.Is(err, fs.ErrExist) {
+		err = l.appendHistory(lines)
+	}
+	return err
 }
 
 // beginAnew records an operation that is not in the journal yet.
@@ -69,8 +82,13 @@ func (l *Local) beginAnew(ctx context.Context, b Beginning) error {
 	op := b.Operation
 	op.Recorder, op.Began = &caller, time.Now()
 	op.Result, op.Ended, op.Open, op.NotDrained = "", time.Time{}, 0, nil
-	if caller.UID != 0 && l.journal.HasHistory(op.ID) {
-		return refusal("there was an operation %s before", op.ID)
+	switch {
+	case b.Resume:
+		if err := l.checkHistory(op.ID); err != nil {
+			return err
+		}
+	case caller.UID != 0 && l.journal.HasHistory(op.ID):
+		return refusal("operation %s was begun before", op.ID)
 	}
 	spare := ""
 	err := l.update(ctx, "begin", func(s *journal.State) error {
@@ -78,13 +96,13 @@ func (l *Local) beginAnew(ctx context.Context, b Beginning) error {
 		if _, taken := s.Find(op.ID); taken {
 			// Somebody has seen the ID on another LB, or in a lock. It is root's to use.
 			if caller.UID != 0 {
-				return refusal("operation %s was begun by another user", op.ID)
+				return refusal("operation %s was begun before: who began it can resume it, and root can", op.ID)
 			}
 			if err := s.Rename(op.ID, spare); err != nil {
 				return err
 			}
 		}
-		if err := journal.CheckNewID(op.ID, op.Began, s.LastID); err != nil {
+		if err := journal.CheckID(op.ID, op.Began, s.LastID, b.Resume); err != nil {
 			return refusal("%w", err)
 		}
 		if err := s.Begin(op); err != nil {
@@ -94,6 +112,9 @@ func (l *Local) beginAnew(ctx context.Context, b Beginning) error {
 		l.id = op.ID
 		return nil
 	})
+	if err == nil && b.Resume {
+		return l.continueHistory(b.Lines)
+	}
 	if err == nil && caller.UID == 0 {
 		err = l.journal.Rename(op.ID, spare)
 	}
@@ -198,7 +219,7 @@ func (l *Local) End(ctx context.Context, e Ending) error {
 	st := l.standing(ctx)
 	err := l.updateOwn(ctx, "end", func(s *journal.State) error {
 		return s.End(l.id, journal.Ending{
-			Result: e.Result, Open: e.Open, NotDrained: e.NotDrained, Returned: e.Returned, At: time.Now(), Supersede: l.mayReplace(s, e.Supersede),
+			Result: e.Result, Progress: e.Progress, Open: e.Open, NotDrained: e.NotDrained, Returned: e.Returned, At: time.Now(), Supersede: l.mayReplace(s, e.Supersede),
 			Down: l.keptDown(s, st), By: l.options.Caller, Locked: l.lockedOf(s),
 		})
 	})

@@ -96,7 +96,9 @@ func TestStagedEditEnds(t *testing.T) {
 		},
 		"adopted and ended by another agent": func(r *rig, l *Local, id string) error {
 			other := r.as(1000)
-			r.must(other.Begin(r.t.Context(), operation(id, journal.KindDrain)))
+			again := operation(id, journal.KindDrain)
+			again.Resume = true
+			r.must(other.Begin(r.t.Context(), again))
 			return other.End(r.t.Context(), Ending{Result: journal.ResultRolledBack})
 		},
 	} {
@@ -418,5 +420,76 @@ func TestHistoryIsBegunAgain(t *testing.T) {
 	h, err := l.History(t.Context(), HistoryQuery{ID: id})
 	if err != nil || len(h.Lines) != 2 || h.Recorder == nil || h.Recorder.UID != 1000 {
 		t.Errorf("%+v, %v", h, err)
+	}
+}
+
+// Whoever began an operation resumes it, and root does, whose it is from then on. Its history goes
+// on in the same file.
+func TestResume(t *testing.T) {
+	const ann, bob = 1000, 1001
+	server := func(address string) journal.Located {
+		return journal.Located{Server: journal.Server{Module: "http", Upstream: "pool", Address: address}}
+	}
+	for name, test := range map[string]struct {
+		by     uint32
+		result journal.Result // with which ann's ended; empty: it has not
+		says   string         // of the refusal
+	}{
+		"who began it, after a crash":   {ann, "", ""},
+		"who began it, after a failure": {ann, journal.ResultPartial, ""},
+		"what is not drained":           {ann, journal.ResultNotDrained, ""},
+		"root":                          {0, journal.ResultPartial, ""},
+		"another user":                  {bob, journal.ResultPartial, "who began it can resume it, and root can"},
+		"what is done here alone":       {ann, journal.ResultDone, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r, ctx := newRig(t), t.Context()
+			id := newOperationID()
+			first := r.as(ann)
+			r.must(first.Begin(ctx, operation(id, journal.KindDrain, server("127.0.0.2"))))
+			if test.result != "" {
+				r.must(first.End(ctx, Ending{Result: test.result}))
+			}
+			other := r.as(bob)
+			r.must(first.Close(), other.Begin(ctx, operation(journal.NewID(time.Now(), id), journal.KindDrain, server("127.0.0.3"))), other.Close())
+
+			again := operation(id, journal.KindDrain, server("127.0.0.2"), server("127.0.0.4"))
+			again.Resume, again.Operation.Progress = true, []byte(`{"steps":3}`)
+			l := r.as(test.by)
+			err := l.Begin(ctx, again)
+			if test.says != "" {
+				if CodeOf(err) != CodeRefused || !strings.Contains(err.Error(), test.says) {
+					t.Errorf("%v", err)
+				}
+				return
+			}
+			r.must(err, l.Record(ctx, Recorded{Lines: Lines{[]byte(`{"third":true}`)}}), l.Close())
+			s := r.state()
+			op := s.Operations[len(s.Operations)-1]
+			if len(s.Operations) != 2 || op.ID != id || op.Result != "" || len(op.Servers) != 2 || string(op.Progress) != `{"steps":3}` || op.Recorder.UID != test.by {
+				t.Errorf("%+v", s.Operations)
+			}
+			h, err := r.as(0).History(ctx, HistoryQuery{ID: id})
+			if err != nil || len(h.Lines) != 3 || h.Recorder.UID != ann {
+				t.Errorf("the history has %s of %v, %v", h.Lines, h.Recorder, err)
+			}
+		})
+	}
+}
+
+// What an LB has not seen begin can be resumed there as well, however long ago it began.
+func TestResumeOfWhatTheLBDoesNotKnow(t *testing.T) {
+	r := newRig(t)
+	old := operation(journal.NewID(time.Now().Add(-24*time.Hour), ""), journal.KindDrain)
+	if err := r.as(1000).Begin(t.Context(), old); CodeOf(err) != CodeRefused || !strings.Contains(err.Error(), "clock") {
+		t.Errorf("a new operation of yesterday: %v", err)
+	}
+	old.Resume = true
+	r.must(r.as(1000).Begin(t.Context(), old))
+	future := operation(journal.NewID(time.Now().Add(24*time.Hour), ""), journal.KindDrain)
+	future.Resume = true
+	if err := r.as(1000).Begin(t.Context(), future); CodeOf(err) != CodeRefused {
+		t.Errorf("an operation of tomorrow: %v", err)
 	}
 }

@@ -85,9 +85,10 @@ func checkID(id string) error {
 // one LB's clock, and the clocks of several LBs differ.
 const idSkew = 15 * time.Minute
 
-// CheckNewID refuses an ID that NewID would not make now, by the clock and the latest ID of
-// this machine. An ID after a latest one in the future is made when the clock was set back.
-func CheckNewID(id string, now time.Time, latest string) error {
+// CheckID refuses an ID that NewID would not make now, by the clock and the latest ID of this
+// machine; that of an operation which is resumed may be older. An ID after a latest one in the
+// future is made when the clock was set back.
+func CheckID(id string, now time.Time, latest string, resumed bool) error {
 	if !datedID.MatchString(id) {
 		return fmt.Errorf("%.80q is not the ID of an operation", id)
 	}
@@ -101,7 +102,7 @@ func CheckNewID(id string, now time.Time, latest string) error {
 			return nil
 		}
 	}
-	if at.Before(now.Add(-idSkew)) || at.After(now.Add(idSkew)) {
+	if at.Before(now.Add(-idSkew)) && !resumed || at.After(now.Add(idSkew)) {
 		return fmt.Errorf("operation %s: its time is more than %s from this machine's clock (%s): set the clocks right", id, idSkew, now.UTC().Format(time.DateTime))
 	}
 	return nil

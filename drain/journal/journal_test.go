@@ -123,7 +123,7 @@ func TestStateSurvives(t *testing.T) {
 	at := time.Date(2026, 5, 4, 12, 0, 0, 123456789, time.UTC)
 	op := Operation{
 		ID: "1", Kind: KindDrain, Targets: []string{"10.0.0.1", "web"}, Recorder: &Recorder{1000, "deploy"}, User: "ann", Host: "desk", Reason: "disk <3> é",
-		Began: at, Continues: "0", Spec: json.RawMessage(`{"timeout":1}`), Servers: []Located{{one, conf, 3, true}},
+		Began: at, Spec: json.RawMessage(`{"timeout":1}`), Servers: []Located{{one, conf, 3, true}},
 		Result: ResultPartial, Ended: at, Open: 7, NotDrained: []Server{one}, Progress: json.RawMessage(`{"done":1}`),
 	}
 	change := Change{"1", conf, 3, 40, "a", "b", " down", " x", true}

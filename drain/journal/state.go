@@ -68,20 +68,19 @@ type Operation struct {
 	Kind    string   `json:"kind"`
 	Targets []string `json:"targets"`
 	// Recorder is who began it, as this LB saw it; nil in journals of earlier versions.
-	Recorder  *Recorder       `json:"recorder,omitempty"`
-	User      string          `json:"user"` // as the caller says
-	Host      string          `json:"host"`
-	Reason    string          `json:"reason,omitempty"`
-	Began     time.Time       `json:"began"`
-	Continues string          `json:"continues,omitempty"` // ID of the operation that this one resumes
-	Spec      json.RawMessage `json:"spec,omitempty"`      // what was asked; not looked into here
-	Servers   []Located       `json:"servers,omitempty"`
-	Result    Result          `json:"result,omitempty"`
-	Ended     time.Time       `json:"ended,omitzero"`
-	Open      int             `json:"open,omitempty"` // connections when it ended
+	Recorder *Recorder       `json:"recorder,omitempty"`
+	User     string          `json:"user"` // as the caller says
+	Host     string          `json:"host"`
+	Reason   string          `json:"reason,omitempty"`
+	Began    time.Time       `json:"began"`
+	Spec     json.RawMessage `json:"spec,omitempty"` // what was asked; not looked into here
+	Servers  []Located       `json:"servers,omitempty"`
+	Result   Result          `json:"result,omitempty"`
+	Ended    time.Time       `json:"ended,omitzero"`
+	Open     int             `json:"open,omitempty"` // connections when it ended
 	// NotDrained are the servers that have them, where others have none; none: all.
 	NotDrained []Server        `json:"not_drained,omitempty"`
-	Progress   json.RawMessage `json:"progress,omitempty"` // of a rolling run; not looked into here
+	Progress   json.RawMessage `json:"progress,omitempty"` // how far each backend is; not looked into here
 }
 
 // Covers tells whether the operation is on this server.
@@ -173,6 +172,26 @@ func (s *State) Begin(op Operation) error {
 	return nil
 }
 
+// Resume goes on with an operation that has not ended, or has left something to do, on behalf of
+// op's recorder: with what op asks for, how far it is, and the servers that it adds. It is the
+// latest from here on.
+func (s *State) Resume(op Operation) error {
+	i := s.index(op.ID)
+	if i < 0 {
+		return gone(op.ID)
+	}
+	had := s.Operations[i]
+	had.Recorder, had.Spec, had.Progress = op.Recorder, op.Spec, op.Progress
+	had.Result, had.Ended, had.Open, had.NotDrained = "", time.Time{}, 0, nil
+	for _, l := range op.Servers {
+		if !had.Covers(l.Server) {
+			had.Servers = append(had.Servers, l)
+		}
+	}
+	s.Operations = append(slices.Delete(s.Operations, i, i+1), had)
+	return s.checkGrown(&s.Operations[len(s.Operations)-1])
+}
+
 // check refuses an operation that is not well-formed or larger than any real one.
 func (o *Operation) check() error {
 	if !slices.Contains([]string{KindDrain, KindUndrain, KindRun}, o.Kind) {
@@ -184,7 +203,7 @@ func (o *Operation) check() error {
 	if len(o.Reason) > maxReason {
 		return fmt.Errorf("a reason of %d bytes, more than %d", len(o.Reason), maxReason)
 	}
-	for _, name := range append([]string{o.User, o.Host, o.Continues}, o.Targets...) {
+	for _, name := range append([]string{o.User, o.Host}, o.Targets...) {
 		if len(name) > maxName {
 			return fmt.Errorf("a name of %d bytes, more than %d", len(name), maxName)
 		}
@@ -400,7 +419,7 @@ func (s *State) Undone(id string, edits ...Edit) error {
 	return nil
 }
 
-// Record notes what a rolling run has done so far.
+// Record notes how far each backend is.
 func (s *State) Record(id string, progress json.RawMessage) error {
 	i := s.index(id)
 	if i < 0 {
@@ -416,7 +435,8 @@ var results = []Result{ResultDone, ResultRolledBack, ResultPartial, ResultNotDra
 // An Ending is how an operation ended.
 type Ending struct {
 	Result     Result
-	Open       int // connections
+	Progress   json.RawMessage // how each backend ended; not looked into here
+	Open       int             // connections
 	NotDrained []Server
 	Returned   []Server // that are as before, where others are not
 	At         time.Time
@@ -448,7 +468,7 @@ func (s *State) End(id string, e Ending) error {
 	}
 	s.keepCleared(id)
 	op.Servers = slices.DeleteFunc(slices.Clone(op.Servers), func(l Located) bool { return slices.Contains(e.Returned, l.Server) })
-	op.Result, op.Open, op.NotDrained, op.Ended = e.Result, e.Open, left, e.At
+	op.Result, op.Progress, op.Open, op.NotDrained, op.Ended = e.Result, e.Progress, e.Open, left, e.At
 	switch e.Result {
 	case ResultRolledBack:
 		s.dropMarks(func(m Mark) bool { return m.Operation == id })

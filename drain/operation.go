@@ -1,0 +1,243 @@
+package drain
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/drainctl/drainctl/drain/balancer"
+	"github.com/drainctl/drainctl/drain/journal"
+)
+
+// Run takes the steps. When one fails, or soft ends, what was done is rolled back; when hard ends
+// too, the rollback is given up. The error is a *[Failure].
+func (o *Operation) Run(hard, soft context.Context) error {
+	soft, cancel := either(soft, hard)
+	defer cancel()
+	soft, unwatch := o.lbs.watch(soft)
+	defer unwatch()
+	err := o.begin(soft)
+	begun := err == nil
+	switch {
+	case !begun && soft.Err() != nil:
+		err = context.Cause(soft)
+	case !begun:
+	case o.plan.Spec.Kind == Run:
+		err = o.roll(hard, soft)
+	default:
+		err = o.takeSteps(hard, soft)
+	}
+	o.end(hard, begun, err)
+	return o.result.failure()
+}
+
+// either is a context that ends with a, or with b.
+func either(a, b context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(a)
+	stop := context.AfterFunc(b, func() { cancel(context.Cause(b)) })
+	return ctx, func() { stop(); cancel(nil) }
+}
+
+// takeSteps takes the rows through the steps of a drain or an undrain. An error is about all of
+// them.
+func (o *Operation) takeSteps(hard, soft context.Context) error {
+	rest, err := o.walk(hard, soft, o.whole.where((*row).isOpen), o.plan.path())
+	for _, r := range rest.rows {
+		r.end = ended
+	}
+	return err
+}
+
+// Result is how the operation ended.
+func (o *Operation) Result() *Result { return o.result }
+
+// begin writes down who wants what. An operation that is resumed is adopted.
+func (o *Operation) begin(ctx context.Context) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	spec := o.plan.Spec
+	text, err := json.Marshal(spec.recordable())
+	if err != nil {
+		return fmt.Errorf("write the spec down: %w", err)
+	}
+	servers := make([][]journal.Located, len(o.lbs))
+	for i, lb := range o.lbs {
+		for _, s := range o.whole.servers(lb, o.whole.where((*row).isOpen).rows) {
+			servers[i] = append(servers[i], journal.Located{Server: s.Server, File: s.File, Line: s.Line, Down: s.Down})
+		}
+		o.emit(&OperationStarted{
+			Header: Header{LB: lb.Name}, Version: historyVersion, Kind: spec.Kind, Targets: spec.Targets, User: spec.User, Host: spec.Host,
+			Reason: spec.Reason, Continues: spec.Continues, Service: spec.Service, Servers: servers[i], Drainctl: o.options.Version,
+		})
+	}
+	o.tellChecks()
+	if path := o.plan.path(); spec.Kind != Run {
+		o.announce(o.whole.where((*row).isOpen), path[0], false)
+	}
+	progress := o.table()
+	return o.lbs.each(ctx, func(ctx context.Context, lb *LB) error {
+		op := journal.Operation{
+			ID: o.id, Kind: string(spec.Kind), Targets: spec.Targets, User: spec.User, Host: spec.Host, Reason: spec.Reason,
+			Spec: text, Servers: servers[slices.Index(o.lbs, lb)], Began: o.began, Progress: progress,
+		}
+		// Whoever forces an undrain does without what cannot be read.
+		return lb.Begin(ctx, balancer.Beginning{Operation: op, Resume: spec.Continues != "", SetAside: spec.Kind == Undrain && spec.Force, Lines: lb.takeHistory()})
+	})
+}
+
+// historyVersion is the format of a history's lines.
+const historyVersion = 2
+
+// record writes down how far the rows are and what has happened, on every LB, and returns when it
+// is on their disks.
+func (o *Operation) record(ctx context.Context) error {
+	progress := o.table()
+	return o.lbs.each(ctx, func(ctx context.Context, lb *LB) error {
+		return lb.Record(ctx, balancer.Recorded{Lines: lb.takeHistory(), Progress: progress})
+	})
+}
+
+// endLimit bounds writing down how an operation ended, although it is over or is being given up.
+const endLimit = 10 * time.Second
+
+// end asks the LBs what is so, works out how the operation ended, and writes it down. That it
+// cannot be written down is said, and changes nothing.
+func (o *Operation) end(ctx context.Context, begun bool, err error) {
+	ctx, limit := context.WithoutCancel(ctx), cmp.Or(o.options.bounds.end, endLimit)
+	e := ending{spec: o.plan.Spec, id: o.id, rows: o.whole.rows, begun: begun, err: err, lbs: o.plan.LBs, skipped: append(slices.Clone(o.plan.Skipped), o.skipped...)}
+	if e.standing(e.exit()) == Changed {
+		e.seen = o.look(ctx, limit)
+	}
+	r := resultOf(e)
+	r.Operation = o.id
+	stamp(r)
+	o.result = r
+	line, marshalErr := json.Marshal(r)
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	o.steps++ // so that an LB which is told of the end knows more than one that is not
+	endErr := o.lbs.each(ctx, func(ctx context.Context, lb *LB) error {
+		lines := lb.takeHistory()
+		if marshalErr == nil {
+			lines = append(lines, line)
+		}
+		return lb.End(ctx, o.ending(lb, lines))
+	})
+	if endErr = errors.Join(marshalErr, endErr); endErr != nil && begun {
+		w := &Warning{Header: Header{Operation: o.id}, Text: endErr.Error()}
+		stamp(w)
+		o.options.Emit(w)
+	}
+}
+
+// look asks every LB once more for the servers of the operation.
+func (o *Operation) look(ctx context.Context, limit time.Duration) []seenLB {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	seen := make([]seenLB, len(o.lbs))
+	_ = o.lbs.each(ctx, func(ctx context.Context, lb *LB) error {
+		s := &seen[slices.Index(o.lbs, lb)]
+		s.loaded = lb.loaded
+		if s.err = errors.New("the connection broke"); !(fleet{lb}).broken() {
+			var part LBPlan
+			part, s.err = lb.ask(ctx, balancer.Query{Targets: o.plan.Spec.Targets, Upstreams: o.plan.Spec.Upstreams})
+			s.report = part.Report
+		}
+		return nil
+	})
+	return seen
+}
+
+// ending is what the journal of an LB is told of the end.
+func (o *Operation) ending(lb *LB, lines balancer.Lines) balancer.Ending {
+	e := balancer.Ending{Result: o.result.Result, Supersede: o.supersedes(lb), Lines: lines, Progress: o.table()}
+	serversOf := func(end End) []journal.Server {
+		rows := o.whole.where(func(r *row) bool { return r.end == end }).rows
+		if len(rows) == len(o.whole.rows) {
+			return nil
+		}
+		return keysOf(o.whole.servers(lb, rows))
+	}
+	if o.plan.Spec.Kind != Run { // that one is about all of them
+		e.Returned = serversOf(rolledBack)
+	}
+	if s := o.result.Stands; s != nil && s.Open != nil {
+		e.Open, e.NotDrained = *s.Open, serversOf(notDrained)
+	}
+	return e
+}
+
+// supersedes is the drains on an LB that one which is done stands in for: those of the same
+// servers. A drain that was given a service stands on, where this one was not: its undrain will
+// start that service.
+func (o *Operation) supersedes(lb *LB) (ids []string) {
+	if o.plan.Spec.Kind == Run || o.result.Result != journal.ResultDone {
+		return nil
+	}
+	k := o.plan.Spec.Kind
+	// What was rolled back alone is not of this one.
+	standing := keysOf(o.whole.servers(lb, o.whole.where(func(r *row) bool { return r.standing(k) }).rows))
+	for _, op := range o.whole.part(lb).Report.State.Operations {
+		was, err := specOf(op)
+		if err != nil || op.ID == o.id || op.Kind != string(Drain) || was.hasService() && !o.plan.Spec.hasService() {
+			continue
+		}
+		covered := !slices.ContainsFunc(op.Servers, func(l journal.Located) bool { return !slices.Contains(standing, l.Server) })
+		if covered {
+			ids = append(ids, op.ID)
+		}
+	}
+	return ids
+}
+
+// emit tells of an event, and keeps it for the history: of all LBs, unless it is
+// about one.
+func (o *Operation) emit(e Event) {
+	h := e.Head()
+	h.Operation = o.id
+	stamp(e)
+	o.options.Emit(e)
+	switch e := e.(type) {
+	case *HealthChecked, *Planned, *LockAwaited, *WorkOutput:
+		return
+	case *Waiting:
+		if !o.worthKeeping(e) {
+			return
+		}
+	}
+	o.keep(e)
+}
+
+// keep keeps an event for the history.
+func (o *Operation) keep(e Event) {
+	h := e.Head()
+	line, err := json.Marshal(e)
+	if err != nil {
+		return
+	}
+	for _, lb := range o.lbs {
+		if h.LB == "" || h.LB == lb.Name {
+			lb.mu.Lock()
+			at := len(lb.history)
+			if _, ok := e.(*OperationStarted); ok {
+				at = 0 // it says what the history is of
+			}
+			lb.history = slices.Insert(lb.history, at, line)
+			lb.mu.Unlock()
+		}
+	}
+}
+
+// takeHistory is what the history has not been told yet.
+func (lb *LB) takeHistory() balancer.Lines {
+	lb.mu.Lock()
+	defer lb.mu.Unlock()
+	lines := lb.history
+	lb.history = nil
+	return lines
+}

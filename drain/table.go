@@ -1,0 +1,348 @@
+package drain
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	"github.com/drainctl/drainctl/drain/backend"
+	"github.com/drainctl/drainctl/drain/balancer"
+	"github.com/drainctl/drainctl/drain/journal"
+)
+
+// A Phase is how far a backend has come: the step that was begun for it last.
+type Phase int
+
+// The phases, in the order of a rolling run. A drain ends with stopping, and an undrain
+// begins with starting.
+const (
+	waiting  Phase = iota // no step was begun
+	marking               // down, on every LB
+	draining              // until no connection is open
+	stopping              // the service
+	working
+	starting // the service
+	checking // until it is healthy
+	clearing // down, on every LB
+)
+
+// phases are the names and the steps of the phases.
+var phases = [...]struct {
+	name string
+	StepName
+	Direction
+}{
+	waiting: {name: "waiting"},
+	marking: {"marking", StepMarkDown, Forward}, draining: {"draining", StepWait, Forward}, stopping: {"stopping", StepService, Forward},
+	working:  {"working", StepWork, Forward},
+	starting: {"starting", StepService, Reverse}, checking: {"checking", StepWait, Reverse}, clearing: {"clearing", StepMarkDown, Reverse},
+}
+
+// paths are the phases of each kind of operation.
+var paths = map[Kind][]Phase{
+	Drain:   {marking, draining, stopping},
+	Undrain: {starting, checking, clearing},
+	Run:     {marking, draining, stopping, working, starting, checking, clearing},
+}
+
+// step is the name of the phase's step, and direction where it leads.
+func (p Phase) step() StepName       { return phases[p].StepName }
+func (p Phase) direction() Direction { return phases[p].Direction }
+
+// MarshalText implements [encoding.TextMarshaler].
+func (p Phase) MarshalText() ([]byte, error) { return []byte(phases[p].name), nil }
+
+// UnmarshalText implements [encoding.TextUnmarshaler].
+func (p *Phase) UnmarshalText(text []byte) error {
+	for i := range phases {
+		if phases[i].name == string(text) {
+			*p = Phase(i)
+			return nil
+		}
+	}
+	return fmt.Errorf("%.40q is no phase of an operation", text)
+}
+
+// An End is how a backend ended. Empty: its steps are not all done.
+type End string
+
+// The ends.
+const (
+	ended      End = "done"
+	rolledBack End = "rolled back"
+	notDrained End = "not drained" // out of the pool, the app running, with connections open
+	left       End = "left"        // in another state than it was, or is wanted to be
+	skipped    End = "skipped"     // by --only-if
+)
+
+// A row is one backend of an operation. An operation knows nothing else about its progress.
+type row struct {
+	*backend.Backend
+	plan    Backend
+	phase   Phase
+	reached Phase // the furthest phase, also of an earlier process
+	end     End
+	why     Verdict // of the step that failed for it last
+	stuck   Verdict // of the step that failed on the way back
+	changed bool    // something about it is not, or was not for a while, as before
+}
+
+// standing tells whether the operation has left the backend in another state than it found it in.
+func (r *row) standing(k Kind) bool {
+	switch {
+	case r.end == rolledBack, r.end == skipped:
+		return false
+	case k == Run:
+		return r.isLeft()
+	}
+	return true
+}
+
+// isLeft tells whether the backend is in another state than it was, and than it is wanted to be.
+func (r *row) isLeft() bool { return r.end == left || r.end == "" && r.reached > waiting }
+
+// isOpen tells whether the row has not ended.
+func (r *row) isOpen() bool { return r.end == "" }
+
+// reverses tells whether the way back of a row leads through a phase.
+func (r *row) reverses(p Phase, k Kind) bool {
+	switch p {
+	case starting:
+		return r.Service.Unit != "" && (r.Touched || r.reached >= working)
+	case checking:
+		return r.Touched || r.reached >= working
+	case marking:
+		return r.reached == clearing
+	case draining:
+		return r.Touched // it is stopped only when nginx was seen to send nothing there
+	case stopping:
+		return r.Touched
+	}
+	return k != Undrain
+}
+
+// A fate is what becomes of a backend after a step.
+type fate int
+
+// The fates.
+const (
+	proceed    fate = iota
+	stopAnyway      // with connections open
+	leave
+	rollBack
+)
+
+// fateOf decides what becomes of a backend after its part of a step, by the furthest phase that it
+// has reached. The batches of a rolling run go back until the work begins; what fails after the
+// work stays out.
+func fateOf(s Spec, reached Phase, v Verdict) fate {
+	switch {
+	case v.Outcome == StepOK:
+		return proceed
+	case s.Kind == Run && (reached > working || reached == working && s.Rollout.OnFailure == FailureLeave):
+		return leave
+	case s.Kind == Run:
+		return rollBack
+	case v.Outcome == Irreversible:
+		return leave
+	case v.Outcome == StepTimedOut && s.OnTimeout == TimeoutStop:
+		return stopAnyway
+	case v.Outcome == StepTimedOut && s.OnTimeout == TimeoutLeave:
+		return leave
+	}
+	return rollBack
+}
+
+// A batch is rows that are taken together: one edit and one reload on each LB.
+type batch struct {
+	o    *Operation
+	rows []*row
+	lbs  []LBPlan // what the LBs reported of them last
+}
+
+// newWhole is the batch of all backends of the operation.
+func (o *Operation) newWhole() *batch {
+	b := &batch{o: o, lbs: slices.Clone(o.plan.LBs)}
+	for _, p := range o.plan.Backends {
+		b.rows = append(b.rows, &row{Backend: &backend.Backend{Name: p.Name}, plan: p})
+	}
+	return b
+}
+
+// only is the part of a batch that some of its rows are.
+func (b *batch) only(rows []*row) *batch {
+	return &batch{o: b.o, rows: rows, lbs: slices.Clone(b.lbs)}
+}
+
+// where is the part of a batch for which is so.
+func (b *batch) where(is func(*row) bool) *batch {
+	return b.only(slices.DeleteFunc(slices.Clone(b.rows), func(r *row) bool { return !is(r) }))
+}
+
+// without is the rest of it.
+func (b *batch) without(rows []*row) *batch {
+	return b.where(func(r *row) bool { return !slices.Contains(rows, r) })
+}
+
+// returning is the rows of a rolling run that are healthy and still marked down. They come back
+// with the edit that takes the next batch out.
+func (o *Operation) returning() []*row {
+	return o.whole.where(func(r *row) bool { return r.end == "" && r.phase == clearing }).rows
+}
+
+func namesOf(rows []*row) (all []string) {
+	for _, r := range rows {
+		all = append(all, r.Name)
+	}
+	return all
+}
+
+// targetsOf is what names the backends of rows.
+func targetsOf(rows []*row) (all []string) {
+	for _, r := range rows {
+		all = append(all, r.plan.Targets...)
+	}
+	return all
+}
+
+// part is what one LB reported last.
+func (b *batch) part(lb *LB) LBPlan { return b.lbs[slices.Index(b.o.lbs, lb)] }
+
+// servers is the servers of rows on one LB.
+func (b *batch) servers(lb *LB, rows []*row) []balancer.Server {
+	return serversOf(b.part(lb).Report.Servers, rows)
+}
+
+// serversOf is those of the servers that are of the rows.
+func serversOf(servers []balancer.Server, rows []*row) []balancer.Server {
+	return slices.DeleteFunc(slices.Clone(servers), func(s balancer.Server) bool {
+		return !slices.ContainsFunc(rows, func(r *row) bool { return matches(r.plan.targets(), s.Address) })
+	})
+}
+
+// A table is the rows as a journal has them.
+type table struct {
+	Steps int        `json:"steps"` // that were begun: of two LBs, the one with more knows more
+	Rows  []savedRow `json:"rows,omitempty"`
+}
+
+// A savedRow is one of them.
+type savedRow struct {
+	Backend string `json:"backend"`
+	Phase   Phase  `json:"phase"`
+	Reached Phase  `json:"reached"`
+	End     End    `json:"end,omitempty"`
+	Active  bool   `json:"active,omitempty"` // its service ran before
+}
+
+// table is the rows for the journal.
+func (o *Operation) table() json.RawMessage {
+	t := table{Steps: o.steps}
+	for _, r := range o.whole.rows {
+		t.Rows = append(t.Rows, savedRow{r.Name, r.phase, max(r.phase, r.reached), r.end, r.Active})
+	}
+	text, _ := json.Marshal(t) // of plain names and numbers
+	return text
+}
+
+// savedTable is the table of an operation that an earlier process began: that of the LB which
+// knows most.
+func savedTable(id string, lbs []LBPlan) (latest table) {
+	for _, lb := range lbs {
+		var t table
+		op, ok := lb.Report.State.Find(id)
+		if ok && json.Unmarshal(op.Progress, &t) == nil && t.Steps >= latest.Steps {
+			latest = t
+		}
+	}
+	return latest
+}
+
+// row is the row of a backend.
+func (t table) row(name string) (savedRow, bool) {
+	i := slices.IndexFunc(t.Rows, func(r savedRow) bool { return r.Backend == name })
+	if i < 0 {
+		return savedRow{}, false
+	}
+	return t.Rows[i], true
+}
+
+// isWorked tells whether the work of a rolling run on the backend is done. What failed after it is
+// worked on again, unless nothing but its way back into the pool failed.
+func (r savedRow) isWorked() bool {
+	return r.End == ended || r.End == "" && r.Phase >= starting || r.End == left && r.Phase == clearing
+}
+
+// adopt continues with the table of an earlier process. What is done and still so is not done
+// again. The rest begins anew, in a rolling run after the work where that is done. What another
+// operator has undrained meanwhile is left as it is.
+func (o *Operation) adopt(t table) {
+	o.steps = t.Steps
+	k := o.plan.Spec.Kind
+	for _, r := range o.whole.rows {
+		saved, ok := t.row(r.Name)
+		undrained := !o.covers(r)
+		switch {
+		case !ok, saved.End == rolledBack, undrained && k == Run && !saved.isWorked():
+			continue // as if there had been no earlier process
+		case undrained && k != Run:
+			r.end = skipped
+			o.skipped = append(o.skipped, Skip{r.Name, "it was undrained meanwhile"})
+			continue
+		}
+		r.Active, r.reached, r.changed = saved.Active, saved.Reached, saved.Reached > waiting
+		if r.Service.Unit != "" { // it may have been stopped, or started
+			r.Touched = k == Undrain && !saved.Active && r.reached >= starting || k != Undrain && saved.Active && r.reached >= stopping
+		}
+		switch {
+		case saved.End == ended && (k == Run || !o.needsEdit(r)), undrained:
+			r.phase, r.end = saved.Phase, ended
+		case k == Run && saved.isWorked():
+			r.phase = saved.Phase
+		}
+	}
+}
+
+// covers tells whether the journal of an LB still has the operation on a server of the row. An
+// operation that has begun on none has not lost it.
+func (o *Operation) covers(r *row) bool {
+	found := false
+	for _, lb := range o.whole.lbs {
+		op, ok := lb.Report.State.Find(o.id)
+		found = found || ok && len(op.Servers) > 0
+		for _, s := range serversOf(lb.Report.Servers, []*row{r}) {
+			if ok && op.Covers(s.Server) {
+				return true
+			}
+		}
+	}
+	return !found
+}
+
+// needsEdit tells whether a server of the row is not as it is wanted.
+func (o *Operation) needsEdit(r *row) bool {
+	return slices.ContainsFunc(o.whole.lbs, func(lb LBPlan) bool {
+		return slices.ContainsFunc(serversOf(lb.Report.Servers, []*row{r}), func(s balancer.Server) bool { return s.Configure })
+	})
+}
+
+// learn takes in servers of the operation that an LB did not have when it was planned.
+func (o *Operation) learn(i int, part LBPlan) {
+	report := *o.whole.lbs[i].Report
+	for _, s := range part.Report.Servers {
+		if !slices.ContainsFunc(report.Servers, func(had balancer.Server) bool { return had.Server == s.Server }) {
+			report.Servers = append(slices.Clone(report.Servers), s)
+		}
+	}
+	o.whole.lbs[i].Report = &report
+}
+
+// keysOf is servers for the journal of an LB, each once.
+func keysOf(servers []balancer.Server) (keys []journal.Server) {
+	for _, s := range servers {
+		if !slices.Contains(keys, s.Server) {
+			keys = append(keys, s.Server)
+		}
+	}
+	return keys
+}

@@ -1,0 +1,341 @@
+package drain
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"time"
+)
+
+// An Outcome is how a step ended.
+type Outcome int
+
+// The outcomes.
+const (
+	StepOK       Outcome = iota // done, or unchanged
+	StepTimedOut                // the time was up; nothing failed
+	StepError                   // failed
+	Irreversible                // failed, and cannot be rolled back
+)
+
+// A Verdict is what a step has to say.
+type Verdict struct {
+	Outcome Outcome
+	Changed bool // something is not, or was not for a while, as before; also when it failed
+	Detail  Detail
+	Err     error
+	Log     []string  // the app's last log lines
+	Next    []Command // for an irreversible failure
+	// Failed are the rows that it failed for, and Each has why. None: it failed for all of them.
+	Failed []*row
+	Each   map[*row]Verdict
+}
+
+func failed(changed bool, err error) Verdict {
+	return Verdict{Outcome: StepError, Changed: changed, Err: err}
+}
+
+// of is the verdict on one row.
+func (v Verdict) of(r *row) Verdict {
+	if each, ok := v.Each[r]; ok {
+		return each
+	}
+	return v
+}
+
+// joined is the verdict over several rows: the worst one, with the details of all.
+func joined(rows []*row, verdicts []Verdict) Verdict {
+	all := Verdict{Each: map[*row]Verdict{}}
+	for i, v := range verdicts {
+		if v.Outcome > all.Outcome {
+			all.Outcome, all.Err, all.Log, all.Next = v.Outcome, v.Err, v.Log, v.Next
+		}
+		if v.Outcome != StepOK {
+			all.Failed = append(all.Failed, rows[i])
+			all.Each[rows[i]] = v
+		}
+		rows[i].changed = rows[i].changed || v.Changed
+		all.Changed = all.Changed || v.Changed
+		all.Detail.Services = append(all.Detail.Services, v.Detail.Services...)
+		if v.Detail.Open != nil {
+			all.Detail.Open, all.Detail.Waited = v.Detail.Open, max(all.Detail.Waited, v.Detail.Waited)
+		}
+		all.Detail.Checks = max(all.Detail.Checks, v.Detail.Checks)
+	}
+	return all
+}
+
+// run does the step of a phase. On the way back it acts on what this operation has done alone.
+// Each step may be done again after it was done, or half done: it then does what is left.
+func (b *batch) run(ctx context.Context, p Phase, back bool) Verdict {
+	switch p {
+	case marking, clearing:
+		return b.reconcile(ctx, p, back)
+	case draining, checking:
+		return b.await(ctx, p, back)
+	case stopping, starting:
+		return b.control(ctx, p)
+	}
+	return b.work(ctx)
+}
+
+// walk takes a batch through phases. rest are the rows that come to the end of them. An error ends
+// the operation: it was about all rows, which have gone back.
+func (o *Operation) walk(hard, soft context.Context, b *batch, path []Phase) (rest *batch, err error) {
+	for _, p := range path {
+		ctx := soft
+		if o.plan.Spec.Kind == Run && p >= working {
+			ctx = hard // a batch that was worked on comes back to the pool first
+		}
+		v := o.take(ctx, b, p, false)
+		switch {
+		case v.Outcome == StepOK:
+			continue
+		case len(v.Failed) == 0, ctx.Err() != nil: // an LB, the journal or the operator
+			return b.only(nil), o.giveUp(hard, b, v)
+		}
+		if b = o.settle(hard, b, p, v); len(b.rows) == 0 {
+			break
+		}
+	}
+	return b, nil
+}
+
+// giveUp takes a batch back after a step that failed for all of it, and with it all of a drain or
+// an undrain. What a rolling run has worked on stays out, unless it is to be put back.
+func (o *Operation) giveUp(hard context.Context, b *batch, v Verdict) error {
+	if o.plan.Spec.Kind != Run {
+		o.unwind(hard, o.whole.where(func(r *row) bool { return r.end == "" || r.end == notDrained }), v)
+		return v.Err
+	}
+	stays := func(r *row) bool {
+		return fateOf(o.plan.Spec, r.reached, Verdict{Outcome: StepError}) == leave
+	}
+	for _, r := range b.where(stays).rows {
+		r.end, r.why = left, v.of(r)
+	}
+	back := b.where(func(r *row) bool { return !stays(r) })
+	o.unwind(hard, back, v)
+	for _, r := range back.rows {
+		if r.end == rolledBack { // as if the run had not come to it
+			r.phase, r.reached, r.end, r.why = waiting, waiting, "", Verdict{}
+		}
+	}
+	return v.Err
+}
+
+// settle decides what becomes of the rows that a step has failed for. The rest goes on.
+func (o *Operation) settle(hard context.Context, b *batch, p Phase, v Verdict) (rest *batch) {
+	spec := o.plan.Spec
+	var back, stay []*row
+	for _, r := range v.Failed {
+		r.why = v.of(r)
+		switch fateOf(spec, r.reached, r.why) {
+		case stopAnyway:
+			o.emit(&StoppingAnyway{Header: Header{Target: r.Name, Step: p.step(), Direction: p.direction()}, Error: r.why.Err.Error()})
+		case leave:
+			r.end = left
+			if r.why.Outcome == StepTimedOut {
+				r.end = notDrained
+			}
+			stay = append(stay, r)
+		default:
+			back = append(back, r)
+		}
+	}
+	rest = b.without(slices.Concat(back, stay))
+	switch {
+	case len(back) == 0:
+	case spec.Together && spec.Kind != Run:
+		o.unwind(hard, o.whole.where(func(r *row) bool { return r.end == "" || r.end == notDrained }), v)
+		return b.only(nil)
+	default:
+		o.unwind(hard, b.only(back), v)
+	}
+	return rest
+}
+
+// unwind is the rollback: it reverses the phases that rows have reached, as far as this operation
+// has done something in them. A row that fails on the way is left as it is then.
+func (o *Operation) unwind(ctx context.Context, b *batch, why Verdict) {
+	o.tellRollback(b, why)
+	for _, r := range b.rows {
+		r.why = why.of(r)
+	}
+	kind, path := o.plan.Spec.Kind, []Phase{starting, checking, clearing}
+	if kind == Undrain {
+		path = []Phase{marking, draining, stopping}
+	}
+	rest := b
+	for _, p := range path {
+		part := rest.where(func(r *row) bool { return r.reverses(p, kind) })
+		if len(part.rows) == 0 {
+			continue
+		}
+		v := o.take(ctx, part, p, true)
+		if v.Outcome == StepOK {
+			continue
+		}
+		if len(v.Failed) == 0 {
+			v.Failed = part.rows
+		}
+		for _, r := range v.Failed {
+			r.end, r.stuck = left, v.of(r)
+		}
+		rest = rest.without(v.Failed)
+	}
+	for _, r := range rest.rows {
+		r.end = rolledBack
+	}
+}
+
+// tellRollback says that rows go back: of all backends of the operation once, of some each.
+func (o *Operation) tellRollback(b *batch, why Verdict) {
+	if len(b.rows) == len(o.whole.rows) {
+		if slices.ContainsFunc(b.rows, func(r *row) bool { return r.changed }) {
+			o.emit(&RollingBack{Error: why.Err.Error()})
+		}
+		return
+	}
+	for _, r := range b.rows {
+		o.emit(&RollingBack{Header: Header{Target: r.Name}, Error: why.of(r).Err.Error()})
+	}
+}
+
+// take runs the step of one phase and says how it went. That it begins is in the journal of every
+// LB before it does. On a way back, what cannot be written down is said, and keeps nothing from
+// being put right.
+func (o *Operation) take(ctx context.Context, b *batch, p Phase, back bool) Verdict {
+	head := Header{Step: p.step(), Direction: p.direction()}
+	if ctx.Err() != nil {
+		return failed(false, context.Cause(ctx))
+	}
+	run := o.plan.Spec.Kind == Run
+	wayBack := back || run && p > working
+	if wayBack && o.lbs.broken() {
+		// An LB that is gone is no reason to leave the app stopped. What needs it says so.
+		_ = o.reconnect(ctx)
+	}
+	if back || run || o.begins(b, p) {
+		o.announce(b, p, back)
+		if err := o.record(ctx); err != nil && !wayBack {
+			return o.failedStep(head, failed(false, err))
+		} else if err != nil {
+			o.emit(&Warning{Text: err.Error()})
+		}
+	}
+	for _, r := range b.rows {
+		if !back {
+			r.reached = max(p, r.reached)
+		}
+	}
+	if ctx.Err() != nil {
+		return failed(false, context.Cause(ctx))
+	}
+	began := time.Now()
+	v := b.run(ctx, p, back)
+	for _, r := range b.rows {
+		r.changed = r.changed || v.Changed && v.Each == nil
+	}
+	if v.Err != nil {
+		if ctx.Err() != nil {
+			v.Err = context.Cause(ctx) // what it broke off says less
+		}
+		return o.failedStep(head, v)
+	}
+	o.emit(&StepDone{Header: head, Changed: v.Changed, Elapsed: InSeconds(time.Since(began)), Detail: v.Detail})
+	return v
+}
+
+// begins tells whether a step is new for a batch. The first step begins with the operation.
+func (o *Operation) begins(b *batch, p Phase) bool {
+	return slices.ContainsFunc(b.rows, func(r *row) bool { return r.phase != p })
+}
+
+// announce says that a step begins, and notes it in the table.
+func (o *Operation) announce(b *batch, p Phase, back bool) {
+	e := &StepStarted{Header: Header{Step: p.step(), Direction: p.direction()}, Rollback: back, Description: b.describe(p)}
+	switch path := o.plan.path(); {
+	case back:
+	case o.plan.Spec.Kind == Run:
+		if p == marking {
+			e.Description.Returning = targetsOf(o.returning())
+		}
+	default:
+		e.Number, e.Of = slices.Index(path, p)+1, len(path)
+	}
+	o.steps++
+	for _, r := range b.rows {
+		if !back {
+			r.phase = p
+		}
+	}
+	o.emit(e)
+}
+
+func (o *Operation) failedStep(head Header, v Verdict) Verdict {
+	if len(v.Failed) == 0 || len(o.whole.rows) == 1 {
+		o.emit(&StepFailed{Header: head, Error: v.Err.Error()})
+		return v
+	}
+	for _, r := range v.Failed {
+		head.Target = r.Name
+		o.emit(&StepFailed{Header: head, Error: v.of(r).Err.Error()})
+	}
+	return v
+}
+
+// path is the phases that a plan leads through: without a service there is none to stop.
+func (p *Plan) path() []Phase {
+	return slices.DeleteFunc(slices.Clone(paths[p.Spec.Kind]), func(ph Phase) bool {
+		return ph.step() == StepService && !slices.ContainsFunc(p.Backends, func(b Backend) bool { return b.Settings.Service != "" })
+	})
+}
+
+// describe says what the step of a phase will do with the batch.
+func (b *batch) describe(p Phase) Description {
+	var backends []Backend
+	for _, r := range b.rows {
+		backends = append(backends, r.plan)
+	}
+	var lbs []LBPlan
+	for _, lb := range b.lbs {
+		report := *lb.Report
+		report.Servers = serversOf(report.Servers, b.rows)
+		lbs = append(lbs, LBPlan{lb.LB, &report})
+	}
+	return describe(b.o.plan.Spec, p, backends, lbs)
+}
+
+// describe says what the step of a phase will do.
+func describe(spec Spec, p Phase, backends []Backend, lbs []LBPlan) (what Description) {
+	switch p.step() {
+	case StepMarkDown:
+		return Description{Servers: allServers(lbs)}
+	case StepWork:
+		r := spec.Rollout
+		return Description{Command: r.Command, OnBackend: r.OnBackend, Reboot: r.Reboot}
+	}
+	add := func(to *string, text string) {
+		if text != "" && !slices.Contains(strings.Split(*to, ", "), text) {
+			*to = strings.TrimPrefix(*to+", "+text, ", ")
+		}
+	}
+	for _, b := range backends {
+		set := b.Settings
+		switch {
+		case p.step() == StepService && set.Service != "":
+			add(&what.Service, set.Service)
+			add(&what.Backend, b.Name)
+		case p.step() == StepService:
+		case p == checking:
+			add(&what.Health, b.health())
+			what.Limit = InSeconds(set.HealthTimeout)
+		default:
+			add(&what.Counter, b.counterText())
+			add(&what.Service, set.Service)
+			what.Limit, what.Threshold, what.OnTimeout = InSeconds(set.Timeout), set.Threshold, spec.OnTimeout
+		}
+	}
+	return what
+}

@@ -128,7 +128,7 @@ func BenchmarkMarkDown(b *testing.B) {
 		if err := s.Upstream.CrossCheck(); err != nil {
 			b.Fatal(err)
 		}
-		if err := s.Upstream.Verify(s.Edits(Want{Down: true})); err != nil {
+		if err := c.Verify(s.Edits(Want{Down: true})); err != nil {
 			b.Fatal(err)
 		}
 		if _, err := Apply(s.File.Src, s.Edits(Want{Down: true})); err != nil {

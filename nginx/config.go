@@ -38,6 +38,7 @@ type Config struct {
 	ErrorLogs       []string // files of the error_log directives of the main context
 	modules         []string // files of load_module
 	includeDirs     []string // directories that patterns of includes look into
+	files           *fileSet // what it was loaded from
 }
 
 // A Skipped is an included file that could not be read or parsed.

@@ -194,7 +194,7 @@ func TestSkippedFragment(t *testing.T) {
 		t.Errorf("got\n%swant\n%s", got, want)
 	}
 	x := c.Upstreams[0].Servers[1]
-	if err := c.Upstreams[0].Verify(x.Edits(Want{Down: true})); err == nil {
+	if err := c.Verify(x.Edits(Want{Down: true})); err == nil {
 		t.Error("an edit of a fragment that cannot be read is verified")
 	}
 }
@@ -232,7 +232,7 @@ func TestLoadLimits(t *testing.T) {
 	if _, err := load(t.Context(), memory{mainConf: big}, mainConf); !errors.Is(err, ErrTooLarge) {
 		t.Errorf("a file of %d bytes: %v", len(big), err)
 	}
-	set := &fileSet{ctx: t.Context(), from: memory{"/a": "0123456789"}, byPath: map[string]*fileEntry{}}
+	set := newFileSet(t.Context(), memory{"/a": "0123456789"})
 	set.total.Add(MaxTotalSize - 9)
 	if _, err := set.read("/a"); err == nil || !strings.Contains(err.Error(), "bytes") {
 		t.Errorf("files of %d bytes: %v", MaxTotalSize+1, err)

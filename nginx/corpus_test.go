@@ -202,7 +202,7 @@ func editUpstream(t *testing.T, total *corpusTotals, conf *Config, h corpusFiles
 func markAndClear(t *testing.T, conf *Config, h corpusFiles, s *Server, upstream, server int) error {
 	t.Helper()
 	edits := s.Edits(Want{Down: true})
-	if err := s.Upstream.Verify(edits); err != nil {
+	if err := conf.Verify(edits); err != nil {
 		return err
 	}
 	marked, err := Apply(s.File.Src, edits)
@@ -222,7 +222,7 @@ func markAndClear(t *testing.T, conf *Config, h corpusFiles, s *Server, upstream
 	if !again.IsDown() {
 		return errors.New("it is not down after the edit")
 	}
-	if err := again.Upstream.Verify(again.Edits(Want{})); err != nil {
+	if err := after.Verify(again.Edits(Want{})); err != nil {
 		return err
 	}
 	cleared, err := Apply(again.File.Src, again.Edits(Want{}))

@@ -43,11 +43,7 @@ func TestCrossCheck(t *testing.T) {
 // What each reading says is compared in every part.
 func TestCrossCheckDiff(t *testing.T) {
 	ours := func(servers string) []*Server {
-		found, err := scanServers(mainConf, servers)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return found
+		return parse(t, inUpstream(servers)).Upstreams[0].Servers
 	}
 	const theirs = "server a:1 weight=2 down;"
 	if err := crossCheck(mainConf, theirs, 0, theirs, ours(theirs)); err != nil {

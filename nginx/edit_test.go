@@ -118,20 +118,18 @@ func caseFiles(dir, src string, files map[string]string) memory {
 func edited(t testing.TB, files memory, to Target, down bool) memory {
 	t.Helper()
 	c := parseFiles(t, files)
-	byUpstream := map[*Upstream][]Edit{}
+	var all []Edit
 	byFile := map[*File][]Edit{}
 	for _, s := range c.Match(to, nil) {
-		edits := s.Edits(Want{Down: down})
-		byUpstream[s.Upstream] = append(byUpstream[s.Upstream], edits...)
-		byFile[s.File] = append(byFile[s.File], edits...)
-	}
-	for u, edits := range byUpstream {
-		if err := u.CrossCheck(); err != nil {
+		if err := s.Upstream.CrossCheck(); err != nil {
 			t.Fatalf("CrossCheck: %v", err)
 		}
-		if err := u.Verify(edits); err != nil {
-			t.Fatalf("Verify: %v", err)
-		}
+		edits := s.Edits(Want{Down: down})
+		all = append(all, edits...)
+		byFile[s.File] = append(byFile[s.File], edits...)
+	}
+	if err := c.Verify(all); err != nil {
+		t.Fatalf("Verify: %v", err)
 	}
 	after := maps.Clone(files)
 	for f, edits := range byFile {
@@ -256,17 +254,28 @@ func TestApplyRefuses(t *testing.T) {
 }
 
 func TestVerifyRefuses(t *testing.T) {
-	src := inUpstream("server 10.0.0.1:81; # one\nserver 10.0.0.2:82 down;")
-	u := parse(t, src).Upstreams[0]
-	one, two := u.Servers[0], u.Servers[1]
+	conf := parse(t, inUpstream("server 10.0.0.1:81; # one\nserver 10.0.0.2:82 down;")+
+		"http { upstream v { server 10.0.0.4:84; server 10.0.0.5:85 down; } } # the end\n")
+	one, two := conf.Upstreams[0].Servers[0], conf.Upstreams[0].Servers[1]
+	other, otherDown := conf.Upstreams[1].Servers[0], conf.Upstreams[1].Servers[1]
 	end := func(s *Server) int { return int(s.Words()[len(s.Words())-1].End) }
 	at := func(s *Server, from, to int, text string) []Edit {
 		return []Edit{{File: s.File, Start: from, End: to, New: text, Server: s, Want: Want{Down: s == one || text == " down"}}}
+	}
+	with := func(s *Server, edits []Edit) []Edit {
+		return append(edits, s.Edits(Want{Down: !s.IsDown()})...)
 	}
 	cases := []struct {
 		name  string
 		edits []Edit
 	}{
+		{"marks a server of another upstream instead", at(one, end(other), end(other), " down")},
+		{"marks a server of another upstream too", with(one, at(one, end(other), end(other), " down"))},
+		{"clears a server of another upstream too", with(one, at(one, end(otherDown)-5, end(otherDown), ""))},
+		{"renames another upstream too", with(one, at(one, int(conf.Upstreams[1].At)+9, int(conf.Upstreams[1].At)+10, "w"))},
+		{"removes another upstream too", with(one, at(one, int(conf.Upstreams[1].At), int(conf.Upstreams[1].At), "x"))},
+		{"adds an upstream too", with(one, at(one, int(conf.Upstreams[1].At), int(conf.Upstreams[1].At), "upstream w {} "))},
+		{"breaks the file elsewhere", with(one, at(one, len(conf.Files[0].Src), len(conf.Files[0].Src), "}"))},
 		{"marks another server", at(two, end(one), end(one), " down")},
 		{"marks none", at(one, end(one), end(one), " ")},
 		{"clears none", at(two, end(two), end(two), " ")},
@@ -279,17 +288,20 @@ func TestVerifyRefuses(t *testing.T) {
 		{"closes the block", at(one, end(one), end(one), " down; } server x")},
 	}
 	for _, c := range cases {
-		if err := u.Verify(c.edits); err == nil {
+		if err := conf.Verify(c.edits); err == nil {
 			t.Errorf("an edit that %s is verified", c.name)
 		}
 	}
-	if err := u.Verify(one.Edits(Want{Down: true})); err != nil {
+	if err := parse(t, conf.Files[0].Src).Verify(one.Edits(Want{Down: true})); err == nil {
+		t.Error("an edit of another configuration's file is verified")
+	}
+	if err := conf.Verify(one.Edits(Want{Down: true})); err != nil {
 		t.Error(err)
 	}
-	if err := u.Verify(two.Edits(Want{})); err != nil {
+	if err := conf.Verify(two.Edits(Want{})); err != nil {
 		t.Error(err)
 	}
-	if err := u.Verify(nil); err != nil {
+	if err := conf.Verify(nil); err != nil {
 		t.Errorf("no edits: %v", err)
 	}
 }

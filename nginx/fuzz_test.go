@@ -64,7 +64,7 @@ func fuzzOne(t *testing.T, files memory, c *Config, n, i int, s *Server) {
 		}
 		return
 	}
-	if err := s.Upstream.Verify(edits); err != nil {
+	if err := c.Verify(edits); err != nil {
 		t.Fatalf("the upstream passes the cross-check, and its edit does not: %v", err)
 	}
 	marked, err := Apply(s.File.Src, edits)
@@ -83,7 +83,7 @@ func fuzzOne(t *testing.T, files memory, c *Config, n, i int, s *Server) {
 	}
 	sameButTheLine(t, c, c2, s)
 	s2 := c2.Upstreams[n].Servers[i]
-	if err := s2.Upstream.Verify(s2.Edits(Want{})); err != nil {
+	if err := c2.Verify(s2.Edits(Want{})); err != nil {
 		t.Fatalf("the upstream passed the cross-check, and undoing its edit does not: %v", err)
 	}
 	cleared, err := Apply(marked, s2.Edits(Want{}))

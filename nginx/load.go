@@ -50,11 +50,15 @@ func (d *disk) ReadFile(path string) (string, error) {
 }
 
 func load(ctx context.Context, from source, mainPath string) (*Config, error) {
+	return newFileSet(ctx, from).load(mainPath)
+}
+
+func (s *fileSet) load(mainPath string) (*Config, error) {
 	l := &loader{
-		files: &fileSet{ctx: ctx, from: from, byPath: map[string]*fileEntry{}},
+		files: s,
 		// As ngx_conf_full_name: "a/../b" goes through a, even a symbolic link.
 		prefix: strings.TrimSuffix(path.Dir(mainPath), "/") + "/",
-		conf:   &Config{Path: mainPath},
+		conf:   &Config{Path: mainPath, files: s},
 	}
 	f, err := l.read(mainPath)
 	if err != nil {
@@ -72,32 +76,38 @@ func load(ctx context.Context, from source, mainPath string) (*Config, error) {
 	return l.conf, nil
 }
 
-// A fileSet reads each file once, for all loaders of one configuration.
+// A fileSet reads each file and expands each pattern once, for all loaders of one
+// configuration.
 type fileSet struct {
 	ctx    context.Context
 	from   source
 	visits atomic.Int64 // how often a file was scanned
 	total  atomic.Int64 // bytes of all files
 	mu     sync.Mutex
-	byPath map[string]*fileEntry
+	byPath map[string]func() (*File, error)
+	globs  map[string]func() ([]string, error) // by pattern
 }
 
-type fileEntry struct {
-	once sync.Once
-	file *File
-	err  error
+func newFileSet(ctx context.Context, from source) *fileSet {
+	return &fileSet{ctx: ctx, from: from, byPath: map[string]func() (*File, error){}, globs: map[string]func() ([]string, error){}}
 }
 
-func (s *fileSet) read(name string) (*File, error) {
+func (s *fileSet) read(name string) (*File, error) { return once(s, s.byPath, name, s.open) }
+
+func (s *fileSet) glob(pattern string) ([]string, error) {
+	return once(s, s.globs, pattern, s.from.Glob)
+}
+
+// once returns what do returned for name the first time. results holds it, by name.
+func once[T any](s *fileSet, results map[string]func() (T, error), name string, do func(string) (T, error)) (T, error) {
 	s.mu.Lock()
-	e := s.byPath[name]
-	if e == nil {
-		e = &fileEntry{}
-		s.byPath[name] = e
+	result := results[name]
+	if result == nil {
+		result = sync.OnceValues(func() (T, error) { return do(name) })
+		results[name] = result
 	}
 	s.mu.Unlock()
-	e.once.Do(func() { e.file, e.err = s.open(name) })
-	return e.file, e.err
+	return result()
 }
 
 func (s *fileSet) open(name string) (*File, error) {
@@ -184,7 +194,7 @@ func (l *loader) expand(name string) ([]string, error) {
 	if err := l.lookInto(above(name)); err != nil {
 		return nil, err
 	}
-	names, err := l.files.from.Glob(name)
+	names, err := l.files.glob(name)
 	if err != nil {
 		return nil, fmt.Errorf("include %s: %w", name, err)
 	}
@@ -199,7 +209,7 @@ func (l *loader) lookInto(dir string) error {
 			return err
 		}
 		var err error
-		if dirs, err = l.files.from.Glob(dir); err != nil {
+		if dirs, err = l.files.glob(dir); err != nil {
 			return err
 		}
 	}

@@ -1,121 +1,105 @@
 package nginx
 
 import (
-	"errors"
 	"fmt"
+	"maps"
 	"slices"
 )
 
-// Verify reads every piece of the upstream that the edits touch as it will be,
-// with the cross-check, and makes sure that its servers are the same in the same
-// order, and that exactly the edited ones have their wanted state.
-func (u *Upstream) Verify(edits []Edit) error {
-	for _, p := range u.pieces {
-		var inside []Edit
-		for _, e := range edits {
-			if e.File == p.file && e.Start >= p.start && e.End <= p.end {
-				inside = append(inside, e)
-			}
+// Verify loads the configuration again, from memory and with the edits made, and checks that
+// exactly the edits' servers changed, as wanted. All other servers of the configuration must be
+// as before, in the same order. The upstreams that changed must pass the cross-check.
+func (c *Config) Verify(edits []Edit) error {
+	if len(edits) == 0 {
+		return nil
+	}
+	after, err := c.edited(edits)
+	if err == nil {
+		err = c.compare(after, edits)
+	}
+	if err != nil {
+		return fmt.Errorf("the edit was not verified, so nothing was written: %w", err)
+	}
+	return nil
+}
+
+// edited loads the configuration with edits made. Files without edits are those of c.
+func (c *Config) edited(edits []Edit) (*Config, error) {
+	byFile := map[*File][]Edit{}
+	for _, e := range edits {
+		byFile[e.File] = append(byFile[e.File], e)
+	}
+	files := newFileSet(c.files.ctx, c.files.from)
+	files.byPath, files.globs = maps.Clone(c.files.byPath), c.files.globs
+	for f, edits := range byFile {
+		if !slices.Contains(c.Files, f) {
+			return nil, fmt.Errorf("%s: it is not a file of this configuration", f.Path)
 		}
-		if len(inside) == 0 {
-			continue
+		text, err := Apply(f.Src, edits)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", f.Path, err)
 		}
-		if err := u.verifyPiece(p, inside); err != nil {
-			return fmt.Errorf("%s: the edit of upstream %s was not verified, so nothing was written: %w", p.file.Path, u.Name, err)
+		files.byPath[f.Path] = func() (*File, error) { return &File{Path: f.Path, Src: text}, nil }
+	}
+	return files.load(c.Path)
+}
+
+// A position is the place of a server line. A line of a fragment is of one server in each
+// upstream that includes the fragment.
+type position struct {
+	file *File
+	at   int32
+}
+
+// compare checks that after has the servers of c, with the states that edits want.
+func (c *Config) compare(after *Config, edits []Edit) error {
+	wants := map[position]Want{}
+	for _, e := range edits {
+		wants[position{e.Server.File, e.Server.At}] = e.Want
+	}
+	if len(after.Skipped) != len(c.Skipped) || len(after.Upstreams) != len(c.Upstreams) {
+		return fmt.Errorf("%d upstreams became %d, and %d unreadable files became %d", len(c.Upstreams), len(after.Upstreams), len(c.Skipped), len(after.Skipped))
+	}
+	for i, u := range c.Upstreams {
+		v := after.Upstreams[i]
+		if err := u.compare(v, wants); err != nil {
+			return fmt.Errorf("%s:%d: upstream %s: %w", v.File.Path, v.Line(), v.Name, err)
 		}
 	}
 	return nil
 }
 
-func (u *Upstream) verifyPiece(p piece, edits []Edit) error {
-	// By place, not by pointer: a fragment may be in another upstream too.
-	wants := map[int32]Want{}
-	shifted := make([]Edit, len(edits))
-	for i, e := range edits {
-		wants[e.Server.At] = e.Want
-		shifted[i] = Edit{Start: e.Start - p.start, End: e.End - p.start, New: e.New}
+func (u *Upstream) compare(after *Upstream, wants map[position]Want) error {
+	if u.Name != after.Name || u.Module != after.Module || len(u.Servers) != len(after.Servers) {
+		return fmt.Errorf("it was %s with %d servers, and now has %d", u.Name, len(u.Servers), len(after.Servers))
 	}
-	text, err := Apply(p.file.Src[p.start:p.end], shifted)
-	if err != nil {
-		return err
-	}
-	after, err := scanServers(p.file.Path, text)
-	if err != nil {
-		return err
-	}
-	before := u.serversIn(p)
-	if len(before) != len(after) {
-		return fmt.Errorf("%d servers became %d", len(before), len(after))
-	}
-	for i, s := range after {
-		state, touched := wants[before[i].At]
-		if !touched {
-			state = Want{Down: before[i].IsDown()}
+	changed := false
+	for i, s := range u.Servers {
+		now := after.Servers[i]
+		want, wanted := wants[position{s.File, s.At}]
+		switch {
+		case !wanted && now.File == s.File && now.At == s.At:
+			continue // the file has no edits; there may be 100,000 servers
+		case !wanted:
+			want.Down = s.IsDown()
 		}
-		if err := sameButState(before[i], s, state); err != nil {
-			return err
+		if now.IsDown() != want.Down || !slices.Equal(withoutState(s), withoutState(now)) {
+			return fmt.Errorf("the server on line %d of %s is not as wanted", now.Line(), now.File.Path)
 		}
+		changed = changed || wanted
 	}
-	return crossCheck(p.file.Path, text, 0, text, after)
-}
-
-// sameButState compares a server before and after an edit.
-func sameButState(before, after *Server, want Want) error {
-	if !slices.Equal(withoutState(before), withoutState(after)) {
-		return errors.New("the words of a server changed")
-	}
-	if after.IsDown() != want.Down {
-		return fmt.Errorf("down is %t at a server, not %t", after.IsDown(), want.Down)
+	if changed {
+		return after.CrossCheck()
 	}
 	return nil
 }
 
-// withoutState is the words of a server line that no edit changes.
-func withoutState(s *Server) []string {
-	var texts []string
+// withoutState returns the words of a server line that no edit changes.
+func withoutState(s *Server) (texts []string) {
 	for _, w := range s.Words() {
 		if w.Text != "down" {
 			texts = append(texts, w.Text)
 		}
 	}
 	return texts
-}
-
-// scanServers reads the inside of one upstream block. Fragments it includes
-// are pieces of their own and not followed.
-func scanServers(name, text string) ([]*Server, error) {
-	c := &serverCollector{file: &File{Path: name, Src: text}}
-	err := scan(text, c)
-	var te *tokenError
-	if errors.As(err, &te) {
-		err = syntaxError(name, text, te.at, te.msg)
-	}
-	return c.servers, err
-}
-
-// serverCollector is the visitor of one piece.
-type serverCollector struct {
-	file    *File
-	depth   int
-	servers []*Server
-}
-
-func (c *serverCollector) directive(words []Word, block bool, at int) error {
-	if c.depth == 0 && !block && words[0].Text == "server" {
-		if len(words) < 2 {
-			return &tokenError{at, "server without an address"}
-		}
-		s := &Server{File: c.file, At: words[0].Start}
-		s.Address, s.Err = ParseAddress(words[1].Text)
-		c.servers = append(c.servers, s)
-	}
-	if block {
-		c.depth++
-	}
-	return nil
-}
-
-func (c *serverCollector) blockEnd(int) error {
-	c.depth--
-	return nil
 }

@@ -226,7 +226,7 @@ func (r *reading) edits() error {
 			edits = append(edits, s.Edits(nginx.Want{})...)
 		}
 	}
-	if err := verify(edits, r.servers...); err != nil {
+	if err := verify(r.conf, edits, r.servers...); err != nil {
 		return err
 	}
 	var err error
@@ -234,9 +234,9 @@ func (r *reading) edits() error {
 	return err
 }
 
-// verify cross-checks the upstreams of edits, and of other servers, with gonginx,
-// and reads the edits back.
-func verify(edits []nginx.Edit, others ...*nginx.Server) error {
+// verify cross-checks the upstreams of edits, and of other servers, with gonginx, and loads the
+// configuration with the edits.
+func verify(conf *nginx.Config, edits []nginx.Edit, others ...*nginx.Server) error {
 	var upstreams []*nginx.Upstream
 	for _, e := range edits {
 		upstreams = append(upstreams, e.Server.Upstream)
@@ -251,11 +251,8 @@ func verify(edits []nginx.Edit, others ...*nginx.Server) error {
 		if err := u.CrossCheck(); err != nil {
 			return err
 		}
-		if err := u.Verify(edits); err != nil {
-			return err
-		}
 	}
-	return nil
+	return conf.Verify(edits)
 }
 
 // checkUpstreams makes sure that each name is exactly one block's.

@@ -99,7 +99,7 @@ func (l *Local) stage(ctx context.Context, r StageRequest, wants map[journal.Ser
 	if a.Notices, err = l.acceptPending(ctx, conf, r.AcceptPending); err != nil {
 		return a, err
 	}
-	changes, err := fileChanges(servers)
+	changes, err := fileChanges(conf, servers)
 	if err != nil {
 		return a, &Error{Code: CodeRefused, Message: err.Error(), cause: err}
 	}
@@ -250,12 +250,12 @@ func PendingText(files []PendingFile) (pending, future string) {
 }
 
 // fileChanges works out and verifies the new text of each file.
-func fileChanges(servers []wanted) ([]*fileChange, error) {
+func fileChanges(conf *nginx.Config, servers []wanted) ([]*fileChange, error) {
 	var edits []nginx.Edit
 	for _, s := range servers {
 		edits = append(edits, s.Edits(s.Want)...)
 	}
-	if err := verify(edits); err != nil {
+	if err := verify(conf, edits); err != nil {
 		return nil, err
 	}
 	var changes []*fileChange

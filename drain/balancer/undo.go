@@ -244,7 +244,7 @@ func (l *Local) around(ctx context.Context, e journal.Edit, now string) (string,
 	if len(edits) == 0 {
 		return "", nil
 	}
-	if err := verify(edits); err != nil {
+	if err := verify(conf, edits); err != nil {
 		return "", err
 	}
 	return nginx.Apply(now, edits)

@@ -273,6 +273,9 @@ var includeCases = []struct {
 	{name: "brackets", files: map[string]string{
 		"nginx.conf": "include d/[ab].conf; include d/[!ab].conf; include d/[x-z]*; events {}",
 		"d/a.conf":   "", "d/b.conf": "", "d/c.conf": "", "d/x": "", "d/yy": ""}},
+	{name: "classes, dashes and brackets in brackets", files: map[string]string{
+		"nginx.conf": "include d/[[:digit:]]*; include d/[![:alnum:]]; include d/[-a]*; include d/[^-a]*; include d/[a-]; include d/[]b]; include d/[[]x; include d/[!]a]; include d/[a-c0-9]; events {}",
+		"d/0":        "", "d/9x": "", "d/-": "", "d/-x": "", "d/a": "", "d/b": "", "d/]": "", "d/[x": "", "d/^": "", "d/é": "", "d/\xe9": ""}},
 	{name: "bracket that is not closed", files: map[string]string{"nginx.conf": "include d/[ab; events {}", "d/[ab": ""}},
 	{name: "bracket that is not closed and names nothing", files: map[string]string{"nginx.conf": "include d/[ab; events {}"}},
 	{name: "question mark", files: map[string]string{

@@ -2,22 +2,25 @@ package nginx
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
-	"path"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
+
+	"mvdan.cc/sh/v3/pattern"
 )
 
-// glob returns the paths that match pattern, as glob(3) with no flags in the C
+// glob returns the paths that match a pattern, as glob(3) with no flags in the C
 // locale, which is how nginx calls it (ngx_open_glob). filepath.Glob does not
 // agree with it: there * matches a leading dot, and [!a] is unknown. A directory
 // that may not be read is an error here: it must not look like an empty one.
-func glob(pattern string) ([]string, error) {
+func glob(path string) ([]string, error) {
 	found := []string{""}
 	check := false // the last words were not read from a directory
-	for word, rest, more := "", pattern, true; more; {
+	for word, rest, more := "", path, true; more; {
 		word, rest, more = strings.Cut(rest, "/")
 		slash := ""
 		if more {
@@ -29,6 +32,10 @@ func glob(pattern string) ([]string, error) {
 			}
 			continue
 		}
+		matches, err := matcher(word)
+		if err != nil {
+			return nil, err
+		}
 		var next []string
 		for _, dir := range found {
 			names, err := list(dir)
@@ -36,7 +43,7 @@ func glob(pattern string) ([]string, error) {
 				return nil, err
 			}
 			for _, name := range names {
-				if match(word, name) {
+				if matches(name) {
 					next = append(next, dir+name+slash)
 				}
 			}
@@ -81,7 +88,7 @@ func absent(err error) bool {
 }
 
 // hasMeta tells whether word is more than a name. A [ that nothing closes is
-// one too: match then takes it as it stands.
+// one too, and matches itself.
 func hasMeta(word string) bool { return strings.ContainsAny(word, "*?[") }
 
 // withoutEscapes removes the backslashes that quote the character after them.
@@ -96,91 +103,29 @@ func withoutEscapes(word string) string {
 	return b.String()
 }
 
-// match tells whether name, without slashes, matches pattern by the rules of
-// fnmatch(3) with FNM_PERIOD in the C locale, byte by byte.
-func match(pattern, name string) bool {
-	if strings.HasPrefix(name, ".") && !strings.HasPrefix(pattern, ".") && !strings.HasPrefix(pattern, `\.`) {
-		return false
+// libcBrackets has the package pattern read brackets as C libraries do: a "-" that begins one is
+// no range, and word and ascii are no classes, but letters.
+var libcBrackets = strings.NewReplacer("[-", `[\-`, "[!-", `[!\-`, "[^-", `[^\-`, "[:word:]", "[:drow:]", "[:ascii:]", "[:iicsa:]")
+
+// matcher returns a function that reports whether a name without slashes matches a word of a
+// pattern, by the rules of fnmatch(3) with FNM_PERIOD in the C locale, byte by byte. Brackets
+// that C libraries read differently, such as [[.a.]] and [z-a], are an error.
+func matcher(word string) (func(name string) bool, error) {
+	expr, err := pattern.Regexp(libcBrackets.Replace(runePerByte(word)), pattern.EntireString)
+	if err != nil {
+		return nil, fmt.Errorf("drainctl does not support this pattern: %w", err)
 	}
-	runes := make([]rune, len(name)) // one for each byte
-	for i := range len(name) {
-		runes[i] = rune(name[i])
-	}
-	ok, err := path.Match(goPattern(pattern), string(runes))
-	return ok && err == nil
+	re, err := regexp.Compile(expr)
+	dot := strings.HasPrefix(word, ".") || strings.HasPrefix(word, `\.`)
+	return func(name string) bool {
+		return (dot || !strings.HasPrefix(name, ".")) && re.MatchString(runePerByte(name))
+	}, err
 }
 
-// goPattern is a pattern of fnmatch(3) as [path.Match] takes it, with a rune for
-// each byte.
-func goPattern(p string) string {
-	var b strings.Builder
-	for i := 0; i < len(p); i++ {
-		switch c := p[i]; c {
-		case '*', '?':
-			b.WriteByte(c)
-		case '[':
-			set, width := goBracket(p[i:])
-			b.WriteString(set)
-			i += width - 1
-		case '\\':
-			if i+1 < len(p) {
-				i++
-			}
-			b.WriteString(escaped(p[i]))
-		default:
-			b.WriteString(escaped(c))
-		}
+func runePerByte(s string) string {
+	runes := make([]rune, len(s))
+	for i := range len(s) {
+		runes[i] = rune(s[i])
 	}
-	return b.String()
-}
-
-func escaped(c byte) string { return `\` + string(rune(c)) }
-
-// classes are the classes of the C locale, as ranges for [path.Match].
-var classes = map[string]string{
-	"alpha": "a-zA-Z", "digit": "0-9", "alnum": "a-zA-Z0-9", "lower": "a-z", "upper": "A-Z", "xdigit": "0-9a-fA-F",
-	"space": " \t-\r", "blank": " \t", "cntrl": "\x00-\x1f\x7f", "print": " -~", "graph": "!-~", "punct": "!-/:-@\\[-`{-~",
-}
-
-// goBracket is the bracket expression at the start of p, and how long that is.
-// A [ that nothing closes is itself.
-func goBracket(p string) (set string, width int) {
-	i := 1
-	set = "["
-	if i < len(p) && (p[i] == '!' || p[i] == '^') {
-		set += "^"
-		i++
-	}
-	set += "b-a" // nothing: path.Match wants at least one
-	for first := i; i < len(p); {
-		if p[i] == ']' && i > first {
-			return set + "]", i + 1
-		}
-		if class, _, found := strings.Cut(p[i:], ":]"); found && strings.HasPrefix(class, "[:") {
-			set += classes[class[2:]]
-			i += len(class) + 2
-			continue
-		}
-		low, n := bracketByte(p[i:])
-		i += n
-		high := low
-		if i+1 < len(p) && p[i] == '-' && p[i+1] != ']' {
-			high, n = bracketByte(p[i+1:])
-			i += 1 + n
-		}
-		set += escaped(low) + "-" + escaped(high)
-	}
-	return `\[`, 1
-}
-
-// bracketByte reads one byte of a bracket expression: plain, escaped, or
-// written as [.x.] or [=x=].
-func bracketByte(s string) (c byte, width int) {
-	if len(s) >= 5 && s[0] == '[' && (s[1] == '.' || s[1] == '=') && s[3] == s[1] && s[4] == ']' {
-		return s[2], 5
-	}
-	if s[0] == '\\' && len(s) > 1 {
-		return s[1], 2
-	}
-	return s[0], 1
+	return string(runes)
 }

@@ -3,6 +3,7 @@ package nginx
 import (
 	"cmp"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -26,12 +27,12 @@ func Diff(edits []Edit, context int) (string, error) {
 	var b strings.Builder
 	for _, f := range files {
 		v := viewOf(f, byFile[f])
-		changed, err := v.regions(byFile[f])
+		edited, err := Apply(v.text, byFile[f])
 		if err != nil {
 			return "", fmt.Errorf("%s: %w", f.Path, err)
 		}
 		fmt.Fprintf(&b, "--- %s\n+++ %s\n", f.Path, f.Path)
-		v.writeHunks(&b, changed, context)
+		v.writeHunks(&b, v.regions(byFile[f]), edited, context)
 	}
 	return b.String(), nil
 }
@@ -61,19 +62,14 @@ func (u *Upstream) shownIn(f *File) (spans []span) {
 	return spans
 }
 
-// A view is a file's text with all but some spans hidden, line by line.
+// A view is a file's text, line by line, with a zero byte for each byte that is hidden.
 type view struct {
-	text    string
-	starts  []int  // of the lines, and the end of the text
-	shown   []bool // whether a line has a span
-	anchors []anchor
+	text   string
+	starts []int  // of the lines, and the end of the text
+	shown  []bool // by line: whether a part of it is shown
 }
 
-// An anchor is a byte of the file and its place in the view. What follows it, up to the
-// next anchor, is the same in both, or hidden.
-type anchor struct{ file, view int }
-
-// viewOf hides what is not of the edits' upstreams.
+// viewOf hides what is not of the edits' upstreams, except blanks.
 func viewOf(f *File, edits []Edit) *view {
 	var spans []span
 	seen := map[*Upstream]bool{}
@@ -86,71 +82,31 @@ func viewOf(f *File, edits []Edit) *view {
 	slices.SortFunc(spans, func(a, b span) int { return cmp.Compare(a.start, b.start) })
 	spans = slices.Compact(spans) // a fragment may be included twice
 	v := &view{starts: []int{0}}
-	var b strings.Builder
+	for line := range strings.Lines(f.Src) {
+		v.starts = append(v.starts, v.starts[len(v.starts)-1]+len(line))
+	}
+	v.shown = make([]bool, len(v.starts))
+	text := []byte(f.Src)
 	at := 0
-	for _, s := range append(spans, span{len(f.Src), len(f.Src)}) {
+	for _, s := range append(spans, span{len(text), len(text)}) {
 		for line := range strings.Lines(f.Src[at:s.start]) {
-			v.anchors = append(v.anchors, anchor{at, b.Len()})
-			b.WriteString(hide(line))
+			trimmed := strings.TrimSpace(line)
+			from := at + strings.Index(line, trimmed)
+			clear(text[from : from+len(trimmed)])
 			at += len(line)
-			if strings.HasSuffix(line, "\n") {
-				v.endLine(b.Len())
-			}
 		}
-		v.anchors = append(v.anchors, anchor{at, b.Len()})
-		if s.start < s.end {
-			v.show(b.Len(), f.Src[s.start:s.end])
-		}
-		b.WriteString(f.Src[s.start:s.end])
 		at = s.end
 	}
-	v.text = b.String()
-	if v.starts[len(v.starts)-1] < len(v.text) {
-		v.endLine(len(v.text))
+	for _, s := range spans {
+		for line := v.line(s.start); line <= v.line(s.end-1); line++ { // a word in quotes may have several
+			v.shown[line] = true
+		}
 	}
+	v.text = string(text)
 	return v
 }
 
-// hide is a line, or a part of one, with its blanks alone.
-func hide(line string) string {
-	text := strings.TrimSpace(line)
-	if text == "" {
-		return line
-	}
-	return strings.Replace(line, text, hidden, 1)
-}
-
-// show notes that text, which begins at a byte of the view, is shown. A word in quotes
-// may have several lines.
-func (v *view) show(at int, text string) {
-	v.mark()
-	for i, c := range []byte(text) {
-		if c == '\n' {
-			v.endLine(at + i + 1)
-			v.mark()
-		}
-	}
-}
-
-func (v *view) mark() {
-	for len(v.shown) < len(v.starts) {
-		v.shown = append(v.shown, false)
-	}
-	v.shown[len(v.starts)-1] = true
-}
-
-func (v *view) endLine(at int) { v.starts = append(v.starts, at) }
-
-// place is where a byte of the file is in the view.
-func (v *view) place(at int) int {
-	i, found := slices.BinarySearchFunc(v.anchors, at, func(a anchor, at int) int { return cmp.Compare(a.file, at) })
-	if !found {
-		i--
-	}
-	return v.anchors[i].view + at - v.anchors[i].file
-}
-
-// line is the line, from 0, that a byte of the view is on.
+// line is the line, from 0, that a byte is on.
 func (v *view) line(at int) int {
 	i, found := slices.BinarySearch(v.starts[:len(v.starts)-1], at)
 	if !found {
@@ -159,43 +115,32 @@ func (v *view) line(at int) int {
 	return i
 }
 
-// A region is whole lines of a view, from 0 and both included, and their new text.
-type region struct {
-	first, last int
-	now         string
-}
+// A region is whole lines of a view, from 0 and both included. Their new text is at from..to of
+// the edited text.
+type region struct{ first, last, from, to int }
 
 // regions are the lines that the edits change.
-func (v *view) regions(edits []Edit) (all []region, err error) {
-	var of [][]Edit
+func (v *view) regions(edits []Edit) (all []region) {
+	shift := 0 // how much longer the edited text is so far
 	for _, e := range inOrder(edits) {
-		e.Start, e.End = v.place(e.Start), v.place(e.End)
 		first, last := v.line(e.Start), v.line(e.End)
-		if n := len(all); n > 0 && first <= all[n-1].last {
-			all[n-1].last, of[n-1] = max(last, all[n-1].last), append(of[n-1], e)
-			continue
+		if n := len(all); n == 0 || first > all[n-1].last {
+			all = append(all, region{first: first, from: v.starts[first] + shift})
 		}
-		all, of = append(all, region{first: first, last: last}), append(of, []Edit{e})
+		shift += len(e.New) - (e.End - e.Start)
+		r := &all[len(all)-1]
+		r.last = max(r.last, last)
+		r.to = v.starts[r.last+1] + shift
 	}
-	for i := range all {
-		from, to := v.starts[all[i].first], v.starts[all[i].last+1]
-		for k := range of[i] {
-			of[i][k].Start -= from
-			of[i][k].End -= from
-		}
-		if all[i].now, err = Apply(v.text[from:to], of[i]); err != nil {
-			return nil, err
-		}
-	}
-	return all, nil
+	return all
 }
 
 // writeHunks writes the changed regions with their context. Lines that follow each
 // other are one hunk.
-func (v *view) writeHunks(b *strings.Builder, changed []region, context int) {
+func (v *view) writeHunks(b *strings.Builder, changed []region, edited string, context int) {
 	added := 0
 	for i := 0; i < len(changed); {
-		first := v.contextBefore(changed[i].first, context)
+		first := v.reach(changed[i].first, -1, context)
 		var body strings.Builder
 		before, now, line := 0, 0, first
 		for {
@@ -204,11 +149,11 @@ func (v *view) writeHunks(b *strings.Builder, changed []region, context int) {
 				writeLines(&body, ' ', v.lines(line, line))
 			}
 			before += writeLines(&body, '-', v.lines(r.first, r.last))
-			now += writeLines(&body, '+', r.now)
+			now += writeLines(&body, '+', edited[r.from:r.to])
 			line = r.last + 1
 			i++
-			end := v.contextAfter(r.last, context)
-			if i < len(changed) && v.contextBefore(changed[i].first, context) <= end+1 {
+			end := v.reach(r.last, 1, context)
+			if i < len(changed) && v.reach(changed[i].first, -1, context) <= end+1 {
 				continue
 			}
 			for ; line <= end; line++ {
@@ -222,32 +167,25 @@ func (v *view) writeHunks(b *strings.Builder, changed []region, context int) {
 	}
 }
 
-// contextBefore is the first line of the context before a line.
-func (v *view) contextBefore(line, context int) int {
-	first := line
-	for first > 0 && first > line-context && v.isShown(first-1) {
-		first--
+// reach is the last line of the context of a line, in the direction of step.
+func (v *view) reach(line, step, context int) int {
+	for range context {
+		if next := line + step; next < 0 || !v.shown[next] {
+			break
+		}
+		line += step
 	}
-	return first
+	return line
 }
-
-// contextAfter is the last line of the context after a line.
-func (v *view) contextAfter(line, context int) int {
-	last := line
-	for last < line+context && v.isShown(last+1) {
-		last++
-	}
-	return last
-}
-
-func (v *view) isShown(line int) bool { return line < len(v.shown) && v.shown[line] }
 
 // lines is the text of lines, from 0 and both included.
 func (v *view) lines(first, last int) string { return v.text[v.starts[first]:v.starts[last+1]] }
 
+var hiddenBytes = regexp.MustCompile(`\x00+`)
+
 // writeLines writes lines with a mark before each, and returns how many they are.
 func writeLines(b *strings.Builder, mark byte, text string) (n int) {
-	for line := range strings.Lines(text) {
+	for line := range strings.Lines(hiddenBytes.ReplaceAllLiteralString(text, hidden)) {
 		n++
 		b.WriteByte(mark)
 		b.WriteString(line)

@@ -51,6 +51,8 @@ func TestDiff(t *testing.T) {
 			want: "@@ -2,3 +2,3 @@\n upstream u { …\r\n-server 127.0.0.1;\r\n+server 127.0.0.1 down;\r\n }\r\n"},
 		{name: "a line less", clear: true, src: "http {\nupstream u {\nserver 127.0.0.1:81 # SECRET\n down\n down; server 127.0.0.1:82 down;\nserver 127.0.0.1:83\n down;\n}\n}\n",
 			want: "@@ -2,7 +2,5 @@\n upstream u {\n server 127.0.0.1:81 …\n- down\n- down; server 127.0.0.1:82 down;\n+; server 127.0.0.1:82;\n-server 127.0.0.1:83\n- down;\n+server 127.0.0.1:83;\n }\n"},
+		{name: "two on the last line", clear: true, src: "http { upstream u {\nserver 127.0.0.1:81 down; server 127.0.0.1:82 down; } }",
+			want: "@@ -1,2 +1,2 @@\n … upstream u {\n-server 127.0.0.1:81 down; server 127.0.0.1:82 down; } …\n\\ No newline at end of file\n+server 127.0.0.1:81; server 127.0.0.1:82; } …\n\\ No newline at end of file\n"},
 		{name: "a word of two lines", src: "http {\nupstream u {\nserver 127.0.0.1 'route=a\nb';\n}\n}\n",
 			want: "@@ -2,4 +2,4 @@\n upstream u {\n server 127.0.0.1 'route=a\n-b';\n+b' down;\n }\n"},
 		{name: "nothing to edit", clear: true, src: "http {\nupstream u {\nserver 127.0.0.1;\n}\n}\n"},

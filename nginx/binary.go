@@ -1,6 +1,7 @@
 package nginx
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -34,12 +35,7 @@ type Binary struct {
 	proc  string // where processes are found, if not in /proc
 }
 
-func (b Binary) procDir() string {
-	if b.proc == "" {
-		return "/proc"
-	}
-	return b.proc
-}
+func (b Binary) procDir() string { return cmp.Or(b.proc, "/proc") }
 
 // ErrNoBinary is wrapped when there is no nginx binary to run.
 var ErrNoBinary = errors.New("no nginx binary\nhint: name it with --nginx")
@@ -56,9 +52,7 @@ var usualBinaries = []string{"/usr/sbin/nginx", "/usr/local/sbin/nginx", "/usr/l
 // found and remembers its Build. The error wraps [ErrNoBinary] if there is none;
 // the Binary is then as it was, and its TestCommand and ReloadCommand still work.
 func Find(ctx context.Context, b Binary) (Binary, Build, error) {
-	if b.Path == "" {
-		b.Path = DefaultBinary
-	}
+	b.Path = cmp.Or(b.Path, DefaultBinary)
 	build, err := b.Build(ctx)
 	if b.Path == DefaultBinary && errors.Is(err, ErrNoBinary) {
 		for _, path := range usualBinaries {
@@ -101,6 +95,7 @@ var configureArgument = regexp.MustCompile(`(--[a-z0-9_-]+)(?:=(?:'([^']*)'|(\S*
 // it does not say (auto/options in its sources).
 func parseBuild(out string) Build {
 	build := Build{Prefix: "/usr/local/nginx", Conf: "conf/nginx.conf", PID: "logs/nginx.pid", ErrorLog: "logs/error.log"}
+	paths := map[string]*string{"--prefix": &build.Prefix, "--conf-path": &build.Conf, "--pid-path": &build.PID, "--error-log-path": &build.ErrorLog}
 	for line := range strings.Lines(out) {
 		if v, ok := strings.CutPrefix(line, "nginx version: "); ok {
 			_, v, _ = strings.Cut(v, "/")
@@ -111,16 +106,8 @@ func parseBuild(out string) Build {
 			continue
 		}
 		for _, arg := range configureArgument.FindAllStringSubmatch(args, -1) {
-			v := arg[2] + arg[3]
-			switch arg[1] {
-			case "--prefix":
-				build.Prefix = v
-			case "--conf-path":
-				build.Conf = v
-			case "--pid-path":
-				build.PID = v
-			case "--error-log-path":
-				build.ErrorLog = v
+			if p := paths[arg[1]]; p != nil {
+				*p = arg[2] + arg[3]
 			}
 		}
 	}

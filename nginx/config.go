@@ -1,6 +1,7 @@
 package nginx
 
 import (
+	"cmp"
 	"time"
 )
 
@@ -82,24 +83,18 @@ type piece struct {
 
 // PIDPath is where the master of this configuration writes its PID.
 func (c *Config) PIDPath(b Build) string {
-	if c.PIDFile != "" {
-		return b.abs(c.PIDFile)
-	}
-	return b.PID
+	return b.abs(cmp.Or(c.PIDFile, b.PID))
 }
 
 // LogPaths are the files that the master of this configuration writes its
 // errors to.
 func (c *Config) LogPaths(b Build) []string {
-	if len(c.ErrorLogs) == 0 {
-		if b.ErrorLog == "" {
-			return nil
-		}
-		return []string{b.ErrorLog}
-	}
 	var paths []string
 	for _, p := range c.ErrorLogs {
 		paths = append(paths, b.abs(p))
+	}
+	if len(paths) == 0 && b.ErrorLog != "" {
+		paths = []string{b.ErrorLog}
 	}
 	return paths
 }
@@ -113,10 +108,6 @@ func (c *Config) merge(included *Config) {
 	c.ErrorLogs = append(c.ErrorLogs, included.ErrorLogs...)
 	c.modules = append(c.modules, included.modules...)
 	c.includeDirs = append(c.includeDirs, included.includeDirs...)
-	if included.ShutdownTimeout != 0 {
-		c.ShutdownTimeout = included.ShutdownTimeout
-	}
-	if included.PIDFile != "" {
-		c.PIDFile = included.PIDFile
-	}
+	c.ShutdownTimeout = cmp.Or(included.ShutdownTimeout, c.ShutdownTimeout)
+	c.PIDFile = cmp.Or(included.PIDFile, c.PIDFile)
 }

@@ -23,17 +23,9 @@ type Process struct {
 // it has in common with others (proc(5), smaps_rollup, Pss); 0 where that may not
 // be read.
 func (p Process) Memory() uint64 {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", p.PID))
-	if err != nil {
-		return 0
-	}
-	for line := range strings.Lines(string(text)) {
-		if value, found := strings.CutPrefix(line, "Pss:"); found {
-			n, _ := strconv.ParseUint(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(value), "kB")), 10, 64)
-			return n << 10
-		}
-	}
-	return 0
+	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", p.PID))
+	kB, _ := strconv.ParseUint(strings.TrimSuffix(field(string(text), "Pss"), " kB"), 10, 64)
+	return kB << 10
 }
 
 // titlePrefix begins the title of each process of nginx.

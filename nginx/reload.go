@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -82,16 +83,17 @@ func (b Binary) reloadOnce(ctx context.Context, master int, limit time.Duration)
 	var beside sync.WaitGroup
 	defer beside.Wait()
 	defer cancel()
-	overlap, sent := make(chan struct{}), make(chan error, 1)
-	beside.Go(func() { b.watchOverlap(ctx, before, overlap) })
+	var loaded atomic.Bool
+	sent := make(chan error, 1)
+	beside.Go(func() { b.watchOverlap(ctx, before, &loaded) })
 	beside.Go(func() { sent <- b.Reload(ctx) })
-	return b.follow(ctx, before, overlap, sent, limit)
+	return b.follow(ctx, before, &loaded, sent, limit)
 }
 
-// watchOverlap closes overlap when the master has a further child while it has all that it had
+// watchOverlap sets loaded when the master has a further child while it has all that it had
 // before: it has loaded a configuration. A generation overlaps with the next for at least 100 ms
 // (ngx_master_process_cycle).
-func (b Binary) watchOverlap(ctx context.Context, before look, overlap chan<- struct{}) {
+func (b Binary) watchOverlap(ctx context.Context, before look, loaded *atomic.Bool) {
 	var last []child
 	for ctx.Err() == nil {
 		now, err := b.childrenOf(before.Master.PID)
@@ -99,7 +101,7 @@ func (b Binary) watchOverlap(ctx context.Context, before look, overlap chan<- st
 			return // follow notices what there is to notice
 		}
 		if before.overlaps(last, now) {
-			close(overlap)
+			loaded.Store(true)
 			return
 		}
 		last = now
@@ -151,7 +153,7 @@ func (l look) replaceable() (pids []int) {
 func (l look) isEnding(c child) bool { return c.kind != foreign && !l.isTitled(c.pid) }
 
 // follow looks at nginx until the effect of a reload is known.
-func (b Binary) follow(ctx context.Context, before look, overlap <-chan struct{}, sent <-chan error, limit time.Duration) (Running, error) {
+func (b Binary) follow(ctx context.Context, before look, overlapped *atomic.Bool, sent <-chan error, limit time.Duration) (Running, error) {
 	var last look
 	var end time.Time // known once the command has ended
 	for {
@@ -159,7 +161,7 @@ func (b Binary) follow(ctx context.Context, before look, overlap <-chan struct{}
 		if err != nil {
 			return now.Running, err
 		}
-		loaded := isClosed(overlap)
+		loaded := overlapped.Load()
 		same := slices.EqualFunc(now.Serving(), last.Serving(), Process.same)
 		switch {
 		case end.IsZero():
@@ -212,15 +214,6 @@ func (b Binary) idleMaster(ctx context.Context, master int, limit time.Duration)
 		case <-ctx.Done():
 			return now, false, context.Cause(ctx)
 		}
-	}
-}
-
-func isClosed(c <-chan struct{}) bool {
-	select {
-	case <-c:
-		return true
-	default:
-		return false
 	}
 }
 

@@ -43,32 +43,6 @@ func (r Running) LoadedAtLatest() time.Time { return r.Loaded().Add(r.Unsure) }
 // ErrNotRunning is wrapped when no nginx master is found.
 var ErrNotRunning = errors.New("nginx is not running")
 
-// A SeveralMastersError is that several nginx masters run, and the PID file
-// names none of them.
-type SeveralMastersError struct {
-	PIDFile string
-	Masters []Master
-}
-
-// A Master is an nginx master and the configuration it was started with.
-type Master struct {
-	PID  int
-	Conf string // empty: its build's own, which is not known
-}
-
-func (e *SeveralMastersError) Error() string {
-	var all []string
-	for _, m := range e.Masters {
-		conf := m.Conf
-		if conf == "" {
-			conf = "its default configuration"
-		}
-		all = append(all, fmt.Sprintf("%d (%s)", m.PID, conf))
-	}
-	return fmt.Sprintf("%s names no nginx master, and several run: %s; choose one by its configuration with --nginx-conf, or set pid in the configuration to its PID file",
-		e.PIDFile, strings.Join(all, ", "))
-}
-
 // Serving is the workers that accept connections.
 func (r Running) Serving() []Process {
 	return slices.DeleteFunc(slices.Clone(r.Workers), Process.exiting)
@@ -124,7 +98,7 @@ func (r Running) has(p Process) bool { return slices.ContainsFunc(r.Workers, p.s
 // Running looks at the processes of the master with the given PID file, or, if
 // that names none and nginx is reloaded by a command of the operator's own, of
 // the only master there is. The error wraps [ErrNotRunning] if there is none, and
-// is a *[SeveralMastersError] if there are several.
+// lists them if there are several.
 func (b Binary) Running(ctx context.Context, pidFile string) (Running, error) {
 	if content, err := appendFile(nil, pidFile); err == nil {
 		pid, err := strconv.Atoi(strings.TrimSpace(string(content)))
@@ -150,15 +124,13 @@ func (b Binary) Running(ctx context.Context, pidFile string) (Running, error) {
 		return b.Processes(masters[0].PID)
 	}
 	build, _ := b.Build(ctx) // without a binary, a default is not known
-	several := &SeveralMastersError{PIDFile: pidFile}
+	var list []string
 	for _, p := range masters {
-		conf := Running{Master: p}.ConfOf(build)
-		if conf == "" {
-			conf = build.Conf
-		}
-		several.Masters = append(several.Masters, Master{p.PID, conf})
+		conf := cmp.Or(Running{Master: p}.ConfOf(build), build.Conf, "its default configuration")
+		list = append(list, fmt.Sprintf("%d (%s)", p.PID, conf))
 	}
-	return Running{}, several
+	return Running{}, fmt.Errorf("%s names no nginx master, and several run: %s; choose one by its configuration with --nginx-conf, or set pid in the configuration to its PID file",
+		pidFile, strings.Join(list, ", "))
 }
 
 // Processes looks at the master with the given PID and its workers.

@@ -1,6 +1,7 @@
 package nginx
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -94,10 +95,7 @@ func loadFailure(log string, master int) string {
 		}
 		switch {
 		case strings.Contains(line, "still could not bind()"):
-			if bind != "" {
-				return bind
-			}
-			return line
+			return cmp.Or(bind, line)
 		case strings.Contains(line, "bind() to "):
 			bind = line
 		default:

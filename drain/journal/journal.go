@@ -174,7 +174,8 @@ func (j Journal) Free() (uint64, error) {
 	}
 }
 
-// stateWait is how long another update is waited for. One takes two syncs of the disk.
+// stateWait limits the wait for the turn to update, and then for the running update to end.
+// An update takes two syncs of the disk.
 const stateWait = 10 * time.Second
 
 // Update changes the state. change is called with the state as it is, while no other
@@ -220,11 +221,17 @@ func (j Journal) SetAside(ctx context.Context) (path string, err error) {
 	return path, err
 }
 
-// withState keeps other updates out while f runs.
+// withState keeps other updates out while f runs. The process that holds the turn takes the
+// lock on the state next, so processes that update without a pause cannot keep it away.
 func (j Journal) withState(ctx context.Context, f func() error) error {
-	lock, err := await(ctx, filepath.Join(j.Dir, "state.lock"), "the state", stateWait)
+	turn, err := acquire(ctx, filepath.Join(j.Dir, "turn.lock"), "the state", stateWait)
 	if err != nil {
-		return fmt.Errorf("lock the state: %w", err)
+		return err
+	}
+	lock, err := acquire(ctx, filepath.Join(j.Dir, "state.lock"), "the state", stateWait)
+	turn.Close()
+	if err != nil {
+		return err
 	}
 	defer lock.Close()
 	return f()

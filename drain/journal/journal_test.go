@@ -330,6 +330,31 @@ func TestUpdatesAtTheSameTime(t *testing.T) {
 	}
 }
 
+// Many processes update the state without a pause. Another one gets its turn.
+func TestUpdatesInTurn(t *testing.T) {
+	j := newJournal(t)
+	ctx, stop := context.WithCancel(t.Context())
+	var all sync.WaitGroup
+	defer all.Wait()
+	defer stop()
+	const writers = 40
+	for i := range writers {
+		j.update(t, begin(fmt.Sprint(i), KindRun))
+	}
+	for i := range writers {
+		all.Go(func() {
+			for n := 0; ctx.Err() == nil; n++ {
+				_ = j.Update(ctx, func(s *State) error { return s.Record(fmt.Sprint(i), fmt.Append(nil, n)) })
+			}
+		})
+	}
+	for i := range 3 {
+		if err := j.Update(ctx, begin(fmt.Sprint(writers+i), KindRun)); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // An update waits no longer than its context.
 func TestUpdateWaitsForItsContext(t *testing.T) {
 	j := newJournal(t)
@@ -342,6 +367,35 @@ func TestUpdateWaitsForItsContext(t *testing.T) {
 	defer cancel()
 	if err := j.Update(ctx, begin("1", KindDrain)); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("error %v", err)
+	}
+}
+
+// An update that was canceled while it waited leaves no thread and no open file behind.
+func TestCanceledUpdateLeavesNothing(t *testing.T) {
+	j := newJournal(t)
+	held, err := acquire(t.Context(), filepath.Join(j.Dir, "state.lock"), "the state", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Close()
+	count := func(what string) int {
+		t.Helper()
+		entries, err := os.ReadDir("/proc/self/" + what)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(entries)
+	}
+	threads, files := count("task"), count("fd")
+	for range 20 {
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Millisecond)
+		if err := j.Update(ctx, begin("1", KindDrain)); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("error %v", err)
+		}
+		cancel()
+	}
+	if threads, files := count("task")-threads, count("fd")-files; threads > 10 || files > 0 {
+		t.Errorf("%d threads and %d open files are left", threads, files)
 	}
 }
 

@@ -22,7 +22,7 @@ import (
 
 const (
 	// lockPoll is how often a lock held by another is tried again.
-	lockPoll = 50 * time.Millisecond
+	lockPoll = 10 * time.Millisecond
 	// lockGrace is how long a lock is tried for, whatever the wait, while no holder is known:
 	// who looks at it holds it for an instant, and a holder records itself an instant after.
 	lockGrace = time.Second
@@ -224,52 +224,12 @@ func acquire(ctx context.Context, path, name string, wait time.Duration) (*os.Fi
 	}
 }
 
-// await is acquire in the kernel's queue: however many others take the lock again and again,
-// it comes to its turn.
-func await(ctx context.Context, path, name string, wait time.Duration) (*os.File, error) {
-	type end struct {
-		file *os.File
-		err  error
-	}
-	ended := make(chan end, 1)
-	free := func() { // its turn may come yet
-		if e := <-ended; e.err == nil {
-			e.file.Close()
-		}
-	}
-	f, err := create(path, os.O_RDWR)
-	go func() {
-		if err == nil {
-			err = lockFile(f, path, 0)
-		}
-		for errors.Is(err, unix.EWOULDBLOCK) { // another file is there now
-			if f, err = create(path, os.O_RDWR); err == nil {
-				err = lockFile(f, path, 0)
-			}
-		}
-		ended <- end{f, err}
-	}()
-	select {
-	case e := <-ended:
-		if e.err != nil {
-			return nil, fmt.Errorf("lock %s: %w", name, e.err)
-		}
-		return e.file, nil
-	case <-time.After(wait):
-		go free()
-		return nil, &LockedError{Name: name}
-	case <-ctx.Done():
-		go free()
-		return nil, fmt.Errorf("lock %s: %w", name, context.Cause(ctx))
-	}
-}
-
 // tryLock opens and locks the file at path; EWOULDBLOCK if another holds it. A lock on a
 // file that is no longer at path keeps nobody out, and does not count.
 func tryLock(path string) (*os.File, error) {
 	f, err := create(path, os.O_RDWR)
 	if err == nil {
-		err = lockFile(f, path, unix.LOCK_NB)
+		err = lockFile(f, path)
 	}
 	if err != nil {
 		return nil, err
@@ -277,10 +237,10 @@ func tryLock(path string) (*os.File, error) {
 	return f, nil
 }
 
-// lockFile locks an open file, or waits for that without LOCK_NB. It closes the file if it
-// fails: EWOULDBLOCK if another holds the lock, or the file is no longer at path.
-func lockFile(f *os.File, path string, how int) error {
-	err := flock(f, unix.LOCK_EX|how)
+// lockFile locks an open file. It closes the file if it fails: EWOULDBLOCK if another holds
+// the lock, or the file is no longer at path.
+func lockFile(f *os.File, path string) error {
+	err := flock(f, unix.LOCK_EX|unix.LOCK_NB)
 	if err == nil {
 		var mine, there os.FileInfo
 		if mine, err = f.Stat(); err == nil {

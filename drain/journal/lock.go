@@ -20,14 +20,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const (
-	// lockPoll is how often a lock held by another is tried again.
-	lockPoll = 10 * time.Millisecond
-	// lockGrace is how long a lock is tried for, whatever the wait, while no holder is known:
-	// who looks at it holds it for an instant, and a holder records itself an instant after.
-	lockGrace = time.Second
-)
-
 // A Holder is who holds a lock, and for what.
 type Holder struct {
 	Name    string   `json:"name"` // of the lock
@@ -42,17 +34,14 @@ type Holder struct {
 	Time     time.Time `json:"time,omitzero"` // since when; zero: the holder is not known
 }
 
-// A LockedError is a lock that another holds.
+// A LockedError is a lock that another process holds.
 type LockedError struct {
 	Name   string
 	Holder Holder
-	Known  bool // Holder is
+	Known  bool // the holder has recorded itself
 }
 
 func (e *LockedError) Error() string {
-	if !e.Known {
-		return fmt.Sprintf("%s is locked: another drainctl holds the lock, and has not recorded what for", e.Name)
-	}
 	return fmt.Sprintf("%s is locked by %s", e.Name, e.Holder)
 }
 
@@ -85,136 +74,106 @@ func (h Holder) Check() error {
 }
 
 // A Lock keeps other processes from taking the same one. The kernel frees it with the process.
-type Lock struct {
-	name string
-	file *os.File
-	// Unrecorded is why the holder could not be recorded, nil if it was. The lock is held all
-	// the same.
-	Unrecorded error
-}
+type Lock struct{ file *os.File }
 
 const lockSuffix = ".lock"
 
-// Lock takes the lock called name. While another holds it, it waits: at most for wait, forever
-// if that is negative, and not longer than ctx. Then the error is a *LockedError, or ctx's
-// cause.
+func (j Journal) lockPath(name string) string {
+	return filepath.Join(j.Dir, "locks", url.QueryEscape(name)+lockSuffix)
+}
+
+// Lock takes the lock called name. While another process holds it, Lock waits: at most for
+// wait, without a limit if that is negative, and not longer than ctx. Then the error is a
+// *LockedError, or ctx's cause. If the holder cannot be recorded, as on a full disk, the lock
+// is held all the same.
 func (j Journal) Lock(ctx context.Context, name string, wait time.Duration, h Holder) (*Lock, error) {
-	f, err := acquire(ctx, filepath.Join(j.Dir, "locks", url.QueryEscape(name)+lockSuffix), name, wait)
+	f, err := acquire(ctx, j.lockPath(name), name, wait)
 	if err != nil {
 		return nil, err
 	}
-	l := &Lock{name: name, file: f}
-	l.Unrecorded = l.Record(h)
-	return l, nil
-}
-
-// shownTargets is how many targets each lock of an operation records.
-const shownTargets = 20
-
-// Record says who holds the lock from now on, in the place of who was recorded before. Of
-// many targets the record has the first, and how many there are more.
-func (l *Lock) Record(h Holder) error {
-	h.Name = l.name
-	if more := len(h.Targets) - shownTargets; more > 0 {
-		h.Targets = append(slices.Clone(h.Targets[:shownTargets]), fmt.Sprintf("and %d more", more))
-	}
-	if h.Time.IsZero() {
-		h.Time = time.Now()
-	}
-	line, err := json.Marshal(h)
-	if err != nil {
-		return fmt.Errorf("record the holder: %w", err)
-	}
-	// In this order, whoever reads in between finds one whole line first.
-	if _, err := l.file.WriteAt(append(line, '\n'), 0); err != nil {
-		return fmt.Errorf("record the holder: %w", err)
-	}
-	return l.file.Truncate(int64(len(line)) + 1)
+	h.Name = name
+	_ = record(f, h)
+	return &Lock{f}, nil
 }
 
 // Unlock frees the lock and removes its file. Doing so twice is no error.
 func (l *Lock) Unlock() error {
-	removeHeld(l.file)
+	if isAtPath(l.file) {
+		_ = os.Remove(l.file.Name())
+	}
 	if err := l.file.Close(); err != nil && !errors.Is(err, fs.ErrClosed) {
-		return fmt.Errorf("unlock %s: %w", l.name, err)
+		return fmt.Errorf("unlock: %w", err)
 	}
 	return nil
 }
 
-// removeHeld removes a file that the caller has locked, if it is still the one at its path.
-// A process that has opened it before finds it gone when it has the lock; see tryLock.
-func removeHeld(f *os.File) {
-	if mine, err := f.Stat(); err == nil {
-		if there, err := os.Lstat(f.Name()); err == nil && os.SameFile(mine, there) {
-			_ = os.Remove(f.Name())
-		}
-	}
-}
-
 // SweepLocks removes the lock files that processes left when they were killed.
 func (j Journal) SweepLocks() {
-	dir := filepath.Join(j.Dir, "locks")
-	files, _ := os.ReadDir(dir) // without them there is nothing to remove
-	for _, entry := range files {
-		if !strings.HasSuffix(entry.Name(), lockSuffix) {
-			continue
+	names, _ := j.lockNames() // without them there is nothing to remove
+	for _, name := range names {
+		if f, err := tryLock(j.lockPath(name)); err == nil {
+			_ = (&Lock{f}).Unlock()
 		}
-		f, err := os.OpenFile(filepath.Join(dir, entry.Name()), os.O_RDWR|syscall.O_NONBLOCK, 0)
-		if err != nil {
-			continue
-		}
-		if flock(f, unix.LOCK_EX|unix.LOCK_NB) == nil {
-			removeHeld(f)
-		}
-		f.Close()
 	}
 }
 
-// Holders is who holds which locks now, by the locks' names.
-func (j Journal) Holders() ([]Holder, error) {
-	dir := filepath.Join(j.Dir, "locks")
-	files, err := os.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
+// Holders lists the holders of all locks, ordered by the locks' names.
+func (j Journal) Holders() (holders []Holder, err error) {
+	names, err := j.lockNames()
 	if err != nil {
 		return nil, fmt.Errorf("read the locks: %w", err)
 	}
-	var holders []Holder
-	for _, f := range files {
-		escaped, ok := strings.CutSuffix(f.Name(), lockSuffix)
-		name, err := url.QueryUnescape(escaped)
-		if !ok || err != nil {
-			continue
-		}
-		h, held, err := look(filepath.Join(dir, f.Name()))
+	for _, name := range names {
+		h, isHeld, err := readHolder(j.lockPath(name))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("read the locks: %w", err)
 		}
-		if held {
+		if isHeld {
 			h.Name = name
 			holders = append(holders, h)
 		}
 	}
-	slices.SortFunc(holders, func(a, b Holder) int { return strings.Compare(a.Name, b.Name) })
 	return holders, nil
 }
 
-// acquire opens and locks the file at path; see Lock.
+// lockNames lists the locks that have a file, in order.
+func (j Journal) lockNames() (names []string, err error) {
+	files, err := os.ReadDir(filepath.Join(j.Dir, "locks"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	for _, f := range files {
+		escaped, ok := strings.CutSuffix(f.Name(), lockSuffix)
+		if name, err := url.QueryUnescape(escaped); ok && err == nil {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+const (
+	// lockPoll is the interval at which a lock that another process holds is tried again.
+	lockPoll = 10 * time.Millisecond
+	// recordWait limits the time from taking a lock to recording its holder.
+	recordWait = time.Second
+)
+
+// acquire opens and locks the file at path; see Lock. While the holder has not recorded itself,
+// acquire waits for recordWait at least.
 func acquire(ctx context.Context, path, name string, wait time.Duration) (*os.File, error) {
-	began := time.Now()
-	for {
+	for began := time.Now(); ; {
 		f, err := tryLock(path)
 		if err == nil {
 			return f, nil
 		}
-		if !errors.Is(err, unix.EWOULDBLOCK) {
+		if !errors.Is(err, unix.EAGAIN) {
 			return nil, fmt.Errorf("lock %s: %w", name, err)
 		}
-		h, held, _ := look(path)
-		known := held && !h.Time.IsZero()
-		if waited := time.Since(began); wait >= 0 && waited >= wait && (known || waited >= lockGrace) {
-			return nil, &LockedError{name, h, known}
+		h, _, _ := readHolder(path)
+		isKnown := !h.Time.IsZero()
+		if waited := time.Since(began); wait >= 0 && waited >= wait && (isKnown || waited >= recordWait) {
+			return nil, &LockedError{name, h, isKnown}
 		}
 		select {
 		case <-ctx.Done():
@@ -224,61 +183,92 @@ func acquire(ctx context.Context, path, name string, wait time.Duration) (*os.Fi
 	}
 }
 
-// tryLock opens and locks the file at path; EWOULDBLOCK if another holds it. A lock on a
-// file that is no longer at path keeps nobody out, and does not count.
+// The number of bytes of its file that a holder locks: the first byte, and the second one as well
+// when it has written who it is. The locks belong to the open file (fcntl(2), F_OFD_SETLK).
+const (
+	heldBytes     = 1
+	recordedBytes = 2
+)
+
+// tryLock opens and locks the file at path. The error is EAGAIN if another process holds the
+// lock, or has replaced or removed the file: a lock on such a file keeps nobody out.
 func tryLock(path string) (*os.File, error) {
 	f, err := create(path, os.O_RDWR)
+	if err != nil {
+		return nil, err
+	}
+	err = lockBytes(f, heldBytes)
 	if err == nil {
-		err = lockFile(f, path)
+		// An earlier drainctl sees and takes this lock only.
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	}
+	if err == nil && !isAtPath(f) {
+		err = unix.EAGAIN
 	}
 	if err != nil {
+		f.Close()
 		return nil, err
 	}
 	return f, nil
 }
 
-// lockFile locks an open file. It closes the file if it fails: EWOULDBLOCK if another holds
-// the lock, or the file is no longer at path.
-func lockFile(f *os.File, path string) error {
-	err := flock(f, unix.LOCK_EX|unix.LOCK_NB)
-	if err == nil {
-		var mine, there os.FileInfo
-		if mine, err = f.Stat(); err == nil {
-			there, err = os.Stat(path)
-		}
-		if errors.Is(err, fs.ErrNotExist) || err == nil && !os.SameFile(mine, there) {
-			err = unix.EWOULDBLOCK
-		}
-	}
+// lockBytes locks the first n bytes of a file, or fails with EAGAIN.
+func lockBytes(f *os.File, n int64) error {
+	return unix.FcntlFlock(f.Fd(), ofdSetLock, &unix.Flock_t{Type: unix.F_WRLCK, Len: n})
+}
+
+// isAtPath reports whether an open file is still the one at its path.
+func isAtPath(f *os.File) bool {
+	opened, err := f.Stat()
 	if err != nil {
-		f.Close()
+		return false
+	}
+	found, err := os.Stat(f.Name())
+	return err == nil && os.SameFile(opened, found)
+}
+
+// shownTargets is the number of targets that the file of a lock has at most.
+const shownTargets = 20
+
+// record writes who holds the lock on f. Of many targets it writes the first ones and the
+// number of the others.
+func record(f *os.File, h Holder) error {
+	if more := len(h.Targets) - shownTargets; more > 0 {
+		h.Targets = append(slices.Clone(h.Targets[:shownTargets]), fmt.Sprintf("and %d more", more))
+	}
+	if h.Time.IsZero() {
+		h.Time = time.Now()
+	}
+	line, err := json.Marshal(h)
+	if err == nil {
+		err = f.Truncate(0) // a process that was killed may have left its text
+	}
+	if err == nil {
+		_, err = f.WriteAt(append(line, '\n'), 0)
+	}
+	if err == nil {
+		err = lockBytes(f, recordedBytes)
 	}
 	return err
 }
 
-// look tells whether the lock on the file at path is held, and by whom as far as that is recorded.
-// A shared lock tells the holder from others who only look, and from a record that a killed
-// process has left.
-func look(path string) (h Holder, held bool, err error) {
+// readHolder reports whether the lock on the file at path is held, and returns the holder if
+// that has recorded itself. It takes no lock itself.
+func readHolder(path string) (h Holder, isHeld bool, err error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return h, false, err
 	}
 	defer f.Close()
-	if err := flock(f, unix.LOCK_SH|unix.LOCK_NB); !errors.Is(err, unix.EWOULDBLOCK) {
-		return h, false, err
+	lock := unix.Flock_t{Type: unix.F_WRLCK, Len: recordedBytes}
+	err = unix.FcntlFlock(f.Fd(), ofdGetLock, &lock)
+	isHeld = err == nil && lock.Type != unix.F_UNLCK
+	if isHeld && lock.Len == recordedBytes {
+		var text []byte
+		text, err = io.ReadAll(f)
+		h = parseHolder(text)
 	}
-	b, err := io.ReadAll(f)
-	return parseHolder(b), true, err
-}
-
-func flock(f *os.File, how int) error {
-	for {
-		err := unix.Flock(int(f.Fd()), how)
-		if !errors.Is(err, unix.EINTR) {
-			return err
-		}
-	}
+	return h, isHeld, err
 }
 
 // parseHolder reads the first line of a lock file; what is no holder is an empty one.

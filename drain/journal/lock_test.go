@@ -24,8 +24,8 @@ var ann = Holder{ID: "20260504-120000.000-abcd", Kind: KindDrain, Targets: []str
 func (j Journal) lock(t *testing.T, name string, h Holder) *Lock {
 	t.Helper()
 	l, err := j.Lock(t.Context(), name, 0, h)
-	if err != nil || l.Unrecorded != nil {
-		t.Fatal(err, l)
+	if err != nil {
+		t.Fatal(err)
 	}
 	return l
 }
@@ -46,7 +46,7 @@ func TestLockTellsItsHolder(t *testing.T) {
 	}
 	bob := ann
 	bob.User, bob.Reason = "bob", "" // a shorter line
-	if err := l.Record(bob); err != nil {
+	if err := record(l.file, bob); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := j.Lock(t.Context(), host, 0, ann); !errors.As(err, &locked) || locked.Holder.User != "bob" || locked.Holder.Reason != "" {
@@ -68,13 +68,12 @@ func TestHolderThatWasKilled(t *testing.T) {
 	if holders, err := j.Holders(); err != nil || len(holders) != 0 {
 		t.Errorf("holders %v, error %v", holders, err)
 	}
-	// Others look at it, and none of them is taken for the holder.
-	path := filepath.Join(j.Dir, "locks", host+lockSuffix)
-	f, err := os.Open(path)
+	// An earlier drainctl looks at it with a shared lock, and is not taken for the holder.
+	f, err := os.Open(j.lockPath(host))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := flock(f, unix.LOCK_SH); err != nil {
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_SH); err != nil {
 		t.Fatal(err)
 	}
 	time.AfterFunc(3*lockPoll, func() { f.Close() })
@@ -87,25 +86,59 @@ func TestHolderThatWasKilled(t *testing.T) {
 	}
 }
 
-// A holder that has not been recorded is waited for a little, and told as such.
+// Lock waits a little for a holder that has not recorded itself, and says so if it does not.
 func TestHolderThatIsNotKnown(t *testing.T) {
 	j := newJournal(t)
-	l := j.lock(t, host, ann)
-	defer l.Unlock()
-	if err := l.file.Truncate(5); err != nil {
+	f, err := tryLock(j.lockPath(host))
+	if err != nil {
 		t.Fatal(err)
 	}
-	time.AfterFunc(2*lockPoll, func() { _ = l.Record(ann) })
+	defer f.Close()
+	recorded := make(chan error, 1)
+	time.AfterFunc(5*lockPoll, func() { recorded <- record(f, ann) })
 	var locked *LockedError
-	if _, err := j.Lock(t.Context(), host, 0, Holder{}); !errors.As(err, &locked) || !locked.Known {
+	if _, err := j.Lock(t.Context(), host, 0, Holder{}); !errors.As(err, &locked) || !locked.Known || locked.Holder.User != "ann" {
 		t.Errorf("error %v", err)
 	}
-	time.Sleep(3 * lockPoll)
-	if err := l.file.Truncate(0); err != nil {
+	if err := <-recorded; err != nil {
 		t.Fatal(err)
 	}
-	if _, err := j.Lock(t.Context(), host, 0, Holder{}); !errors.As(err, &locked) || locked.Known || !strings.Contains(err.Error(), "another drainctl holds the lock") {
+	if err := f.Truncate(0); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	if _, err := j.Lock(t.Context(), host, 0, Holder{}); !errors.As(err, &locked) || locked.Known || !strings.Contains(err.Error(), "locked by another drainctl") || time.Since(began) < recordWait {
+		t.Errorf("error %v after %s", err, time.Since(began))
+	}
+}
+
+// An earlier drainctl locks with flock(2). Neither of two versions takes a lock that the other
+// one holds, nor removes its file.
+func TestLockOfAnEarlierVersion(t *testing.T) {
+	j := newJournal(t)
+	earlier, err := create(j.lockPath(host), os.O_RDWR)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lock := func() error { return unix.Flock(int(earlier.Fd()), unix.LOCK_EX|unix.LOCK_NB) }
+	if err := lock(); err != nil {
+		t.Fatal(err)
+	}
+	j.SweepLocks()
+	j.wantLockFiles(t, host+lockSuffix)
+	var locked *LockedError
+	if _, err := j.Lock(t.Context(), host, 0, ann); !errors.As(err, &locked) {
 		t.Errorf("error %v", err)
+	}
+	if err := unix.Flock(int(earlier.Fd()), unix.LOCK_UN); err != nil {
+		t.Fatal(err)
+	}
+	l := j.lock(t, host, ann)
+	if err := lock(); !errors.Is(err, unix.EWOULDBLOCK) {
+		t.Errorf("error %v", err)
+	}
+	if err := errors.Join(l.Unlock(), earlier.Close()); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -143,7 +176,7 @@ func TestLockWaits(t *testing.T) {
 // Lock files do not grow: a thousand holders leave one line, and the last no file.
 func TestLockFilesDoNotGrow(t *testing.T) {
 	j := newJournal(t)
-	path := filepath.Join(j.Dir, "locks", host+lockSuffix)
+	path := j.lockPath(host)
 	for i := range 1000 {
 		l := j.lock(t, host, ann)
 		if b, err := os.ReadFile(path); err != nil || bytes.Count(b, []byte("\n")) != 1 || len(b) > 300 {
@@ -343,29 +376,57 @@ func TestHolders(t *testing.T) {
 	}
 }
 
-// Who only looks keeps nobody out.
+// Holders takes no lock: a lock that nobody holds can be taken at the first attempt.
 func TestLookingKeepsNobodyOut(t *testing.T) {
 	j := newJournal(t)
+	path := j.lockPath(host)
 	if err := j.lock(t, host, ann).Unlock(); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan struct{})
+	looked, done := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(done)
-		for ctx.Err() == nil {
+		for n := 0; ctx.Err() == nil; n++ {
 			if _, err := j.Holders(); err != nil {
 				t.Error(err)
 			}
+			if n == 10 {
+				close(looked)
+			}
 		}
 	}()
-	for range 100 {
-		if err := j.lock(t, host, ann).Unlock(); err != nil {
-			t.Error(err)
+	<-looked
+	for range 1000 {
+		f, err := tryLock(path)
+		if err != nil {
+			t.Error("a lock that nobody holds was refused:", err)
+			break
 		}
+		f.Close()
 	}
 	cancel()
 	<-done
+}
+
+// A process that was killed leaves its text in the lock file. The text does not count for the
+// next holder, who has not written its own yet.
+func TestTextOfAKilledHolder(t *testing.T) {
+	j := newJournal(t)
+	j.lock(t, host, ann).file.Close()
+	next, err := tryLock(j.lockPath(host))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer next.Close()
+	holders, err := j.Holders()
+	if err != nil || len(holders) != 1 || holders[0].User != "" || !holders[0].Time.IsZero() {
+		t.Errorf("holders %+v, error %v", holders, err)
+	}
+	var locked *LockedError
+	if _, err := j.Lock(t.Context(), host, 0, Holder{}); !errors.As(err, &locked) || locked.Known {
+		t.Errorf("error %v", err)
+	}
 }
 
 // Whatever is in a lock file, it is a holder or none.

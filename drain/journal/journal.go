@@ -272,40 +272,28 @@ func readFile(path string) ([]byte, error) {
 	return io.ReadAll(f)
 }
 
-// create opens the file at path with flags, and creates it, with its directories,
-// where it is missing.
+// create opens the file at path with flags. It creates a missing file, and its directories.
 func create(path string, flags int) (*os.File, error) {
-	flags |= os.O_CREATE | syscall.O_NONBLOCK
-	f, err := os.OpenFile(path, flags, 0o600)
-	if !errors.Is(err, fs.ErrNotExist) {
-		return f, err
-	}
 	if err := makeDirs(filepath.Dir(path)); err != nil {
 		return nil, err
 	}
-	return os.OpenFile(path, flags, 0o600)
+	return os.OpenFile(path, flags|os.O_CREATE|syscall.O_NONBLOCK, 0o600)
 }
 
-// makeDirs creates dir and its missing parents with mode 0755, whatever the umask says,
-// and makes them durable.
+// makeDirs creates dir and its missing parents, and makes them durable. Their mode is 0755,
+// whatever the umask is.
 func makeDirs(dir string) error {
-	err := os.Mkdir(dir, 0o755)
-	if errors.Is(err, fs.ErrNotExist) && filepath.Dir(dir) != dir {
-		if err := makeDirs(filepath.Dir(dir)); err != nil {
-			return err
-		}
-		err = os.Mkdir(dir, 0o755)
-	}
-	if errors.Is(err, fs.ErrExist) {
-		return nil // if it is not a directory, the opening says so
-	}
-	if err != nil {
+	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := os.Chmod(dir, 0o755); err != nil {
+	parent := filepath.Dir(dir)
+	if err := makeDirs(parent); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(dir))
+	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return errors.Join(os.Chmod(dir, 0o755), syncDir(parent))
 }
 
 // syncDir makes the entries of dir durable.

@@ -259,6 +259,18 @@ func asUser(t *testing.T, f func()) {
 	<-done
 }
 
+// The directories of a journal have the same mode under every umask.
+func TestModeOfDirectories(t *testing.T) {
+	j := newJournal(t)
+	defer unix.Umask(unix.Umask(0o077))
+	j.update(t, begin("1", KindDrain))
+	for _, dir := range []string{j.Dir, filepath.Dir(j.Dir)} {
+		if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o755 {
+			t.Errorf("%s: %v, error %v", dir, info.Mode(), err)
+		}
+	}
+}
+
 // A failed change writes nothing; one that changes nothing does not either.
 func TestUpdateThatWritesNothing(t *testing.T) {
 	j := newJournal(t)

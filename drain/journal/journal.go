@@ -238,7 +238,8 @@ func (j Journal) withState(ctx context.Context, f func() error) error {
 }
 
 // replaceState replaces the state file, so that a crash leaves the old or the new one. The
-// temporary file has one name, as the caller has the lock: what a crash leaves is used anew.
+// caller holds the lock, so the temporary file always has the same name: the next update
+// overwrites the one that a crash has left.
 func (j Journal) replaceState(b []byte) error {
 	temp := j.statePath() + ".new"
 	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
@@ -246,15 +247,11 @@ func (j Journal) replaceState(b []byte) error {
 		return err
 	}
 	_, err = f.Write(b)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err == nil {
+	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
 		err = os.Rename(temp, j.statePath())
 	}
 	if err != nil {
-		_ = os.Remove(temp)
-		return err
+		return errors.Join(err, os.Remove(temp))
 	}
 	return syncDir(j.Dir)
 }

@@ -312,14 +312,24 @@ func TestUpdateOnAFullDisk(t *testing.T) {
 	}
 }
 
-// What a crash has left of a write is no hindrance, and never the state.
+// What a crash has left of a write is no hindrance, never the state, and gone after the next
+// update. Only root can read the state then, whatever mode it had.
 func TestUpdateAfterACrash(t *testing.T) {
 	j := newJournal(t)
 	j.update(t, begin("1", KindDrain, one))
 	write(t, j.statePath()+".new", strings.Repeat("x", 10_000))
+	if err := os.Chmod(j.statePath(), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	j.update(t, begin("2", KindDrain, one))
 	if st, err := j.State(); err != nil || ids(st.Operations) != "1 2" {
 		t.Errorf("state %+v, error %v", st, err)
+	}
+	if info, err := os.Stat(j.statePath()); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("mode %v, error %v", info.Mode(), err)
+	}
+	if files, err := filepath.Glob(j.Dir + "/*state.json*"); err != nil || len(files) != 1 {
+		t.Errorf("files %q, error %v", files, err)
 	}
 }
 

@@ -11,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"syscall"
 	"time"
 )
@@ -55,59 +54,45 @@ const (
 
 func (j Journal) historyDir() string { return filepath.Join(j.Dir, "history") }
 
-func (j Journal) historyPath(id string) (string, error) {
-	return filepath.Join(j.historyDir(), id+historySuffix), checkID(id)
+func (j Journal) historyPath(id string) string {
+	return filepath.Join(j.historyDir(), id+historySuffix)
 }
 
 // Create begins the history of an operation that r records: one JSON object a line. The lines
 // are on the disk when it returns. An operation that is there already is fs.ErrExist. A line
 // longer than maxLine is an error, unless r is root.
 func (j Journal) Create(id string, r Recorder, lines ...[]byte) error {
-	path, err := j.historyPath(id)
-	if err == nil {
-		err = checkLines(&r, lines)
-	}
-	if err != nil {
+	first, err := json.Marshal(recorded{recordedEvent, &r})
+	if err = errors.Join(err, checkID(id), checkLines(&r, lines)); err != nil {
 		return err
 	}
-	f, err := create(path, os.O_RDWR|os.O_APPEND|os.O_EXCL)
+	f, err := create(j.historyPath(id), os.O_RDWR|os.O_APPEND|os.O_EXCL)
 	if err != nil {
 		return fmt.Errorf("begin the history: %w", err)
 	}
-	first, err := json.Marshal(recorded{recordedEvent, &r})
+	err = errors.Join(appendLines(f, append([][]byte{first}, lines...)), f.Close())
 	if err == nil {
-		err = appendLines(f, append([][]byte{first}, lines...))
-	}
-	if err == nil {
-		err = syncDir(filepath.Dir(path))
+		err = syncDir(j.historyDir())
 	}
 	if err != nil {
-		_ = os.Remove(path)
+		_ = os.Remove(f.Name())
 		return fmt.Errorf("begin the history: %w", err)
 	}
 	return nil
 }
 
-// HasHistory tells whether there is a history of an operation.
+// HasHistory reports whether there is a history of an operation.
 func (j Journal) HasHistory(id string) bool {
-	path, err := j.historyPath(id)
-	if err != nil {
-		return false
-	}
-	_, err = os.Lstat(path)
-	return err == nil
+	_, err := os.Lstat(j.historyPath(id))
+	return err == nil && checkID(id) == nil
 }
 
 // Rename gives the history of an operation another ID, if there is one.
 func (j Journal) Rename(id, to string) error {
-	from, err := j.historyPath(id)
-	if err != nil {
+	if err := errors.Join(checkID(id), checkID(to)); err != nil {
 		return err
 	}
-	path, err := j.historyPath(to)
-	if err == nil {
-		err = os.Rename(from, path)
-	}
+	err := os.Rename(j.historyPath(id), j.historyPath(to))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -118,20 +103,19 @@ func (j Journal) Rename(id, to string) error {
 // disk. If the file was removed, that is ErrGone: it is not begun anew without its beginning.
 // A line longer than maxLine is an error, unless root recorded the operation.
 func (j Journal) Append(id string, lines ...[]byte) error {
-	path, err := j.historyPath(id)
-	if err != nil {
+	if err := checkID(id); err != nil {
 		return err
 	}
+	path := j.historyPath(id)
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_APPEND|syscall.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%w: %s was removed", ErrGone, path)
 	}
 	if err == nil {
-		if err = checkLines(recorderIn(f), lines); err != nil {
-			_ = f.Close()
-		} else {
+		if err = checkLines(recorderIn(f), lines); err == nil {
 			err = appendLines(f, lines)
 		}
+		err = errors.Join(err, f.Close())
 	}
 	if err != nil {
 		return fmt.Errorf("write the history: %w", err)
@@ -170,10 +154,9 @@ func recorderOf(line []byte) *Recorder {
 	return first.Recorder
 }
 
-// appendLines writes and syncs lines, and closes f. If they cannot be written whole, f is cut back
+// appendLines writes and syncs lines. If they cannot be written whole, f is cut back
 // to what it was. After a line that a crash has truncated, they start on a line of their own.
-func appendLines(f *os.File, lines [][]byte) (err error) {
-	defer func() { err = errors.Join(err, f.Close()) }()
+func appendLines(f *os.File, lines [][]byte) error {
 	info, err := f.Stat()
 	if err != nil {
 		return err
@@ -223,46 +206,39 @@ func (j Journal) List(ctx context.Context) (entries []Entry, unreadable []string
 			return nil, nil, context.Cause(ctx)
 		}
 		h, err := j.Read(id)
-		var e Entry
-		var size int
-		if err == nil && len(h.Lines) > 0 {
-			// Cloned: the lines between them need not stay in memory.
-			e = Entry{id, h.Recorder, bytes.Clone(h.Lines[0]), bytes.Clone(h.Lines[len(h.Lines)-1]), h.Truncated}
-			size, err = e.size()
+		if errors.Is(err, fs.ErrNotExist) { // pruned a moment ago
+			continue
 		}
-		switch {
-		case errors.Is(err, fs.ErrNotExist): // pruned a moment ago
-		case errors.Is(err, fs.ErrPermission):
+		if errors.Is(err, fs.ErrPermission) {
 			return nil, nil, err
-		case err != nil || len(h.Lines) == 0:
-			unreadable = append(unreadable, filepath.Join(j.historyDir(), id+historySuffix))
-		case h.Recorder.isBounded() && listed[h.Recorder.UID]+size > maxListed:
-			unreadable = append(unreadable, filepath.Join(j.historyDir(), id+historySuffix))
-		default:
-			if h.Recorder.isBounded() {
-				listed[h.Recorder.UID] += size
-			}
-			entries = append(entries, e)
 		}
+		if err != nil || len(h.Lines) == 0 {
+			unreadable = append(unreadable, j.historyPath(id))
+			continue
+		}
+		// Cloned: the lines between them need not stay in memory.
+		e := Entry{id, h.Recorder, bytes.Clone(h.Lines[0]), bytes.Clone(h.Lines[len(h.Lines)-1]), h.Truncated}
+		if h.Recorder.isBounded() {
+			uid, size := h.Recorder.UID, sizeOf(e)
+			if listed[uid]+size > maxListed {
+				unreadable = append(unreadable, j.historyPath(id))
+				continue
+			}
+			listed[uid] += size
+		}
+		entries = append(entries, e)
 	}
 	slices.Reverse(entries)
 	slices.Reverse(unreadable)
 	return entries, unreadable, nil
 }
 
-// size is the bytes that an entry takes in an answer.
-func (e *Entry) size() (int, error) {
-	text, err := json.Marshal(e)
-	return len(text), err
-}
-
 // Read is the history of one operation. A missing one is fs.ErrNotExist.
 func (j Journal) Read(id string) (h History, err error) {
-	path, err := j.historyPath(id)
-	if err != nil {
+	if err := checkID(id); err != nil {
 		return h, err
 	}
-	b, err := readFile(path)
+	b, err := readFile(j.historyPath(id))
 	if err != nil {
 		return h, fmt.Errorf("read the history: %w", err)
 	}
@@ -317,7 +293,7 @@ func (j Journal) Prune(standing func(id string) bool) error {
 		if !datedID.MatchString(id) || standing(id) {
 			continue
 		}
-		if err := os.Remove(filepath.Join(j.historyDir(), id+historySuffix)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := os.Remove(j.historyPath(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("prune the history: %w", err)
 		}
 		removed++
@@ -329,7 +305,7 @@ func (j Journal) Prune(standing func(id string) bool) error {
 func (j Journal) excess(ids []string) int {
 	var total int64
 	for i, id := range slices.Backward(ids) {
-		if info, err := os.Lstat(filepath.Join(j.historyDir(), id+historySuffix)); err == nil {
+		if info, err := os.Lstat(j.historyPath(id)); err == nil {
 			total += info.Size()
 		}
 		if total > maxHistories {
@@ -341,24 +317,11 @@ func (j Journal) excess(ids []string) int {
 
 // ids names the operations of the history, oldest first.
 func (j Journal) ids() ([]string, error) {
-	dir, err := os.Open(j.historyDir())
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
+	ids, err := namesIn(j.historyDir(), historySuffix)
 	if err != nil {
 		return nil, fmt.Errorf("read the history: %w", err)
 	}
-	defer dir.Close()
-	names, err := dir.Readdirnames(-1)
-	if err != nil {
-		return nil, fmt.Errorf("read the history: %w", err)
-	}
-	var ids []string
-	for _, name := range names {
-		if id, ok := strings.CutSuffix(name, historySuffix); ok && checkID(id) == nil {
-			ids = append(ids, id)
-		}
-	}
+	ids = slices.DeleteFunc(ids, func(id string) bool { return checkID(id) != nil })
 	slices.Sort(ids)
 	return ids, nil
 }

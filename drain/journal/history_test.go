@@ -17,15 +17,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func (j Journal) path(t *testing.T, id string) string {
-	t.Helper()
-	path, err := j.historyPath(id)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return path
-}
-
 var someLines = [][]byte{[]byte(`{"begin":1}`), []byte("{\n \"step\": \"wait\"\n}"), []byte(`{"end":"done"}`)}
 
 // A crash or a full disk at any byte leaves a history that can be read: the lines before it
@@ -35,12 +26,12 @@ func TestHistoryTruncatedAtEveryByte(t *testing.T) {
 	if err := j.Create("1", Recorder{}, someLines...); err != nil {
 		t.Fatal(err)
 	}
-	whole, err := os.ReadFile(j.path(t, "1"))
+	whole, err := os.ReadFile(j.historyPath("1"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	for cut := 0; cut <= len(whole); cut++ {
-		write(t, j.path(t, "1"), string(whole[:cut]))
+		write(t, j.historyPath("1"), string(whole[:cut]))
 		complete, short := strings.Count(string(whole[:cut]), "\n"), 0
 		if cut > 0 && whole[cut-1] != '\n' {
 			short = 1
@@ -75,11 +66,11 @@ func TestHistory(t *testing.T) {
 	if err != nil || len(lines) != 4 || truncated != 0 || string(lines[2]) != `{"step":"wait"}` {
 		t.Errorf("%s, %d truncated, error %v", lines, truncated, err)
 	}
-	write(t, j.path(t, "0"), "\x00\x00\x00")
-	write(t, j.path(t, "3"), "")
-	write(t, j.path(t, "4"), "{}\n[]\nnull\n\n{\"a\":1}{\n{\"end\":1}\n{\"cut")
+	write(t, j.historyPath("0"), "\x00\x00\x00")
+	write(t, j.historyPath("3"), "")
+	write(t, j.historyPath("4"), "{}\n[]\nnull\n\n{\"a\":1}{\n{\"end\":1}\n{\"cut")
 	write(t, filepath.Join(j.historyDir(), "notes.txt"), "no history")
-	if err := os.Mkdir(j.path(t, "5"), 0o755); err != nil {
+	if err := os.Mkdir(j.historyPath("5"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	entries, unreadable, err := j.List(t.Context())
@@ -93,13 +84,13 @@ func TestHistory(t *testing.T) {
 	if want := `1 {"begin":1} {"end":"done"} 0, 2 {"begin":1} {"end":"done"} 0, 4 {} {"end":1} 4, `; got != want {
 		t.Errorf("got %s\nwant %s", got, want)
 	}
-	if want := []string{j.path(t, "0"), j.path(t, "3"), j.path(t, "5")}; !slices.Equal(unreadable, want) {
+	if want := []string{j.historyPath("0"), j.historyPath("3"), j.historyPath("5")}; !slices.Equal(unreadable, want) {
 		t.Errorf("unreadable %v, want %v", unreadable, want)
 	}
 	if _, err := j.Read("6"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("error %v", err)
 	}
-	if info, err := os.Stat(j.path(t, "1")); err != nil || info.Mode().Perm() != 0o600 {
+	if info, err := os.Stat(j.historyPath("1")); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("mode %v, error %v", info.Mode(), err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -144,10 +135,10 @@ func TestHistoryOnAFullDisk(t *testing.T) {
 	if err := j.Create("2", Recorder{}, []byte(`{"a":"long enough"}`)); !errors.Is(err, unix.EFBIG) {
 		t.Errorf("error %v", err)
 	}
-	if b, err := os.ReadFile(j.path(t, "1")); err != nil || !strings.HasSuffix(string(b), "}}\n"+string(someLines[0])+"\n") {
+	if b, err := os.ReadFile(j.historyPath("1")); err != nil || !strings.HasSuffix(string(b), "}}\n"+string(someLines[0])+"\n") {
 		t.Errorf("%q, error %v", b, err)
 	}
-	if _, err := os.Stat(j.path(t, "2")); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Stat(j.historyPath("2")); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("what could not begin is there: %v", err)
 	}
 }
@@ -174,7 +165,7 @@ func TestPrune(t *testing.T) {
 		j := newJournal(t)
 		j.Keep = c.keep
 		for _, id := range append([]string{"0-mine", "notes"}, made...) {
-			write(t, j.path(t, id), "{}\n")
+			write(t, j.historyPath(id), "{}\n")
 		}
 		if c.keep > 0 {
 			j.Keep++ // "notes" is the latest name
@@ -236,7 +227,7 @@ func TestLongHistoryIsNotOpened(t *testing.T) {
 	last := ""
 	for i := range 10_000 {
 		last = NewID(time.Now().Add(time.Duration(i-10_000)*time.Second), last)
-		if err := os.Symlink("nowhere", j.path(t, last)); err != nil {
+		if err := os.Symlink("nowhere", j.historyPath(last)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -298,7 +289,7 @@ func TestLongLinesAreRefused(t *testing.T) {
 		if err := j.Append("1", fits); err != nil {
 			t.Errorf("uid %d: error %v", uid, err)
 		}
-		before, err := os.ReadFile(j.path(t, "1"))
+		before, err := os.ReadFile(j.historyPath("1"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -310,15 +301,15 @@ func TestLongLinesAreRefused(t *testing.T) {
 		if uid == 0 {
 			continue
 		}
-		if after, err := os.ReadFile(j.path(t, "1")); err != nil || len(after) != len(before) {
+		if after, err := os.ReadFile(j.historyPath("1")); err != nil || len(after) != len(before) {
 			t.Errorf("%d bytes were written, error %v", len(after)-len(before), err)
 		}
-		if _, err := os.Stat(j.path(t, "2")); !errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Stat(j.historyPath("2")); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("what was refused is there: %v", err)
 		}
 	}
 	j := newJournal(t)
-	write(t, j.path(t, "1"), `{"begin":"by an earlier version"}`+"\n")
+	write(t, j.historyPath("1"), `{"begin":"by an earlier version"}`+"\n")
 	if err := j.Append("1", long); err != nil {
 		t.Errorf("a file of an earlier version: error %v", err)
 	}
@@ -367,7 +358,7 @@ func TestListIsBounded(t *testing.T) {
 		t.Errorf("listed %v, of %d that fit, and %d not", listed, fit, left)
 	}
 	for i, path := range unreadable {
-		if want := j.path(t, id(i)); path != want {
+		if want := j.historyPath(id(i)); path != want {
 			t.Errorf("not listed: %s, want %s", path, want)
 		}
 	}

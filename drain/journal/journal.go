@@ -269,6 +269,21 @@ func readFile(path string) ([]byte, error) {
 	return io.ReadAll(f)
 }
 
+// namesIn lists the files in dir whose names end with suffix, without it. A missing directory
+// has none.
+func namesIn(dir, suffix string) (names []string, err error) {
+	files, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	for _, f := range files {
+		if name, ok := strings.CutSuffix(f.Name(), suffix); ok {
+			names = append(names, name)
+		}
+	}
+	return names, err
+}
+
 // create opens the file at path with flags. It creates a missing file, and its directories.
 func create(path string, flags int) (*os.File, error) {
 	if err := makeDirs(filepath.Dir(path)); err != nil {

@@ -138,18 +138,14 @@ func (j Journal) Holders() (holders []Holder, err error) {
 
 // lockNames lists the locks that have a file, in order.
 func (j Journal) lockNames() (names []string, err error) {
-	files, err := os.ReadDir(filepath.Join(j.Dir, "locks"))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	for _, f := range files {
-		escaped, ok := strings.CutSuffix(f.Name(), lockSuffix)
-		if name, err := url.QueryUnescape(escaped); ok && err == nil {
+	files, err := namesIn(filepath.Join(j.Dir, "locks"), lockSuffix)
+	for _, escaped := range files {
+		if name, err := url.QueryUnescape(escaped); err == nil {
 			names = append(names, name)
 		}
 	}
 	slices.Sort(names)
-	return names, nil
+	return names, err
 }
 
 const (

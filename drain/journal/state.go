@@ -213,15 +213,15 @@ func (o *Operation) check() error {
 			return fmt.Errorf("%q is not UTF-8, and cannot be recorded", name)
 		}
 	}
-	if n := o.size(); n > maxOperation {
+	if n := sizeOf(o); n > maxOperation {
 		return fmt.Errorf("%d bytes, more than %d", n, maxOperation)
 	}
 	return nil
 }
 
-// size is the bytes that an operation takes in the state.
-func (o *Operation) size() int {
-	text, _ := json.Marshal(o)
+// sizeOf returns the number of bytes that a value takes in a file.
+func sizeOf(v any) int {
+	text, _ := json.Marshal(v)
 	return len(text)
 }
 
@@ -235,20 +235,19 @@ func (s *State) checkGrown(op *Operation) error {
 
 // checkRecorder refuses an operation of a user who has too many open ones.
 func (s *State) checkRecorder(op Operation) error {
-	if op.Recorder == nil || op.Recorder.UID == 0 {
+	if !op.Recorder.isBounded() {
 		return nil
 	}
-	number, bytes := 1, op.size()
+	number, bytes := 1, sizeOf(op)
 	ids := map[string]bool{op.ID: true}
 	for _, o := range s.Operations {
 		if o.ID != op.ID && o.Recorder != nil && o.Recorder.UID == op.Recorder.UID {
-			number, bytes, ids[o.ID] = number+1, bytes+o.size(), true
+			number, bytes, ids[o.ID] = number+1, bytes+sizeOf(o), true
 		}
 	}
 	for _, m := range s.Marks {
 		if ids[m.Operation] || m.Cleared != nil && ids[m.Cleared.Operation] {
-			text, _ := json.Marshal(m)
-			bytes += len(text)
+			bytes += sizeOf(m)
 		}
 	}
 	if number > maxOfRecorder || bytes > maxBytesOfRecorder {

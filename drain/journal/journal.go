@@ -52,17 +52,18 @@ type UnreadableError struct {
 func (e *UnreadableError) Error() string { return fmt.Sprintf("%s is unreadable: %v", e.Path, e.Err) }
 func (e *UnreadableError) Unwrap() error { return e.Err }
 
-// idTime is how an ID begins, in UTC.
+// idTime is the layout of the time that an ID begins with, in UTC.
 const idTime = "20060102-150405.000"
+
+// timeOf returns the time that an ID begins with.
+func timeOf(id string) (time.Time, error) { return time.Parse(idTime, id[:min(len(id), len(idTime))]) }
 
 // NewID names an operation by the time it began, so that IDs sort as the operations
 // followed each other, and by chance, so that two are never the same. It sorts after
 // latest, even if the clock was set back.
 func NewID(now time.Time, latest string) string {
-	if len(latest) > len(idTime) {
-		if t, err := time.Parse(idTime, latest[:len(idTime)]); err == nil && now.Sub(t) < time.Millisecond {
-			now = t.Add(time.Millisecond)
-		}
+	if t, err := timeOf(latest); err == nil && now.Sub(t) < time.Millisecond {
+		now = t.Add(time.Millisecond)
 	}
 	return now.UTC().Format(idTime) + "-" + strings.ToLower(rand.Text()[:4])
 }
@@ -92,15 +93,13 @@ func CheckID(id string, now time.Time, latest string, resumed bool) error {
 	if !datedID.MatchString(id) {
 		return fmt.Errorf("%.80q is not the ID of an operation", id)
 	}
-	at, err := time.Parse(idTime, id[:len(idTime)])
+	at, err := timeOf(id)
 	if err != nil {
 		return fmt.Errorf("%q is not the ID of an operation: %w", id, err)
 	}
-	if len(latest) > len(idTime) {
-		last, err := time.Parse(idTime, latest[:len(idTime)])
-		if after := at.Sub(last); err == nil && last.After(now) && after >= 0 && after <= time.Second {
-			return nil
-		}
+	last, err := timeOf(latest)
+	if after := at.Sub(last); err == nil && last.After(now) && after >= 0 && after <= time.Second {
+		return nil
 	}
 	if at.Before(now.Add(-idSkew)) && !resumed || at.After(now.Add(idSkew)) {
 		return fmt.Errorf("operation %s: its time is more than %s from this machine's clock (%s): set the clocks right", id, idSkew, now.UTC().Format(time.DateTime))
@@ -321,8 +320,7 @@ func syncDir(dir string) error {
 // By is a user and their host, as they say, and the recorder where that is another one.
 // What they say stands between quotes unless it is a name: it cannot pass for the recorder.
 func By(r *Recorder, user, host string) string {
-	switch {
-	case user == "" && host == "" && r != nil:
+	if user == "" && host == "" && r != nil {
 		return r.String()
 	}
 	text := fmt.Sprintf("%s on %s", cmp.Or(quoted(user), "an unknown user"), cmp.Or(quoted(host), "an unknown host"))

@@ -161,10 +161,7 @@ func (s *State) Begin(op Operation) error {
 	if err := checkID(op.ID); err != nil {
 		return err
 	}
-	if err := op.check(); err != nil {
-		return fmt.Errorf("operation %s: %w", op.ID, err)
-	}
-	if err := s.checkRecorder(op); err != nil {
+	if err := s.checkBounds(&op); err != nil {
 		return err
 	}
 	s.Operations = append(s.Operations, op)
@@ -189,7 +186,7 @@ func (s *State) Resume(op Operation) error {
 		}
 	}
 	s.Operations = append(slices.Delete(s.Operations, i, i+1), had)
-	return s.checkGrown(&s.Operations[len(s.Operations)-1])
+	return s.checkBounds(&s.Operations[len(s.Operations)-1])
 }
 
 // check refuses an operation that is not well-formed or larger than any real one.
@@ -225,8 +222,9 @@ func sizeOf(v any) int {
 	return len(text)
 }
 
-// checkGrown refuses an operation that has grown beyond the bounds.
-func (s *State) checkGrown(op *Operation) error {
+// checkBounds refuses an operation that does not fit the bounds of an operation, or those of
+// its recorder.
+func (s *State) checkBounds(op *Operation) error {
 	if err := op.check(); err != nil {
 		return fmt.Errorf("operation %s: %w", op.ID, err)
 	}
@@ -299,7 +297,7 @@ func (s *State) Stage(id string, e Edit) error {
 		s.Edits = map[string]FileHashes{}
 	}
 	s.Edits[e.Path] = FileHashes{e.Before, e.After}
-	return s.checkGrown(&s.Operations[k])
+	return s.checkBounds(&s.Operations[k])
 }
 
 // clear records that a change clears a mark on a server, the operation's own first, or a down of
@@ -425,7 +423,7 @@ func (s *State) Record(id string, progress json.RawMessage) error {
 		return gone(id)
 	}
 	s.Operations[i].Progress = progress
-	return s.checkGrown(&s.Operations[i])
+	return s.checkBounds(&s.Operations[i])
 }
 
 // results are all of them.
@@ -461,12 +459,12 @@ func (s *State) End(id string, e Ending) error {
 		return gone(id)
 	}
 	op := &s.Operations[i]
-	left := slices.DeleteFunc(slices.Clone(e.NotDrained), func(server Server) bool { return !op.Covers(server) })
+	left := filter(e.NotDrained, op.Covers)
 	if e.Result == ResultRolledBack && slices.ContainsFunc(s.Marks, func(m Mark) bool { return m.Operation == id && slices.Contains(e.Down, m.Server) }) {
 		e.Result = ResultPartial
 	}
 	s.keepCleared(id)
-	op.Servers = slices.DeleteFunc(slices.Clone(op.Servers), func(l Located) bool { return slices.Contains(e.Returned, l.Server) })
+	op.Servers = filter(op.Servers, func(l Located) bool { return !slices.Contains(e.Returned, l.Server) })
 	op.Result, op.Progress, op.Open, op.NotDrained, op.Ended = e.Result, e.Progress, e.Open, left, e.At
 	switch e.Result {
 	case ResultRolledBack:
@@ -489,7 +487,7 @@ func (s *State) End(id string, e Ending) error {
 		}
 	}
 	if i = s.index(id); i >= 0 {
-		return s.checkGrown(&s.Operations[i])
+		return s.checkBounds(&s.Operations[i])
 	}
 	return nil
 }
@@ -511,8 +509,8 @@ func (s *State) keepCleared(id string) {
 // users that do not trust who ends it, servers that are down or that they have not locked.
 func (s *State) undrained(i int, e Ending) {
 	undrain, later := s.Operations[i], s.Operations[i+1:]
-	undrain.Servers = slices.DeleteFunc(slices.Clone(undrain.Servers), func(l Located) bool {
-		return slices.Contains(e.Down, l.Server) && len(s.MarksOn(l.Server)) > 0
+	undrain.Servers = filter(undrain.Servers, func(l Located) bool {
+		return !slices.Contains(e.Down, l.Server) || len(s.MarksOn(l.Server)) == 0
 	})
 	anew := func(id string) bool {
 		return slices.ContainsFunc(later, func(o Operation) bool { return o.ID == id })
@@ -522,8 +520,9 @@ func (s *State) undrained(i int, e Ending) {
 	for _, o := range s.Operations[:i] {
 		had := len(o.Servers)
 		own := e.By.UID == 0 || o.Recorder != nil && o.Recorder.UID == e.By.UID
-		o.Servers = slices.DeleteFunc(slices.Clone(o.Servers), func(l Located) bool {
-			return undrain.Covers(l.Server) && (own || slices.Contains(e.Locked, l.Server) && !slices.Contains(e.Down, l.Server))
+		o.Servers = filter(o.Servers, func(l Located) bool {
+			mayLeave := own || slices.Contains(e.Locked, l.Server) && !slices.Contains(e.Down, l.Server)
+			return !mayLeave || !undrain.Covers(l.Server)
 		})
 		if len(o.Servers) > 0 || had == 0 {
 			kept = append(kept, o)
@@ -542,24 +541,12 @@ func (s *State) Find(id string) (op Operation, ok bool) {
 
 // MarksOn are drainctl's marks on the lines of a server: an upstream may name it more than once.
 func (s *State) MarksOn(server Server) []Mark {
-	var found []Mark
-	for _, m := range s.Marks {
-		if m.Server == server && m.Operation != "" {
-			found = append(found, m)
-		}
-	}
-	return found
+	return filter(s.Marks, func(m Mark) bool { return m.Server == server && m.Operation != "" })
 }
 
 // Standing is the operations on a server since it was last undrained, oldest first.
 func (s *State) Standing(server Server) []Operation {
-	var found []Operation
-	for _, o := range s.Operations {
-		if o.Covers(server) {
-			found = append(found, o)
-		}
-	}
-	return found
+	return filter(s.Operations, func(o Operation) bool { return o.Covers(server) })
 }
 
 // Unfinished is the operations that may be resumed, oldest first: those that are
@@ -586,6 +573,16 @@ func (s *State) Ours(path, sha string) bool {
 
 func (s *State) index(id string) int {
 	return slices.IndexFunc(s.Operations, func(o Operation) bool { return o.ID == id })
+}
+
+// filter returns the elements that are wanted, in a new slice.
+func filter[T any](all []T, isWanted func(T) bool) (wanted []T) {
+	for _, x := range all {
+		if isWanted(x) {
+			wanted = append(wanted, x)
+		}
+	}
+	return wanted
 }
 
 func (s *State) dropMarks(which func(Mark) bool) { s.Marks = slices.DeleteFunc(s.Marks, which) }

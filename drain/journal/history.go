@@ -42,11 +42,11 @@ const recordedEvent = "recorded"
 
 const historySuffix = ".jsonl"
 
-// maxHistory bounds the history of one operation, in bytes. What does not fit is left out.
+// maxHistory limits the history of one operation, in bytes. Lines beyond it are left out.
 const maxHistory = 8 << 20
 
-// The bounds of what a user other than root has others read, in bytes: one line of a history,
-// and all their operations in the list, as an answer holds them.
+// The limits for users other than root, in bytes: one line of a history, and all operations of
+// a user in the list, as JSON.
 const (
 	maxLine   = 256 << 10
 	maxListed = 8 << 20
@@ -58,9 +58,9 @@ func (j Journal) historyPath(id string) string {
 	return filepath.Join(j.historyDir(), id+historySuffix)
 }
 
-// Create begins the history of an operation that r records: one JSON object a line. The lines
-// are on the disk when it returns. An operation that is there already is fs.ErrExist. A line
-// longer than maxLine is an error, unless r is root.
+// Create creates the history of an operation that r records, with one JSON object per line. The
+// lines are on the disk when it returns. The error is fs.ErrExist if there is such a history. A
+// line longer than maxLine is an error, unless r is root.
 func (j Journal) Create(id string, r Recorder, lines ...[]byte) error {
 	first, err := json.Marshal(recorded{recordedEvent, &r})
 	if err = errors.Join(err, checkID(id), checkLines(&r, lines)); err != nil {
@@ -99,8 +99,8 @@ func (j Journal) Rename(id, to string) error {
 	return err
 }
 
-// Append adds lines to the history of an operation, and returns when they are on the
-// disk. If the file was removed, that is ErrGone: it is not begun anew without its beginning.
+// Append adds lines to the history of an operation. They are on the disk when it returns. The
+// error is ErrGone if the file was removed: Append creates no history without its first lines.
 // A line longer than maxLine is an error, unless root recorded the operation.
 func (j Journal) Append(id string, lines ...[]byte) error {
 	if err := checkID(id); err != nil {
@@ -154,8 +154,8 @@ func recorderOf(line []byte) *Recorder {
 	return first.Recorder
 }
 
-// appendLines writes and syncs lines. If they cannot be written whole, f is cut back
-// to what it was. After a line that a crash has truncated, they start on a line of their own.
+// appendLines writes and syncs lines. If one of them cannot be written, f is truncated to its
+// previous size. If a crash has truncated the last line of f, the lines start on a new one.
 func appendLines(f *os.File, lines [][]byte) error {
 	info, err := f.Stat()
 	if err != nil {
@@ -186,15 +186,15 @@ func appendLines(f *os.File, lines [][]byte) error {
 	}
 	if err != nil {
 		if cut := f.Truncate(info.Size()); cut != nil {
-			err = fmt.Errorf("%w (and it could not be cut back: %w)", err, cut)
+			err = fmt.Errorf("%w (and truncate it to its previous size: %w)", err, cut)
 		}
 	}
 	return err
 }
 
-// List is the history, oldest first. A file without a readable line is named in unreadable,
-// and so are those of a user other than root that do not fit maxListed, beside the later
-// ones of this user.
+// List returns all operations of the history, oldest first. Of a user other than root it returns
+// the latest ones that fit maxListed. unreadable has the paths of the others, and of the files
+// without a readable line.
 func (j Journal) List(ctx context.Context) (entries []Entry, unreadable []string, err error) {
 	ids, err := j.ids()
 	if err != nil {
@@ -233,7 +233,7 @@ func (j Journal) List(ctx context.Context) (entries []Entry, unreadable []string
 	return entries, unreadable, nil
 }
 
-// Read is the history of one operation. A missing one is fs.ErrNotExist.
+// Read returns the history of one operation. The error is fs.ErrNotExist if there is none.
 func (j Journal) Read(id string) (h History, err error) {
 	if err := checkID(id); err != nil {
 		return h, err
@@ -251,7 +251,7 @@ func (j Journal) Read(id string) (h History, err error) {
 	return h, nil
 }
 
-// parseLines reads JSON objects, one a line. A line that does not end is truncated.
+// parseLines reads one JSON object per line. A line without a line end is truncated.
 func parseLines(b []byte) (lines []json.RawMessage, truncated int) {
 	for line := range bytes.Lines(b) {
 		text := bytes.TrimSpace(line)
@@ -266,16 +266,17 @@ func parseLines(b []byte) (lines []json.RawMessage, truncated int) {
 	return lines, truncated
 }
 
-// pruneBatch is how many operations one Prune removes at most, so that none is held up by a long
-// history: the next one goes on.
-const pruneBatch = 1000
-
-// maxHistories bounds all histories together, in bytes.
-const maxHistories = 256 << 20
+const (
+	// pruneBatch limits the operations that one Prune removes, and so its time.
+	pruneBatch = 1000
+	// maxHistories limits the size of all histories together, in bytes.
+	maxHistories = 256 << 20
+)
 
 // Prune removes the oldest operations of the history: those beyond Keep and maxHistories, and
-// those older than MaxAge, but none that stands. It leaves those that NewID has not named.
-func (j Journal) Prune(standing func(id string) bool) error {
+// those older than MaxAge. It keeps operations that are in the state, and files whose names are
+// no IDs of NewID.
+func (j Journal) Prune(isInState func(id string) bool) error {
 	ids, err := j.ids()
 	if err != nil {
 		return err
@@ -290,7 +291,7 @@ func (j Journal) Prune(standing func(id string) bool) error {
 		if removed == pruneBatch || i >= excess && id >= oldest {
 			break
 		}
-		if !datedID.MatchString(id) || standing(id) {
+		if !datedID.MatchString(id) || isInState(id) {
 			continue
 		}
 		if err := os.Remove(j.historyPath(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -301,7 +302,7 @@ func (j Journal) Prune(standing func(id string) bool) error {
 	return nil
 }
 
-// excess is how many of the oldest histories are to go for the rest to fit maxHistories.
+// excess returns how many of the oldest histories have to be removed to fit maxHistories.
 func (j Journal) excess(ids []string) int {
 	var total int64
 	for i, id := range slices.Backward(ids) {
@@ -315,7 +316,7 @@ func (j Journal) excess(ids []string) int {
 	return 0
 }
 
-// ids names the operations of the history, oldest first.
+// ids returns the IDs of the operations in the history, oldest first.
 func (j Journal) ids() ([]string, error) {
 	ids, err := namesIn(j.historyDir(), historySuffix)
 	if err != nil {

@@ -1,6 +1,6 @@
-// Package journal is kept on a load balancer, in one directory: the state, which says
-// what stands and decides; the history, which says what happened, for people; and the
-// locks. It is local files only, and knows nothing of nginx.
+// Package journal keeps the journal of a load balancer in one directory: the state, from which
+// drainctl decides; the history, which is for people; and the locks. It reads and writes local
+// files only, and knows nothing of nginx.
 package journal
 
 import (
@@ -30,16 +30,16 @@ const (
 	MaxAge      = 365 * 24 * time.Hour // of an operation in the history
 )
 
-// A Journal is the journal in a directory. The directory is created by what writes.
+// A Journal is the journal in a directory. Methods that write create the directory.
 type Journal struct {
 	Dir  string
 	Keep int // operations that the history keeps; 0: DefaultKeep
 }
 
 var (
-	// ErrGone means that there is no such operation: its files were removed while it ran.
+	// ErrGone means that another process has removed the files of an operation while it ran.
 	ErrGone = errors.New("the journal of this operation is gone")
-	// ErrVersion means that the state is of a later format.
+	// ErrVersion means that the state has a later format.
 	ErrVersion = errors.New("written by a later drainctl: update drainctl")
 )
 
@@ -58,9 +58,9 @@ const idTime = "20060102-150405.000"
 // timeOf returns the time that an ID begins with.
 func timeOf(id string) (time.Time, error) { return time.Parse(idTime, id[:min(len(id), len(idTime))]) }
 
-// NewID names an operation by the time it began, so that IDs sort as the operations
-// followed each other, and by chance, so that two are never the same. It sorts after
-// latest, even if the clock was set back.
+// NewID returns an ID for an operation that begins now: its time, so that IDs sort in the order of
+// the operations, and random characters, so that no two are equal. The ID sorts after latest,
+// even if the clock was set back.
 func NewID(now time.Time, latest string) string {
 	if t, err := timeOf(latest); err == nil && now.Sub(t) < time.Millisecond {
 		now = t.Add(time.Millisecond)
@@ -74,7 +74,7 @@ var (
 	datedID = regexp.MustCompile(`^\d{8}-\d{6}\.\d{3}-[0-9a-z]{4}$`)
 )
 
-// checkID refuses what would be a path elsewhere: an ID may come from another machine.
+// checkID refuses an ID that is no plain file name: it may come from another machine.
 func checkID(id string) error {
 	if !plainID.MatchString(id) {
 		return fmt.Errorf("%.80q is not the ID of an operation", id)
@@ -82,8 +82,8 @@ func checkID(id string) error {
 	return nil
 }
 
-// idSkew is how far an operation's ID may be from the clock of the LB. IDs are made from
-// one LB's clock, and the clocks of several LBs differ.
+// idSkew limits the difference between the time in an ID and the clock of the LB. An ID is made
+// from the clock of one LB, and the clocks of several LBs differ.
 const idSkew = 15 * time.Minute
 
 // CheckID refuses an ID that NewID would not make now, by the clock and the latest ID of this
@@ -109,8 +109,8 @@ func CheckID(id string, now time.Time, latest string, resumed bool) error {
 
 func (j Journal) statePath() string { return filepath.Join(j.Dir, "state.json") }
 
-// State reads the state. A missing file is an empty state. Errors: *UnreadableError, ErrVersion,
-// and those of the file system (fs.ErrPermission).
+// State reads the state. It is empty if there is no file. The error is an *UnreadableError,
+// ErrVersion, or one of the file system such as fs.ErrPermission.
 func (j Journal) State() (State, error) {
 	b, err := readFile(j.statePath())
 	if errors.Is(err, fs.ErrNotExist) {
@@ -155,8 +155,8 @@ func parseState(b []byte) (State, error) {
 	return st, nil
 }
 
-// Free is the bytes that the file system of the journal has left for it. The error is
-// EROFS where nothing can be written there.
+// Free returns the free bytes of the journal's file system. The error is EROFS if that is
+// read-only.
 func (j Journal) Free() (uint64, error) {
 	for dir := j.Dir; ; dir = filepath.Dir(dir) {
 		var s unix.Statfs_t
@@ -177,10 +177,9 @@ func (j Journal) Free() (uint64, error) {
 // An update takes two syncs of the disk.
 const stateWait = 10 * time.Second
 
-// Update changes the state. change is called with the state as it is, while no other
-// drainctl can update it. What it leaves is on the disk when Update returns; if it
-// fails, its error is returned and nothing is written. Errors are those of State, and
-// a *LockedError when another update does not end.
+// Update calls change with the current state, while no other drainctl can update it. The changed
+// state is on the disk when Update returns. If change fails, Update returns its error and writes
+// nothing. Other errors are those of State, and a *LockedError if another update does not end.
 func (j Journal) Update(ctx context.Context, change func(*State) error) error {
 	return j.withState(ctx, func() error {
 		st, err := j.State()
@@ -202,9 +201,9 @@ func (j Journal) Update(ctx context.Context, change func(*State) error) error {
 	})
 }
 
-// SetAside renames a state file that is unreadable, and gives its new path. The path is
-// empty where the state can be read: somebody else may have set it aside. One of a later
-// version is not unreadable: that is ErrVersion.
+// SetAside renames a state file that is unreadable, and returns its new path. The path is empty if
+// the state can be read: another process may have set the file aside. The error is ErrVersion if
+// the file has a later format.
 func (j Journal) SetAside(ctx context.Context) (path string, err error) {
 	err = j.withState(ctx, func() error {
 		var unreadable *UnreadableError
@@ -255,7 +254,7 @@ func (j Journal) replaceState(b []byte) error {
 	return syncDir(j.Dir)
 }
 
-// readFile reads a regular file. Without O_NONBLOCK the opening of a pipe would hang.
+// readFile reads a regular file. Opening a pipe without O_NONBLOCK would block.
 func readFile(path string) ([]byte, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
@@ -317,8 +316,8 @@ func syncDir(dir string) error {
 	return d.Sync()
 }
 
-// By is a user and their host, as they say, and the recorder where that is another one.
-// What they say stands between quotes unless it is a name: it cannot pass for the recorder.
+// By describes an author: the user and host as the caller named them, and the recorder if that is
+// another user. Names with unusual characters are quoted, so that none passes for the recorder.
 func By(r *Recorder, user, host string) string {
 	if user == "" && host == "" && r != nil {
 		return r.String()
@@ -330,12 +329,11 @@ func By(r *Recorder, user, host string) string {
 	return text
 }
 
-// plainName is the name of a user, a host or a target, or what a lock says of the targets
+// plainName is the name of a user, a host or a target, or what record writes for the targets
 // that it leaves out.
 var plainName = regexp.MustCompile(`^(?:[\pL\pM\pN_.:@/\[\]-]{1,255}|and [0-9]+ more)$`)
 
-// quoted is a text that a user recorded, for a message: between quotes and cut if it is no
-// name.
+// quoted quotes and shortens a text that a user recorded, unless it is a name.
 func quoted(text string) string {
 	if text == "" || plainName.MatchString(text) {
 		return text
@@ -343,11 +341,11 @@ func quoted(text string) string {
 	return fmt.Sprintf("%.80q", text)
 }
 
-// OneLine escapes the line ends of what a user recorded, so that none of it is taken for a
-// line of the message that it is in, such as a hint.
+// OneLine escapes line ends in a text that a user recorded, so that no part of it looks like a
+// line of the message around it, such as a hint.
 func OneLine(text string) string { return strings.ReplaceAll(text, "\n", `\n`) }
 
-// Who is somebody who did something, why and when, for a message.
+// Who describes an author, the time and the reason for a message.
 func Who(r *Recorder, user, host, reason string, at time.Time) string {
 	text := By(r, user, host) + at.Local().Format(", 2006-01-02 15:04:05")
 	if reason != "" {
@@ -356,5 +354,5 @@ func Who(r *Recorder, user, host, reason string, at time.Time) string {
 	return OneLine(text)
 }
 
-// Who is an operation's author.
+// Who describes the author of an operation for a message.
 func (o Operation) Who() string { return Who(o.Recorder, o.User, o.Host, o.Reason, o.Began) }

@@ -20,18 +20,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A Holder is who holds a lock, and for what.
+// A Holder is the operation that holds a lock, and its author.
 type Holder struct {
 	Name    string   `json:"name"` // of the lock
 	ID      string   `json:"id,omitempty"`
 	Kind    string   `json:"kind,omitempty"`
 	Targets []string `json:"targets,omitempty"`
-	// Recorder is who took it, as this machine saw it.
+	// Recorder is the user who took the lock, as this machine saw them.
 	Recorder *Recorder `json:"recorder,omitempty"`
 	User     string    `json:"user,omitempty"` // as the caller says
 	Host     string    `json:"host,omitempty"`
 	Reason   string    `json:"reason,omitempty"`
-	Time     time.Time `json:"time,omitzero"` // since when; zero: the holder is not known
+	Time     time.Time `json:"time,omitzero"` // at which the lock was taken; zero: the holder is not known
 }
 
 // A LockedError is a lock that another process holds.
@@ -45,7 +45,7 @@ func (e *LockedError) Error() string {
 	return fmt.Sprintf("%s is locked by %s", e.Name, e.Holder)
 }
 
-// String is who holds the lock, and for what, for a message.
+// String describes the holder for a message.
 func (h Holder) String() string {
 	if h.Time.IsZero() {
 		return "another drainctl, which has not recorded yet what it does"
@@ -62,7 +62,7 @@ func (h Holder) String() string {
 	return OneLine(text)
 }
 
-// Check refuses a holder whose fields no real one has, or that are too long.
+// Check refuses a holder with a malformed ID or kind, or with fields that are too long.
 func (h Holder) Check() error {
 	if h.ID != "" {
 		if err := checkID(h.ID); err != nil {
@@ -267,7 +267,7 @@ func readHolder(path string) (h Holder, isHeld bool, err error) {
 	return h, isHeld, err
 }
 
-// parseHolder reads the first line of a lock file; what is no holder is an empty one.
+// parseHolder reads the first line of a lock file. The holder is empty if that is no holder.
 func parseHolder(b []byte) (h Holder) {
 	line, _, whole := bytes.Cut(b, []byte("\n"))
 	if !whole || json.Unmarshal(line, &h) != nil {

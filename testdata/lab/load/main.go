@@ -22,7 +22,7 @@ func main() {
 	clients := flag.Int("clients", traffic.DefaultClients, "`number` of clients that loop over requests")
 	streams := flag.Int("streams", traffic.DefaultStreams, "`number` of upgraded streams open at once")
 	limit := flag.Duration("for", traffic.DefaultLimit, "`time` after which the load ends by itself")
-	only := flag.String("only", "", "the `kind` of request that the clients send: fast, uploads or even; by default all there are")
+	only := flag.String("only", "", "the `kind` of request that the clients send: fast, uploads, even or varied; by default all there are")
 	every := flag.Duration("every", time.Second, "`time` between two lines of progress")
 	flag.Parse()
 	known := *only == "" || slices.Contains(traffic.Kinds, traffic.Kind(*only))

@@ -60,10 +60,12 @@ const (
 	// Even is requests that all take the same time, so that every wait for those that
 	// are open takes the same time too.
 	Even Kind = "even"
+	// Varied is requests that take a random time, up to that of the even ones.
+	Varied Kind = "varied"
 )
 
 // Kinds are all there are.
-var Kinds = []Kind{Fast, Uploads, Even}
+var Kinds = []Kind{Fast, Uploads, Even, Varied}
 
 // Run makes load until ctx ends or the limit is reached. Then it begins nothing new,
 // lets what is open end well, and returns what was seen. It ends at most
@@ -152,7 +154,7 @@ func newClient(n int, target string, t *tally) *client {
 
 func (c *client) loop(ctx context.Context) {
 	defer c.keep.CloseIdleConnections()
-	if c.only == Even { // or they would begin and end together, again and again
+	if c.only == Even || c.only == Varied { // or they would begin and end together, again and again
 		pause(ctx, c.random, 0, evenHold)
 	}
 	for ctx.Err() == nil {
@@ -167,6 +169,8 @@ func (c *client) loop(ctx context.Context) {
 func (c *client) request() {
 	hold := time.Duration(c.random.Int64N(int64(longestHold))).Seconds()
 	switch {
+	case c.only == Varied:
+		c.do(c.fresh, held, http.MethodPost, fmt.Sprintf("/hold?s=%.2f", hold*evenHold.Seconds()/longestHold.Seconds()))
 	case c.only == Fast:
 		c.do(c.keep, fast, http.MethodGet, fmt.Sprintf("/page/%d", c.turn))
 	case c.only == Even:

@@ -1,6 +1,6 @@
-// Command measure measures what drainctl promises of its speed, beside nginx on the same
-// machine and in the same run, and says of each promise whether it was kept. It is what
-// "make bench" runs. It needs nginx and, for the stop delay, the lab and so root.
+// Command measure measures how fast drainctl is, beside nginx and HAProxy on the same machine
+// and in the same run, and says of each goal whether it was met. "make bench" runs it. It
+// needs nginx and, for drains, root and the lab.
 package main
 
 import (

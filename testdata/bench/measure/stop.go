@@ -35,13 +35,12 @@ func (m measurements) inLab(ctx context.Context) (err error) {
 	if err := l.Install(ctx); err != nil {
 		return err
 	}
-	if err := m.overSSH(ctx, l); err != nil {
-		return err
+	for _, measure := range []func(context.Context, *lab.Lab) error{m.idle, m.stopDelay, m.rolling} {
+		if err := measure(ctx, l); err != nil {
+			return err
+		}
 	}
-	if err := m.stopDelay(ctx, l); err != nil {
-		return err
-	}
-	return m.rolling(ctx, l)
+	return nil
 }
 
 // stopDelay drains busy apps, and has their own records tell how long after the end of

@@ -123,8 +123,9 @@ up: programs
 	@CGO_ENABLED=0 go build -o $(programs)/up ./testdata/lab/up
 	@DRAINCTL_LAB_PROGRAMS=$(programs) $(as_root) $(programs)/up
 
-# How fast it is, beside nginx on the same machine, and in the lab (needs root).
+# How fast drainctl is, beside nginx and HAProxy on the same machine and in the lab (needs root).
 bench: programs
+	@testdata/lab/setup.sh haproxy socat
 	@CGO_ENABLED=0 go build -o $(programs)/measure ./testdata/bench/measure
 	@DRAINCTL_LAB_PROGRAMS=$(programs) $(as_root) $(programs)/measure -drainctl $(programs)/drainctl
 

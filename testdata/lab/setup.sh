@@ -1,7 +1,8 @@
 #!/bin/bash
 # Installs what the tests and the lab need on Debian or Ubuntu, as root or with sudo.
-# It installs only what is missing, and is done at once when nothing is. A service
-# that comes along (nginx, sshd) is neither started nor set to start at boot.
+# It installs only what is missing. The arguments name more packages, each of which has a
+# command of its own name ("make bench" needs some). A service that comes with a package
+# (nginx, sshd) is neither started nor enabled.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 PATH=$PATH:/usr/sbin:/sbin # a plain user's path often lacks these
@@ -42,6 +43,9 @@ rsync                                            rsync
 npx                                              npm
 chromium|google-chrome                           chromium
 '
+for package; do
+  needed+="$package $package"$'\n'
+done
 
 missing=()
 while read -r what package; do
@@ -66,12 +70,12 @@ if ! command -v apt-get >/dev/null; then
 fi
 if [ "$(id -u)" != 0 ]; then
   echo "setup: to be installed: ${missing[*]}"
-  exec "$here/as-root" "$0"
+  exec "$here/as-root" "$0" "$@"
 fi
 
 # Which services are new tells which ones to leave switched off.
 new=()
-for unit in nginx ssh; do
+for unit in nginx ssh haproxy; do
   [ -e "/lib/systemd/system/$unit.service" ] || new+=("$unit.service")
 done
 [ -e /lib/systemd/system/ssh.socket ] || new+=(ssh.socket)

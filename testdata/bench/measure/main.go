@@ -26,8 +26,9 @@ func main() {
 	flag.IntVar(&m.fleets, "fleets", 5, "`how many` drains on each number of load balancers; 0 leaves them out")
 	flag.IntVar(&m.passes, "passes", 5, "`how many` rolling runs beside as many shell loops; 0 leaves them out")
 	flag.IntVar(&m.overLB, "over-lb", 9, "`how many` drains over --lb beside as many on the load balancer; 0 leaves them out")
+	flag.IntVar(&m.haproxy, "haproxy", 15, "`how many` drains under load beside as many with HAProxy; 0 leaves them out")
 	flag.Parse()
-	if flag.NArg() > 0 || m.runs < 1 || min(m.drains, m.overLB, m.fleets, m.passes) < 0 {
+	if flag.NArg() > 0 || m.runs < 1 || min(m.drains, m.overLB, m.haproxy, m.fleets, m.passes) < 0 {
 		flag.Usage()
 		os.Exit(2)
 	}
@@ -45,6 +46,7 @@ type measurements struct {
 	fleets   int
 	passes   int
 	overLB   int
+	haproxy  int
 }
 
 func (m measurements) all(ctx context.Context) error {

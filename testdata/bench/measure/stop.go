@@ -21,11 +21,11 @@ const flowLimit = 2 * time.Minute
 
 // inLab measures what needs hosts.
 func (m measurements) inLab(ctx context.Context) (err error) {
-	if m.drains == 0 && m.overLB == 0 && m.passes == 0 {
+	if m.drains == 0 && m.overLB == 0 && m.haproxy == 0 && m.passes == 0 {
 		return nil
 	}
 	if os.Geteuid() != 0 {
-		return errors.New("drains are measured in the lab, which needs root: run it as root or with sudo, or leave them out with -drains 0 -over-lb 0 -passes 0")
+		return errors.New("drains are measured in the lab, which needs root: run it as root or with sudo, or leave them out with -drains 0 -over-lb 0 -haproxy 0 -passes 0")
 	}
 	l, err := lab.Up(ctx, lab.Options{Log: os.Stderr})
 	if err != nil {
@@ -35,7 +35,7 @@ func (m measurements) inLab(ctx context.Context) (err error) {
 	if err := l.Install(ctx); err != nil {
 		return err
 	}
-	for _, measure := range []func(context.Context, *lab.Lab) error{m.idle, m.stopDelay, m.rolling} {
+	for _, measure := range []func(context.Context, *lab.Lab) error{m.idle, m.besideHAProxy, m.stopDelay, m.rolling} {
 		if err := measure(ctx, l); err != nil {
 			return err
 		}

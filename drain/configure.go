@@ -14,14 +14,14 @@ type round struct {
 	Phase
 	want      balancer.Want
 	returning []*row // that come back in the same edit
-	// back has each LB tried for, whatever another one says: what this operation has done is
-	// undone, or what a rolling run has taken out comes back.
+	// back tells that the servers return to the pool, or are as before again: an LB that fails
+	// then keeps no other LB from it.
 	back bool
 }
 
 // reconcile brings the servers of a batch to a wanted state on every LB: all or nothing on the way
-// there, every file written and tested before any LB is reloaded; on the way back on each LB,
-// whatever another one says. What a rolling run has made healthy comes back with the edit that
+// there, every file written and tested before any LB is reloaded; on the way back on as many LBs
+// as possible. What a rolling run has made healthy comes back with the edit that
 // takes the next batch out.
 func (b *batch) reconcile(ctx context.Context, p Phase, undo bool) Verdict {
 	m := round{batch: b, Phase: p, want: balancer.Back, back: undo || p == clearing && b.o.plan.Spec.Kind == Run}
@@ -185,7 +185,7 @@ func (b *batch) planAgain(ctx context.Context, lb *LB) error {
 
 // detail says what the servers are now; the ones that an undrain leaves down are not its doing.
 func (m round) detail() (detail Detail) {
-	forced := m.o.plan.Spec.Kind == Undrain
+	undrain := m.o.plan.Spec.Kind == Undrain
 	for _, lb := range m.o.lbs {
 		servers := m.servers(lb, m.rows)
 		if m.want == balancer.Out {
@@ -193,7 +193,7 @@ func (m round) detail() (detail Detail) {
 			detail.Up = append(detail.Up, names(m.o.whole.servers(lb, m.returning))...)
 			continue
 		}
-		stays := func(s balancer.Server) bool { return s.Down && !s.Managed && !(forced && s.Configure) }
+		stays := func(s balancer.Server) bool { return s.Down && !s.Managed && !(undrain && s.Configure) }
 		var up, down []balancer.Server
 		for _, s := range servers {
 			if stays(s) {

@@ -322,7 +322,7 @@ type Result struct {
 	Skipped   []Skip   `json:"skipped,omitempty"`
 	// GateClosed says that --gate, or the answer after the canary, began no further batch.
 	GateClosed bool `json:"gate_closed,omitempty"`
-	// Backends are those that ended in another way than the rest.
+	// Backends are those for which a step failed.
 	Backends []BackendResult `json:"backends,omitempty"`
 	Error    string          `json:"error,omitempty"`
 	Findings []Finding       `json:"findings"`

@@ -101,14 +101,17 @@ func (f fleet) watch(ctx context.Context) (context.Context, context.CancelFunc) 
 // broken tells whether an LB can no longer be asked over the connection that there
 // is.
 func (f fleet) broken() bool {
-	return slices.ContainsFunc(f, func(lb *LB) bool {
-		select {
-		case <-lb.Done():
-			return true
-		default:
-			return false
-		}
-	})
+	return slices.ContainsFunc(f, (*LB).isBroken)
+}
+
+// isBroken tells whether the LB can no longer be asked over the connection that there is.
+func (lb *LB) isBroken() bool {
+	select {
+	case <-lb.Done():
+		return true
+	default:
+		return false
+	}
 }
 
 // reconnect makes connections that broke anew.
@@ -117,9 +120,7 @@ func (o *Operation) reconnect(ctx context.Context) error { return o.lbs.each(ctx
 // usable makes sure that an LB can be asked, after its connection may have
 // broken. A new one takes the locks and the operation on.
 func (o *Operation) usable(ctx context.Context, lb *LB) error {
-	select {
-	case <-lb.Done():
-	default:
+	if !lb.isBroken() {
 		return nil
 	}
 	_ = lb.Balancer.Close()

@@ -120,7 +120,7 @@ func (o *Operation) end(ctx context.Context, begun bool, err error) {
 	line, marshalErr := json.Marshal(r)
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	o.steps++ // so that an LB which is told of the end knows more than one that is not
+	o.steps++ // an LB that is told of the end has a later table than one that is not
 	endErr := o.lbs.each(ctx, func(ctx context.Context, lb *LB) error {
 		lines := lb.takeHistory()
 		if marshalErr == nil {
@@ -143,7 +143,7 @@ func (o *Operation) look(ctx context.Context, limit time.Duration) []seenLB {
 	_ = o.lbs.each(ctx, func(ctx context.Context, lb *LB) error {
 		s := &seen[slices.Index(o.lbs, lb)]
 		s.loaded = lb.loaded
-		if s.err = errors.New("the connection broke"); !(fleet{lb}).broken() {
+		if s.err = errors.New("the connection broke"); !lb.isBroken() {
 			var part LBPlan
 			part, s.err = lb.ask(ctx, balancer.Query{Targets: o.plan.Spec.Targets, Upstreams: o.plan.Spec.Upstreams})
 			s.report = part.Report
@@ -172,9 +172,8 @@ func (o *Operation) ending(lb *LB, lines balancer.Lines) balancer.Ending {
 	return e
 }
 
-// supersedes is the drains on an LB that one which is done stands in for: those of the same
-// servers. A drain that was given a service stands on, where this one was not: its undrain will
-// start that service.
+// supersedes is the earlier drains on an LB that this one replaces in the journal: those of the same
+// servers. A drain with a service is not replaced by one without: undrain starts that service.
 func (o *Operation) supersedes(lb *LB) (ids []string) {
 	if o.plan.Spec.Kind == Run || o.result.Result != journal.ResultDone {
 		return nil

@@ -99,7 +99,7 @@ func (r *Result) failure() error {
 // exit is the exit code.
 func (e ending) exit() Exit {
 	interrupted := errors.Is(e.err, ErrInterrupted)
-	late, failed := true, false
+	late, failed := true, false // late: every failure was a timeout, also of an app that was stopped anyway
 	for _, r := range e.rows {
 		if r.why.Err != nil {
 			failed = true
@@ -113,7 +113,7 @@ func (e ending) exit() Exit {
 			return Interrupted
 		}
 		return Failed
-	case e.any((*row).isLeft):
+	case e.any((*row).isPartial):
 		return Partial
 	case e.err == nil && !failed:
 		return Done
@@ -131,12 +131,12 @@ func (e ending) exit() Exit {
 
 func (e ending) any(is func(*row) bool) bool { return slices.ContainsFunc(e.rows, is) }
 
-// all tells whether every row that is not skipped has an end.
+// all tells whether every row that is not skipped has this end.
 func (e ending) all(end End) bool {
 	return !e.any(func(r *row) bool { return r.end != end && r.end != skipped })
 }
 
-// changed tells whether something is not, or was not for a while, as before.
+// changed tells whether the operation has changed anything, if only for a while.
 func (e ending) changed() bool { return e.any(func(r *row) bool { return r.changed }) }
 
 // refusal is what an LB or a guard refused; nil where the failure is of another kind.
@@ -168,7 +168,7 @@ func (e ending) outcome(exit Exit) journal.Result {
 		return journal.ResultRolledBack
 	case !e.begun: // what there was to continue with is still there
 		return journal.ResultPartial
-	case e.any((*row).isLeft):
+	case e.any((*row).isPartial):
 		return journal.ResultPartial
 	case e.any(func(r *row) bool { return r.end == notDrained }):
 		return journal.ResultNotDrained
@@ -226,7 +226,7 @@ func (r *row) failure() error {
 	return fmt.Errorf("%w; the rollback failed too: %w", r.why.Err, r.stuck.Err)
 }
 
-// backends is the rows that ended in another way than the rest.
+// backends is the rows for which a step failed.
 func (e ending) backends() (all []BackendResult) {
 	results := map[End]journal.Result{ended: journal.ResultDone, rolledBack: journal.ResultRolledBack, notDrained: journal.ResultNotDrained, left: journal.ResultPartial}
 	for _, r := range e.rows {
@@ -338,7 +338,7 @@ func (e ending) next(r *Result) (all []Command) {
 		for _, row := range e.rows {
 			if row.end == left {
 				all = append(all, e.undrain(row.plan.Targets, "puts "+nameOr(row.Name, "it")+" back")...)
-			} else if row.isLeft() {
+			} else if row.isPartial() {
 				open = append(open, row)
 			}
 		}
@@ -347,7 +347,7 @@ func (e ending) next(r *Result) (all []Command) {
 		}
 	case unwound && e.spec.Kind != Undrain:
 		all = append(e.undrain(e.spec.Targets, "puts it back"), resume("continues")...)
-	case e.any((*row).isLeft):
+	case e.any((*row).isPartial):
 		all = resume(map[bool]string{true: "continues", false: "waits again"}[unwound])
 	default:
 		all = append(resume("waits again"), e.undrain(e.spec.Targets, "puts it back")...)

@@ -194,7 +194,7 @@ func (o *Operation) rollBatches(hard, soft context.Context) error {
 	spec := o.plan.Spec.Rollout
 	// An earlier process has done its work on these, and may not have seen them healthy.
 	worked := o.whole.where(func(r *row) bool { return r.isOpen() && r.phase >= starting })
-	if err := o.bringBack(hard, worked); err != nil {
+	if err := o.makeHealthy(hard, worked); err != nil {
 		return err
 	}
 	if err := o.checkFailures(); err != nil {
@@ -307,12 +307,12 @@ func (o *Operation) rollBatch(hard, soft context.Context, rows []*row) error {
 	if b, err = o.walk(hard, soft, b, path[:out]); err != nil || len(b.rows) == 0 {
 		return err
 	}
-	return o.bringBack(hard, b)
+	return o.makeHealthy(hard, b)
 }
 
-// bringBack makes backends that were worked on healthy. What remains to be done is to clear their
+// makeHealthy makes backends that were worked on healthy. What remains to be done is to clear their
 // marks.
-func (o *Operation) bringBack(hard context.Context, b *batch) error {
+func (o *Operation) makeHealthy(hard context.Context, b *batch) error {
 	if len(b.rows) == 0 {
 		return nil
 	}

@@ -138,7 +138,7 @@ func (r *StatusReader) ask(ctx context.Context, lb *LB) (LBPlan, error) {
 	if lost.err != nil && time.Since(lost.at) < retryAfter {
 		return LBPlan{}, lost.err
 	}
-	if lb.Balancer == nil || (fleet{lb}).broken() {
+	if lb.Balancer == nil || lb.isBroken() {
 		if lb.Balancer != nil {
 			_ = lb.Balancer.Close()
 		}

@@ -75,7 +75,7 @@ const (
 	skipped    End = "skipped"     // by --only-if
 )
 
-// A row is one backend of an operation. An operation knows nothing else about its progress.
+// A row is one backend of an operation, and how far it has come.
 type row struct {
 	*backend.Backend
 	plan    Backend
@@ -83,42 +83,41 @@ type row struct {
 	reached Phase // the furthest phase, also of an earlier process
 	end     End
 	why     Verdict // of the step that failed for it last
-	stuck   Verdict // of the step that failed on the way back
-	changed bool    // something about it is not, or was not for a while, as before
+	stuck   Verdict // of the step that failed in its rollback
+	changed bool    // the operation has changed something for it, if only for a while
 }
 
-// standing tells whether the operation has left the backend in another state than it found it in.
+// standing tells whether the backend is in another state than the operation found it in.
 func (r *row) standing(k Kind) bool {
 	switch {
 	case r.end == rolledBack, r.end == skipped:
 		return false
 	case k == Run:
-		return r.isLeft()
+		return r.isPartial()
 	}
 	return true
 }
 
-// isLeft tells whether the backend is in another state than it was, and than it is wanted to be.
-func (r *row) isLeft() bool { return r.end == left || r.end == "" && r.reached > waiting }
+// isPartial tells whether the backend is neither as it was before nor as it was to become.
+func (r *row) isPartial() bool { return r.end == left || r.end == "" && r.reached > waiting }
 
 // isOpen tells whether the row has not ended.
 func (r *row) isOpen() bool { return r.end == "" }
 
-// reverses tells whether the way back of a row leads through a phase.
-func (r *row) reverses(p Phase, k Kind) bool {
+// reverses tells whether the rollback of a row takes the step of a phase. The rollback of a drain
+// or a rolling run takes steps of an undrain, and that of an undrain takes steps of a drain.
+func (r *row) reverses(p Phase) bool {
 	switch p {
-	case starting:
+	case starting: // again, what was stopped or worked on
 		return r.Service.Unit != "" && (r.Touched || r.reached >= working)
 	case checking:
 		return r.Touched || r.reached >= working
-	case marking:
+	case marking: // again, what may have been cleared
 		return r.reached == clearing
-	case draining:
-		return r.Touched // it is stopped only when nginx was seen to send nothing there
-	case stopping:
+	case draining, stopping: // again, what was started; and only when nginx sends nothing there
 		return r.Touched
 	}
-	return k != Undrain
+	return true
 }
 
 // A fate is what becomes of a backend after a step.
@@ -169,17 +168,17 @@ func (o *Operation) newWhole() *batch {
 	return b
 }
 
-// only is the part of a batch that some of its rows are.
+// only is the batch of some of its rows.
 func (b *batch) only(rows []*row) *batch {
 	return &batch{o: b.o, rows: rows, lbs: slices.Clone(b.lbs)}
 }
 
-// where is the part of a batch for which is so.
+// where is the batch of those rows that is tells true of.
 func (b *batch) where(is func(*row) bool) *batch {
 	return b.only(slices.DeleteFunc(slices.Clone(b.rows), func(r *row) bool { return !is(r) }))
 }
 
-// without is the rest of it.
+// without is the batch of the other rows.
 func (b *batch) without(rows []*row) *batch {
 	return b.where(func(r *row) bool { return !slices.Contains(rows, r) })
 }
@@ -222,7 +221,7 @@ func serversOf(servers []balancer.Server, rows []*row) []balancer.Server {
 
 // A table is the rows as a journal has them.
 type table struct {
-	Steps int        `json:"steps"` // that were begun: of two LBs, the one with more knows more
+	Steps int        `json:"steps"` // that were begun; the table with the most is the latest
 	Rows  []savedRow `json:"rows,omitempty"`
 }
 
@@ -245,8 +244,7 @@ func (o *Operation) table() json.RawMessage {
 	return text
 }
 
-// savedTable is the table of an operation that an earlier process began: that of the LB which
-// knows most.
+// savedTable is the latest table that an LB has of an operation which an earlier process began.
 func savedTable(id string, lbs []LBPlan) (latest table) {
 	for _, lb := range lbs {
 		var t table

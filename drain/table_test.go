@@ -78,7 +78,7 @@ func TestReverses(t *testing.T) {
 			path = []Phase{marking, draining, stopping}
 		}
 		for _, p := range path {
-			if r.reverses(p, test.kind) {
+			if r.reverses(p) {
 				got = append(got, p)
 			}
 		}
@@ -204,7 +204,7 @@ func TestResultsAreTruthful(t *testing.T) {
 		}
 		e := endingOf(k, nil, all...)
 		r := resultOf(e)
-		isLeft := slices.ContainsFunc(e.rows, (*row).isLeft)
+		isLeft := slices.ContainsFunc(e.rows, (*row).isPartial)
 		unfinished := (&journal.Operation{Result: r.Result}).Unfinished()
 		resumes := slices.ContainsFunc(r.Next, func(c Command) bool { return c.Words[1] == "resume" })
 		text, _ := json.Marshal(r)

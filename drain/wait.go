@@ -146,7 +146,7 @@ func (b *batch) healthy(ctx context.Context, m *row) Verdict {
 			return m.unhealthy(ctx, fmt.Errorf("not healthy after %s (%s): %w", backend.Span(limit), how, err))
 		}
 		if err != nil {
-			if v := m.ended(ctx); v.Err != nil {
+			if v := m.serviceEnded(ctx); v.Err != nil {
 				v.Err = fmt.Errorf("not healthy (%s): %w", how, v.Err)
 				return v
 			}
@@ -209,9 +209,9 @@ func (m *row) unhealthy(ctx context.Context, err error) Verdict {
 	return v
 }
 
-// ended is the failure of a service that was started and has ended since: no
+// serviceEnded is the failure of a service that was started and has ended since: no
 // health is to be waited for.
-func (m *row) ended(ctx context.Context) Verdict {
+func (m *row) serviceEnded(ctx context.Context) Verdict {
 	if m.Service.Unit == "" {
 		return Verdict{}
 	}

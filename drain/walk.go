@@ -21,12 +21,13 @@ const (
 // A Verdict is what a step has to say.
 type Verdict struct {
 	Outcome Outcome
-	Changed bool // something is not, or was not for a while, as before; also when it failed
+	Changed bool // it changed something, if only for a while; also when it failed
 	Detail  Detail
 	Err     error
 	Log     []string  // the app's last log lines
 	Next    []Command // for an irreversible failure
-	// Failed are the rows that it failed for, and Each has why. None: it failed for all of them.
+	// Failed are the rows that it failed for, and Each has why. If it failed and there are none,
+	// it failed for all of them together.
 	Failed []*row
 	Each   map[*row]Verdict
 }
@@ -79,8 +80,8 @@ func (b *batch) run(ctx context.Context, p Phase, back bool) Verdict {
 	return b.work(ctx)
 }
 
-// walk takes a batch through phases. rest are the rows that come to the end of them. An error ends
-// the operation: it was about all rows, which have gone back.
+// walk takes a batch through phases. rest are the rows that come to the end of them. An error is
+// about all rows and ends the operation; they were rolled back, or left out after their work.
 func (o *Operation) walk(hard, soft context.Context, b *batch, path []Phase) (rest *batch, err error) {
 	for _, p := range path {
 		ctx := soft
@@ -92,7 +93,7 @@ func (o *Operation) walk(hard, soft context.Context, b *batch, path []Phase) (re
 		case v.Outcome == StepOK:
 			continue
 		case len(v.Failed) == 0, ctx.Err() != nil: // an LB, the journal or the operator
-			return b.only(nil), o.giveUp(hard, b, v)
+			return b.only(nil), o.unwindAll(hard, b, v)
 		}
 		if b = o.settle(hard, b, p, v); len(b.rows) == 0 {
 			break
@@ -101,9 +102,10 @@ func (o *Operation) walk(hard, soft context.Context, b *batch, path []Phase) (re
 	return b, nil
 }
 
-// giveUp takes a batch back after a step that failed for all of it, and with it all of a drain or
-// an undrain. What a rolling run has worked on stays out, unless it is to be put back.
-func (o *Operation) giveUp(hard context.Context, b *batch, v Verdict) error {
+// unwindAll rolls back after a step that failed for a whole batch: a drain or an undrain with all
+// its rows; of a rolling run the batch, but what was worked on stays out, unless --on-failure says
+// otherwise.
+func (o *Operation) unwindAll(hard context.Context, b *batch, v Verdict) error {
 	if o.plan.Spec.Kind != Run {
 		o.unwind(hard, o.whole.where(func(r *row) bool { return r.end == "" || r.end == notDrained }), v)
 		return v.Err
@@ -155,20 +157,20 @@ func (o *Operation) settle(hard context.Context, b *batch, p Phase, v Verdict) (
 	return rest
 }
 
-// unwind is the rollback: it reverses the phases that rows have reached, as far as this operation
-// has done something in them. A row that fails on the way is left as it is then.
+// unwind is the rollback. It reverses what the operation has done for the rows. A row for which a
+// step fails stays as it is then; the others go on.
 func (o *Operation) unwind(ctx context.Context, b *batch, why Verdict) {
 	o.tellRollback(b, why)
 	for _, r := range b.rows {
 		r.why = why.of(r)
 	}
-	kind, path := o.plan.Spec.Kind, []Phase{starting, checking, clearing}
-	if kind == Undrain {
-		path = []Phase{marking, draining, stopping}
+	path := paths[Undrain]
+	if o.plan.Spec.Kind == Undrain {
+		path = paths[Drain]
 	}
 	rest := b
 	for _, p := range path {
-		part := rest.where(func(r *row) bool { return r.reverses(p, kind) })
+		part := rest.where(func(r *row) bool { return r.reverses(p) })
 		if len(part.rows) == 0 {
 			continue
 		}
@@ -202,9 +204,9 @@ func (o *Operation) tellRollback(b *batch, why Verdict) {
 	}
 }
 
-// take runs the step of one phase and says how it went. That it begins is in the journal of every
-// LB before it does. On a way back, what cannot be written down is said, and keeps nothing from
-// being put right.
+// take runs the step of one phase and says how it went. The journal of every LB has it before it
+// begins. On the way back to the pool, a journal that cannot be written is a warning: it is no reason
+// to leave an app stopped.
 func (o *Operation) take(ctx context.Context, b *batch, p Phase, back bool) Verdict {
 	head := Header{Step: p.step(), Direction: p.direction()}
 	if ctx.Err() != nil {
@@ -247,7 +249,8 @@ func (o *Operation) take(ctx context.Context, b *batch, p Phase, back bool) Verd
 	return v
 }
 
-// begins tells whether a step is new for a batch. The first step begins with the operation.
+// begins tells whether the step is still to be announced. The first step of a drain or an undrain
+// is announced when the operation begins.
 func (o *Operation) begins(b *batch, p Phase) bool {
 	return slices.ContainsFunc(b.rows, func(r *row) bool { return r.phase != p })
 }

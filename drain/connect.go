@@ -265,3 +265,14 @@ func samePlatform(ctx context.Context, host remote.Host, name string) error {
 	return fmt.Errorf("%w, and this drainctl (%s/%s) does not run on %s (%s %s)\nhint: install the package drainctl for it there",
 		errNoProgram, runtime.GOOS, runtime.GOARCH, name, system, machine)
 }
+
+// A Connector reaches the machines of a run.
+type Connector interface {
+	// LB is a load balancer; name is "" for this machine.
+	LB(ctx context.Context, name string, n Nginx) (balancer.Balancer, error)
+	// Backend is the host behind a target; an empty address is the load balancer.
+	Backend(ctx context.Context, b Backend) (remote.Host, error)
+}
+
+// ThisMachine is the name of the LB that drainctl runs on.
+const ThisMachine = "this machine"

@@ -1,10 +1,9 @@
-// Package drain is the story: take a backend out of the pool, and put it back.
+// Package drain takes backends out of an nginx pool and puts them back.
 //
-// A [Spec] says what is asked. [Prepare] makes a [Plan] of it and checks it,
-// touching nothing; [Run] takes the steps, forward for a drain and backward for
-// an undrain, with one list of steps and one runner, and rolls back what was done
-// when one fails. What happens is emitted as [Event] values; the package prints
-// nothing.
+// A [Spec] says what is asked for. [Prepare] plans it, takes the locks and checks that everything
+// it needs is there; it changes nothing. [Operation.Run] takes a table of the backends through the
+// steps, rolls back what fails, and computes the result (table.go, walk.go, result.go). What happens
+// is emitted as [Event] values; the package prints nothing.
 package drain
 
 import (
@@ -15,6 +14,7 @@ import (
 	"net/url"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -353,4 +353,57 @@ func DefaultSpec(k Kind) Spec {
 		s.Rollout = Rollout{Batch: DefaultBatch, OnFailure: FailureLeave, RebootTimeout: DefaultRebootTimeout}
 	}
 	return s
+}
+
+// OnFailure is what a rolling run does with a backend whose work failed.
+type OnFailure string
+
+// What can be done with it: leave it out of the pool, or put it back.
+const (
+	FailureLeave   OnFailure = "leave"
+	FailureUndrain OnFailure = "undrain"
+)
+
+// Defaults of a rolling run.
+const (
+	DefaultBatch         = "1"
+	DefaultRebootTimeout = 10 * time.Minute
+)
+
+// A Rollout is what a rolling run is asked for besides its drains and undrains:
+// some backends at a time, there and back, with work in between.
+type Rollout struct {
+	Command       []string      `json:"command,omitempty"`
+	OnBackend     bool          `json:"on_backend,omitempty" flag:"on-backend"` // where Command is run; false: here
+	Reboot        bool          `json:"reboot,omitempty" flag:"reboot"`
+	RebootTimeout time.Duration `json:"reboot_timeout_ns,omitempty" flag:"reboot-timeout"`
+	Batch         string        `json:"batch,omitempty" flag:"batch"` // a number, or a percentage of what is up
+
+	Pause          time.Duration `json:"pause_ns,omitempty" flag:"pause"` // between two batches
+	Canary         bool          `json:"canary,omitempty" flag:"canary"`  // one first, and then ask, or wait
+	CanaryWait     time.Duration `json:"canary_wait_ns,omitempty" flag:"canary-wait"`
+	MaxFailures    int           `json:"max_failures,omitempty" flag:"max-failures"`
+	MaxGenerations *int          `json:"max_generations,omitempty" flag:"max-generations"` // earlier ones; nil: no limit
+	OnFailure      OnFailure     `json:"on_failure,omitempty" flag:"on-failure"`
+
+	OnlyIf string `json:"only_if,omitempty" flag:"only-if"` // asked on each backend: not zero skips it
+	Gate   string `json:"gate,omitempty" flag:"gate"`       // asked here before each batch: not zero ends the run
+}
+
+// needsBackend tells whether commands are run on the backends.
+func (r Rollout) needsBackend() bool {
+	return r.Reboot || r.OnlyIf != "" || r.OnBackend && len(r.Command) > 0
+}
+
+// BatchSize is how many of n backends are taken at once, by a number or a percentage.
+func BatchSize(text string, n int) (int, error) {
+	number, percent := strings.CutSuffix(text, "%")
+	size, err := strconv.Atoi(number)
+	if err != nil || size < 1 || percent && size > 100 {
+		return 0, fmt.Errorf("%q: say a number such as 2, or a percentage such as 25%%", text)
+	}
+	if percent {
+		size = max(1, n*size/100)
+	}
+	return size, nil
 }

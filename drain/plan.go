@@ -1,6 +1,7 @@
 package drain
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -80,6 +81,7 @@ type Backend struct {
 	Upstreams []string `json:"upstreams,omitempty"`
 	Settings  Settings `json:"settings"`
 
+	host          string   // its name, where Name is that of a port
 	upstreams     []string // every name of Upstreams
 	up            []uint16 // of Ports, those of servers that are not down
 	servers, down int      // server lines, and those of them that are down
@@ -165,7 +167,7 @@ func (b Backend) targets() (all []nginx.Target) {
 
 // names are what settings of the backend can be named by, the widest first.
 func (b Backend) names() []string {
-	names := []string{b.Name}
+	names := once([]string{cmp.Or(b.host, b.Name), b.Name})
 	for _, t := range b.targets() {
 		if t.Host != "" {
 			names = append(names, t.Host)
@@ -215,6 +217,13 @@ func backendsOf(spec Spec, lbs []LBPlan) []Backend {
 		}
 	}
 	all = slices.DeleteFunc(all, func(b Backend) bool { return b.LB != "" && b.servers == 0 }) // not on that one
+	if spec.Kind == Run && !spec.Rollout.Reboot {
+		var apart []Backend
+		for _, b := range all {
+			apart = append(apart, spec.byPort(b, lbs)...)
+		}
+		all = apart
+	}
 	for i, b := range all {
 		// What is wrong with them was said when they were read.
 		all[i].Settings, _ = spec.settings(b.upstreams, b.names())
@@ -223,6 +232,33 @@ func backendsOf(spec Spec, lbs []LBPlan) []Backend {
 		}
 	}
 	return all
+}
+
+// byPort is the backends of a rolling run on one host: each target by itself where no two of them
+// have the same service. What stops one of two that have it stops the other.
+func (s Spec) byPort(host Backend, lbs []LBPlan) (parts []Backend) {
+	services := map[string]bool{}
+	for _, text := range host.Targets {
+		t, err := nginx.ParseTarget(text)
+		if err != nil || t.Port == 0 && t.Unix == "" {
+			return []Backend{host}
+		}
+		b := Backend{Name: text, host: host.Name, Address: host.Address, LB: host.LB}
+		if b.LB != "" && len(lbs) > 1 {
+			b.Name = b.LB + " " + text
+		}
+		b.add(text, t, lbs)
+		set, _ := s.settings(b.upstreams, b.names())
+		if set.Service != "" && services[set.Service] {
+			return []Backend{host}
+		}
+		services[set.Service] = true
+		parts = append(parts, b)
+	}
+	if len(parts) == 1 {
+		return []Backend{host}
+	}
+	return parts
 }
 
 // sameHost tells whether a target is another name of a backend: a host name that
@@ -302,7 +338,7 @@ func (b Backend) fill(text string) string {
 	if ts := b.targets(); len(ts) > 0 && ts[0].Host != "" {
 		address = ts[0].Host
 	}
-	return strings.NewReplacer("{host}", b.Name, "{address}", address, "{port}", port, "{upstream}", upstream).Replace(text)
+	return strings.NewReplacer("{host}", cmp.Or(b.host, b.Name), "{address}", address, "{port}", port, "{upstream}", upstream).Replace(text)
 }
 
 // maxNamed bounds how many servers a text names.

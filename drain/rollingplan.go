@@ -22,9 +22,11 @@ func (o *Operation) expand(ctx context.Context, spec Spec) (Spec, error) {
 			continue
 		}
 		for _, s := range lb.Report.Servers {
-			if host := lockName(s.Address); !slices.Contains(spec.Targets, host) {
-				spec.Targets = append(spec.Targets, host)
+			name := lockName(s.Address)
+			if slices.ContainsFunc(lb.Report.Servers, func(o balancer.Server) bool { return lockName(o.Address) == name && o.Address != s.Address }) {
+				name = s.Address // each port may be an app of its own
 			}
+			spec.Targets = once(append(spec.Targets, name))
 		}
 	}
 	if err == nil && len(spec.Targets) == 0 {

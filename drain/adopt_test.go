@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/drainctl/drainctl/drain/balancer"
+	"github.com/drainctl/drainctl/drain/journal"
 )
 
 // firstOf is a spec of the first n backends.
@@ -303,5 +304,38 @@ func TestResumedUndrainWithoutAService(t *testing.T) {
 	p.run(spec).ended(t, Interrupted, AsBefore, "")
 	if !p.apps[0].active {
 		t.Error("the app is stopped")
+	}
+}
+
+// The table of another user with the ID that is resumed says nothing.
+func TestTableOfAnotherUserIsNotUsed(t *testing.T) {
+	p := newPool(t, 2)
+	p.fault = poolFault{who: "lb0", call: "stage", kind: crashBefore}
+	p.run(p.firstOf(1, Drain))
+	spec := p.resumes()
+	op := &p.lbs[1].state.Operations[0]
+	op.Recorder = &journal.Recorder{UID: 1000, Name: "bob"}
+	op.Progress = []byte(fmt.Sprintf(`{"steps":1000000,"rows":[{"backend":%q,"phase":"stopping","reached":"stopping","end":"done"}]}`, p.apps[0].name))
+	p.run(spec)
+	for _, lb := range p.lbs {
+		if len(lb.out()) != 1 {
+			t.Errorf("%s is without %v", lb.name, lb.out())
+		}
+	}
+}
+
+// A backend on each LB: one is rolled back, and the mark of the other one stays.
+func TestBackendsOnTheLBs(t *testing.T) {
+	lbs := []LBPlan{}
+	for _, name := range []string{"lb0", "lb1"} {
+		lbs = append(lbs, LBPlan{LB: name, Report: &balancer.Report{Servers: []balancer.Server{{Server: keyed("127.0.0.1:80")}}}})
+	}
+	rows := []*row{{plan: Backend{Name: "lb0", LB: "lb0", Targets: []string{"127.0.0.1"}}}, {plan: Backend{Name: "lb1", LB: "lb1", Targets: []string{"127.0.0.1"}}}}
+	for i, lb := range lbs {
+		for k := range rows {
+			if n := len(serversOf(lb, rows[k:k+1])); (n == 1) != (i == k) {
+				t.Errorf("%s has %d servers of the backend on %s", lb.LB, n, rows[k].plan.LB)
+			}
+		}
 	}
 }

@@ -165,8 +165,13 @@ func (b *batch) spec() Spec {
 // plan plans the batch on one LB, while the others of a rolling run return.
 func (b *batch) plan(ctx context.Context, lb *LB) (LBPlan, error) {
 	q := query(b.spec())
-	q.Returning = targetsOf(b.o.returning())
-	return lb.ask(ctx, q)
+	q.Targets, q.Returning = targetsOf(rowsOn(lb.Name, b.rows)), targetsOf(rowsOn(lb.Name, b.o.returning()))
+	if len(q.Targets) > 0 {
+		return lb.ask(ctx, q)
+	}
+	report := *b.part(lb).Report // nothing is to be done there
+	report.Servers, report.Upstreams = nil, nil
+	return LBPlan{lb.Name, &report}, nil
 }
 
 // planAgain plans the part of one LB again, and asks the guards.

@@ -83,7 +83,7 @@ func (o *Operation) begin(ctx context.Context) error {
 	return o.lbs.each(ctx, func(ctx context.Context, lb *LB) error {
 		op := journal.Operation{
 			ID: o.id, Kind: string(spec.Kind), Targets: spec.Targets, User: spec.User, Host: spec.Host, Reason: spec.Reason,
-			Spec: text, Servers: servers[slices.Index(o.lbs, lb)], Began: o.began, Progress: progress,
+			Spec: text, Servers: servers[slices.Index(o.lbs, lb)], Began: o.began, Progress: progress, Recorder: spec.recorder,
 		}
 		// Whoever forces an undrain does without what cannot be read.
 		return lb.Begin(ctx, balancer.Beginning{Operation: op, Resume: spec.Continues != "", SetAside: spec.Kind == Undrain && spec.Force, Lines: lb.takeHistory()})

@@ -92,7 +92,7 @@ func Prepare(ctx context.Context, spec Spec, options Options) (o *Operation, err
 	if err := o.check(ctx); err != nil {
 		return o, err
 	}
-	o.adopt(savedTable(spec.Continues, o.plan.LBs))
+	o.adopt(o.plan.Spec.savedTable(o.plan.LBs))
 	if spec.Kind != Run {
 		return o, nil
 	}

@@ -183,7 +183,7 @@ func (s Spec) resume(op recordedOperation) (Spec, error) {
 	if err != nil {
 		return s, err
 	}
-	next.Continues = op.ID
+	next.Continues, next.recorder = op.ID, op.Recorder
 	return next, s.confirm(next, DefaultSpec(next.Kind), nil, op)
 }
 

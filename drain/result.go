@@ -282,10 +282,10 @@ func (e ending) standsOn(lb LBPlan, seen seenLB) (all []LBStands) {
 		}
 	}
 	if seen.err != nil {
-		return []LBStands{{LB: lb.LB, Servers: names(serversOf(lb.Report.Servers, standing)), Down: e.spec.Kind != Undrain, Edited: e.changed(), Unknown: seen.err.Error()}}
+		return []LBStands{{LB: lb.LB, Servers: names(serversOf(lb, standing)), Down: e.spec.Kind != Undrain, Edited: e.changed(), Unknown: seen.err.Error()}}
 	}
 	var down, unloaded []balancer.Server
-	for _, s := range serversOf(seen.report.Servers, standing) {
+	for _, s := range serversOf(LBPlan{lb.LB, seen.report}, standing) {
 		switch {
 		case s.Down:
 			down = append(down, s)

@@ -88,7 +88,7 @@ func (s callersState) checkResume(id string) error {
 		return nil
 	}
 	return refuse(Finding{Code: "recorded-by-another", Text: fmt.Sprintf(
-		"operation %s was begun by %s: who began it can resume it, and root can\nhint: anyone can undrain its targets, and drain them again", id, journal.OneLine(op.Who()))})
+		"operation %s was recorded by %s: they can resume it, and root can\nhint: anyone can undrain its targets, and drain them again", id, journal.OneLine(op.Who()))})
 }
 
 // together is the operations of several LBs: one on several of them is one.

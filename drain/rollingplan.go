@@ -39,7 +39,7 @@ func (o *Operation) expand(ctx context.Context, spec Spec) (Spec, error) {
 // what the guards say of each batch while the others are up.
 func (o *Operation) planRun(ctx context.Context, spec Spec, reports []LBPlan, dry bool) (*Plan, error) {
 	whole := newPlan(spec, reports, dry)
-	skips, saved := notInPool(whole, spec.Continues), savedTable(spec.Continues, reports)
+	skips, saved := notInPool(whole), spec.savedTable(reports)
 	p := whole.only(func(b Backend) bool {
 		return !slices.ContainsFunc(skips, func(s Skip) bool { return s.Backend == b.Name })
 	})
@@ -88,18 +88,19 @@ func (o *Operation) planRun(ctx context.Context, spec Spec, reports []LBPlan, dr
 
 // notInPool is the backends that somebody has taken out of the pool, but for those
 // that the run that is continued has.
-func notInPool(p *Plan, continues string) (skips []Skip) {
+func notInPool(p *Plan) (skips []Skip) {
 	for _, b := range p.Backends {
 		if !b.out() {
 			continue
 		}
 		reason, ours := "it is marked down outside drainctl", false
 		for _, lb := range p.LBs {
+			op, resumes := p.Spec.continued(lb)
 			for _, m := range lb.Report.State.Marks {
 				if !matches(b.targets(), m.Address) {
 					continue
 				}
-				ours = ours || m.Operation == continues
+				ours = ours || resumes && m.Operation == op.ID
 				if by, ok := lb.Report.State.Find(m.Operation); ok {
 					reason = "it is drained by " + by.Who()
 				}

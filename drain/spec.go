@@ -103,8 +103,9 @@ type Spec struct {
 	Reason string `json:"reason,omitempty" flag:"reason" keep:"resume"`
 	Wait   bool   `json:"wait,omitempty" flag:"wait"` // for another operator's lock
 	// AsRecorded consents to settings that another user recorded.
-	AsRecorded bool   `json:"as_recorded,omitempty" flag:"as-recorded"`
-	Continues  string `json:"continues,omitempty"` // ID of the operation that is resumed
+	AsRecorded bool              `json:"as_recorded,omitempty" flag:"as-recorded"`
+	Continues  string            `json:"continues,omitempty"` // ID of the operation that is resumed
+	recorder   *journal.Recorder // who recorded that one
 
 	// Given are the flags that the operator set, on the line or in the
 	// environment.

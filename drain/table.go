@@ -208,15 +208,19 @@ func targetsOf(rows []*row) (all []string) {
 func (b *batch) part(lb *LB) LBPlan { return b.lbs[slices.Index(b.o.lbs, lb)] }
 
 // servers is the servers of rows on one LB.
-func (b *batch) servers(lb *LB, rows []*row) []balancer.Server {
-	return serversOf(b.part(lb).Report.Servers, rows)
-}
+func (b *batch) servers(lb *LB, rows []*row) []balancer.Server { return serversOf(b.part(lb), rows) }
 
-// serversOf is those of the servers that are of the rows.
-func serversOf(servers []balancer.Server, rows []*row) []balancer.Server {
-	return slices.DeleteFunc(slices.Clone(servers), func(s balancer.Server) bool {
+// serversOf is the servers of rows on one LB.
+func serversOf(lb LBPlan, rows []*row) []balancer.Server {
+	rows = rowsOn(lb.LB, rows)
+	return slices.DeleteFunc(slices.Clone(lb.Report.Servers), func(s balancer.Server) bool {
 		return !slices.ContainsFunc(rows, func(r *row) bool { return matches(r.plan.targets(), s.Address) })
 	})
+}
+
+// rowsOn is those of the rows that one LB sends requests to: a backend on an LB has that one alone.
+func rowsOn(lb string, rows []*row) []*row {
+	return slices.DeleteFunc(slices.Clone(rows), func(r *row) bool { return r.plan.LB != "" && r.plan.LB != lb })
 }
 
 // A table is the rows as a journal has them.
@@ -244,11 +248,18 @@ func (o *Operation) table() json.RawMessage {
 	return text
 }
 
-// savedTable is the latest table that an LB has of an operation which an earlier process began.
-func savedTable(id string, lbs []LBPlan) (latest table) {
+// continued is the operation on an LB that the spec continues. One of that ID which another user
+// has recorded is another one.
+func (s Spec) continued(lb LBPlan) (op journal.Operation, ok bool) {
+	op, ok = lb.Report.State.Find(s.Continues)
+	return op, ok && sameRecorder(op.Recorder, s.recorder)
+}
+
+// savedTable is the latest table that an LB has of the operation which the spec continues.
+func (s Spec) savedTable(lbs []LBPlan) (latest table) {
 	for _, lb := range lbs {
 		var t table
-		op, ok := lb.Report.State.Find(id)
+		op, ok := s.continued(lb)
 		if ok && json.Unmarshal(op.Progress, &t) == nil && t.Steps >= latest.Steps {
 			latest = t
 		}
@@ -306,9 +317,9 @@ func (o *Operation) adopt(t table) {
 func (o *Operation) covers(r *row) bool {
 	found := false
 	for _, lb := range o.whole.lbs {
-		op, ok := lb.Report.State.Find(o.id)
+		op, ok := o.plan.Spec.continued(lb)
 		found = found || ok && len(op.Servers) > 0
-		for _, s := range serversOf(lb.Report.Servers, []*row{r}) {
+		for _, s := range serversOf(lb, []*row{r}) {
 			if ok && op.Covers(s.Server) {
 				return true
 			}
@@ -320,7 +331,7 @@ func (o *Operation) covers(r *row) bool {
 // needsEdit tells whether a server of the row is not as it is wanted.
 func (o *Operation) needsEdit(r *row) bool {
 	return slices.ContainsFunc(o.whole.lbs, func(lb LBPlan) bool {
-		return slices.ContainsFunc(serversOf(lb.Report.Servers, []*row{r}), func(s balancer.Server) bool { return s.Configure })
+		return slices.ContainsFunc(serversOf(lb, []*row{r}), func(s balancer.Server) bool { return s.Configure })
 	})
 }
 

@@ -246,11 +246,10 @@ func TestLookThatFails(t *testing.T) {
 	if v := w.await(t.Context(), draining, false); v.Err != nil || lb.looks != 4 {
 		t.Errorf("%+v after %d looks, want 4", v, lb.looks)
 	}
-	// Before its time, nothing is looked at; and a rollback looks at nothing.
+	// Before its time, nothing is looked at.
 	lb = &watchedLB{}
 	w, _ = waitOf(nil, lb, func(s *Spec) { s.Interval = time.Hour })
 	_, _ = newLookout(w).look(t.Context(), false, false)
-	_, _ = newLookout(w).look(t.Context(), true, true)
 	if lb.looks != 0 {
 		t.Errorf("%d looks", lb.looks)
 	}

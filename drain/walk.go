@@ -304,7 +304,7 @@ func (b *batch) describe(p Phase) Description {
 	var lbs []LBPlan
 	for _, lb := range b.lbs {
 		report := *lb.Report
-		report.Servers = serversOf(report.Servers, b.rows)
+		report.Servers = serversOf(lb, b.rows)
 		lbs = append(lbs, LBPlan{lb.LB, &report})
 	}
 	return describe(b.o.plan.Spec, p, backends, lbs)

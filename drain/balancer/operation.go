@@ -31,7 +31,7 @@ func (l *Local) Begin(ctx context.Context, b Beginning) error {
 	if err != nil {
 		return asError(fmt.Errorf("read the journal: %w", err))
 	}
-	if had, ok := s.Find(b.Operation.ID); ok && b.Resume && (l.isOwn(had) || l.options.Caller.UID == 0) {
+	if had, ok := s.Find(b.Operation.ID); ok && b.Resume && l.mayResume(had, b.Operation) {
 		err = l.adopt(ctx, had, b)
 	} else {
 		err = l.beginAnew(ctx, b)
@@ -43,13 +43,26 @@ func (l *Local) Begin(ctx context.Context, b Beginning) error {
 	return nil
 }
 
+// mayResume tells whether the caller may go on with an operation that the journal has: with their
+// own, and root with that of the user whose settings it has consented to. Another one may have got
+// the same ID.
+func (l *Local) mayResume(had, op journal.Operation) bool {
+	same := op.Recorder == nil && had.Recorder == nil || op.Recorder != nil && had.Recorder != nil && op.Recorder.UID == had.Recorder.UID
+	return had.Kind == op.Kind && (l.isOwn(had) || l.options.Caller.UID == 0 && same)
+}
+
 // adopt goes on with an operation that a connection which broke, or a process that crashed, began.
 func (l *Local) adopt(ctx context.Context, had journal.Operation, b Beginning) error {
 	b.Operation.Recorder = &l.options.Caller
 	if err := l.checkHistory(had.ID); err != nil {
 		return err
 	}
-	if err := l.update(ctx, "resume", func(s *journal.State) error { return s.Resume(b.Operation) }); err != nil {
+	err := l.update(ctx, "resume", func(s *journal.State) error {
+		err := s.Resume(b.Operation)
+		l.own = journal.State{Operations: slices.Clone(s.Operations), Marks: slices.Clone(s.Marks)}
+		return err
+	})
+	if err != nil {
 		return err
 	}
 	l.id, l.adopted = had.ID, true
@@ -82,12 +95,13 @@ func (l *Local) beginAnew(ctx context.Context, b Beginning) error {
 	op := b.Operation
 	op.Recorder, op.Began = &caller, time.Now()
 	op.Result, op.Ended, op.Open, op.NotDrained = "", time.Time{}, 0, nil
+	known := l.journal.HasHistory(op.ID)
 	switch {
-	case b.Resume:
+	case b.Resume && known:
 		if err := l.checkHistory(op.ID); err != nil {
 			return err
 		}
-	case caller.UID != 0 && l.journal.HasHistory(op.ID):
+	case known && caller.UID != 0:
 		return refusal("operation %s was begun before", op.ID)
 	}
 	spare := ""
@@ -102,7 +116,7 @@ func (l *Local) beginAnew(ctx context.Context, b Beginning) error {
 				return err
 			}
 		}
-		if err := journal.CheckID(op.ID, op.Began, s.LastID, b.Resume); err != nil {
+		if err := journal.CheckID(op.ID, op.Began, s.LastID, b.Resume && (known || caller.UID == 0)); err != nil {
 			return refusal("%w", err)
 		}
 		if err := s.Begin(op); err != nil {

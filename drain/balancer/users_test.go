@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -455,7 +456,7 @@ func TestResume(t *testing.T) {
 			r.must(first.Close(), other.Begin(ctx, operation(journal.NewID(time.Now(), id), journal.KindDrain, server("127.0.0.3"))), other.Close())
 
 			again := operation(id, journal.KindDrain, server("127.0.0.2"), server("127.0.0.4"))
-			again.Resume, again.Operation.Progress = true, []byte(`{"steps":3}`)
+			again.Resume, again.Operation.Progress, again.Operation.Recorder = true, []byte(`{"steps":3}`), &journal.Recorder{UID: ann}
 			l := r.as(test.by)
 			err := l.Begin(ctx, again)
 			if test.says != "" {
@@ -478,18 +479,68 @@ func TestResume(t *testing.T) {
 	}
 }
 
-// What an LB has not seen begin can be resumed there as well, however long ago it began.
+// An operation that an LB has not seen begin is resumed there as well. One that began long ago, root
+// alone resumes there.
 func TestResumeOfWhatTheLBDoesNotKnow(t *testing.T) {
 	r := newRig(t)
+	recent := operation(newOperationID(), journal.KindDrain)
+	recent.Resume = true
+	r.must(r.as(1000).Begin(t.Context(), recent))
 	old := operation(journal.NewID(time.Now().Add(-24*time.Hour), ""), journal.KindDrain)
-	if err := r.as(1000).Begin(t.Context(), old); CodeOf(err) != CodeRefused || !strings.Contains(err.Error(), "clock") {
-		t.Errorf("a new operation of yesterday: %v", err)
+	for range 2 {
+		if err := r.as(1000).Begin(t.Context(), old); CodeOf(err) != CodeRefused || !strings.Contains(err.Error(), "clock") {
+			t.Errorf("an operation of yesterday: %v", err)
+		}
+		old.Resume = true
 	}
-	old.Resume = true
-	r.must(r.as(1000).Begin(t.Context(), old))
+	r.must(r.as(0).Begin(t.Context(), old))
 	future := operation(journal.NewID(time.Now().Add(24*time.Hour), ""), journal.KindDrain)
 	future.Resume = true
 	if err := r.as(1000).Begin(t.Context(), future); CodeOf(err) != CodeRefused {
 		t.Errorf("an operation of tomorrow: %v", err)
+	}
+}
+
+// Root resumes an operation, and on one LB a user has begun another one with its ID: of another
+// kind, or in another name than root has consented to. Root does not go on with that one.
+func TestPlantedOperationIsNotResumed(t *testing.T) {
+	const ann, bob = 1000, 1001
+	for name, planted := range map[string]struct {
+		by   uint32
+		kind string
+	}{"by another user": {bob, journal.KindDrain}, "of another kind": {ann, journal.KindUndrain}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r, id := newRig(t), newOperationID()
+			l := r.as(planted.by)
+			r.must(l.Begin(t.Context(), operation(id, planted.kind)), l.Close())
+			resumed := operation(id, journal.KindDrain)
+			resumed.Resume, resumed.Operation.Recorder = true, &journal.Recorder{UID: ann}
+			root := r.as(0)
+			err := root.Begin(t.Context(), resumed)
+			r.must(err, root.Close())
+			s := r.state()
+			op, _ := s.Find(id)
+			if len(s.Operations) != 2 || op.Kind != journal.KindDrain || op.Recorder.UID != 0 {
+				t.Errorf("%+v", s.Operations)
+			}
+		})
+	}
+}
+
+// A journal that is removed after an operation was resumed keeps nobody from undoing what it did.
+func TestJournalIsRemovedAfterAResume(t *testing.T) {
+	r := newRig(t)
+	l, id := r.staged(0, down("127.0.0.2"))
+	_, err := l.Load(t.Context(), LoadRequest{patience})
+	r.must(err, l.Close())
+	again := operation(id, journal.KindDrain)
+	again.Resume, again.Operation.Recorder = true, &journal.Recorder{}
+	next := r.as(0)
+	r.must(next.Begin(t.Context(), again), os.Remove(filepath.Join(r.options().StateDir, "state.json")))
+	report, err := next.Plan(t.Context(), down("127.0.0.2"))
+	r.must(err, r.undo(next, report))
+	if now := r.read(r.pool); now != r.was {
+		t.Errorf("the edit is left behind:\n%s", now)
 	}
 }

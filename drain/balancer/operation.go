@@ -104,7 +104,7 @@ func (l *Local) beginAnew(ctx context.Context, b Beginning) error {
 	case known && caller.UID != 0:
 		return refusal("operation %s was begun before", op.ID)
 	}
-	spare := ""
+	spare, renamed := "", false
 	err := l.update(ctx, "begin", func(s *journal.State) error {
 		spare = journal.NewID(op.Began, s.LastID)
 		if _, taken := s.Find(op.ID); taken {
@@ -115,6 +115,7 @@ func (l *Local) beginAnew(ctx context.Context, b Beginning) error {
 			if err := s.Rename(op.ID, spare); err != nil {
 				return err
 			}
+			renamed = true
 		}
 		if err := journal.CheckID(op.ID, op.Began, s.LastID, b.Resume && (known || caller.UID == 0)); err != nil {
 			return refusal("%w", err)
@@ -126,7 +127,7 @@ func (l *Local) beginAnew(ctx context.Context, b Beginning) error {
 		l.id = op.ID
 		return nil
 	})
-	if err == nil && b.Resume {
+	if err == nil && b.Resume && !renamed {
 		return l.continueHistory(b.Lines)
 	}
 	if err == nil && caller.UID == 0 {

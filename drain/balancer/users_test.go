@@ -524,6 +524,9 @@ func TestPlantedOperationIsNotResumed(t *testing.T) {
 			if len(s.Operations) != 2 || op.Kind != journal.KindDrain || op.Recorder.UID != 0 {
 				t.Errorf("%+v", s.Operations)
 			}
+			if h, err := r.as(0).History(t.Context(), HistoryQuery{ID: id}); err != nil || h.Recorder.UID != 0 {
+				t.Errorf("the history is of %v, %v", h.Recorder, err)
+			}
 		})
 	}
 }

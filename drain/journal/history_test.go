@@ -105,10 +105,24 @@ func TestHistoryOfAPath(t *testing.T) {
 	j := newJournal(t)
 	for _, id := range []string{"", ".", "..", "../x", "a/b", "/etc/x", "a\x00b", "a b"} {
 		_, rerr := j.Read(id)
-		for _, err := range []error{j.Create(id, Recorder{}, []byte(`{}`)), j.Append(id, []byte(`{}`)), rerr} {
+		for _, err := range []error{j.Create(id, Recorder{}, []byte(`{}`)), j.Append(id, []byte(`{}`)), j.Rename(id, "1"), j.Rename("1", id), rerr} {
 			if err == nil || !strings.Contains(err.Error(), "is not the ID of an operation") {
 				t.Errorf("%q: error %v", id, err)
 			}
+		}
+	}
+}
+
+// A history is found by its ID, and has another one when it is renamed.
+func TestRenamedHistory(t *testing.T) {
+	j := newJournal(t)
+	if err := errors.Join(j.Create("1", Recorder{}, someLines...), j.Rename("1", "2"), j.Rename("1", "3")); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(j.Dir, "x"+historySuffix), "{}\n")
+	for id, want := range map[string]bool{"1": false, "2": true, "3": false, "../x": false} {
+		if j.HasHistory(id) != want {
+			t.Errorf("a history of %s: %t", id, !want)
 		}
 	}
 }

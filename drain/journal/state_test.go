@@ -177,6 +177,36 @@ func TestServersOfAnOperation(t *testing.T) {
 	}
 }
 
+// An undrain takes its servers out of earlier operations. Of those of a user who does not trust
+// who ends it, it takes only servers whose backends are locked, and that are up.
+func TestServersOfAnotherUser(t *testing.T) {
+	for _, c := range []struct {
+		name         string
+		uid          uint32
+		locked, down []Server
+		standing     string
+	}{
+		{"root", 0, nil, nil, ""},
+		{"the same user", 1000, nil, nil, ""},
+		{"another user", 1001, nil, nil, "1"},
+		{"another user, with the lock", 1001, []Server{one}, nil, ""},
+		{"another user, with the lock, and the server is down", 1001, []Server{one}, []Server{one}, "1"},
+	} {
+		s := script{
+			func(s *State) error {
+				return s.Begin(Operation{ID: "1", Kind: KindDrain, Recorder: &Recorder{UID: 1000}, Servers: []Located{{Server: one}}})
+			},
+			begin("2", KindUndrain, one),
+			func(s *State) error {
+				return s.End("2", Ending{Result: ResultDone, By: Recorder{UID: c.uid}, Locked: c.locked, Down: c.down})
+			},
+		}.run(t)
+		if got := ids(s.Standing(one)); got != c.standing {
+			t.Errorf("%s: %q stand, want %q", c.name, got, c.standing)
+		}
+	}
+}
+
 // An operation without a server here ends and leaves nothing, whatever ends meanwhile.
 func TestOperationWithoutServers(t *testing.T) {
 	s := script{begin("1", KindDrain), begin("2", KindDrain, one), begin("3", KindUndrain, one), end("3", ResultDone)}.run(t)

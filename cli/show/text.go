@@ -145,6 +145,10 @@ func (v *Text) event(e drain.Event) {
 	case *drain.BatchStarted:
 		v.line("%s %s", v.bold.Sprintf("batch %d/%d", e.Number, e.Of), strings.Join(e.Backends, ", "))
 	case *drain.StepStarted:
+		if e.Rollback {
+			v.line("  %s", words(e))
+			break
+		}
 		v.begins(v.bold.Sprint(cmp.Or(v.run.place(), "  ")) + words(e))
 	case *drain.WorkOutput:
 		v.line("  %s %s", v.faint.Sprint(e.Target+":"), e.Line)

@@ -31,9 +31,13 @@ func (l *Local) Begin(ctx context.Context, b Beginning) error {
 	if err != nil {
 		return asError(fmt.Errorf("read the journal: %w", err))
 	}
-	if had, ok := s.Find(b.Operation.ID); ok && b.Resume && l.mayResume(had, b.Operation) {
+	had, ok := s.Find(b.Operation.ID)
+	switch {
+	case ok && !b.Resume && l.isOwn(had) && had.Result != "":
+		err = refusal("operation %s has ended", had.ID)
+	case ok && (!b.Resume && l.isOwn(had) || b.Resume && l.mayResume(had, b.Operation)):
 		err = l.adopt(ctx, had, b)
-	} else {
+	default:
 		err = l.beginAnew(ctx, b)
 	}
 	if err != nil {

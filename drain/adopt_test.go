@@ -167,7 +167,7 @@ func TestFailedWorkStaysOut(t *testing.T) {
 	}
 }
 
-// Where nothing but the way back into the pool fails, the work is not done again.
+// If only the return to the pool fails, the resume does not repeat the work.
 func TestWorkIsDoneOnce(t *testing.T) {
 	p := newPool(t, 2)
 	loads := 0
@@ -240,7 +240,7 @@ func TestServerIsAddedAfterThePlan(t *testing.T) {
 	p.whole()
 }
 
-// A hangingLB does not answer when it is asked what is so at the end.
+// A hangingLB does not answer the last report.
 type hangingLB struct {
 	balancer.Balancer
 	hang *bool

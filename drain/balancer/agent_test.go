@@ -42,7 +42,7 @@ func TestHostileCaller(t *testing.T) {
 	}
 	pool := file(r.pool, sha)
 	const server, out = `{"module":"http","upstream":"pool","address":"127.0.0.2:8080"}`, `"out"`
-	stage("a file that nobody includes", file(r.dir+"/other.conf", hash(r.read(r.dir+"/other.conf"))), out, server)
+	stage("a file that is not included", file(r.dir+"/other.conf", hash(r.read(r.dir+"/other.conf"))), out, server)
 	stage("a file of the system", file("/etc/passwd", sha), out, server)
 	stage("a path that leads elsewhere", file(r.dir+"/../../etc/passwd", sha), out, server)
 	stage("the same file by another path", file(r.dir+"/./pool.conf", sha), out, server)
@@ -51,7 +51,7 @@ func TestHostileCaller(t *testing.T) {
 	stage("a hash that does not match", file(r.pool, strings.Repeat("0", 64)), out, server)
 	stage("no hash", file(r.pool, ""), out, server)
 	stage("no server", pool, out, "")
-	stage("a server of a file that nobody includes", pool, out, `{"module":"http","upstream":"other","address":"127.0.0.9:80"}`)
+	stage("a server of a file that is not included", pool, out, `{"module":"http","upstream":"other","address":"127.0.0.9:80"}`)
 	stage("a server of another module", pool, out, `{"module":"stream","upstream":"pool","address":"127.0.0.2:8080"}`)
 	stage("an address that none has", pool, out, `{"module":"http","upstream":"pool","address":"127.0.0.2:8081"}`)
 	stage("text in the place of an address", pool, out, `{"module":"http","upstream":"pool","address":"127.0.0.2:8080 down; } server { listen 1;"}`)

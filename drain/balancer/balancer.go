@@ -26,8 +26,8 @@ type Balancer interface {
 	Lock(context.Context, LockRequest) error
 	// Begin records an operation, or resumes one.
 	Begin(context.Context, Beginning) error
-	// Stage brings servers to a wanted state in the files: it edits them and has nginx test
-	// them. If that fails, the files are as before. What is as wanted is left alone.
+	// Stage brings servers to a wanted state in the files: it edits the files and has nginx test
+	// them. If the test fails, it restores the files. It does not edit servers that are as wanted.
 	Stage(context.Context, StageRequest) (Staged, error)
 	// Load has nginx load the files and verifies that a new generation of workers serves and
 	// that no earlier worker accepts connections.
@@ -224,8 +224,8 @@ type StageRequest struct {
 	Wants []Wanted `json:"wants"`
 	// Force has Back clear a down too that drainctl has not put there.
 	Force bool `json:"force,omitempty"`
-	// Files are the SHA-256 of the files that were planned with: one that was changed since
-	// is not edited. None: whatever the files are now.
+	// Files are the SHA-256 of the files that the caller planned with. Stage fails if one has changed.
+	// Without Files, Stage edits the files as they are.
 	Files map[string]string `json:"files,omitempty"`
 	// AcceptPending puts files live that were changed since nginx was loaded.
 	AcceptPending bool `json:"accept_pending,omitempty"`
@@ -300,8 +300,8 @@ const (
 // A Beginning is an operation and the first lines of its history.
 type Beginning struct {
 	Operation journal.Operation `json:"operation"`
-	// Resume goes on with the operation where the journal has it, also where it has ended with
-	// something left to do. Root may resume another user's.
+	// Resume takes over the operation of this ID if the journal has it, even if it has ended. Root may
+	// take over that of Operation.Recorder.
 	Resume bool `json:"resume,omitempty"`
 	// SetAside has a state of the journal that cannot be read renamed, and a new one begun.
 	// An agent does that for root alone.

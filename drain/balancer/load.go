@@ -17,8 +17,7 @@ import (
 // could take what these workers have loaded for newer than they are.
 const reloadGap = 100 * time.Millisecond
 
-// maxReload bounds how long a caller may have a reload waited for: nobody else edits
-// meanwhile.
+// maxReload limits the time that a caller may set for a reload. Nobody else can edit in that time.
 const maxReload = time.Hour
 
 // Load implements [Balancer].
@@ -44,9 +43,8 @@ func (l *Local) Load(ctx context.Context, r LoadRequest) (done Loaded, err error
 	return done, nil
 }
 
-// keepsEarlier decides on a reload that failed after all was undone. It does no harm where the
-// generation of before the operation still serves: whatever the master may load later is the
-// restored configuration.
+// keepsEarlier decides on a reload that failed after all edits were undone. The failure does no harm
+// if the generation of before the operation still serves: a later reload loads the restored files.
 func (l *Local) keepsEarlier(ctx context.Context, before nginx.Running, refused bool, err error) (notices []string, _ error) {
 	var reload *nginx.ReloadError
 	if errors.As(err, &reload) || refused && l.refused {
@@ -70,7 +68,7 @@ func (l *Local) reload(ctx context.Context, limit time.Duration) error {
 	if err := sleep(ctx, time.Until(l.wrote.Add(reloadGap))); err != nil {
 		return err
 	}
-	// Recorded first: what was sent is not undone by whoever finds it.
+	// Written before the reload: another operation undoes only edits for which no reload was sent.
 	if err := l.markSent(ctx); err != nil {
 		return fmt.Errorf("write the journal: %w", err)
 	}
@@ -89,12 +87,12 @@ func (l *Local) reload(ctx context.Context, limit time.Duration) error {
 	case err == nil:
 		l.after, l.seen, l.unloaded = after, nil, map[string]journal.FileHashes{}
 	case errors.As(err, &failure) && failure.Sure:
-		l.unloaded = known // it goes on with what it had loaded before
+		l.unloaded = known // nginx keeps the configuration that it had
 	}
 	return err
 }
 
-// noteLoaded records that nginx serves what the operation has edited.
+// noteLoaded records that nginx serves the edits of the operation.
 func (l *Local) noteLoaded(ctx context.Context) error {
 	err := l.updateOwn(ctx, "loaded", func(s *journal.State) error { return s.Loaded(l.id) })
 	if err != nil {
@@ -103,7 +101,7 @@ func (l *Local) noteLoaded(ctx context.Context) error {
 	return nil
 }
 
-// markSent records that a reload is sent for all that the operation has edited.
+// markSent records that a reload is about to be sent for all edits of the operation.
 func (l *Local) markSent(ctx context.Context) error {
 	s, err := l.journal.State()
 	if err != nil || len(s.UnsentOf(l.id)) == 0 {
@@ -120,8 +118,7 @@ func (l *Local) now(ctx context.Context) (nginx.Running, error) {
 	return l.running(ctx, conf, build)
 }
 
-// noticesOfPending says what else the reload puts live. There is no way back
-// without it.
+// noticesOfPending says which changes of others the reload loads too. A rollback cannot avoid it.
 func (l *Local) noticesOfPending(ctx context.Context) []string {
 	conf, build, err := l.load(ctx)
 	if err != nil {

@@ -62,7 +62,7 @@ type Local struct {
 	undone   bool          // all that the operation has changed was undone
 	refused  bool          // the command of the last reload failed
 	before   nginx.Running // the generation before the last reload
-	after    nginx.Running // the one that was verified after it
+	after    nginx.Running // what runs since the last verified load
 	seen     map[string]time.Time
 
 	mu    sync.Mutex // guards what follows

@@ -47,15 +47,15 @@ func (l *Local) Begin(ctx context.Context, b Beginning) error {
 	return nil
 }
 
-// mayResume tells whether the caller may go on with an operation that the journal has: with their
-// own, and root with that of the user whose settings it has consented to. Another one may have got
-// the same ID.
+// mayResume reports whether the caller may resume an operation of the journal. Users may resume their
+// own. Root may resume that of the user whose settings it has accepted, which op.Recorder names:
+// another user may have begun an operation with the same ID.
 func (l *Local) mayResume(had, op journal.Operation) bool {
 	same := op.Recorder == nil && had.Recorder == nil || op.Recorder != nil && had.Recorder != nil && op.Recorder.UID == had.Recorder.UID
 	return had.Kind == op.Kind && (l.isOwn(had) || l.options.Caller.UID == 0 && same)
 }
 
-// adopt goes on with an operation that a connection which broke, or a process that crashed, began.
+// adopt takes over an operation after its connection broke or its process crashed.
 func (l *Local) adopt(ctx context.Context, had journal.Operation, b Beginning) error {
 	b.Operation.Recorder = &l.options.Caller
 	if err := l.checkHistory(had.ID); err != nil {
@@ -73,7 +73,7 @@ func (l *Local) adopt(ctx context.Context, had journal.Operation, b Beginning) e
 	return l.continueHistory(b.Lines)
 }
 
-// checkHistory refuses to go on with the history of another user; root may.
+// checkHistory refuses to append to the history of another user, unless the caller is root.
 func (l *Local) checkHistory(id string) error {
 	caller := l.options.Caller
 	h, err := l.journal.Read(id)
@@ -83,8 +83,8 @@ func (l *Local) checkHistory(id string) error {
 	return nil
 }
 
-// continueHistory goes on with the history of an operation that is resumed. A crash may have come
-// before it was made.
+// continueHistory appends to the history of an operation that is resumed. It creates the history if
+// the operation crashed before it did.
 func (l *Local) continueHistory(lines Lines) error {
 	err := l.journal.Create(l.id, l.options.Caller, bytesOf(lines)...)
 	if errors.Is(err, fs.ErrExist) {
@@ -164,8 +164,8 @@ func (l *Local) updateOwn(ctx context.Context, what string, change func(*journal
 	})
 }
 
-// ownState is the journal's state. Where somebody has removed the journal, it is what this
-// operation wrote last: what it has done is undone all the same.
+// ownState returns the state of the journal. If somebody has removed the journal, it returns the
+// state that this operation wrote last, so that the operation can still be undone.
 func (l *Local) ownState() (journal.State, error) {
 	s, err := l.journal.State()
 	if err != nil {
@@ -379,8 +379,8 @@ func (l *Local) undoUnsent(ctx context.Context) error {
 	return nil
 }
 
-// undoUnsentOf does it for one operation. An edit that cleared an earlier one's marks is
-// undone before that one.
+// undoUnsentOf undoes the unsent edits of one operation. It undoes an edit that clears a mark before
+// the edit that made the mark.
 func (l *Local) undoUnsentOf(ctx context.Context, s *journal.State, id string) error {
 	for range attempts {
 		edits, undone, made := s.UnsentOf(id), []journal.Edit(nil), []journal.Edit(nil)
@@ -425,8 +425,8 @@ func (l *Local) isLoaded(ctx context.Context, edits []journal.Edit) bool {
 	})
 }
 
-// undoOurs undoes edits in the files that nobody else has changed since. undone are those of
-// which nothing is left, made what was done for that.
+// undoOurs undoes edits in files that nobody else has changed since. It returns the edits that are
+// undone, and the edits that it made for that.
 func (l *Local) undoOurs(ctx context.Context, s *journal.State, edits []journal.Edit) (undone, made []journal.Edit, err error) {
 	for left := slices.Clone(edits); len(left) > 0; {
 		i := lastIn(left)

@@ -43,7 +43,7 @@ func (l *Local) Stage(ctx context.Context, r StageRequest) (a Staged, err error)
 	return a, nil
 }
 
-// wantsOf is what is wanted of each server. A request that undoes asks for nothing else.
+// wantsOf returns the wanted state of each server. A request for AsBefore has no other wants.
 func wantsOf(r StageRequest) (map[journal.Server]Want, error) {
 	wants, n, undo := map[journal.Server]Want{}, 0, 0
 	for _, w := range r.Wants {
@@ -71,8 +71,8 @@ func wantsOf(r StageRequest) (map[journal.Server]Want, error) {
 	return wants, checkNumber("servers", n)
 }
 
-// stage edits and tests. Where all servers are as wanted, it looks whether nginx has loaded
-// their files.
+// stage edits the files and has nginx test them. If all servers are as wanted already, it checks
+// whether nginx has loaded their files.
 func (l *Local) stage(ctx context.Context, r StageRequest, wants map[journal.Server]Want) (a Staged, err error) {
 	if !l.begun {
 		return a, errNotBegun()
@@ -127,8 +127,8 @@ func (l *Local) stage(ctx context.Context, r StageRequest, wants map[journal.Ser
 // maxDiff bounds the diff that a history keeps of an edit, in bytes.
 const maxDiff = 32 << 10
 
-// diffOf is the diff of changes, for people: what was done is in the splices. It has no
-// context, so that the history stays small.
+// diffOf returns the diff of changes for the history. It has no context lines, so that the history
+// stays small. Programs read the splices instead.
 func diffOf(changes []*fileChange) string {
 	var edits []nginx.Edit
 	for _, ch := range changes {
@@ -141,8 +141,8 @@ func diffOf(changes []*fileChange) string {
 	return text
 }
 
-// differs tells whether nginx has loaded other files than there are: an edit that was
-// undone before any reload needs none.
+// differs reports whether nginx has loaded another text than the files have now. An edit that was
+// undone before any reload needs no reload.
 func (l *Local) differs() bool {
 	for _, f := range l.unloaded {
 		if f.Before != f.After {
@@ -152,14 +152,14 @@ func (l *Local) differs() bool {
 	return false
 }
 
-// mayHaveLoaded notes that nginx may have loaded what there is, or not.
+// mayHaveLoaded notes that it is not known which text of the edited files nginx has loaded.
 func (l *Local) mayHaveLoaded() {
 	for path, f := range l.unloaded {
 		l.unloaded[path] = journal.FileHashes{After: f.After}
 	}
 }
 
-// giveUp undoes edits, which nothing has loaded yet, after err.
+// giveUp undoes edits after err. nginx has not loaded them.
 func (l *Local) giveUp(ctx context.Context, edits []journal.Edit, err error) error {
 	if _, _, undoErr := l.undo(context.WithoutCancel(ctx), edits); undoErr != nil {
 		return fmt.Errorf("%w; restoring the files failed too: %w", err, undoErr)
@@ -173,8 +173,8 @@ type wanted struct {
 	nginx.Want
 }
 
-// locate finds the lines of servers, in the files that the caller knows. A line whose down
-// others have put there is left out where that is to stay.
+// locate finds the lines of servers. It fails if a file has changed since the caller planned with
+// it. Back leaves out lines that somebody else marked down, unless the request has Force.
 func (l *Local) locate(conf *nginx.Config, r StageRequest, wants map[journal.Server]Want) (lines []wanted, err error) {
 	for path, sha := range r.Files {
 		i := slices.IndexFunc(conf.Files, func(f *nginx.File) bool { return f.Path == path })
@@ -208,7 +208,7 @@ func (l *Local) locate(conf *nginx.Config, r StageRequest, wants map[journal.Ser
 	return lines, nil
 }
 
-// acceptPending refuses to put live what somebody else has not finished.
+// acceptPending refuses to load files that somebody else has changed and not loaded.
 func (l *Local) acceptPending(ctx context.Context, conf *nginx.Config, accept bool) (notices []string, err error) {
 	files, err := l.pending(ctx, conf, l.before)
 	if err != nil {
@@ -227,7 +227,7 @@ func (l *Local) acceptPending(ctx context.Context, conf *nginx.Config, accept bo
 	return notices, &Error{Code: CodeRefused, Message: text, Override: "--accept-pending"}
 }
 
-// PendingText says which files are pending, and of which that cannot be told.
+// PendingText says which files are pending, and for which files that is not known.
 func PendingText(files []PendingFile) (pending, future string) {
 	const layout = "2006-01-02 15:04:05"
 	var names, unknown []string
@@ -280,8 +280,8 @@ func fileChanges(conf *nginx.Config, servers []wanted) ([]*fileChange, error) {
 	return changes, nil
 }
 
-// replace records one edit in the journal and makes it. The edit is in a from before it is
-// made: a replacement whose end is not known may have happened.
+// replace records one edit in the journal and makes it. It adds the edit to a before it replaces the
+// file: a replacement that fails may have happened.
 func (l *Local) replace(ctx context.Context, ch *fileChange, a *Staged) error {
 	if err := ctx.Err(); err != nil {
 		return context.Cause(ctx)
@@ -300,7 +300,7 @@ func (l *Local) replace(ctx context.Context, ch *fileChange, a *Staged) error {
 	return err
 }
 
-// replaceFile replaces the text of a file, and notes that nginx has not loaded the new one.
+// replaceFile replaces the text of a file and notes that nginx has not loaded the new text.
 func (l *Local) replaceFile(path string, was, now []byte) error {
 	err := l.effect("replace "+path, func() error { return nginx.Replace(path, was, now) })
 	l.wrote = time.Now()
@@ -315,8 +315,8 @@ func (l *Local) replaceFile(path string, was, now []byte) error {
 	return err
 }
 
-// unchanged tells whether nginx serves servers that are as wanted: it does not where a file was
-// changed after nginx was loaded.
+// unchanged reports whether servers that are as wanted need a load: they do if a file with one of
+// them was changed after nginx was loaded.
 func (l *Local) unchanged(ctx context.Context, a Staged, servers []wanted) (Staged, error) {
 	for _, s := range servers {
 		path := s.File.Path

@@ -12,8 +12,8 @@ import (
 	"github.com/drainctl/drainctl/nginx"
 )
 
-// stageBefore has servers be as the operation found them. Nothing needs a test or a reload
-// that nginx was not told of.
+// stageBefore puts servers back to the state in which the operation found them. Edits for which no
+// reload was sent need neither a test nor a reload.
 func (l *Local) stageBefore(ctx context.Context, wants []Wanted) (a Staged, err error) {
 	if l.id == "" {
 		return a, nil
@@ -53,7 +53,7 @@ func (l *Local) stageBefore(ctx context.Context, wants []Wanted) (a Staged, err 
 	what := "nginx refuses the files as they are now: %w"
 	if s, err := l.ownState(); err == nil && len(s.EditsOf(l.id)) == 0 {
 		op, _ := s.Find(l.id)
-		// A rolling run may have put others back in the same edit, which is to be loaded.
+		// A rolling run may have put other servers back with the same edit: they need the load.
 		l.undone = op.Kind != journal.KindRun || !l.differs()
 		what = "the files hold nothing of this operation any more, but nginx refuses them as they are now: %w"
 	}
@@ -64,8 +64,8 @@ func (l *Local) stageBefore(ctx context.Context, wants []Wanted) (a Staged, err 
 	return a, nil
 }
 
-// changesOf is what the operation has changed in the files on some servers, and whether nginx may
-// serve something of it.
+// changesOf returns the edits that the operation has made to servers, and whether nginx may serve
+// one of them.
 func (l *Local) changesOf(servers []journal.Server) (edits []journal.Edit, served bool, err error) {
 	s, err := l.ownState()
 	if err != nil {
@@ -75,8 +75,8 @@ func (l *Local) changesOf(servers []journal.Server) (edits []journal.Edit, serve
 	return s.EditsOf(l.id, servers...), served, nil
 }
 
-// mayServe tells whether nginx may serve what an operation has made of a mark, whatever is in the
-// file now.
+// mayServe reports whether nginx may serve the change that an operation made to a mark. The file may
+// have another text by now.
 func mayServe(m journal.Mark, id string) bool {
 	if m.Operation == id {
 		return m.Cleared != nil || !m.Unsent
@@ -84,8 +84,8 @@ func mayServe(m journal.Mark, id string) bool {
 	return m.Cleared != nil && m.Cleared.Operation == id && !m.Cleared.Unsent
 }
 
-// isStale tells whether a file with one of the servers was changed after nginx was loaded. An
-// agent that goes on for another does not know what that one has had loaded.
+// isStale reports whether a file with one of the servers was changed after nginx was loaded. An agent
+// that has adopted an operation does not know which edits the agent before it has loaded.
 func (l *Local) isStale(ctx context.Context, conf *nginx.Config, build nginx.Build, servers []journal.Server) (bool, error) {
 	running, err := l.running(ctx, conf, build)
 	if err != nil {
@@ -104,9 +104,8 @@ func (l *Local) isStale(ctx context.Context, conf *nginx.Config, build nginx.Bui
 	return false, nil
 }
 
-// undo undoes edits of the operation, in each file the last first. That the journal cannot be
-// told is a notice: the files come first. A file that nobody else had changed is still
-// nobody else's.
+// undo undoes edits of the operation, the last one of each file first. If the journal cannot be
+// written, undo returns a notice and no error: the files matter more.
 func (l *Local) undo(ctx context.Context, edits []journal.Edit) (made []journal.Edit, notices []string, err error) {
 	for left := slices.Clone(edits); len(left) > 0; {
 		i := lastIn(left)
@@ -132,7 +131,7 @@ func (l *Local) undo(ctx context.Context, edits []journal.Edit) (made []journal.
 	return made, notices, nil
 }
 
-// keepOurs has files that nobody else had changed before edits be nobody else's after them.
+// keepOurs notes that files which only drainctl had changed before edits are so after them too.
 func keepOurs(s *journal.State, made []journal.Edit) {
 	for _, e := range made {
 		if s.Ours(e.Path, e.Before) {
@@ -141,7 +140,8 @@ func keepOurs(s *journal.State, made []journal.Edit) {
 	}
 }
 
-// lastIn is the index of an edit that its file is as it left it, otherwise of the last one.
+// lastIn returns the index of an edit whose file has the text that the edit made, otherwise of the
+// last edit.
 func lastIn(edits []journal.Edit) int {
 	for i, e := range edits {
 		if now, err := os.ReadFile(e.Path); err == nil && hash(string(now)) == e.After {
@@ -155,10 +155,9 @@ func lastIn(edits []journal.Edit) int {
 // edits it at the same time.
 const attempts = 5
 
-// undoEdit undoes one edit. Where another process has changed the file since, or only
-// some of its servers are to be as before, the edit's own words are taken out, or put back,
-// server by server. made is the edit that undoes it, without a path if there was nothing to
-// undo.
+// undoEdit undoes one edit and returns the edit that undoes it; that has no path if there was
+// nothing to undo. If another process has changed the file since, or only some servers of the edit
+// are undone, undoEdit changes the lines of these servers one by one.
 func (l *Local) undoEdit(ctx context.Context, e journal.Edit) (made journal.Edit, err error) {
 	for range attempts {
 		var now []byte
@@ -185,8 +184,8 @@ func (l *Local) undoEdit(ctx context.Context, e journal.Edit) (made journal.Edit
 	return made, err
 }
 
-// inverseOf is the text of a file before an edit, to the byte. exact is false where the file is
-// not as the edit left it, or the edit has made more than its splices say.
+// inverseOf returns the text of a file before an edit, byte for byte. exact is false if the file has
+// changed since, or if the edit has splices that are not in e.
 func inverseOf(e journal.Edit, now string) (was string, exact bool) {
 	if hash(now) != e.After {
 		return "", false
@@ -203,7 +202,7 @@ func reversed(splices []journal.Splice) (all []journal.Splice) {
 	return all
 }
 
-// inverse undoes splices in text, which is as they left it.
+// inverse undoes splices in the text that they made.
 func inverse(text string, splices []journal.Splice) string {
 	splices = slices.Clone(splices)
 	slices.SortStableFunc(splices, func(a, b journal.Splice) int { return a.At - b.At })
@@ -222,8 +221,8 @@ func inverse(text string, splices []journal.Splice) string {
 	return b.String()
 }
 
-// around is the file's text without the edit, where that cannot be undone to the byte; "" if
-// there is nothing of the edit left in it.
+// around returns the text of a changed file without the edit, or "" if nothing of the edit is left
+// in it.
 func (l *Local) around(ctx context.Context, e journal.Edit, now string) (string, error) {
 	conf, _, err := l.load(ctx)
 	if err != nil {
@@ -250,9 +249,8 @@ func (l *Local) around(ctx context.Context, e journal.Edit, now string) (string,
 	return nginx.Apply(now, edits)
 }
 
-// lineOf is the line of a splice's server that has what the splice put there. Where others
-// have done the same to another line of the server, it is the one at the old place; if the
-// file has changed, which one that is is not known, and neither is touched.
+// lineOf returns the line that a splice has changed. If several lines of the server are alike, it is
+// the one on the old line number. It fails if the file has changed since and none is there.
 func lineOf(conf *nginx.Config, e journal.Edit, now string, sp journal.Splice, done map[*nginx.Server]bool) (found *nginx.Server, err error) {
 	var all []*nginx.Server
 	for _, u := range conf.Upstreams {

@@ -126,15 +126,15 @@ type Change struct {
 	Unsent bool `json:"unsent,omitempty"`
 }
 
-// A Mark is a `down` on a server line: the change with which drainctl has put it there. It
-// stands from the moment that its edit is recorded, for that may have been written, until it
-// was seen to be cleared. One without an operation is a `down` of others that an operation has
-// cleared, and may yet put back.
+// A Mark is a `down` that drainctl wrote on a server line, and the change that wrote it. The journal
+// has it from before the file is written until nginx was seen to serve the file without it. A mark
+// without an operation is a `down` that somebody else wrote and an operation has cleared: a rollback
+// puts it back.
 type Mark struct {
 	Server
 	Change
-	// Cleared is the change that clears it, until nginx was seen to have loaded that, or the
-	// operation that made it has ended.
+	// Cleared is the change that clears the mark. It goes when nginx was seen to load it, or when
+	// its operation ends.
 	Cleared *Change `json:"cleared,omitempty"`
 }
 
@@ -169,9 +169,8 @@ func (s *State) Begin(op Operation) error {
 	return nil
 }
 
-// Resume goes on with an operation that has not ended, or has left something to do, on behalf of
-// op's recorder: with what op asks for, how far it is, and the servers that it adds. It is the
-// latest from here on.
+// Resume reopens an operation with the recorder, the spec and the progress of op, and adds the servers
+// of op. The operation becomes the latest one.
 func (s *State) Resume(op Operation) error {
 	i := s.index(op.ID)
 	if i < 0 {
@@ -273,9 +272,9 @@ func (s *State) Rename(id, to string) error {
 	return nil
 }
 
-// Stage records an edit that is about to be written: each of its splices makes a mark, or
-// clears one. A mark that is made again was never written, where it was made from the same
-// bytes, or is cleared. Stage refuses what lets the operation grow beyond the bounds.
+// Stage records an edit that is about to be written: each splice makes a mark or clears one. It drops
+// an earlier mark of the same server if that was never written or is cleared. Stage refuses an edit
+// that makes the operation larger than its bounds.
 func (s *State) Stage(id string, e Edit) error {
 	k := s.index(id)
 	if k < 0 {
@@ -300,8 +299,8 @@ func (s *State) Stage(id string, e Edit) error {
 	return s.checkBounds(&s.Operations[k])
 }
 
-// clear records that a change clears a mark on a server, the operation's own first, or a down of
-// others.
+// clear records that a change clears a mark on a server: one of the operation itself if there is one,
+// otherwise that of another operation, otherwise a down of somebody else.
 func (s *State) clear(server Server, c Change) {
 	for _, own := range []bool{true, false} {
 		for i, m := range s.Marks {
@@ -316,8 +315,8 @@ func (s *State) clear(server Server, c Change) {
 
 func (m Mark) clearedBy(id string) bool { return m.Cleared != nil && m.Cleared.Operation == id }
 
-// EditsOf is what an operation has changed in the files on some servers, on all without any,
-// and not changed back itself. An edit whose marks are gone in part lacks their splices.
+// EditsOf returns the edits of an operation to some servers, or to all if there are none, that it has
+// not undone itself. An edit lacks the splices whose marks are gone.
 func (s *State) EditsOf(id string, servers ...Server) []Edit {
 	return s.edits(id, func(m Mark, c Change) bool {
 		own := c.New == "" && m.Operation == id
@@ -325,12 +324,12 @@ func (s *State) EditsOf(id string, servers ...Server) []Edit {
 	})
 }
 
-// UnsentOf is the edits of an operation for which no reload was sent.
+// UnsentOf returns the edits of an operation for which no reload was sent.
 func (s *State) UnsentOf(id string) []Edit {
 	return s.edits(id, func(_ Mark, c Change) bool { return c.Unsent })
 }
 
-// edits is the edits of an operation that are in the files, of the changes for which is so.
+// edits returns the edits of an operation that are in the files, with the changes that is accepts.
 func (s *State) edits(id string, is func(Mark, Change) bool) (all []Edit) {
 	for _, m := range s.Marks {
 		c := m.Change
@@ -349,7 +348,7 @@ func (s *State) edits(id string, is func(Mark, Change) bool) (all []Edit) {
 	return all
 }
 
-// isOf tells whether a change is part of the edit.
+// isOf reports whether a change is part of the edit.
 func (e Edit) isOf(c Change) bool {
 	return e.Path == c.File && e.Before == c.Before && e.After == c.After
 }
@@ -377,8 +376,8 @@ func (s *State) Sent(id string) error {
 	return nil
 }
 
-// Loaded records that nginx was seen to serve the files: the marks that the operation has made
-// and cleared are gone. Those of others stand until it ends: it may yet put their down back.
+// Loaded records that nginx was seen to serve the files. It drops the marks that the operation made
+// and cleared. It keeps the marks of others that the operation cleared: a rollback puts them back.
 func (s *State) Loaded(id string) error {
 	if err := s.Sent(id); err != nil {
 		return err
@@ -387,8 +386,8 @@ func (s *State) Loaded(id string) error {
 	return nil
 }
 
-// Undone records that edits of an operation were undone. A mark that it has made is cleared
-// then; nginx may still serve it, unless no reload was sent for it.
+// Undone records that edits of an operation were undone. It drops the marks for which no reload was
+// sent, and notes the others as cleared: nginx may still serve them.
 func (s *State) Undone(id string, edits ...Edit) error {
 	if s.index(id) < 0 {
 		return gone(id)
@@ -492,8 +491,8 @@ func (s *State) End(id string, e Ending) error {
 	return nil
 }
 
-// keepCleared has the marks that an ending operation has cleared stand until it is known
-// that their servers are up. A down of others that it has cleared is not put back any more.
+// keepCleared keeps the marks that an ending operation has cleared until their servers are known to be
+// up. It drops those of a down of somebody else: nobody puts that back any more.
 func (s *State) keepCleared(id string) {
 	s.dropMarks(func(m Mark) bool { return m.Operation == "" && m.clearedBy(id) })
 	for i, m := range s.Marks {

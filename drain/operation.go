@@ -126,7 +126,7 @@ func (o *Operation) end(ctx context.Context, begun bool, err error) {
 		if marshalErr == nil {
 			lines = append(lines, line)
 		}
-		return lb.End(ctx, o.ending(lb, lines))
+		return lb.End(ctx, o.endOn(lb, lines))
 	})
 	if endErr = errors.Join(marshalErr, endErr); endErr != nil && begun {
 		w := &Warning{Header: Header{Operation: o.id}, Text: endErr.Error()}
@@ -153,8 +153,8 @@ func (o *Operation) look(ctx context.Context, limit time.Duration) []seenLB {
 	return seen
 }
 
-// ending is what the journal of an LB is told of the end.
-func (o *Operation) ending(lb *LB, lines balancer.Lines) balancer.Ending {
+// endOn is what the journal of an LB is told of the end.
+func (o *Operation) endOn(lb *LB, lines balancer.Lines) balancer.Ending {
 	e := balancer.Ending{Result: o.result.Result, Supersede: o.supersedes(lb), Lines: lines, Progress: o.table()}
 	serversOf := func(end End) []journal.Server {
 		rows := o.whole.where(func(r *row) bool { return r.end == end }).rows

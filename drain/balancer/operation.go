@@ -31,13 +31,9 @@ func (l *Local) Begin(ctx context.Context, b Beginning) error {
 	if err != nil {
 		return asError(fmt.Errorf("read the journal: %w", err))
 	}
-	had, ok := s.Find(b.Operation.ID)
-	switch {
-	case ok && !b.Resume && l.isOwn(had) && had.Result != "":
-		err = refusal("operation %s has ended", had.ID)
-	case ok && (!b.Resume && l.isOwn(had) || b.Resume && l.mayResume(had, b.Operation)):
+	if had, ok := s.Find(b.Operation.ID); ok && b.Resume && l.mayResume(had, b.Operation) {
 		err = l.adopt(ctx, had, b)
-	default:
+	} else {
 		err = l.beginAnew(ctx, b)
 	}
 	if err != nil {
@@ -63,7 +59,7 @@ func (l *Local) adopt(ctx context.Context, had journal.Operation, b Beginning) e
 	}
 	err := l.update(ctx, "resume", func(s *journal.State) error {
 		err := s.Resume(b.Operation)
-		l.own = journal.State{Operations: slices.Clone(s.Operations), Marks: slices.Clone(s.Marks)}
+		l.keepOwn(s)
 		return err
 	})
 	if err != nil {
@@ -159,9 +155,14 @@ func (l *Local) updateOwn(ctx context.Context, what string, change func(*journal
 		if err := change(s); err != nil {
 			return err
 		}
-		l.own = journal.State{Operations: slices.Clone(s.Operations), Marks: slices.Clone(s.Marks)}
+		l.keepOwn(s)
 		return nil
 	})
+}
+
+// keepOwn keeps what the operation writes to the journal, for [Local.ownState].
+func (l *Local) keepOwn(s *journal.State) {
+	l.own = journal.State{Operations: slices.Clone(s.Operations), Marks: slices.Clone(s.Marks)}
 }
 
 // ownState returns the state of the journal. If somebody has removed the journal, it returns the

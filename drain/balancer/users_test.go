@@ -76,6 +76,12 @@ func operation(id, kind string, servers ...journal.Located) Beginning {
 	return Beginning{Operation: journal.Operation{ID: id, Kind: kind, Servers: servers}, Lines: Lines{[]byte("{}")}}
 }
 
+func resumption(id, kind string) Beginning {
+	b := operation(id, kind)
+	b.Resume, b.Operation.Recorder = true, &journal.Recorder{}
+	return b
+}
+
 // An edit for which no reload was sent does not outlast its operation, however that ends.
 func TestStagedEditEnds(t *testing.T) {
 	for name, end := range map[string]func(r *rig, l *Local, id string) error{
@@ -97,9 +103,7 @@ func TestStagedEditEnds(t *testing.T) {
 		},
 		"adopted and ended by another agent": func(r *rig, l *Local, id string) error {
 			other := r.as(1000)
-			again := operation(id, journal.KindDrain)
-			again.Resume = true
-			r.must(other.Begin(r.t.Context(), again))
+			r.must(other.Begin(r.t.Context(), resumption(id, journal.KindDrain)))
 			return other.End(r.t.Context(), Ending{Result: journal.ResultRolledBack})
 		},
 	} {
@@ -211,9 +215,7 @@ func TestNoReloadWithoutAnEdit(t *testing.T) {
 			r.must(l.End(t.Context(), Ending{Result: journal.ResultDone}))
 		}
 		again := r.as(1000)
-		if err := again.Begin(t.Context(), operation(id, journal.KindDrain)); (err == nil) == ended {
-			t.Errorf("ended %t: begun again: %v", ended, err)
-		}
+		r.must(again.Begin(t.Context(), resumption(id, journal.KindDrain)))
 		if _, err := again.Load(t.Context(), LoadRequest{patience}); err == nil {
 			t.Errorf("ended %t: nginx was reloaded, and nothing had been edited", ended)
 		}
@@ -233,7 +235,7 @@ func TestIDOfAnother(t *testing.T) {
 		"begun, and ended by another agent": func(r *rig, l *Local, id string) {
 			r.must(l.Begin(r.t.Context(), operation(id, journal.KindDrain)))
 			other := r.as(1000)
-			r.must(other.Begin(r.t.Context(), operation(id, journal.KindDrain)))
+			r.must(other.Begin(r.t.Context(), resumption(id, journal.KindDrain)))
 			r.must(other.End(r.t.Context(), Ending{Result: journal.ResultRolledBack}))
 		},
 	} {
@@ -417,7 +419,7 @@ func TestHistoryIsBegunAgain(t *testing.T) {
 	crashed := r.as(1000)
 	r.must(crashed.Begin(t.Context(), operation(id, journal.KindDrain)), os.Remove(r.dir+"/state/history/"+id+".jsonl"))
 	l := r.as(1000)
-	r.must(l.Begin(t.Context(), operation(id, journal.KindDrain)), l.Record(t.Context(), Recorded{Lines: Lines{[]byte(`{"event":"x"}`)}}))
+	r.must(l.Begin(t.Context(), resumption(id, journal.KindDrain)), l.Record(t.Context(), Recorded{Lines: Lines{[]byte(`{"event":"x"}`)}}))
 	h, err := l.History(t.Context(), HistoryQuery{ID: id})
 	if err != nil || len(h.Lines) != 2 || h.Recorder == nil || h.Recorder.UID != 1000 {
 		t.Errorf("%+v, %v", h, err)

@@ -277,7 +277,7 @@ func TestUndrainAsBefore(t *testing.T) {
 			l.needsLoad = false
 			r.must(l.Close())
 			l = r.as(0)
-			r.must(l.Begin(t.Context(), operation(id, journal.KindUndrain)))
+			r.must(l.Begin(t.Context(), resumption(id, journal.KindUndrain)))
 		}
 		if a := r.stage(l, wants(AsBefore, "127.0.0.2")); !a.NeedsLoad {
 			t.Errorf("another agent %t: nginx was not told", another)

@@ -8,7 +8,7 @@ import (
 	"github.com/drainctl/drainctl/drain/balancer"
 )
 
-// A round brings the servers of some rows to a wanted state on every LB.
+// A round is one reconciliation of a batch.
 type round struct {
 	*batch
 	Phase
@@ -44,7 +44,7 @@ func (b *batch) reconcile(ctx context.Context, p Phase, undo bool) Verdict {
 	return Verdict{Changed: changed, Detail: m.detail()}
 }
 
-// onAll does it on all LBs, and tells whether anything was changed on one.
+// onAll stages and loads on all LBs. It reports whether one of them was changed.
 func (m round) onAll(ctx context.Context) (changed bool, err error) {
 	lbs := m.o.lbs
 	staged := make([]balancer.Staged, len(lbs))
@@ -76,8 +76,8 @@ func (m round) onAll(ctx context.Context) (changed bool, err error) {
 	return changed, err
 }
 
-// request is what an LB is asked for. On the way back the files may have changed since the plan,
-// and what others have changed in them is loaded too: there is no other way back.
+// request returns the request for one LB. On the way back it accepts files that others have changed
+// since the plan: their changes are loaded too, since there is no other way back.
 func (m round) request(lb *LB) balancer.StageRequest {
 	spec := m.o.plan.Spec
 	q := balancer.StageRequest{Force: spec.Kind == Undrain && spec.Force, AcceptPending: m.back || spec.Allow.Pending}
@@ -147,12 +147,12 @@ func (m round) load(ctx context.Context, lb *LB) error {
 	return nil
 }
 
-// head is the header of what happens on an LB.
+// head returns the header of an event on one LB.
 func (m round) head(lb *LB) Header {
 	return Header{LB: lb.Name, Step: m.step(), Direction: m.direction()}
 }
 
-// spec is what the batch by itself is asked for: a batch of a rolling run is a drain.
+// spec returns the spec of the batch alone. For a batch of a rolling run it is a drain.
 func (b *batch) spec() Spec {
 	spec := b.o.plan.Spec
 	spec.Targets = targetsOf(b.rows)
@@ -162,7 +162,7 @@ func (b *batch) spec() Spec {
 	return spec
 }
 
-// plan plans the batch on one LB, while the others of a rolling run return.
+// plan asks one LB for the plan of the batch. Other backends of a rolling run return with it.
 func (b *batch) plan(ctx context.Context, lb *LB) (LBPlan, error) {
 	q := query(b.spec())
 	q.Targets, q.Returning = targetsOf(rowsOn(lb.Name, b.rows)), targetsOf(rowsOn(lb.Name, b.o.returning()))
@@ -188,7 +188,8 @@ func (b *batch) planAgain(ctx context.Context, lb *LB) error {
 	return err
 }
 
-// detail says what the servers are now; the ones that an undrain leaves down are not its doing.
+// detail returns the servers that are up now, those that are down, and those that an undrain leaves
+// down because somebody else marked them.
 func (m round) detail() (detail Detail) {
 	undrain := m.o.plan.Spec.Kind == Undrain
 	for _, lb := range m.o.lbs {

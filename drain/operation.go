@@ -13,8 +13,8 @@ import (
 	"github.com/drainctl/drainctl/drain/journal"
 )
 
-// Run takes the steps. When one fails, or soft ends, what was done is rolled back; when hard ends
-// too, the rollback is given up. The error is a *[Failure].
+// Run takes the steps. When one fails, or when soft ends, Run rolls back; when hard ends too, it gives
+// up the rollback. The error is a *[Failure].
 func (o *Operation) Run(hard, soft context.Context) error {
 	soft, cancel := either(soft, hard)
 	defer cancel()
@@ -42,8 +42,7 @@ func either(a, b context.Context) (context.Context, context.CancelFunc) {
 	return ctx, func() { stop(); cancel(nil) }
 }
 
-// takeSteps takes the rows through the steps of a drain or an undrain. An error is about all of
-// them.
+// takeSteps takes the rows through the steps of a drain or an undrain. The error is about all rows.
 func (o *Operation) takeSteps(hard, soft context.Context) error {
 	rest, err := o.walk(hard, soft, o.whole.where((*row).isOpen), o.plan.path())
 	for _, r := range rest.rows {
@@ -52,10 +51,10 @@ func (o *Operation) takeSteps(hard, soft context.Context) error {
 	return err
 }
 
-// Result is how the operation ended.
+// Result returns the result of the operation after Run.
 func (o *Operation) Result() *Result { return o.result }
 
-// begin writes down who wants what. An operation that is resumed is adopted.
+// begin writes the operation to the journals. It takes over an operation that is resumed.
 func (o *Operation) begin(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -85,7 +84,7 @@ func (o *Operation) begin(ctx context.Context) error {
 			ID: o.id, Kind: string(spec.Kind), Targets: spec.Targets, User: spec.User, Host: spec.Host, Reason: spec.Reason,
 			Spec: text, Servers: servers[slices.Index(o.lbs, lb)], Began: o.began, Progress: progress, Recorder: spec.recorder,
 		}
-		// Whoever forces an undrain does without what cannot be read.
+		// undrain --force replaces a journal that cannot be read.
 		return lb.Begin(ctx, balancer.Beginning{Operation: op, Resume: spec.Continues != "", SetAside: spec.Kind == Undrain && spec.Force, Lines: lb.takeHistory()})
 	})
 }
@@ -93,8 +92,7 @@ func (o *Operation) begin(ctx context.Context) error {
 // historyVersion is the format of a history's lines.
 const historyVersion = 2
 
-// record writes down how far the rows are and what has happened, on every LB, and returns when it
-// is on their disks.
+// record writes the table and the new history to the disks of all LBs.
 func (o *Operation) record(ctx context.Context) error {
 	progress := o.table()
 	return o.lbs.each(ctx, func(ctx context.Context, lb *LB) error {
@@ -102,11 +100,11 @@ func (o *Operation) record(ctx context.Context) error {
 	})
 }
 
-// endLimit bounds writing down how an operation ended, although it is over or is being given up.
+// endLimit limits the last report of the LBs, and then the writing of the end.
 const endLimit = 10 * time.Second
 
-// end asks the LBs what is so, works out how the operation ended, and writes it down. That it
-// cannot be written down is said, and changes nothing.
+// end asks the LBs for a last report, computes the result and writes it to the journals. If it cannot
+// be written, end warns.
 func (o *Operation) end(ctx context.Context, begun bool, err error) {
 	ctx, limit := context.WithoutCancel(ctx), cmp.Or(o.options.bounds.end, endLimit)
 	e := ending{spec: o.plan.Spec, id: o.id, rows: o.whole.rows, begun: begun, err: err, lbs: o.plan.LBs, skipped: append(slices.Clone(o.plan.Skipped), o.skipped...)}
@@ -153,7 +151,7 @@ func (o *Operation) look(ctx context.Context, limit time.Duration) []seenLB {
 	return seen
 }
 
-// endOn is what the journal of an LB is told of the end.
+// endOn returns the end of the operation for the journal of one LB.
 func (o *Operation) endOn(lb *LB, lines balancer.Lines) balancer.Ending {
 	e := balancer.Ending{Result: o.result.Result, Supersede: o.supersedes(lb), Lines: lines, Progress: o.table()}
 	serversOf := func(end End) []journal.Server {

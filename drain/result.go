@@ -11,28 +11,27 @@ import (
 	"github.com/drainctl/drainctl/drain/journal"
 )
 
-// An ending is all that the result of an operation is worked out from: its table, and what the LBs
-// said last.
+// An ending is the input of resultOf: the table of an operation and the last report of each LB.
 type ending struct {
 	spec    Spec
 	id      string
 	rows    []*row
-	begun   bool     // false: no step was taken
-	err     error    // what ended it as a whole; nil: each row has its own end
-	lbs     []LBPlan // as they were planned
-	seen    []seenLB // as they are now; none: nobody asked
+	begun   bool     // false: it failed before its first step
+	err     error    // that ended the whole operation; nil: each row has its own end
+	lbs     []LBPlan // before the operation
+	seen    []seenLB // after it; none where nothing is changed
 	skipped []Skip
 }
 
-// A seenLB is what an LB reported last, or why it could not be asked.
+// A seenLB is the last report of an LB, or the reason why there is none.
 type seenLB struct {
 	report *balancer.Report
 	loaded bool // nginx was seen to serve what the files say
 	err    error
 }
 
-// resultOf works out how an operation ended: its exit code, what is so, and what to type next.
-// It asks nobody.
+// resultOf computes the result of an operation: the exit code, the state that it left, and the next
+// commands. It is a pure function.
 func resultOf(e ending) *Result {
 	exit := e.exit()
 	r := &Result{Kind: e.spec.Kind, Targets: e.spec.Targets, ExitCode: exit, Result: e.outcome(exit), Findings: []Finding{}, Next: []Command{}, Skipped: e.skipped}
@@ -88,7 +87,7 @@ func resultOf(e ending) *Result {
 	return r
 }
 
-// failure is the error of an operation that ended in another way than done.
+// failure returns the error of an operation that is not done.
 func (r *Result) failure() error {
 	if r.ExitCode == Done {
 		return nil
@@ -96,7 +95,7 @@ func (r *Result) failure() error {
 	return &Failure{Exit: r.ExitCode, Err: r.err, Stands: *r.Stands, Log: r.Log, Next: r.Next}
 }
 
-// exit is the exit code.
+// exit returns the exit code.
 func (e ending) exit() Exit {
 	interrupted := errors.Is(e.err, ErrInterrupted)
 	late, failed := true, false // late: every failure was a timeout, also of an app that was stopped anyway
@@ -131,15 +130,15 @@ func (e ending) exit() Exit {
 
 func (e ending) any(is func(*row) bool) bool { return slices.ContainsFunc(e.rows, is) }
 
-// all tells whether every row that is not skipped has this end.
+// all reports whether every row that is not skipped has this end.
 func (e ending) all(end End) bool {
 	return !e.any(func(r *row) bool { return r.end != end && r.end != skipped })
 }
 
-// changed tells whether the operation has changed anything, if only for a while.
+// changed reports whether the operation has changed anything, if only for a while.
 func (e ending) changed() bool { return e.any(func(r *row) bool { return r.changed }) }
 
-// refusal is what an LB or a guard refused; nil where the failure is of another kind.
+// refusal returns the refusal of an LB or a guard; nil if the operation failed otherwise.
 func (e ending) refusal() error {
 	errs := []error{e.err}
 	for _, r := range e.rows {
@@ -158,7 +157,7 @@ func (e ending) refusal() error {
 	return nil
 }
 
-// outcome is what the journal keeps of the end. What can be resumed is partial, or not drained.
+// outcome returns the result for the journal. A partial or not drained operation can be resumed.
 func (e ending) outcome(exit Exit) journal.Result {
 	isDone := func(r *row) bool { return r.end == ended }
 	switch {
@@ -180,8 +179,8 @@ func (e ending) outcome(exit Exit) journal.Result {
 	return journal.ResultRolledBack
 }
 
-// error is what went wrong: each thing once, with the backends that it is about where there are
-// others.
+// error returns the errors of the operation and of its rows, each once. It names the backends of an
+// error that is not about all of them.
 func (e ending) error() error {
 	if refused := e.refusal(); refused != nil && !e.changed() {
 		return refused
@@ -215,7 +214,7 @@ func (e ending) error() error {
 	return errors.Join(errs...)
 }
 
-// failure is why the row ended otherwise than wanted; nil: it did not.
+// failure returns the error of the row; nil if no step failed for it.
 func (r *row) failure() error {
 	switch {
 	case r.stuck.Err == nil:
@@ -226,7 +225,7 @@ func (r *row) failure() error {
 	return fmt.Errorf("%w; the rollback failed too: %w", r.why.Err, r.stuck.Err)
 }
 
-// backends is the rows for which a step failed.
+// backends returns the results of the rows for which a step failed.
 func (e ending) backends() (all []BackendResult) {
 	results := map[End]journal.Result{ended: journal.ResultDone, rolledBack: journal.ResultRolledBack, notDrained: journal.ResultNotDrained, left: journal.ResultPartial}
 	for _, r := range e.rows {
@@ -237,7 +236,7 @@ func (e ending) backends() (all []BackendResult) {
 	return all
 }
 
-// standing is what is so now, in one word; empty where the operation is done.
+// standing returns the state after the operation in a few words; empty if the operation is done.
 func (e ending) standing(exit Exit) Standing {
 	switch {
 	case exit == Done:
@@ -252,7 +251,7 @@ func (e ending) standing(exit Exit) Standing {
 	return Changed
 }
 
-// stands is what is so now.
+// stands returns the state after the operation.
 func (e ending) stands(exit Exit) (s Stands) {
 	if s.Standing = e.standing(exit); s.Standing != Changed {
 		return s
@@ -273,7 +272,7 @@ func (e ending) stands(exit Exit) (s Stands) {
 	return s
 }
 
-// standsOn is what is so on one LB.
+// standsOn returns the state of one LB.
 func (e ending) standsOn(lb LBPlan, seen seenLB) (all []LBStands) {
 	var standing []*row
 	for _, r := range e.rows {
@@ -305,17 +304,18 @@ func (e ending) standsOn(lb LBPlan, seen seenLB) (all []LBStands) {
 	return all
 }
 
-// undrain is the command line that puts targets back. What else it needs, the journal knows.
+// undrain returns the command that puts targets back. It reads its settings from the journal.
 func (e ending) undrain(targets []string, reason string) []Command {
 	return undrainCommand(targets, e.spec.words(append([]string{"upstream"}, whereFlags...)...), e.despite(reason))
 }
 
-// resume is the command line that continues with the operation.
+// resume returns the command that resumes the operation.
 func (e ending) resume(reason string) []Command {
 	return resumeCommand(e.id, e.spec.words(whereFlags...), e.despite(reason))
 }
 
-// next is what to type next. What is unfinished for the journal can be resumed.
+// next returns the commands to type next. It offers a resume only if the journal has something to
+// resume.
 func (e ending) next(r *Result) (all []Command) {
 	resume := func(reason string) []Command {
 		if r.Result != journal.ResultPartial && r.Result != journal.ResultNotDrained {
@@ -355,7 +355,7 @@ func (e ending) next(r *Result) (all []Command) {
 	return append(all, own...)
 }
 
-// despite is the reason for a command, with what it takes while LBs are gone.
+// despite returns the reason for a command. While LBs are gone, it names the flag that leaves them out.
 func (e ending) despite(reason string) string {
 	var gone []string
 	for i, s := range e.seen {
@@ -372,7 +372,7 @@ func (e ending) despite(reason string) string {
 // notBegun is the result of a command that ended before any operation began.
 const notBegun journal.Result = "not begun"
 
-// ResultOf is what a command that ended with err before any operation began has to say.
+// ResultOf returns the result of a command that ended before an operation began.
 func ResultOf(err error) *Result {
 	r := &Result{ExitCode: ExitOf(err), Result: journal.ResultDone, Findings: []Finding{}, Next: []Command{}}
 	if err == nil {

@@ -27,10 +27,10 @@ func (o *Operation) roll(hard, soft context.Context) error {
 	return errors.Join(err, o.putBack(hard))
 }
 
-// rollBatches does it, and leaves the last batch to be put back.
+// rollBatches takes one batch after the other. The last one is still marked down when it returns.
 func (o *Operation) rollBatches(hard, soft context.Context) error {
 	spec := o.plan.Spec.Rollout
-	// An earlier process has done its work on these, and may not have seen them healthy.
+	// An earlier process did the work on these, and may not have seen them healthy.
 	worked := o.whole.where(func(r *row) bool { return r.isOpen() && r.phase >= starting })
 	if err := o.makeHealthy(hard, worked); err != nil {
 		return err
@@ -65,7 +65,7 @@ func (o *Operation) rollBatches(hard, soft context.Context) error {
 	return nil
 }
 
-// checkFailures ends the run after more backends have failed than it may go on with.
+// checkFailures returns an error if more backends have failed than --max-failures allows.
 func (o *Operation) checkFailures() error {
 	failed := o.whole.where(func(r *row) bool { return r.why.Err != nil }).rows
 	if most := o.plan.Spec.Rollout.MaxFailures; len(failed) > most {
@@ -121,8 +121,8 @@ func (o *Operation) awaitGenerations(ctx context.Context, limit *int) error {
 	return nil
 }
 
-// rollBatch takes some backends out, works on them, and makes them healthy again. They come back
-// with the edit that takes the next batch out.
+// rollBatch takes some backends out, works on them, and makes them healthy again. The edit that takes
+// the next batch out clears their marks.
 func (o *Operation) rollBatch(hard, soft context.Context, rows []*row) error {
 	b, err := o.planBatch(soft, rows)
 	if err != nil {
@@ -136,8 +136,8 @@ func (o *Operation) rollBatch(hard, soft context.Context, rows []*row) error {
 	return o.makeHealthy(hard, b)
 }
 
-// makeHealthy makes backends that were worked on healthy. What remains to be done is to clear their
-// marks.
+// makeHealthy starts backends after the work and waits until they are healthy. Their marks are still to
+// be cleared.
 func (o *Operation) makeHealthy(hard context.Context, b *batch) error {
 	if len(b.rows) == 0 {
 		return nil
@@ -150,8 +150,7 @@ func (o *Operation) makeHealthy(hard context.Context, b *batch) error {
 	return err
 }
 
-// planBatch plans some backends that are taken out, beside those that come back, and asks the
-// guards.
+// planBatch plans the edit that takes some backends out while others return, and asks the guards.
 func (o *Operation) planBatch(ctx context.Context, rows []*row) (*batch, error) {
 	b := o.whole.only(rows)
 	lbs, err := gather(ctx, o.lbs, func(ctx context.Context, lb *LB) (LBPlan, error) {
@@ -192,7 +191,7 @@ func (o *Operation) pause(hard, soft context.Context, i int) error {
 	return sleep(soft, wait)
 }
 
-// putBack clears the marks of the backends that are healthy, on every LB that can be asked.
+// putBack clears the marks of the healthy backends, on as many LBs as possible.
 func (o *Operation) putBack(hard context.Context) error {
 	rest, err := o.walk(hard, hard, o.whole.only(o.returning()), []Phase{clearing})
 	for _, r := range rest.rows {

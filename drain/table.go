@@ -71,8 +71,8 @@ const (
 	ended      End = "done"
 	rolledBack End = "rolled back"
 	notDrained End = "not drained" // out of the pool, the app running, with connections open
-	left       End = "left"        // in another state than it was, or is wanted to be
-	skipped    End = "skipped"     // by --only-if
+	left       End = "left"        // neither done nor rolled back
+	skipped    End = "skipped"     // by --only-if, or because it was undrained meanwhile
 )
 
 // A row is one backend of an operation, and how far it has come.
@@ -87,7 +87,7 @@ type row struct {
 	changed bool    // the operation has changed something for it, if only for a while
 }
 
-// standing tells whether the backend is in another state than the operation found it in.
+// standing reports whether the operation has left the backend in another state than before.
 func (r *row) standing(k Kind) bool {
 	switch {
 	case r.end == rolledBack, r.end == skipped:
@@ -98,13 +98,13 @@ func (r *row) standing(k Kind) bool {
 	return true
 }
 
-// isPartial tells whether the backend is neither as it was before nor as it was to become.
+// isPartial reports whether a step for the backend has begun and it is neither done nor rolled back.
 func (r *row) isPartial() bool { return r.end == left || r.end == "" && r.reached > waiting }
 
-// isOpen tells whether the row has not ended.
+// isOpen reports whether the row has no end yet.
 func (r *row) isOpen() bool { return r.end == "" }
 
-// reverses tells whether the rollback of a row takes the step of a phase. The rollback of a drain
+// reverses reports whether the rollback of a row takes the step of a phase. The rollback of a drain
 // or a rolling run takes steps of an undrain, and that of an undrain takes steps of a drain.
 func (r *row) reverses(p Phase) bool {
 	switch p {
@@ -131,9 +131,8 @@ const (
 	rollBack
 )
 
-// fateOf decides what becomes of a backend after its part of a step, by the furthest phase that it
-// has reached. The batches of a rolling run go back until the work begins; what fails after the
-// work stays out.
+// fateOf decides what becomes of a backend after a step, by the furthest phase that it has reached. A
+// rolling run puts a backend back that fails before the work, and leaves it out after the work.
 func fateOf(s Spec, reached Phase, v Verdict) fate {
 	switch {
 	case v.Outcome == StepOK:
@@ -152,14 +151,14 @@ func fateOf(s Spec, reached Phase, v Verdict) fate {
 	return rollBack
 }
 
-// A batch is rows that are taken together: one edit and one reload on each LB.
+// A batch is rows that take each step together, with one edit and one reload on each LB.
 type batch struct {
 	o    *Operation
 	rows []*row
-	lbs  []LBPlan // what the LBs reported of them last
+	lbs  []LBPlan // the latest report of each LB
 }
 
-// newWhole is the batch of all backends of the operation.
+// newWhole returns the batch of all backends of the operation.
 func (o *Operation) newWhole() *batch {
 	b := &batch{o: o, lbs: slices.Clone(o.plan.LBs)}
 	for _, p := range o.plan.Backends {
@@ -168,23 +167,23 @@ func (o *Operation) newWhole() *batch {
 	return b
 }
 
-// only is the batch of some of its rows.
+// only returns the batch of some of its rows.
 func (b *batch) only(rows []*row) *batch {
 	return &batch{o: b.o, rows: rows, lbs: slices.Clone(b.lbs)}
 }
 
-// where is the batch of those rows that is tells true of.
+// where returns the batch of the rows that is accepts.
 func (b *batch) where(is func(*row) bool) *batch {
 	return b.only(slices.DeleteFunc(slices.Clone(b.rows), func(r *row) bool { return !is(r) }))
 }
 
-// without is the batch of the other rows.
+// without returns the batch of the other rows.
 func (b *batch) without(rows []*row) *batch {
 	return b.where(func(r *row) bool { return !slices.Contains(rows, r) })
 }
 
-// returning is the rows of a rolling run that are healthy and still marked down. They come back
-// with the edit that takes the next batch out.
+// returning returns the rows of a rolling run that are healthy and still marked down. The edit that
+// takes the next batch out clears their marks.
 func (o *Operation) returning() []*row {
 	return o.whole.where(func(r *row) bool { return r.end == "" && r.phase == clearing }).rows
 }
@@ -196,7 +195,7 @@ func namesOf(rows []*row) (all []string) {
 	return all
 }
 
-// targetsOf is what names the backends of rows.
+// targetsOf returns the targets of rows.
 func targetsOf(rows []*row) (all []string) {
 	for _, r := range rows {
 		all = append(all, r.plan.Targets...)
@@ -204,13 +203,13 @@ func targetsOf(rows []*row) (all []string) {
 	return all
 }
 
-// part is what one LB reported last.
+// part returns the latest report of one LB.
 func (b *batch) part(lb *LB) LBPlan { return b.lbs[slices.Index(b.o.lbs, lb)] }
 
-// servers is the servers of rows on one LB.
+// servers returns the servers of rows on one LB.
 func (b *batch) servers(lb *LB, rows []*row) []balancer.Server { return serversOf(b.part(lb), rows) }
 
-// serversOf is the servers of rows on one LB.
+// serversOf returns the servers of rows on one LB.
 func serversOf(lb LBPlan, rows []*row) []balancer.Server {
 	rows = rowsOn(lb.LB, rows)
 	return slices.DeleteFunc(slices.Clone(lb.Report.Servers), func(s balancer.Server) bool {
@@ -218,18 +217,19 @@ func serversOf(lb LBPlan, rows []*row) []balancer.Server {
 	})
 }
 
-// rowsOn is those of the rows that one LB sends requests to: a backend on an LB has that one alone.
+// rowsOn returns the rows that one LB sends requests to. Only its own LB sends requests to a backend
+// that is on an LB.
 func rowsOn(lb string, rows []*row) []*row {
 	return slices.DeleteFunc(slices.Clone(rows), func(r *row) bool { return r.plan.LB != "" && r.plan.LB != lb })
 }
 
-// A table is the rows as a journal has them.
+// A table is the rows in the form of the journal.
 type table struct {
 	Steps int        `json:"steps"` // that were begun; the table with the most is the latest
 	Rows  []savedRow `json:"rows,omitempty"`
 }
 
-// A savedRow is one of them.
+// A savedRow is one row of a table.
 type savedRow struct {
 	Backend string `json:"backend"`
 	Phase   Phase  `json:"phase"`
@@ -238,7 +238,7 @@ type savedRow struct {
 	Active  bool   `json:"active,omitempty"` // its service ran before
 }
 
-// table is the rows for the journal.
+// table returns the rows for the journal.
 func (o *Operation) table() json.RawMessage {
 	t := table{Steps: o.steps}
 	for _, r := range o.whole.rows {
@@ -248,14 +248,14 @@ func (o *Operation) table() json.RawMessage {
 	return text
 }
 
-// continued is the operation on an LB that the spec continues. One of that ID which another user
-// has recorded is another one.
+// continued returns the operation on an LB that the spec resumes. It ignores an operation with the same
+// ID that another user recorded.
 func (s Spec) continued(lb LBPlan) (op journal.Operation, ok bool) {
 	op, ok = lb.Report.State.Find(s.Continues)
 	return op, ok && sameRecorder(op.Recorder, s.recorder)
 }
 
-// savedTable is the latest table that an LB has of the operation which the spec continues.
+// savedTable returns the latest table of the operation that the spec resumes.
 func (s Spec) savedTable(lbs []LBPlan) (latest table) {
 	for _, lb := range lbs {
 		var t table
@@ -267,7 +267,7 @@ func (s Spec) savedTable(lbs []LBPlan) (latest table) {
 	return latest
 }
 
-// row is the row of a backend.
+// row returns the row of a backend.
 func (t table) row(name string) (savedRow, bool) {
 	i := slices.IndexFunc(t.Rows, func(r savedRow) bool { return r.Backend == name })
 	if i < 0 {
@@ -276,15 +276,15 @@ func (t table) row(name string) (savedRow, bool) {
 	return t.Rows[i], true
 }
 
-// isWorked tells whether the work of a rolling run on the backend is done. What failed after it is
-// worked on again, unless nothing but its way back into the pool failed.
+// isWorked reports whether a resumed run skips the work on the backend. It repeats the work if the
+// backend failed to start or to become healthy afterwards.
 func (r savedRow) isWorked() bool {
 	return r.End == ended || r.End == "" && r.Phase >= starting || r.End == left && r.Phase == clearing
 }
 
-// adopt continues with the table of an earlier process. What is done and still so is not done
-// again. The rest begins anew, in a rolling run after the work where that is done. What another
-// operator has undrained meanwhile is left as it is.
+// adopt takes over the table of an earlier process. Rows that are done, and still as wanted, stay done.
+// The others begin anew; in a rolling run they begin after the work if that is done. A backend that
+// another operator undrained meanwhile is skipped.
 func (o *Operation) adopt(t table) {
 	o.steps = t.Steps
 	k := o.plan.Spec.Kind
@@ -312,8 +312,8 @@ func (o *Operation) adopt(t table) {
 	}
 }
 
-// covers tells whether the journal of an LB still has the operation on a server of the row. An
-// operation that has begun on none has not lost it.
+// covers reports whether a journal still lists a server of the row for the operation. An undrain
+// removes its servers from earlier operations.
 func (o *Operation) covers(r *row) bool {
 	found := false
 	for _, lb := range o.whole.lbs {
@@ -328,14 +328,14 @@ func (o *Operation) covers(r *row) bool {
 	return !found
 }
 
-// needsEdit tells whether a server of the row is not as it is wanted.
+// needsEdit reports whether a server of the row is not as wanted.
 func (o *Operation) needsEdit(r *row) bool {
 	return slices.ContainsFunc(o.whole.lbs, func(lb LBPlan) bool {
 		return slices.ContainsFunc(serversOf(lb, []*row{r}), func(s balancer.Server) bool { return s.Configure })
 	})
 }
 
-// learn takes in servers of the operation that an LB did not have when it was planned.
+// learn adds servers that an LB did not have when the operation was planned.
 func (o *Operation) learn(i int, part LBPlan) {
 	report := *o.whole.lbs[i].Report
 	for _, s := range part.Report.Servers {
@@ -346,7 +346,7 @@ func (o *Operation) learn(i int, part LBPlan) {
 	o.whole.lbs[i].Report = &report
 }
 
-// keysOf is servers for the journal of an LB, each once.
+// keysOf returns the keys of servers, each once.
 func keysOf(servers []balancer.Server) (keys []journal.Server) {
 	for _, s := range servers {
 		if !slices.Contains(keys, s.Server) {

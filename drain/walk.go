@@ -36,7 +36,7 @@ func failed(changed bool, err error) Verdict {
 	return Verdict{Outcome: StepError, Changed: changed, Err: err}
 }
 
-// of is the verdict on one row.
+// of returns the verdict on one row.
 func (v Verdict) of(r *row) Verdict {
 	if each, ok := v.Each[r]; ok {
 		return each
@@ -44,7 +44,7 @@ func (v Verdict) of(r *row) Verdict {
 	return v
 }
 
-// joined is the verdict over several rows: the worst one, with the details of all.
+// joined returns the verdict on several rows: the worst of them, with the details of all.
 func joined(rows []*row, verdicts []Verdict) Verdict {
 	all := Verdict{Each: map[*row]Verdict{}}
 	for i, v := range verdicts {
@@ -66,8 +66,8 @@ func joined(rows []*row, verdicts []Verdict) Verdict {
 	return all
 }
 
-// run does the step of a phase. On the way back it acts on what this operation has done alone.
-// Each step may be done again after it was done, or half done: it then does what is left.
+// run does the step of a phase. In a rollback, back is set and the step undoes only what this operation
+// did. A step can be repeated; it then does what is still to be done.
 func (b *batch) run(ctx context.Context, p Phase, back bool) Verdict {
 	switch p {
 	case marking, clearing:
@@ -86,7 +86,7 @@ func (o *Operation) walk(hard, soft context.Context, b *batch, path []Phase) (re
 	for _, p := range path {
 		ctx := soft
 		if o.plan.Spec.Kind == Run && p >= working {
-			ctx = hard // a batch that was worked on comes back to the pool first
+			ctx = hard // after Ctrl-C, the batch returns to the pool before the run ends
 		}
 		v := o.take(ctx, b, p, false)
 		switch {
@@ -119,14 +119,14 @@ func (o *Operation) unwindAll(hard context.Context, b *batch, v Verdict) error {
 	back := b.where(func(r *row) bool { return !stays(r) })
 	o.unwind(hard, back, v)
 	for _, r := range back.rows {
-		if r.end == rolledBack { // as if the run had not come to it
+		if r.end == rolledBack { // a resume begins with it
 			r.phase, r.reached, r.end, r.why = waiting, waiting, "", Verdict{}
 		}
 	}
 	return v.Err
 }
 
-// settle decides what becomes of the rows that a step has failed for. The rest goes on.
+// settle decides what becomes of the rows that failed in a step. It returns the others.
 func (o *Operation) settle(hard context.Context, b *batch, p Phase, v Verdict) (rest *batch) {
 	spec := o.plan.Spec
 	var back, stay []*row
@@ -191,7 +191,7 @@ func (o *Operation) unwind(ctx context.Context, b *batch, why Verdict) {
 	}
 }
 
-// tellRollback says that rows go back: of all backends of the operation once, of some each.
+// tellRollback emits the beginning of a rollback: once for all backends, otherwise for each one.
 func (o *Operation) tellRollback(b *batch, why Verdict) {
 	if len(b.rows) == len(o.whole.rows) {
 		if slices.ContainsFunc(b.rows, func(r *row) bool { return r.changed }) {
@@ -215,7 +215,7 @@ func (o *Operation) take(ctx context.Context, b *batch, p Phase, back bool) Verd
 	run := o.plan.Spec.Kind == Run
 	wayBack := back || run && p > working
 	if wayBack && o.lbs.broken() {
-		// An LB that is gone is no reason to leave the app stopped. What needs it says so.
+		// An LB that is gone is no reason to leave the app stopped. Steps that need it fail.
 		_ = o.reconnect(ctx)
 	}
 	if back || run || o.begins(b, p) {
@@ -249,13 +249,13 @@ func (o *Operation) take(ctx context.Context, b *batch, p Phase, back bool) Verd
 	return v
 }
 
-// begins tells whether the step is still to be announced. The first step of a drain or an undrain
+// begins reports whether the step is still to be announced. The first step of a drain or an undrain
 // is announced when the operation begins.
 func (o *Operation) begins(b *batch, p Phase) bool {
 	return slices.ContainsFunc(b.rows, func(r *row) bool { return r.phase != p })
 }
 
-// announce says that a step begins, and notes it in the table.
+// announce emits the beginning of a step, and notes it in the table.
 func (o *Operation) announce(b *batch, p Phase, back bool) {
 	e := &StepStarted{Header: Header{Step: p.step(), Direction: p.direction()}, Rollback: back, Description: b.describe(p)}
 	switch path := o.plan.path(); {
@@ -288,7 +288,7 @@ func (o *Operation) failedStep(head Header, v Verdict) Verdict {
 	return v
 }
 
-// path is the phases that a plan leads through: without a service there is none to stop.
+// path returns the phases of a plan. Without a service there is none to stop or start.
 func (p *Plan) path() []Phase {
 	return slices.DeleteFunc(slices.Clone(paths[p.Spec.Kind]), func(ph Phase) bool {
 		return ph.step() == StepService && !slices.ContainsFunc(p.Backends, func(b Backend) bool { return b.Settings.Service != "" })

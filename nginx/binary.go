@@ -8,6 +8,8 @@ import (
 	"path"
 	"regexp"
 	"strings"
+
+	"github.com/drainctl/drainctl/command"
 )
 
 // DefaultConf is where the configuration is looked for when nginx -V does not
@@ -78,7 +80,7 @@ func (b Binary) Build(ctx context.Context) (Build, error) {
 	}
 	_, out, err := run(ctx, b.Path, "-V")
 	var failed *CommandError
-	if errors.As(err, &failed) && (failed.Code == codeNotFound || failed.Code == codeCannotExecute) {
+	if errors.As(err, &failed) && (failed.Code == command.NotFound || failed.Code == command.CannotExecute) {
 		return Build{}, fmt.Errorf("%s -V: %w", b.Path, ErrNoBinary)
 	}
 	if err != nil {

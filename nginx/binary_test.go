@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/drainctl/drainctl/command"
 )
 
 func TestParseBuild(t *testing.T) {
@@ -132,7 +134,7 @@ func TestRunBoundsTheOutput(t *testing.T) {
 	for _, script := range []string{"exec yes", "exec yes >&2", "exec tr '\\0' x </dev/zero", "trap '' PIPE TERM; head -c 9000000 /dev/zero; exit 0"} {
 		began := time.Now()
 		out, errOut, err := run(t.Context(), "sh", "-c", script)
-		if !errors.Is(err, errOutput) || len(out)+len(errOut) > 0 || len(err.Error()) > 200 || time.Since(began) > generous/2 {
+		if !errors.Is(err, command.TooLongError(maxOutput)) || len(out)+len(errOut) > 0 || len(err.Error()) > 200 || time.Since(began) > generous/2 {
 			t.Errorf("%s: %d and %d bytes, %v", script, len(out), len(errOut), err)
 		}
 	}

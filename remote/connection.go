@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"sync"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -21,14 +21,21 @@ const maxPause = 100 * time.Millisecond
 
 // connection is one SSH connection to a host.
 type connection struct {
-	name   string
-	client *ssh.Client
-	conn   *countingConn
-	hops   []*ssh.Client // those it runs through
-	answer time.Duration // for the host to answer a request
-	dead   chan struct{} // closed when it is of no more use
-	once   sync.Once
-	cause  error // why, once dead is closed
+	name    string
+	client  *ssh.Client
+	network *countingConn
+	hops    []*ssh.Client   // those it runs through
+	answer  time.Duration   // for the host to answer a request
+	ctx     context.Context // ends with the connection; the cause says why
+	cancel  context.CancelCauseFunc
+}
+
+func newConnection(name string, client *ssh.Client, network *countingConn, hops []*ssh.Client, l limits) *connection {
+	c := &connection{name: name, client: client, network: network, hops: hops, answer: l.answer}
+	c.ctx, c.cancel = context.WithCancelCause(context.Background())
+	go func() { c.end(client.Wait()) }()
+	go c.keepalive(l.keepalive)
+	return c
 }
 
 // countingConn counts what arrives on a connection, and notes its end.
@@ -65,11 +72,11 @@ func (c *connection) keepalive(interval time.Duration) {
 	missed := 0
 	for {
 		select {
-		case <-c.dead:
+		case <-c.ctx.Done():
 			return
 		case <-tick.C:
 		}
-		if now := c.conn.reads.Load(); now != seen {
+		if now := c.network.reads.Load(); now != seen {
 			seen, missed = now, 0
 			continue
 		}
@@ -79,38 +86,44 @@ func (c *connection) keepalive(interval time.Duration) {
 		}
 		if asked.CompareAndSwap(false, true) {
 			go func() {
-				_, _, _ = c.client.SendRequest("keepalive@openssh.com", true, nil)
+				_ = c.ping()
 				asked.Store(false)
 			}()
 		}
 	}
 }
 
-// end marks the connection as dead, for the reason err, and closes it.
-func (c *connection) end(err error) {
-	c.once.Do(func() {
-		c.cause = clippedError{err}
-		close(c.dead)
-		c.conn.Close() // first: a goodbye may block on a network that is cut
-		c.client.Close()
-		closeAll(c.hops)
-	})
+// ping asks the host for an answer. All that the host has sent before arrives first.
+func (c *connection) ping() error {
+	_, _, err := c.client.SendRequest("keepalive@openssh.com", true, nil)
+	return err
 }
 
-// isDead says whether the connection has ended.
-func (c *connection) isDead() bool {
-	select {
-	case <-c.dead:
-		return true
-	default:
-		return false
+// end closes the connection, for the reason err unless it has ended before.
+func (c *connection) end(err error) {
+	c.cancel(clippedError{err})
+	c.network.Close() // first: a goodbye may block on a network that is cut
+	c.client.Close()
+	closeAll(c.hops)
+}
+
+// closeAll closes clients, the last first.
+func closeAll(clients []*ssh.Client) {
+	for _, c := range slices.Backward(clients) {
+		c.Close()
 	}
 }
 
+// isDead reports whether the connection has ended.
+func (c *connection) isDead() bool { return c.ctx.Err() != nil }
+
+// isBroken reports whether the connection has ended or will do so at once.
+func (c *connection) isBroken() bool { return c.network.ended.Load() || c.isDead() }
+
 // lost is the error of what was under way on the connection when it ended.
 func (c *connection) lost() error {
-	if c.isDead() && c.cause != nil && c.cause.Error() != "EOF" {
-		return fmt.Errorf("%s: %w: %w", c.name, ErrConnection, c.cause)
+	if cause := context.Cause(c.ctx); cause != nil && cause.Error() != "EOF" {
+		return fmt.Errorf("%s: %w: %w", c.name, ErrConnection, cause)
 	}
 	return fmt.Errorf("%s: %w", c.name, ErrConnection)
 }
@@ -119,9 +132,9 @@ func (c *connection) lost() error {
 var errDead = errors.New("the connection is dead")
 
 // query runs f, which asks the host something over c, for as long as that can be
-// answered. What f brings after that is given to drop. The library may let f
-// wait for ever on a connection that has just ended. A host that does not answer in
-// time loses the connection.
+// answered. What f brings after that is given to drop. The library may let f wait for
+// ever on a connection that has just ended. The error is errDead when the connection has
+// ended. A host that does not answer in time loses the connection.
 func query[T any](ctx context.Context, c *connection, f func() (T, error), drop func(T)) (T, error) {
 	type answer struct {
 		value T
@@ -129,22 +142,23 @@ func query[T any](ctx context.Context, c *connection, f func() (T, error), drop 
 	}
 	got := make(chan answer, 1)
 	go func() {
-		var a answer
-		a.value, a.err = f()
-		got <- a
+		value, err := f()
+		got <- answer{value, err}
 	}()
 	var none T
-	var err error
+	err := errDead
 	select {
 	case a := <-got:
-		return a.value, a.err
+		if a.err == nil || errors.As(a.err, new(*ssh.OpenChannelError)) {
+			return a.value, a.err
+		}
+		c.end(a.err) // in whatever words: f cannot fail otherwise
+		return none, errDead
 	case <-ctx.Done():
 		err = context.Cause(ctx)
-	case <-c.dead:
-		err = errDead
+	case <-c.ctx.Done():
 	case <-time.After(c.answer):
 		c.end(fmt.Errorf("no answer within %v", c.answer))
-		err = errDead
 	}
 	go func() {
 		if a := <-got; a.err == nil {
@@ -154,41 +168,38 @@ func query[T any](ctx context.Context, c *connection, f func() (T, error), drop 
 	return none, err
 }
 
-// open opens a channel for a session. sshd may not have taken in the end of the
-// last one yet: it is asked again for as long as limit. The error is errDead
+// channel is a channel for a command, and what the host requests on it.
+type channel struct {
+	ssh.Channel
+	requests <-chan *ssh.Request
+}
+
+// open opens a channel for a command. sshd may not have noticed yet that the last
+// command has ended: it is asked again for as long as limit. The error is errDead
 // where another connection may do: nothing was sent on this one.
-func (c *connection) open(ctx context.Context, limit time.Duration) (ssh.Channel, <-chan *ssh.Request, error) {
-	type opened struct {
-		channel  ssh.Channel
-		requests <-chan *ssh.Request
-	}
+func (c *connection) open(ctx context.Context, limit time.Duration) (channel, error) {
 	begin := time.Now()
 	for pause := time.Millisecond; ; pause = min(2*pause, maxPause) {
-		o, err := query(ctx, c, func() (o opened, err error) {
-			o.channel, o.requests, err = c.client.OpenChannel("session", nil)
-			return o, err
-		}, func(o opened) {
-			go ssh.DiscardRequests(o.requests)
-			o.channel.Close()
+		ch, err := query(ctx, c, func() (ch channel, err error) {
+			ch.Channel, ch.requests, err = c.client.OpenChannel("session", nil)
+			return ch, err
+		}, func(ch channel) {
+			go ssh.DiscardRequests(ch.requests)
+			ch.Close()
 		})
 		var refused *ssh.OpenChannelError
 		switch {
-		case err == nil:
-			return o.channel, o.requests, nil
-		case ctx.Err() != nil:
-			return nil, nil, context.Cause(ctx)
 		case !errors.As(err, &refused):
-			c.end(err)
-			return nil, nil, errDead
+			return ch, err
 		case time.Since(begin) > limit:
-			return nil, nil, fmt.Errorf("%s refuses another session (%s); see MaxSessions in its sshd_config", c.name, clip(refused.Message))
+			return ch, fmt.Errorf("%s refuses another session (%s); see MaxSessions in its sshd_config", c.name, clip(refused.Message))
 		}
 		select {
 		case <-time.After(pause):
-		case <-c.dead:
-			return nil, nil, errDead
+		case <-c.ctx.Done():
+			return ch, errDead
 		case <-ctx.Done():
-			return nil, nil, context.Cause(ctx)
+			return ch, context.Cause(ctx)
 		}
 	}
 }
@@ -197,17 +208,12 @@ func (c *connection) open(ctx context.Context, limit time.Duration) (ssh.Channel
 // connection may do.
 func (c *connection) dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	conn, err := query(ctx, c, func() (net.Conn, error) {
-		return c.client.DialContext(ctx, network, addr)
+		return c.client.Dial(network, addr)
 	}, func(conn net.Conn) { conn.Close() })
 	var refused *ssh.OpenChannelError
 	switch {
-	case err == nil:
-		return conn, nil
-	case ctx.Err() != nil:
-		return nil, context.Cause(ctx)
 	case !errors.As(err, &refused):
-		c.end(err) // in whatever words: this cannot fail otherwise
-		return nil, errDead
+		return conn, err
 	case refused.Reason == ssh.Prohibited:
 		return nil, fmt.Errorf("%s (see AllowTcpForwarding and PermitOpen in its sshd_config)", clip(refused.Message))
 	}

@@ -15,6 +15,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/drainctl/drainctl/command"
 )
 
 var (
@@ -228,7 +230,7 @@ func (c *Counter) limit(ctx context.Context) (limited context.Context, done func
 	within := s.limits.command
 	ctx, cancel := context.WithTimeoutCause(ctx, within, fmt.Errorf("no answer within %v", within))
 	stop := context.AfterFunc(ctx, func() {
-		s.process.hangup()
+		s.process.Close()
 		close(closed)
 	})
 	return ctx, func() {
@@ -244,13 +246,32 @@ func (c *Counter) broken(ctx context.Context, err error) error {
 	switch {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
-	case errors.Is(err, ErrConnection), errors.As(err, new(tooLongError)):
+	case errors.Is(err, ErrConnection), errors.As(err, new(command.TooLongError)):
 		return err
 	}
 	if text := lastLines([]byte(c.stream.Stderr()), outputLines); text != "" {
 		return fmt.Errorf("the shell there ended: %s", indentRest(text))
 	}
 	return fmt.Errorf("the shell there ended: %w", err)
+}
+
+// A lineReader reads lines of at most maxLine bytes.
+type lineReader struct {
+	*bufio.Reader
+	left int // bytes that the answer may still have
+}
+
+// line reads the next line of an answer.
+func (r *lineReader) line() (string, error) {
+	line, err := r.ReadSlice('\n')
+	r.left -= len(line)
+	switch {
+	case errors.Is(err, bufio.ErrBufferFull):
+		err = command.TooLongError(maxLine)
+	case r.left < 0:
+		err = command.TooLongError(maxOutput)
+	}
+	return string(line), err
 }
 
 // parseCount reads the answer to "count" or "held".

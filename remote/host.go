@@ -6,12 +6,15 @@
 package remote
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"strings"
 	"time"
+
+	"github.com/drainctl/drainctl/command"
 )
 
 // ErrConnection says that the connection to a host could not be made or was
@@ -66,15 +69,23 @@ type Command struct {
 	Limit time.Duration
 }
 
+// limited is ctx, ended when the time of c is up.
+func (c Command) limited(ctx context.Context, l limits) (context.Context, context.CancelFunc) {
+	limit := cmp.Or(c.Limit, l.command)
+	if limit < 0 {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeoutCause(ctx, limit, fmt.Errorf("it did not end within %v", limit))
+}
+
 // NoLimit leaves it to the context how long a command may take.
 const NoLimit time.Duration = -1
 
 // Result is how a command ended.
 type Result struct {
-	Stdout  []byte
-	Stderr  []byte
-	Code    int           // exit status; 128 + n when signal n ended it
-	Elapsed time.Duration // from the start to the end of it, as seen from here
+	Stdout []byte
+	Stderr []byte
+	Code   int // exit status; 128 + n when signal n ended it
 }
 
 // outputLines is how many of a tool's last lines an error repeats.
@@ -113,12 +124,7 @@ func (e *ExitError) Error() string {
 
 // lastLines returns the last n lines of b that are not blank, each clipped to 4 KiB.
 func lastLines(b []byte, n int) string {
-	var lines []string
-	for line := range strings.Lines(string(b)) {
-		if line = strings.TrimRight(line, " \t\r\n"); line != "" {
-			lines = append(lines, clipTo(line, maxText))
-		}
-	}
+	lines := command.Lines(string(b))
 	return strings.Join(lines[max(0, len(lines)-n):], "\n")
 }
 

@@ -1,12 +1,9 @@
 package remote
 
 import (
-	"bufio"
-	"bytes"
-	"errors"
-	"fmt"
-	"strings"
 	"time"
+
+	"github.com/drainctl/drainctl/command"
 )
 
 // A host may be broken or hostile. Nothing that it sends is kept without a bound, and
@@ -43,58 +40,11 @@ func defaultLimits() limits {
 	}
 }
 
-// A tooLongError says that a command printed more than so many bytes.
-type tooLongError int
-
-func (e tooLongError) Error() string { return fmt.Sprintf("it printed more than %d KiB", int(e)>>10) }
-
-// A boundedBuffer is output of at most limit bytes. It calls full when there is more.
-type boundedBuffer struct {
-	text  bytes.Buffer
-	limit int
-	full  func(error)
-}
-
-func (b *boundedBuffer) Write(p []byte) (int, error) {
-	if len(p) > b.limit-b.text.Len() {
-		err := tooLongError(b.limit)
-		b.full(err)
-		return 0, err
-	}
-	return b.text.Write(p)
-}
-
-// A lineReader reads lines of at most maxLine bytes.
-type lineReader struct {
-	*bufio.Reader
-	left int // bytes that the answer may still have
-}
-
-// line reads the next line of an answer.
-func (r *lineReader) line() (string, error) {
-	line, err := r.ReadSlice('\n')
-	r.left -= len(line)
-	switch {
-	case errors.Is(err, bufio.ErrBufferFull):
-		err = tooLongError(maxLine)
-	case r.left < 0:
-		err = tooLongError(maxOutput)
-	}
-	return string(line), err
-}
-
 // clip shortens s for an error.
-func clip(s string) string { return clipTo(s, 200) }
-
-func clipTo(s string, n int) string {
-	if len(s) > n {
-		return strings.ToValidUTF8(s[:n], "") + "..."
-	}
-	return s
-}
+func clip(s string) string { return command.Clip(s, 200) }
 
 // A clippedError has a text of bounded length, whatever a host put into it.
 type clippedError struct{ error }
 
-func (e clippedError) Error() string { return clipTo(e.error.Error(), maxText) }
+func (e clippedError) Error() string { return command.Clip(e.error.Error(), maxText) }
 func (e clippedError) Unwrap() error { return e.error }

@@ -5,55 +5,34 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"slices"
 	"strings"
 	"time"
 
 	"golang.org/x/crypto/ssh"
 )
 
-// dialer makes connections to one host.
-type dialer struct {
-	route  []endpoint // the hosts on the way, and the host itself
-	keys   *keyring
-	limits limits
-}
-
 // dial connects to each host of the route through the one before it.
-func (d *dialer) dial(ctx context.Context) (*connection, error) {
-	last := len(d.route) - 1
+func (h *sshHost) dial(ctx context.Context) (*connection, error) {
 	var hops []*ssh.Client
-	for i, e := range d.route {
-		client, conn, err := d.step(ctx, hops, e)
+	for _, e := range h.route[:len(h.route)-1] {
+		client, _, err := h.step(ctx, hops, e)
 		if err != nil {
 			closeAll(hops)
-			if i < last {
-				err = fmt.Errorf("on the way to %s: %w", d.route[last].name(), err)
-			}
-			return nil, err
+			return nil, fmt.Errorf("on the way to %s: %w", h.Name(), err)
 		}
-		if i < last {
-			hops = append(hops, client)
-			continue
-		}
-		c := &connection{name: e.name(), client: client, conn: conn, hops: hops, answer: d.limits.answer, dead: make(chan struct{})}
-		go func() { c.end(client.Wait()) }()
-		go c.keepalive(d.limits.keepalive)
-		return c, nil
+		hops = append(hops, client)
 	}
-	return nil, errors.New("ssh: no host")
-}
-
-// closeAll closes clients, the last first.
-func closeAll(clients []*ssh.Client) {
-	for _, c := range slices.Backward(clients) {
-		c.Close()
+	client, network, err := h.step(ctx, hops, h.endpoint())
+	if err != nil {
+		closeAll(hops)
+		return nil, err
 	}
+	return newConnection(h.Name(), client, network, hops, h.limits), nil
 }
 
 // step connects and logs in to e through the last of hops, or directly if there
 // are none.
-func (d *dialer) step(ctx context.Context, hops []*ssh.Client, e endpoint) (*ssh.Client, *countingConn, error) {
+func (h *sshHost) step(ctx context.Context, hops []*ssh.Client, e endpoint) (*ssh.Client, *countingConn, error) {
 	known, err := loadHostKeys(e.knownHosts, e.revoked)
 	if err != nil {
 		return nil, nil, fmt.Errorf("ssh to %s: %w", e.name(), err)
@@ -72,7 +51,7 @@ func (d *dialer) step(ctx context.Context, hops []*ssh.Client, e endpoint) (*ssh
 		return nil, nil, fmt.Errorf("ssh to %s: %w: %w", e.name(), ErrConnection, err)
 	}
 	counting := &countingConn{Conn: conn}
-	client, err := d.login(ctx, counting, e, known)
+	client, err := h.login(ctx, counting, e, known)
 	if err != nil {
 		conn.Close()
 		return nil, nil, err
@@ -82,8 +61,8 @@ func (d *dialer) step(ctx context.Context, hops []*ssh.Client, e endpoint) (*ssh
 
 // login does the handshake with e on conn. It returns at once when ctx ends,
 // whatever a person is being asked at that time.
-func (d *dialer) login(ctx context.Context, conn net.Conn, e endpoint, known *hostKeys) (*ssh.Client, error) {
-	keys, err := d.keys.attempt(ctx, e)
+func (h *sshHost) login(ctx context.Context, conn net.Conn, e endpoint, known *hostKeys) (*ssh.Client, error) {
+	keys, err := h.keys.attempt(ctx, e)
 	if err != nil {
 		return nil, err
 	}

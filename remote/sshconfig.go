@@ -4,15 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
-	"os/exec"
 	"os/user"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/drainctl/drainctl/command"
 )
 
 const (
@@ -21,6 +21,43 @@ const (
 	// maxRoute bounds the hosts on the way to one, and finds circles.
 	maxRoute = 8
 )
+
+// SSH is how to reach a host over SSH. What is empty is taken from the
+// configuration of ssh, then from its defaults. There is no way to turn the
+// check of the host key off, whatever StrictHostKeyChecking says there.
+type SSH struct {
+	Address  string // host name or address, or an alias of the configuration
+	User     string
+	Port     int
+	Identity string // private key file, before all others
+	// ConfigFile is read in the place of ~/.ssh/config and
+	// /etc/ssh/ssh_config; "none" stands for no file.
+	ConfigFile string
+	// KnownHosts is read in the place of the configured known_hosts files.
+	KnownHosts string
+	// Passphrase is asked for the passphrase of the key file at keyPath when
+	// the host would take that key and no agent holds it. It may be asked
+	// again if it was wrong. What it returns is overwritten. It must return
+	// when ctx ends. If it is nil, such a key is an error.
+	Passphrase func(ctx context.Context, keyPath string) ([]byte, error)
+	// Trace, if not nil, is told every command as it is sent, without what
+	// it reads.
+	Trace func(host, command string)
+	// DialTimeout bounds making a connection to each host on the way, a
+	// person's typing not counted. It is ConnectTimeout of the configuration
+	// or 10 s if it is 0.
+	DialTimeout time.Duration
+}
+
+// Connect connects to the host. The error is a *HostKeyError where its key is
+// not known, an *AuthError where it refuses the login, and ErrConnection where
+// it cannot be reached.
+//
+// The connection is kept, and made anew when it breaks: by the next call, or
+// by the one that finds it broken before it has sent anything.
+func (s SSH) Connect(ctx context.Context) (Host, error) {
+	return s.connect(ctx, defaultLimits())
+}
 
 // endpoint is a host as the configuration of ssh describes it.
 type endpoint struct {
@@ -127,7 +164,7 @@ func (s SSH) ask(ctx context.Context, alias, user string, port int) (string, err
 	if alias == "" || strings.HasPrefix(alias, "-") || strings.ContainsAny(alias, " \t\r\n\x00@/") {
 		return "", fmt.Errorf("ssh: %q is not a host name or address", alias)
 	}
-	args := []string{"-T", "-G"}
+	args := []string{"ssh", "-T", "-G"}
 	if s.ConfigFile != "" {
 		args = append(args, "-F", s.ConfigFile)
 	}
@@ -137,46 +174,22 @@ func (s SSH) ask(ctx context.Context, alias, user string, port int) (string, err
 	if port != 0 {
 		args = append(args, "-p", strconv.Itoa(port))
 	}
-	// No pipes: what "Match exec" has started may hold them for long. A file has all
-	// that ssh has written when it ends.
-	out, err1 := memoryFile()
-	said, err2 := memoryFile()
-	if err := errors.Join(err1, err2); err != nil {
-		return "", fmt.Errorf("ssh configuration of %s: %w", alias, err)
-	}
-	defer out.Close()
-	defer said.Close()
-	cmd := exec.CommandContext(ctx, "ssh", append(args, "--", alias)...)
-	cmd.Stdout, cmd.Stderr = out, said
-	err := cmd.Run()
-	var failed *exec.ExitError
+	// Grace is 0: what "Match exec" has started may hold the output of ssh open for long.
+	out, errOut := &command.Output{Max: maxOutput}, &command.Output{Max: maxStderr, Last: true}
+	args = append(args, "--", alias)
+	code, err := command.Run(ctx, command.Command{Args: args, Stdout: out, Stderr: errOut})
 	switch {
-	case errors.Is(err, exec.ErrNotFound):
+	case err == nil && code == command.NotFound:
 		return "", errors.New("there is no ssh on this machine, which drainctl asks what ~/.ssh/config means\nhint: install openssh-client")
 	case ctx.Err() != nil:
 		return "", fmt.Errorf("ssh to %s: %w", alias, context.Cause(ctx))
-	case errors.As(err, &failed):
-		stderr, _ := contentOf(said)
-		err = (Result{Stderr: []byte(stderr), Code: failed.ExitCode()}).Err("ssh", "-G")
-	}
-	var answer string
-	if err == nil {
-		answer, err = contentOf(out)
+	case err == nil:
+		err = (Result{Stderr: errOut.Bytes(), Code: code}).Err("ssh", "-G")
 	}
 	if err != nil {
 		return "", fmt.Errorf("ssh configuration of %s: %w", alias, err)
 	}
-	return answer, nil
-}
-
-// contentOf is all that is in a file, wherever somebody has left off in it.
-func contentOf(f *os.File) (string, error) {
-	info, err := f.Stat()
-	if err != nil {
-		return "", err
-	}
-	text, err := io.ReadAll(io.NewSectionReader(f, 0, info.Size()))
-	return string(text), err
+	return string(out.Bytes()), nil
 }
 
 // parseEndpoint reads what ssh -G prints: a line "name value" for each option.

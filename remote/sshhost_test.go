@@ -277,7 +277,7 @@ func TestSilence(t *testing.T) {
 	}
 	time.Sleep(fast.keepalive * (keepaliveMisses + 3))
 	if conn.isDead() {
-		t.Fatalf("an idle connection was given up: %v", conn.cause)
+		t.Fatalf("an idle connection was given up: %v", context.Cause(conn.ctx))
 	}
 	started := make(chan time.Time, 1)
 	time.AfterFunc(500*time.Millisecond, func() {

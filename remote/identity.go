@@ -12,6 +12,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -42,42 +43,62 @@ func (e *AuthError) Error() string {
 
 func (e *AuthError) Unwrap() error { return e.Cause }
 
-// keyring holds the keys of one run, so that no passphrase is asked for twice.
+// keyring holds the keys for one host, so that no passphrase is asked for twice.
 type keyring struct {
 	passphrase func(ctx context.Context, path string) ([]byte, error)
-	mutex      chan struct{} // full while somebody uses what follows, and asks
-	opened     map[string]ssh.Signer
+	opened     sync.Map // of paths to the ssh.Signer of what was encrypted there
 }
 
-// lock waits for the keyring.
-func (k *keyring) lock(ctx context.Context) error {
-	select {
-	case k.mutex <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-}
-
-func (k *keyring) unlock() { <-k.mutex }
-
-// authAttempt is the keys shown to one host in one attempt to log in.
+// authAttempt is one attempt to log in to one host, and the keys that are shown to it.
 type authAttempt struct {
 	ctx     context.Context
 	signers []ssh.Signer
 	tried   []string
 	notes   []string
 	needed  error // the host asked for a key that could not be opened
+	refused error // why the key of the host was refused: the library may reword that
+	trusted bool  // whether the key of the host was checked and is known
 	close   func()
 	// pause stops the clock of the attempt while a person types.
 	pause func() (resume func())
 }
 
-// agentKey is a key that the agent holds.
-type agentKey struct {
-	ssh.Signer
-	comment string
+// slowKey is a key whose use may wait for a person: an encrypted one, or one that the agent
+// holds, which may ask for a touch or a confirmation. Its public half is shown to a host; only
+// if the host would take it, it is opened.
+type slowKey struct {
+	public  ssh.PublicKey
+	open    func() (ssh.Signer, error) // nil where nobody has the private half
 	attempt *authAttempt
+}
+
+// PublicKey implements ssh.Signer.
+func (k *slowKey) PublicKey() ssh.PublicKey { return k.public }
+
+// Sign implements ssh.Signer.
+func (k *slowKey) Sign(rand io.Reader, data []byte) (*ssh.Signature, error) {
+	return k.SignWithAlgorithm(rand, data, "")
+}
+
+// SignWithAlgorithm implements ssh.AlgorithmSigner.
+func (k *slowKey) SignWithAlgorithm(rand io.Reader, data []byte, algorithm string) (*ssh.Signature, error) {
+	resume := k.attempt.pause()
+	defer resume()
+	signer, err := k.open()
+	if err != nil {
+		k.attempt.needed = err
+		return nil, err
+	}
+	if s, ok := signer.(ssh.AlgorithmSigner); ok && algorithm != "" {
+		return s.SignWithAlgorithm(rand, data, algorithm)
+	}
+	return signer.Sign(rand, data)
+}
+
+// offer is a key to be shown to a host, and where it comes from.
+type offer struct {
+	ssh.Signer
+	from string
 }
 
 // attempt gathers the keys for e, in the order in which ssh shows them: what the
@@ -85,16 +106,15 @@ type agentKey struct {
 // configuration names), other files, and files whose passphrase must be asked
 // for last. A host closes after a few wrong ones.
 func (k *keyring) attempt(ctx context.Context, e endpoint) (*authAttempt, error) {
-	a := &authAttempt{ctx: ctx, close: func() {}, pause: func() func() { return func() {} }}
+	a := &authAttempt{ctx: ctx, close: func() {}}
 	held, err := agentKeys(ctx, e, a)
 	if err != nil { // no error: the key files may do
 		a.notes = append(a.notes, fmt.Sprintf("the agent does not answer: %v", err))
 	}
-	var lists [5][]ssh.Signer
 	const explicit, named, others, files, locked = 0, 1, 2, 3, 4
-	describe := make(map[ssh.Signer]string)
+	var lists [5][]offer
 	for _, id := range e.identities {
-		key, signer, encrypted, err := k.load(id.path, a)
+		key, err := k.load(id.path, a)
 		if err != nil {
 			if id.explicit {
 				a.close()
@@ -105,35 +125,32 @@ func (k *keyring) attempt(ctx context.Context, e endpoint) (*authAttempt, error)
 			}
 			continue
 		}
-		list, name := files, id.path
-		if i := slices.IndexFunc(held, func(h *agentKey) bool { return sameKey(h.PublicKey(), key) }); i >= 0 {
-			signer, encrypted = held[i], false
-			held = slices.Delete(held, i, i+1)
-			list, name = named, id.path+" (agent)"
-		}
+		list, from := files, id.path
+		slow, _ := key.(*slowKey)
+		i := slices.IndexFunc(held, func(h offer) bool { return sameKey(h.PublicKey(), key.PublicKey()) })
 		switch {
-		case signer == nil: // a public key, the private one of which is not there
+		case i >= 0:
+			list, from, key = named, id.path+" (agent)", held[i].Signer
+			held = slices.Delete(held, i, i+1)
+		case slow != nil && slow.open == nil:
 			a.notes = append(a.notes, fmt.Sprintf("%s: the agent does not hold its private key", id.path))
 			continue
-		case id.explicit:
-			list = explicit
-		case encrypted:
+		case slow != nil:
 			list = locked
 		}
-		for _, s := range certified(signer, append([]string{id.path + "-cert.pub"}, e.certificates...)) {
-			describe[s] = name
-			lists[list] = append(lists[list], s)
+		if id.explicit {
+			list = explicit
+		}
+		for _, s := range certified(key, append([]string{id.path + "-cert.pub"}, e.certificates...)) {
+			lists[list] = append(lists[list], offer{s, from})
 		}
 	}
-	for _, h := range held {
-		if !e.onlyThese {
-			describe[h] = strings.TrimSpace("agent: " + h.comment)
-			lists[others] = append(lists[others], h)
-		}
+	if !e.onlyThese {
+		lists[others] = held
 	}
-	a.signers = slices.Concat(lists[:]...)
-	for _, s := range a.signers {
-		a.tried = append(a.tried, fmt.Sprintf("%s %s", describe[s], ssh.FingerprintSHA256(s.PublicKey())))
+	for _, o := range slices.Concat(lists[:]...) {
+		a.signers = append(a.signers, o.Signer)
+		a.tried = append(a.tried, fmt.Sprintf("%s %s", o.from, ssh.FingerprintSHA256(o.PublicKey())))
 	}
 	return a, nil
 }
@@ -141,7 +158,7 @@ func (k *keyring) attempt(ctx context.Context, e endpoint) (*authAttempt, error)
 func sameKey(a, b ssh.PublicKey) bool { return bytes.Equal(a.Marshal(), b.Marshal()) }
 
 // agentKeys returns the keys of e's agent, if it has one.
-func agentKeys(ctx context.Context, e endpoint, a *authAttempt) ([]*agentKey, error) {
+func agentKeys(ctx context.Context, e endpoint, a *authAttempt) ([]offer, error) {
 	if e.agent == "" {
 		return nil, nil
 	}
@@ -162,68 +179,72 @@ func agentKeys(ctx context.Context, e endpoint, a *authAttempt) ([]*agentKey, er
 	if err != nil || len(signers) != len(keys) {
 		return nil, fmt.Errorf("%d keys, and %d to sign with: %w", len(keys), len(signers), err)
 	}
-	held := make([]*agentKey, len(keys))
+	held := make([]offer, len(keys))
 	for i, s := range signers {
-		held[i] = &agentKey{Signer: s, comment: keys[i].Comment, attempt: a}
+		key := &slowKey{s.PublicKey(), func() (ssh.Signer, error) { return s, nil }, a}
+		held[i] = offer{key, strings.TrimSpace("agent: " + keys[i].Comment)}
 	}
 	return held, nil
 }
 
-// SignWithAlgorithm implements ssh.AlgorithmSigner.
-func (a *agentKey) SignWithAlgorithm(rand io.Reader, data []byte, algorithm string) (*ssh.Signature, error) {
-	// It may ask for a touch or a confirmation.
-	resume := a.attempt.pause()
-	defer resume()
-	return sign(a.Signer, rand, data, algorithm)
-}
-
-func sign(s ssh.Signer, rand io.Reader, data []byte, algorithm string) (*ssh.Signature, error) {
-	if s, ok := s.(ssh.AlgorithmSigner); ok && algorithm != "" {
-		return s.SignWithAlgorithm(rand, data, algorithm)
-	}
-	return s.Sign(rand, data)
-}
-
-// load reads the key file at path. The signer of an encrypted one asks for its
-// passphrase when it is used; that of a public key is nil.
-func (k *keyring) load(path string, a *authAttempt) (public ssh.PublicKey, signer ssh.Signer, encrypted bool, err error) {
-	if err := k.lock(a.ctx); err != nil {
-		return nil, nil, false, err
-	}
-	opened := k.opened[path]
-	k.unlock()
-	if opened != nil {
-		return opened.PublicKey(), opened, false, nil
+// load reads the key file at path. An encrypted key is a slowKey, and so is a public key.
+func (k *keyring) load(path string, a *authAttempt) (ssh.Signer, error) {
+	if opened, ok := k.opened.Load(path); ok {
+		return opened.(ssh.Signer), nil
 	}
 	text, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		// The public half is enough where an agent has the other.
 		if public, perr := readPublic(path + ".pub"); perr == nil {
-			return public, nil, false, nil
+			return &slowKey{public: public}, nil
 		}
 	}
 	if err != nil {
-		return nil, nil, false, err
+		return nil, err
 	}
-	signer, err = ssh.ParsePrivateKey(text)
+	signer, err := ssh.ParsePrivateKey(text)
+	if err == nil {
+		return signer, nil
+	}
 	var missing *ssh.PassphraseMissingError
-	switch {
-	case err == nil:
-		return signer.PublicKey(), signer, false, nil
-	case errors.As(err, &missing):
-		public := missing.PublicKey
-		if public == nil { // the old format does not tell
-			if public, err = readPublic(path + ".pub"); err != nil {
-				return nil, nil, false, fmt.Errorf("%s is encrypted and in the old PEM format, and %s.pub is not there to tell which key it is\nhint: ssh-add %s",
-					path, path, Quote(path))
-			}
+	if !errors.As(err, &missing) {
+		public, perr := readPublic(path)
+		if perr != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
 		}
-		return public, &lockedKey{ring: k, attempt: a, path: path, text: text, public: public}, true, nil
+		return &slowKey{public: public}, nil
 	}
-	if public, perr := readPublic(path); perr == nil {
-		return public, nil, false, nil
+	public := missing.PublicKey
+	if public == nil { // the old format does not tell
+		if public, err = readPublic(path + ".pub"); err != nil {
+			return nil, fmt.Errorf("%s is encrypted and in the old PEM format, and %s.pub is not there to tell which key it is\nhint: ssh-add %s",
+				path, path, Quote(path))
+		}
 	}
-	return nil, nil, false, fmt.Errorf("%s: %w", path, err)
+	return &slowKey{public, func() (ssh.Signer, error) { return k.decrypt(a.ctx, path, text) }, a}, nil
+}
+
+// decrypt opens the encrypted key that was read from path.
+func (k *keyring) decrypt(ctx context.Context, path string, text []byte) (ssh.Signer, error) {
+	if k.passphrase == nil {
+		return nil, fmt.Errorf("the key %s is encrypted and no agent holds it\nhint: ssh-add %s", path, Quote(path))
+	}
+	for range passphraseTries {
+		passphrase, err := k.passphrase(ctx, path)
+		if err != nil {
+			return nil, fmt.Errorf("the key %s is encrypted: %w", path, err)
+		}
+		s, err := ssh.ParsePrivateKeyWithPassphrase(text, passphrase)
+		clear(passphrase)
+		switch {
+		case err == nil:
+			k.opened.Store(path, s)
+			return s, nil
+		case !errors.Is(err, x509.IncorrectPasswordError):
+			return nil, fmt.Errorf("the key %s: %w", path, err)
+		}
+	}
+	return nil, fmt.Errorf("the key %s: the passphrase is wrong", path)
 }
 
 // readPublic reads the public key in the file at path.
@@ -241,10 +262,7 @@ func readPublic(path string) (ssh.PublicKey, error) {
 func certified(s ssh.Signer, files []string) []ssh.Signer {
 	var all []ssh.Signer
 	for _, file := range files {
-		public, err := readPublic(file)
-		if err != nil {
-			continue
-		}
+		public, _ := readPublic(file)
 		if cert, ok := public.(*ssh.Certificate); ok && sameKey(cert.Key, s.PublicKey()) {
 			if c, err := ssh.NewCertSigner(cert, s); err == nil {
 				all = append(all, c)
@@ -252,64 +270,4 @@ func certified(s ssh.Signer, files []string) []ssh.Signer {
 		}
 	}
 	return append(all, s)
-}
-
-// lockedKey is an encrypted key. Its public half is shown to a host; only if
-// the host would take it, the passphrase is asked for.
-type lockedKey struct {
-	ring    *keyring
-	attempt *authAttempt
-	path    string
-	text    []byte
-	public  ssh.PublicKey
-}
-
-// PublicKey implements ssh.Signer.
-func (l *lockedKey) PublicKey() ssh.PublicKey { return l.public }
-
-// Sign implements ssh.Signer.
-func (l *lockedKey) Sign(rand io.Reader, data []byte) (*ssh.Signature, error) {
-	return l.SignWithAlgorithm(rand, data, "")
-}
-
-// SignWithAlgorithm implements ssh.AlgorithmSigner.
-func (l *lockedKey) SignWithAlgorithm(rand io.Reader, data []byte, algorithm string) (*ssh.Signature, error) {
-	signer, err := l.open()
-	if err != nil {
-		l.attempt.needed = err
-		return nil, err
-	}
-	return sign(signer, rand, data, algorithm)
-}
-
-// open decrypts the key. Two connections at once ask for it once.
-func (l *lockedKey) open() (ssh.Signer, error) {
-	resume := l.attempt.pause()
-	defer resume()
-	if err := l.ring.lock(l.attempt.ctx); err != nil {
-		return nil, err
-	}
-	defer l.ring.unlock()
-	if s := l.ring.opened[l.path]; s != nil {
-		return s, nil
-	}
-	if l.ring.passphrase == nil {
-		return nil, fmt.Errorf("the key %s is encrypted and no agent holds it\nhint: ssh-add %s", l.path, Quote(l.path))
-	}
-	for range passphraseTries {
-		passphrase, err := l.ring.passphrase(l.attempt.ctx, l.path)
-		if err != nil {
-			return nil, fmt.Errorf("the key %s is encrypted: %w", l.path, err)
-		}
-		s, err := ssh.ParsePrivateKeyWithPassphrase(l.text, passphrase)
-		clear(passphrase)
-		if err == nil {
-			l.ring.opened[l.path] = s
-			return s, nil
-		}
-		if !errors.Is(err, x509.IncorrectPasswordError) {
-			return nil, fmt.Errorf("the key %s: %w", l.path, err)
-		}
-	}
-	return nil, fmt.Errorf("the key %s: the passphrase is wrong", l.path)
 }

@@ -62,42 +62,40 @@ func (h *sshHost) step(ctx context.Context, hops []*ssh.Client, e endpoint) (*ss
 // login does the handshake with e on conn. It returns at once when ctx ends,
 // whatever a person is being asked at that time.
 func (h *sshHost) login(ctx context.Context, conn net.Conn, e endpoint, known *hostKeys) (*ssh.Client, error) {
-	keys, err := h.keys.attempt(ctx, e)
+	a, err := h.keys.attempt(ctx, e)
 	if err != nil {
 		return nil, err
 	}
 	late := time.AfterFunc(e.timeout, func() { conn.Close() })
 	left, running := e.timeout, time.Now()
-	keys.pause = func() func() {
+	a.pause = func() func() {
 		late.Stop()
 		left -= time.Since(running)
 		// The host gets no more time by asking for one key after the other.
 		return func() { running = time.Now(); late.Reset(max(left, 0)) }
 	}
-	check := &keyCheck{known: known}
-	done := make(chan struct{})
+	done := make(chan error, 1)
 	var client *ssh.Client
 	go func() {
-		defer close(done)
-		defer keys.close()
-		var sshConn ssh.Conn
-		var chans <-chan ssh.NewChannel
-		var reqs <-chan *ssh.Request
-		sshConn, chans, reqs, err = ssh.NewClientConn(conn, e.keyAddr(), &ssh.ClientConfig{
-			User:          e.user,
-			ClientVersion: "SSH-2.0-drainctl",
-			Auth: []ssh.AuthMethod{ssh.PublicKeysCallback(func() ([]ssh.Signer, error) {
-				return keys.signers, nil
-			})},
+		defer a.close()
+		sshConn, chans, reqs, err := ssh.NewClientConn(conn, e.keyAddr(), &ssh.ClientConfig{
+			User:              e.user,
+			ClientVersion:     "SSH-2.0-drainctl",
+			Auth:              []ssh.AuthMethod{ssh.PublicKeys(a.signers...)},
 			HostKeyAlgorithms: known.algorithms(e.keyAddr()),
-			HostKeyCallback:   check.check,
+			HostKeyCallback: func(addr string, remote net.Addr, key ssh.PublicKey) error {
+				a.refused = known.check(addr, remote, key)
+				a.trusted = a.refused == nil
+				return a.refused
+			},
 		})
 		if err == nil {
 			client = ssh.NewClient(sshConn, chans, reqs)
 		}
+		done <- err
 	}()
 	select {
-	case <-done:
+	case err = <-done:
 	case <-ctx.Done():
 		late.Stop()
 		return nil, fmt.Errorf("ssh to %s: %w", e.name(), context.Cause(ctx)) // the caller closes conn
@@ -108,35 +106,21 @@ func (h *sshHost) login(ctx context.Context, conn net.Conn, e endpoint, known *h
 	case err == nil:
 		return client, nil
 	}
-	return nil, loginError(e, keys, check, err)
+	return nil, a.failed(e, err)
 }
 
-// keyCheck keeps what became of the check of a host key: the library may wrap
-// or reword the error.
-type keyCheck struct {
-	known   *hostKeys
-	refused error
-	trusted bool
-}
-
-func (c *keyCheck) check(addr string, remote net.Addr, key ssh.PublicKey) error {
-	c.refused = c.known.check(addr, remote, key)
-	c.trusted = c.refused == nil
-	return c.refused
-}
-
-// loginError is the error for a handshake with e that failed with err.
-func loginError(e endpoint, keys *authAttempt, check *keyCheck, err error) error {
+// failed is the error for a handshake with e that failed with err.
+func (a *authAttempt) failed(e endpoint, err error) error {
 	// The library has no type for the refusal of all keys.
-	refused := strings.Contains(err.Error(), "unable to authenticate") || strings.Contains(err.Error(), "Too many authentication failures")
+	denied := strings.Contains(err.Error(), "unable to authenticate") || strings.Contains(err.Error(), "Too many authentication failures")
 	switch {
-	case check.refused != nil:
-		err = check.refused
-	case keys.needed != nil, check.trusted && refused:
-		if keys.needed != nil {
-			keys.notes = append(keys.notes, keys.needed.Error())
+	case a.refused != nil:
+		err = a.refused
+	case a.needed != nil, a.trusted && denied:
+		if a.needed != nil {
+			a.notes = append(a.notes, a.needed.Error())
 		}
-		return &AuthError{Host: e.name(), Tried: keys.tried, Notes: keys.notes, Cause: keys.needed}
+		return &AuthError{Host: e.name(), Tried: a.tried, Notes: a.notes, Cause: a.needed}
 	case errors.Is(err, ErrConnection):
 	case strings.Contains(err.Error(), "no common algorithm"):
 		err = clippedError{err} // they do not understand each other; trying again will not help

@@ -1,6 +1,7 @@
 package remote
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -270,7 +272,7 @@ func splitFiles(value string) []string {
 // expansion expands what ssh -G leaves unexpanded. It keeps the first error.
 type expansion struct {
 	home   string
-	values map[byte]string
+	values map[string]string
 	err    error
 }
 
@@ -280,39 +282,31 @@ func newExpansion(e endpoint) (*expansion, error) {
 	if err != nil {
 		return nil, err
 	}
-	x := &expansion{home: me.HomeDir, values: map[byte]string{
-		'%': "%", 'h': e.host, 'n': e.alias, 'p': strconv.Itoa(e.port), 'r': e.user, 'u': me.Username, 'd': me.HomeDir,
-		'k': e.host, 'i': me.Uid,
+	x := &expansion{home: me.HomeDir, values: map[string]string{
+		"%%": "%", "%h": e.host, "%n": e.alias, "%p": strconv.Itoa(e.port), "%r": e.user, "%u": me.Username, "%d": me.HomeDir,
+		"%k": cmp.Or(e.keyAlias, e.host), "%i": me.Uid,
 	}}
-	if e.keyAlias != "" {
-		x.values['k'] = e.keyAlias
-	}
 	if hostname, err := os.Hostname(); err == nil {
-		x.values['l'] = hostname
-		x.values['L'], _, _ = strings.Cut(hostname, ".")
+		x.values["%l"] = hostname
+		x.values["%L"], _, _ = strings.Cut(hostname, ".")
 	}
 	return x, nil
 }
 
+var (
+	variable = regexp.MustCompile(`\$\{[^}]*\}`)
+	token    = regexp.MustCompile(`(?s)%.?`)
+)
+
 // path expands % tokens, ${VARIABLES} and ~ in the name of a file.
 func (x *expansion) path(value string) string {
-	value = x.tokens(value)
-	var b strings.Builder
-	for {
-		before, rest, found := strings.Cut(value, "${")
-		name, after, closed := strings.Cut(rest, "}")
-		b.WriteString(before)
-		if !found || !closed {
-			b.WriteString(value[len(before):])
-			return x.tilde(b.String())
-		}
-		variable, set := os.LookupEnv(name)
+	return x.tilde(variable.ReplaceAllStringFunc(x.tokens(value), func(v string) string {
+		text, set := os.LookupEnv(v[2 : len(v)-1])
 		if !set {
-			x.fail("%q: %s is not set in the environment", value, name)
+			x.fail("%q: %s is not set in the environment", value, v)
 		}
-		b.WriteString(variable)
-		value = after
-	}
+		return text
+	}))
 }
 
 // tilde expands ~ and ~USER at the start of a name.
@@ -335,23 +329,16 @@ func (x *expansion) tilde(value string) string {
 
 // tokens expands % tokens.
 func (x *expansion) tokens(value string) string {
-	var b strings.Builder
-	for i := 0; i < len(value); i++ {
-		if value[i] != '%' {
-			b.WriteByte(value[i])
-			continue
-		}
-		if i++; i == len(value) {
+	return token.ReplaceAllStringFunc(value, func(t string) string {
+		text, found := x.values[t]
+		switch {
+		case t == "%":
 			x.fail("%q: a %% with nothing after it", value)
-			break
+		case !found:
+			x.fail("%q: drainctl does not know %s here", value, t)
 		}
-		expanded, found := x.values[value[i]]
-		if !found {
-			x.fail("%q: drainctl does not know %%%c here", value, value[i])
-		}
-		b.WriteString(expanded)
-	}
-	return b.String()
+		return text
+	})
 }
 
 func (x *expansion) fail(format string, args ...any) {

@@ -8,8 +8,6 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
-
-	"golang.org/x/crypto/ssh"
 )
 
 // sshHost is a host over SSH.
@@ -35,7 +33,7 @@ func (s SSH) connect(ctx context.Context, limits limits) (*sshHost, error) {
 		return nil, err
 	}
 	h := &sshHost{
-		route: route, keys: &keyring{passphrase: s.Passphrase, mutex: make(chan struct{}, 1), opened: make(map[string]ssh.Signer)},
+		route: route, keys: &keyring{passphrase: s.Passphrase},
 		trace: s.Trace, limits: limits, turn: make(chan *Stream, 1), mutex: make(chan struct{}, 1),
 	}
 	h.turn <- nil

@@ -2,6 +2,7 @@ package remote
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -58,25 +59,19 @@ func (k KnownKey) String() string {
 
 func (e *HostKeyError) Error() string {
 	shown := e.Type + " " + e.Fingerprint
-	var old []string
-	var files []string
+	var old, remove []string
 	for _, k := range e.Old {
 		old = append(old, k.String())
-		if !slices.Contains(files, k.File) {
-			files = append(files, k.File)
-		}
+		remove = append(remove, Quote("ssh-keygen", "-R", e.Host, "-f", k.File))
 	}
+	known := strings.Join(old, ", ")
 	switch e.Problem {
 	case HostKeyChanged:
-		var remove []string
-		for _, f := range files {
-			remove = append(remove, Quote("ssh-keygen", "-R", e.Host, "-f", f))
-		}
 		return fmt.Sprintf("the host key of %s has changed: it shows %s, known is %s; somebody may be in between\n"+
 			"hint: if the host was reinstalled: %s, and then add to %s: %s",
-			e.Host, shown, strings.Join(old, ", "), strings.Join(remove, "; "), e.File, e.Line)
+			e.Host, shown, known, strings.Join(slices.Compact(remove), "; "), e.File, e.Line)
 	case HostKeyRevoked:
-		return fmt.Sprintf("the host key of %s is revoked: %s (%s)", e.Host, shown, strings.Join(old, ", "))
+		return fmt.Sprintf("the host key of %s is revoked: %s (%s)", e.Host, shown, known)
 	case HostKeyCertificate:
 		return fmt.Sprintf("the host certificate of %s is not valid: %s: %v", e.Host, shown, e.Cause)
 	}
@@ -90,7 +85,7 @@ func (e *HostKeyError) Unwrap() error { return e.Cause }
 // hostKeys checks the keys of hosts against known_hosts files.
 type hostKeys struct {
 	db      *knownhosts.HostKeyDB
-	names   map[string]string // where a cleaned copy was read: the file it stands for
+	copied  map[string]string // the known_hosts file that a cleaned copy stands for
 	add     string            // the file to add a key to
 	revoked map[string]KnownKey
 }
@@ -99,27 +94,23 @@ type hostKeys struct {
 // file of revoked keys if it is not "". A line in them that cannot be read is
 // passed over, as ssh does, unless it revokes a key.
 func loadHostKeys(files []string, revoked string) (*hostKeys, error) {
-	k := &hostKeys{names: make(map[string]string)}
-	if len(files) > 0 {
-		k.add = files[0]
-	}
+	k := &hostKeys{copied: make(map[string]string), add: append(files, "")[0]}
 	var there []string
+	texts := make(map[string][]byte)
 	for _, f := range files {
-		info, err := os.Stat(f)
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
+		text, err := os.ReadFile(f)
+		if errors.Is(err, fs.ErrNotExist) {
 			continue
-		case err != nil:
-			return nil, fmt.Errorf("known hosts: %w", err)
-		case info.IsDir():
-			return nil, fmt.Errorf("known hosts: %s is a directory", f)
 		}
-		there = append(there, f)
+		if err != nil {
+			return nil, fmt.Errorf("known hosts: %w", err)
+		}
+		there, texts[f] = append(there, f), text
 	}
 	var err error
 	if k.db, err = knownhosts.NewDB(there...); err != nil {
-		if k.db, err = k.loadCleaned(there); err != nil {
-			return nil, err
+		if k.db, err = k.loadCleaned(there, texts); err != nil {
+			return nil, fmt.Errorf("known hosts: %w", err)
 		}
 	}
 	k.revoked, err = loadRevoked(revoked)
@@ -128,43 +119,44 @@ func loadHostKeys(files []string, revoked string) (*hostKeys, error) {
 
 // loadCleaned loads copies of files in which the lines that cannot be read are
 // blank. Line numbers stay what they are.
-func (k *hostKeys) loadCleaned(files []string) (*knownhosts.HostKeyDB, error) {
+func (k *hostKeys) loadCleaned(files []string, texts map[string][]byte) (*knownhosts.HostKeyDB, error) {
 	dir, err := os.MkdirTemp("", "drainctl-known-hosts-")
 	if err != nil {
-		return nil, fmt.Errorf("known hosts: %w", err)
+		return nil, err
 	}
 	defer os.RemoveAll(dir)
 	var copies []string
 	for i, f := range files {
-		text, err := os.ReadFile(f)
+		text, err := cleaned(f, texts[f])
 		if err != nil {
-			return nil, fmt.Errorf("known hosts: %w", err)
-		}
-		lines := bytes.Split(text, []byte("\n"))
-		for n, line := range lines {
-			line = bytes.TrimSpace(line)
-			if len(line) == 0 || line[0] == '#' {
-				continue
-			}
-			if _, _, _, _, _, err := ssh.ParseKnownHosts(line); err != nil {
-				if bytes.HasPrefix(line, []byte("@revoked")) {
-					return nil, fmt.Errorf("known hosts: %s:%d: a revoked key that cannot be read: %w", f, n+1, err)
-				}
-				lines[n] = nil
-			}
+			return nil, err
 		}
 		name := filepath.Join(dir, strconv.Itoa(i))
-		if err := os.WriteFile(name, bytes.Join(lines, []byte("\n")), 0o600); err != nil {
-			return nil, fmt.Errorf("known hosts: %w", err)
+		if err := os.WriteFile(name, text, 0o600); err != nil {
+			return nil, err
 		}
-		k.names[name] = f
+		k.copied[name] = f
 		copies = append(copies, name)
 	}
-	db, err := knownhosts.NewDB(copies...)
-	if err != nil {
-		return nil, fmt.Errorf("known hosts: %s: %w", strings.Join(files, ", "), err)
+	return knownhosts.NewDB(copies...)
+}
+
+// cleaned is the text of a known_hosts file without the lines that cannot be read.
+func cleaned(file string, text []byte) ([]byte, error) {
+	lines := bytes.Split(text, []byte("\n"))
+	for n, line := range lines {
+		line = bytes.TrimSpace(line)
+		if len(line) == 0 || line[0] == '#' {
+			continue
+		}
+		if _, _, _, _, _, err := ssh.ParseKnownHosts(line); err == nil {
+			continue
+		} else if bytes.HasPrefix(line, []byte("@revoked")) {
+			return nil, fmt.Errorf("%s:%d: a revoked key that cannot be read: %w", file, n+1, err)
+		}
+		lines[n] = nil
 	}
-	return db, nil
+	return bytes.Join(lines, []byte("\n")), nil
 }
 
 // loadRevoked reads the file of the RevokedHostKeys option: public keys, a line
@@ -232,65 +224,44 @@ func (k *hostKeys) algorithms(addr string) []string {
 
 // check is nil if key is a known key of addr, else a *HostKeyError.
 func (k *hostKeys) check(addr string, remote net.Addr, key ssh.PublicKey) error {
-	e := k.problem(addr, key)
-	if err := k.listed(key); err != nil {
-		e.Problem, e.Old = HostKeyRevoked, []KnownKey{*err}
-		return e
-	}
-	callback := k.db.HostKeyCallback()
-	err := callback(addr, remote, key)
-	if err == nil {
-		return nil
-	}
-	var revoked *xknownhosts.RevokedError
-	var wrong *xknownhosts.KeyError
-	switch {
-	case errors.As(err, &revoked):
-		e.Problem, e.Old = HostKeyRevoked, []KnownKey{k.known(revoked.Revoked)}
-	case errors.As(err, &wrong):
-		e.Old = k.plainKeys(addr, wrong.Want)
-		if len(e.Old) > 0 {
-			e.Problem = HostKeyChanged
-			return e
-		}
-		// As ssh does: what is known of the host on any port holds.
-		if host, port, serr := net.SplitHostPort(addr); serr == nil && port != "22" {
-			if callback(net.JoinHostPort(host, "22"), remote, key) == nil {
-				return nil
-			}
-		}
-	default:
-		e.Problem, e.Cause = HostKeyCertificate, clippedError{err}
-	}
-	return e
-}
-
-// problem is the error about key, so far with nothing known of the host.
-func (k *hostKeys) problem(addr string, key ssh.PublicKey) *HostKeyError {
-	plain := key
+	plain, all := key, []ssh.PublicKey{key}
 	if cert, ok := key.(*ssh.Certificate); ok {
-		plain = cert.Key
+		plain, all = cert.Key, append(all, cert.Key, cert.SignatureKey)
 	}
-	return &HostKeyError{
+	e := &HostKeyError{
 		Problem: HostKeyUnknown, Host: knownhosts.Normalize(addr),
 		Type: plain.Type(), Fingerprint: ssh.FingerprintSHA256(plain),
 		Line: knownhosts.Line([]string{addr}, plain), File: k.add,
 	}
-}
-
-// listed is the entry of the revoked keys that has key, or the key of its
-// authority.
-func (k *hostKeys) listed(key ssh.PublicKey) *KnownKey {
-	keys := []ssh.PublicKey{key}
-	if cert, ok := key.(*ssh.Certificate); ok {
-		keys = append(keys, cert.Key, cert.SignatureKey)
-	}
-	for _, key := range keys {
-		if known, found := k.revoked[string(key.Marshal())]; found {
-			return &known
+	for _, key := range all {
+		if listed, found := k.revoked[string(key.Marshal())]; found {
+			e.Problem, e.Old = HostKeyRevoked, []KnownKey{listed}
+			return e
 		}
 	}
-	return nil
+	callback := k.db.HostKeyCallback()
+	err := callback(addr, remote, key)
+	var revoked *xknownhosts.RevokedError
+	var wrong *xknownhosts.KeyError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &revoked):
+		e.Problem, e.Old = HostKeyRevoked, []KnownKey{k.known(revoked.Revoked)}
+	case !errors.As(err, &wrong):
+		e.Problem, e.Cause = HostKeyCertificate, clippedError{err}
+	default:
+		if e.Old = k.plainKeys(addr, wrong.Want); len(e.Old) > 0 {
+			e.Problem = HostKeyChanged
+			return e
+		}
+		// As ssh does: what is known of the host on any port holds.
+		host, port, err := net.SplitHostPort(addr)
+		if err == nil && port != "22" && callback(net.JoinHostPort(host, "22"), remote, key) == nil {
+			return nil
+		}
+	}
+	return e
 }
 
 // plainKeys leaves out of want the keys of authorities: a host with a plain key
@@ -312,9 +283,6 @@ func (k *hostKeys) plainKeys(addr string, want []xknownhosts.KnownKey) []KnownKe
 }
 
 func (k *hostKeys) known(key xknownhosts.KnownKey) KnownKey {
-	file := key.Filename
-	if original, found := k.names[file]; found {
-		file = original
-	}
+	file := cmp.Or(k.copied[key.Filename], key.Filename)
 	return KnownKey{File: file, Line: key.Line, Type: key.Key.Type(), Fingerprint: ssh.FingerprintSHA256(key.Key)}
 }

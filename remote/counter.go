@@ -64,7 +64,7 @@ type Counter struct {
 
 	mutex  sync.Mutex
 	stream *Stream // nil while there is none
-	lines  *lineReader
+	lines  *bufio.Reader
 	id     int // of the last request
 }
 
@@ -133,13 +133,23 @@ func (c *Counter) drop() {
 }
 
 // ask sends a request and returns the lines of the answer.
-func (c *Counter) ask(ctx context.Context, request string) ([]string, error) {
+func (c *Counter) ask(ctx context.Context, request string) (lines []string, err error) {
 	c.mutex.Lock()
 	defer c.mutex.Unlock()
 	if err := c.begin(ctx); err != nil {
 		return nil, c.failed(err)
 	}
-	lines, err := c.exchange(ctx, request)
+	c.id++
+	verb, args, _ := strings.Cut(request, " ")
+	last := fmt.Sprintf("end %d ", c.id)
+	err = c.exchange(ctx, fmt.Sprintf("%s %d %s\n", verb, c.id, args), func(line string) bool {
+		status, ended := strings.CutPrefix(line, last)
+		if ended {
+			line = "end " + status
+		}
+		lines = append(lines, line)
+		return ended
+	})
 	if err != nil {
 		c.drop()
 		return nil, c.failed(err)
@@ -148,7 +158,7 @@ func (c *Counter) ask(ctx context.Context, request string) ([]string, error) {
 	return lines, nil
 }
 
-// begin has the command run and holds the host's session.
+// begin has the command run and takes the host's turn.
 func (c *Counter) begin(ctx context.Context) error {
 	if c.stream != nil {
 		alive, err := c.stream.resume(ctx)
@@ -164,7 +174,7 @@ func (c *Counter) begin(ctx context.Context) error {
 	if c.stream, err = c.host.Start(ctx, Command{Args: []string{"sh"}}); err != nil {
 		return err
 	}
-	c.lines = &lineReader{Reader: bufio.NewReaderSize(c.stream, maxLine)}
+	c.lines = bufio.NewReaderSize(c.stream, maxLine)
 	if err := c.greet(ctx, filter); err != nil {
 		c.drop()
 		return err
@@ -176,102 +186,60 @@ func (c *Counter) begin(ctx context.Context) error {
 // would take a request for more of the script. What a login script prints comes
 // before that.
 func (c *Counter) greet(ctx context.Context, filter string) error {
-	ready := rand.Text()
-	ctx, done := c.limit(ctx)
-	defer done()
-	if _, err := io.WriteString(c.stream, fmt.Sprintf("ready=%s filter='%s'\n", ready, filter)+counterScript); err != nil {
-		return c.broken(ctx, err)
+	ready, missing := rand.Text(), ""
+	err := c.exchange(ctx, fmt.Sprintf("ready=%s filter='%s'\n%s", ready, filter, counterScript), func(line string) (last bool) {
+		missing, last = strings.CutPrefix(strings.TrimSpace(line), ready)
+		return last
+	})
+	switch {
+	case err != nil || missing == "":
+		return err
+	case missing == " no ss":
+		return ErrNoSS
 	}
-	for {
-		line, err := c.lines.line()
-		if err != nil {
-			return c.broken(ctx, err)
-		}
-		switch missing, found := strings.CutPrefix(strings.TrimSpace(line), ready); {
-		case found && missing == "":
-			return nil
-		case found && missing == " no ss":
-			return ErrNoSS
-		case found:
-			return fmt.Errorf("the host has%s", clip(missing))
-		}
-	}
+	return fmt.Errorf("the host has%s", clip(missing))
 }
 
-// exchange sends a request and reads the answer to its end.
-func (c *Counter) exchange(ctx context.Context, request string) ([]string, error) {
-	ctx, done := c.limit(ctx)
-	defer done()
-	c.id++
-	verb, args, _ := strings.Cut(request, " ")
-	if _, err := fmt.Fprintf(c.stream, "%s %d %s\n", verb, c.id, args); err != nil {
-		return nil, c.broken(ctx, err)
-	}
-	last := fmt.Sprintf("end %d ", c.id)
-	var lines []string
-	for {
-		line, err := c.lines.line()
-		if err != nil {
-			return nil, c.broken(ctx, err)
-		}
-		line = strings.TrimSuffix(line, "\n")
-		if status, ended := strings.CutPrefix(line, last); ended {
-			return append(lines, "end "+status), nil
-		}
-		lines = append(lines, line)
-	}
-}
-
-// limit bounds the answer that is read next: its length, and the time for it. The end
-// of that time, or of ctx, ends the command, until done is called.
-func (c *Counter) limit(ctx context.Context) (limited context.Context, done func()) {
+// exchange sends a text and reads lines up to the one that isLast recognizes. The length of
+// all lines and the time for them are bounded. The end of that time, or of ctx, ends the
+// command.
+func (c *Counter) exchange(ctx context.Context, text string, isLast func(line string) bool) error {
 	s, closed := c.stream, make(chan struct{})
-	c.lines.left = maxOutput
-	within := s.limits.command
-	ctx, cancel := context.WithTimeoutCause(ctx, within, fmt.Errorf("no answer within %v", within))
+	ctx, cancel := context.WithTimeoutCause(ctx, s.limits.command, fmt.Errorf("no answer within %v", s.limits.command))
+	defer cancel()
 	stop := context.AfterFunc(ctx, func() {
 		s.process.Close()
 		close(closed)
 	})
-	return ctx, func() {
+	defer func() {
 		if !stop() {
 			<-closed
 		}
-		cancel()
+	}()
+	_, err := io.WriteString(s, text)
+	for read := 0; err == nil; {
+		var line []byte
+		line, err = c.lines.ReadSlice('\n')
+		read += len(line)
+		switch {
+		case errors.Is(err, bufio.ErrBufferFull):
+			return command.TooLongError(maxLine)
+		case read > maxOutput:
+			return command.TooLongError(maxOutput)
+		case err == nil && isLast(strings.TrimSuffix(string(line), "\n")):
+			return nil
+		}
 	}
-}
-
-// broken is the error for a command that ended in the middle of an answer.
-func (c *Counter) broken(ctx context.Context, err error) error {
 	switch {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
-	case errors.Is(err, ErrConnection), errors.As(err, new(command.TooLongError)):
+	case errors.Is(err, ErrConnection):
 		return err
 	}
-	if text := lastLines([]byte(c.stream.Stderr()), outputLines); text != "" {
+	if text := lastLines([]byte(s.Stderr()), outputLines); text != "" {
 		return fmt.Errorf("the shell there ended: %s", indentRest(text))
 	}
 	return fmt.Errorf("the shell there ended: %w", err)
-}
-
-// A lineReader reads lines of at most maxLine bytes.
-type lineReader struct {
-	*bufio.Reader
-	left int // bytes that the answer may still have
-}
-
-// line reads the next line of an answer.
-func (r *lineReader) line() (string, error) {
-	line, err := r.ReadSlice('\n')
-	r.left -= len(line)
-	switch {
-	case errors.Is(err, bufio.ErrBufferFull):
-		err = command.TooLongError(maxLine)
-	case r.left < 0:
-		err = command.TooLongError(maxOutput)
-	}
-	return string(line), err
 }
 
 // parseCount reads the answer to "count" or "held".

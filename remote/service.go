@@ -49,25 +49,17 @@ func (s Service) State(ctx context.Context) (ServiceState, error) {
 	if err := ValidUnit(s.Unit); err != nil {
 		return ServiceState{}, err
 	}
-	args := []string{"systemctl", "show", "--property=LoadState,ActiveState,SubState,Result", s.Unit}
-	r, err := s.Host.Run(ctx, Command{Args: args})
-	if err == nil {
-		err = r.Err(args...)
-	}
+	text, err := output(ctx, s.Host, "systemctl", "show", "--property=LoadState,ActiveState,SubState,Result", s.Unit)
 	if err != nil {
 		return ServiceState{}, s.failed("ask for the state of", err)
 	}
-	state := parseState(string(r.Stdout))
-	switch state.Load {
-	case "not-found":
+	state, ok := parseState(text)
+	switch {
+	case !ok:
+		err = fmt.Errorf("unexpected output of systemctl: %q", clip(lastLines([]byte(text), 4)))
+		return ServiceState{}, s.failed("ask for the state of", err)
+	case state.Load == "not-found":
 		return state, s.failed("ask for the state of", ErrNoUnit)
-	case "":
-		return state, s.failed("ask for the state of", unexpected(r.Stdout))
-	}
-	for _, word := range []string{state.Load, state.Active, state.Sub, state.Result} {
-		if !stateWord.MatchString(word) {
-			return ServiceState{}, s.failed("ask for the state of", unexpected(r.Stdout))
-		}
 	}
 	return state, nil
 }
@@ -75,27 +67,19 @@ func (s Service) State(ctx context.Context) (ServiceState, error) {
 // stateWord matches all that systemd says of a state.
 var stateWord = regexp.MustCompile(`^[a-z0-9-]{0,64}$`)
 
-func unexpected(output []byte) error {
-	return fmt.Errorf("unexpected output of systemctl: %q", clip(lastLines(output, 4)))
-}
-
 // parseState reads the properties that systemctl show prints, a line each.
-func parseState(out string) ServiceState {
-	var s ServiceState
-	for line := range strings.Lines(out) {
+func parseState(text string) (s ServiceState, ok bool) {
+	properties := map[string]*string{"LoadState": &s.Load, "ActiveState": &s.Active, "SubState": &s.Sub, "Result": &s.Result}
+	for line := range strings.Lines(text) {
 		name, value, _ := strings.Cut(strings.TrimSpace(line), "=")
-		switch name {
-		case "LoadState":
-			s.Load = value
-		case "ActiveState":
-			s.Active = value
-		case "SubState":
-			s.Sub = value
-		case "Result":
-			s.Result = value
+		if property := properties[name]; property != nil {
+			if !stateWord.MatchString(value) {
+				return ServiceState{}, false
+			}
+			*property = value
 		}
 	}
-	return s
+	return s, s.Load != ""
 }
 
 // Start starts the unit, as root, with exactly `systemctl start UNIT`, for which it

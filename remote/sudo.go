@@ -177,14 +177,11 @@ func askRoot(ctx context.Context, h Host) (bool, error) {
 	if h.User() == "root" {
 		return true, nil
 	}
-	r, err := h.Run(ctx, Command{Args: []string{"id", "-u"}})
-	if err == nil {
-		err = r.Err("id", "-u")
-	}
+	text, err := output(ctx, h, "id", "-u")
 	if err != nil {
 		return false, fmt.Errorf("ask %s who its user is: %w", h.Name(), err)
 	}
-	return lastLines(r.Stdout, 1) == "0", nil
+	return lastLines([]byte(text), 1) == "0", nil
 }
 
 // sudoAnswer is what r, a failed sudo -l about args, says.

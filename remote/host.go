@@ -104,6 +104,15 @@ func (r Result) Err(args ...string) error {
 	return &ExitError{Args: args, Code: r.Code, Output: output}
 }
 
+// output runs a command that must succeed, and returns what it printed.
+func output(ctx context.Context, h Host, args ...string) (string, error) {
+	r, err := h.Run(ctx, Command{Args: args})
+	if err == nil {
+		err = r.Err(args...)
+	}
+	return string(r.Stdout), err
+}
+
 // ExitError is a command that ran and failed.
 type ExitError struct {
 	Args   []string

@@ -35,37 +35,31 @@ type SudoError struct {
 }
 
 func (e *SudoError) Error() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "%s on %s may not run as root: ", e.User, e.Host)
-	for i, c := range e.Commands {
-		if i > 0 {
-			b.WriteString(", ")
-		}
-		b.WriteString(Quote(c...))
-	}
+	why := ": no sudoers rule allows it"
+	hint := "\nhint: log in as root, or add with visudo: " + e.Rule()
 	switch e.Problem {
 	case SudoMissing:
-		b.WriteString(": there is no sudo\nhint: install it, or log in as root")
-		return b.String()
+		why, hint = ": there is no sudo", "\nhint: install it, or log in as root"
 	case SudoPassword:
-		b.WriteString(": sudo would ask for a password")
-	case SudoDenied:
-		b.WriteString(": no sudoers rule allows it")
+		why = ": sudo would ask for a password"
 	case SudoBroken:
-		b.WriteString(": " + indentRest(e.Output))
-		return b.String()
+		why, hint = ": "+indentRest(e.Output), ""
 	}
-	fmt.Fprintf(&b, "\nhint: log in as root, or add with visudo: %s", e.Rule())
-	return b.String()
+	return fmt.Sprintf("%s on %s may not run as root: ", e.User, e.Host) + e.commands(func(c []string) string { return Quote(c...) }) + why + hint
 }
 
 // Rule is the line for sudoers(5) that allows the commands without a password.
 func (e *SudoError) Rule() string {
-	var commands []string
+	return fmt.Sprintf("%s ALL=(root) NOPASSWD: %s", e.User, e.commands(ruleCommand))
+}
+
+// commands lists the commands as text writes them.
+func (e *SudoError) commands(text func([]string) string) string {
+	var all []string
 	for _, c := range e.Commands {
-		commands = append(commands, ruleCommand(c))
+		all = append(all, text(c))
 	}
-	return fmt.Sprintf("%s ALL=(root) NOPASSWD: %s", e.User, strings.Join(commands, ", "))
+	return strings.Join(all, ", ")
 }
 
 // ruleCommand writes a command as sudoers(5) wants it: the full path, and a
@@ -131,19 +125,19 @@ func SudoCheck(ctx context.Context, h Host, args ...string) error {
 	if err := checkArgs(Command{Args: args, Root: true}); err != nil {
 		return err
 	}
-	isRoot := askRoot
-	if known, ok := h.(interface {
-		root(context.Context) (bool, error)
-	}); ok {
-		isRoot = func(ctx context.Context, _ Host) (bool, error) { return known.root(ctx) }
-	}
 	if root, err := isRoot(ctx, h); err != nil || root {
 		return err
 	}
-	ask := append([]string{"env", "LC_ALL=C", "sudo", "-n", "-l", "-l"}, args...)
-	r, err := h.Run(ctx, Command{Args: ask})
+	list := func(of ...string) (Result, error) {
+		r, err := h.Run(ctx, Command{Args: append([]string{"env", "LC_ALL=C", "sudo", "-n", "-l", "-l"}, of...)})
+		if err != nil {
+			err = fmt.Errorf("ask sudo about %s: %w", Quote(args...), err)
+		}
+		return r, err
+	}
+	r, err := list(args...)
 	if err != nil {
-		return fmt.Errorf("ask sudo about %s: %w", Quote(args...), err)
+		return err
 	}
 	if r.Code != 0 {
 		return sudoAnswer(ctx, h, args, r)
@@ -154,9 +148,9 @@ func SudoCheck(ctx context.Context, h Host, args ...string) error {
 	if len(entries) > 0 && passwordless(entries, "") {
 		return nil
 	}
-	all, err := h.Run(ctx, Command{Args: []string{"env", "LC_ALL=C", "sudo", "-n", "-l", "-l"}})
+	all, err := list()
 	if err != nil {
-		return fmt.Errorf("ask sudo about %s: %w", Quote(args...), err)
+		return err
 	}
 	listed := string(all.Stdout)
 	if len(entries) == 0 {
@@ -172,7 +166,15 @@ func SudoCheck(ctx context.Context, h Host, args ...string) error {
 	}
 }
 
-// askRoot says whether the login user of h is root.
+// isRoot says whether the login user of h is root.
+func isRoot(ctx context.Context, h Host) (bool, error) {
+	if known, ok := h.(*sshHost); ok {
+		return known.root(ctx)
+	}
+	return askRoot(ctx, h)
+}
+
+// askRoot asks h whether the login user is root.
 func askRoot(ctx context.Context, h Host) (bool, error) {
 	if h.User() == "root" {
 		return true, nil
@@ -186,22 +188,19 @@ func askRoot(ctx context.Context, h Host) (bool, error) {
 
 // sudoAnswer is what r, a failed sudo -l about args, says.
 func sudoAnswer(ctx context.Context, h Host, args []string, r Result) error {
-	var refused *SudoError
-	if errors.As(Refusal(h, args, r), &refused) {
-		if refused.Problem != SudoMissing {
-			refused.Commands = [][]string{fullPath(ctx, h, args)}
-		}
-		return refused
-	}
 	output := lastLines(r.Stderr, 1)
-	if strings.HasSuffix(output, "command not found") || strings.HasSuffix(output, "No such file or directory") {
+	var refused *SudoError
+	switch {
+	case errors.As(Refusal(h, args, r), &refused):
+	case strings.HasSuffix(output, "command not found"), strings.HasSuffix(output, "No such file or directory"):
 		return r.Err(args...)
+	default: // a command that no rule allows: status 1 and no word about it
+		refused = &SudoError{Host: h.Name(), User: h.User(), Problem: SudoDenied, Output: output}
 	}
-	// A command that no rule allows: status 1 and no word about it.
-	return &SudoError{
-		Host: h.Name(), User: h.User(), Problem: SudoDenied, Output: output,
-		Commands: [][]string{fullPath(ctx, h, args)},
+	if refused.Problem != SudoMissing {
+		refused.Commands = [][]string{fullPath(ctx, h, args)}
 	}
+	return refused
 }
 
 // searchPath is where a host's programs are, whatever a user's PATH says.

@@ -112,44 +112,38 @@ func joinPort(host string, port int) string { return net.JoinHostPort(host, strc
 
 // route is the host of s, after the hosts to go through.
 func (s SSH) route(ctx context.Context) ([]endpoint, error) {
-	route, err := s.resolve(ctx, strings.Trim(s.Address, "[]"), s.User, s.Port, 0)
-	if err != nil {
-		return nil, err
-	}
-	if e := &route[len(route)-1]; s.Identity != "" {
-		e.identities = append([]identity{{path: s.Identity, explicit: true}}, e.identities...)
-	}
-	return route, nil
+	s.Address = strings.Trim(s.Address, "[]")
+	return s.routeWithin(ctx, maxRoute)
 }
 
-// resolve is the host that alias names, after the hosts to go through. As with
-// ssh -J, the configuration of the first of these says how that one is reached
-// in turn.
-func (s SSH) resolve(ctx context.Context, alias, user string, port, depth int) ([]endpoint, error) {
-	out, err := s.ask(ctx, alias, user, port)
+// routeWithin is a route over no more than limit other hosts. As with ssh -J, the
+// configuration of the first of these says how that one is reached in turn.
+func (s SSH) routeWithin(ctx context.Context, limit int) (route []endpoint, err error) {
+	out, err := s.ask(ctx)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("ssh configuration of %s: %w", s.Address, err)
 	}
-	e, jumps, err := parseEndpoint(alias, out)
+	e, jumps, err := parseEndpoint(s.Address, out)
 	if err != nil {
-		return nil, fmt.Errorf("ssh configuration of %s: %w", alias, err)
+		return nil, fmt.Errorf("ssh configuration of %s: %w", s.Address, err)
+	}
+	if s.Identity != "" {
+		e.identities = append([]identity{{path: s.Identity, explicit: true}}, e.identities...)
 	}
 	if s.KnownHosts != "" {
 		e.knownHosts = []string{s.KnownHosts}
 	}
-	if s.DialTimeout > 0 {
-		e.timeout = s.DialTimeout
-	}
-	var route []endpoint
+	e.timeout = cmp.Or(s.DialTimeout, e.timeout)
 	for i, jump := range jumps {
-		if depth+i >= maxRoute {
+		if i >= limit {
 			return nil, fmt.Errorf("ProxyJump: more than %d hosts, or a circle", maxRoute)
 		}
-		user, host, port, err := parseJump(jump)
-		if err != nil {
+		hop := s
+		hop.Identity = ""
+		if hop.User, hop.Address, hop.Port, err = parseJump(jump); err != nil {
 			return nil, err
 		}
-		hops, err := s.resolve(ctx, host, user, port, depth+i+1)
+		hops, err := hop.routeWithin(ctx, limit-i-1)
 		if err != nil {
 			return nil, err
 		}
@@ -161,37 +155,31 @@ func (s SSH) resolve(ctx context.Context, alias, user string, port, depth int) (
 	return append(route, e), nil
 }
 
-// ask asks ssh what its configuration says of alias.
-func (s SSH) ask(ctx context.Context, alias, user string, port int) (string, error) {
-	if alias == "" || strings.HasPrefix(alias, "-") || strings.ContainsAny(alias, " \t\r\n\x00@/") {
-		return "", fmt.Errorf("ssh: %q is not a host name or address", alias)
+// ask asks ssh what its configuration says of the host.
+func (s SSH) ask(ctx context.Context) (string, error) {
+	if s.Address == "" || strings.HasPrefix(s.Address, "-") || strings.ContainsAny(s.Address, " \t\r\n\x00@/") {
+		return "", fmt.Errorf("%q is not a host name or address", s.Address)
 	}
 	args := []string{"ssh", "-T", "-G"}
 	if s.ConfigFile != "" {
 		args = append(args, "-F", s.ConfigFile)
 	}
-	if user != "" {
-		args = append(args, "-l", user)
+	if s.User != "" {
+		args = append(args, "-l", s.User)
 	}
-	if port != 0 {
-		args = append(args, "-p", strconv.Itoa(port))
+	if s.Port != 0 {
+		args = append(args, "-p", strconv.Itoa(s.Port))
 	}
-	// Grace is 0: what "Match exec" has started may hold the output of ssh open for long.
-	out, errOut := &command.Output{Max: maxOutput}, &command.Output{Max: maxStderr, Last: true}
-	args = append(args, "--", alias)
-	code, err := command.Run(ctx, command.Command{Args: args, Stdout: out, Stderr: errOut})
-	switch {
-	case err == nil && code == command.NotFound:
+	// No grace: what "Match exec" has started may hold the output of ssh open for long.
+	here := &local{limits: limits{output: maxOutput}}
+	r, err := here.Run(ctx, Command{Args: append(args, "--", s.Address), Limit: NoLimit})
+	if r.Code == command.NotFound {
 		return "", errors.New("there is no ssh on this machine, which drainctl asks what ~/.ssh/config means\nhint: install openssh-client")
-	case ctx.Err() != nil:
-		return "", fmt.Errorf("ssh to %s: %w", alias, context.Cause(ctx))
-	case err == nil:
-		err = (Result{Stderr: errOut.Bytes(), Code: code}).Err("ssh", "-G")
 	}
-	if err != nil {
-		return "", fmt.Errorf("ssh configuration of %s: %w", alias, err)
+	if err == nil {
+		err = r.Err("ssh", "-G")
 	}
-	return string(out.Bytes()), nil
+	return string(r.Stdout), err
 }
 
 // parseEndpoint reads what ssh -G prints: a line "name value" for each option.

@@ -256,6 +256,41 @@ func TestHostileEnd(t *testing.T) {
 	}
 }
 
+// A host that does not close the session of a command that has ended would refuse the next
+// command. So the connection ends, and the next command has a new one.
+func TestHostileSession(t *testing.T) {
+	s := startHostile(t, nil)
+	var runs atomic.Int32
+	s.exec = func(c ssh.Channel, r *ssh.Request) {
+		s.deaf.Store(runs.Add(1) == 1)
+		_ = r.Reply(true, nil)
+		_, _ = c.Write([]byte("ok\n"))
+		exits(c)
+		_ = c.CloseWrite()
+	}
+	h := s.connect()
+	first, _, err := h.connection(limit(t, time.Minute))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		err := within(t, func() error {
+			r, err := h.Run(context.Background(), Command{Args: []string{"true"}})
+			if err == nil && string(r.Stdout) != "ok\n" {
+				err = fmt.Errorf("got %q", r.Stdout)
+			}
+			return err
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		if !first.isDead() {
+			t.Error("the connection is kept")
+		}
+		s.deaf.Store(false)
+	}
+}
+
 // The same holds for a command on this machine.
 func TestHostileLocalCommand(t *testing.T) {
 	for script, want := range map[string]string{

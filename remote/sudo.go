@@ -221,7 +221,7 @@ func fullPath(ctx context.Context, h Host, args []string) []string {
 
 // sudoEntry is an entry of the long listing of sudo -l -l.
 type sudoEntry struct {
-	runAs    string
+	runAs    []string
 	options  []string
 	commands []string
 }
@@ -246,11 +246,12 @@ func parseSudoEntries(out string) []sudoEntry {
 			continue
 		}
 		name, value, _ := strings.Cut(strings.TrimSpace(line), ":")
+		words := strings.FieldsFunc(value, func(r rune) bool { return r == ',' || r == ' ' })
 		switch name {
 		case "RunAsUsers":
-			e.runAs = strings.TrimSpace(value)
+			e.runAs = words
 		case "Options":
-			e.options = append(e.options, strings.FieldsFunc(value, func(r rune) bool { return r == ',' || r == ' ' })...)
+			e.options = append(e.options, words...)
 		}
 	}
 	return entries
@@ -261,8 +262,7 @@ func parseSudoEntries(out string) []sudoEntry {
 // the rule being beyond what this understands, all are returned.
 func matchingEntries(entries []sudoEntry, full string, args []string) []sudoEntry {
 	for _, e := range slices.Backward(entries) {
-		users := strings.FieldsFunc(e.runAs, func(r rune) bool { return r == ',' || r == ' ' })
-		if e.runAs != "" && !slices.Contains(users, "root") && !slices.Contains(users, "ALL") && !slices.Contains(users, "#0") {
+		if len(e.runAs) > 0 && !slices.Contains(e.runAs, "root") && !slices.Contains(e.runAs, "ALL") && !slices.Contains(e.runAs, "#0") {
 			continue
 		}
 		for _, rule := range e.commands {

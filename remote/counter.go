@@ -74,23 +74,13 @@ func NewCounter(h Host, ports []uint16) *Counter { return &Counter{host: h, port
 
 // Count counts the established connections. After an error, ErrConnection or
 // another, the next reading starts anew.
-func (c *Counter) Count(ctx context.Context) (Count, error) { return c.count(ctx, "count") }
-
-func (c *Counter) count(ctx context.Context, request string) (Count, error) {
-	lines, err := c.ask(ctx, request)
-	if err != nil {
-		return Count{}, err
-	}
-	count, err := parseCount(lines)
-	if err != nil {
-		return Count{}, c.failed(err)
-	}
-	return count, nil
-}
+func (c *Counter) Count(ctx context.Context) (Count, error) { return ask(ctx, c, "count", parseCount) }
 
 // CountHeld is Count, and lists the connections, 2,000 of them at most. What cannot
 // be read of one is left out: the count is worth more.
-func (c *Counter) CountHeld(ctx context.Context) (Count, error) { return c.count(ctx, "held") }
+func (c *Counter) CountHeld(ctx context.Context) (Count, error) {
+	return ask(ctx, c, "held", parseCount)
+}
 
 // Clients lists the far ends, sorted, of all connections that there are or were
 // until a minute ago: one that the host's side closed stays in TIME-WAIT for
@@ -101,15 +91,7 @@ func (c *Counter) Clients(ctx context.Context, except []netip.Addr) ([]netip.Add
 	for _, a := range except {
 		request += " " + a.Unmap().WithZone("").String()
 	}
-	lines, err := c.ask(ctx, request)
-	if err != nil {
-		return nil, err
-	}
-	clients, err := parseClients(lines)
-	if err != nil {
-		return clients, c.failed(err)
-	}
-	return clients, nil
+	return ask(ctx, c, request, parseClients)
 }
 
 // Close ends the command on the host.
@@ -120,10 +102,6 @@ func (c *Counter) Close() error {
 	return nil
 }
 
-func (c *Counter) failed(err error) error {
-	return fmt.Errorf("count connections on %s: %w", c.host.Name(), err)
-}
-
 // drop ends the command, if there is one.
 func (c *Counter) drop() {
 	if c.stream != nil {
@@ -132,16 +110,22 @@ func (c *Counter) drop() {
 	}
 }
 
-// ask sends a request and returns the lines of the answer.
-func (c *Counter) ask(ctx context.Context, request string) (lines []string, err error) {
+// ask sends a request and parses the lines of the answer.
+func ask[T any](ctx context.Context, c *Counter, request string, parse func([]string) (T, error)) (value T, err error) {
 	c.mutex.Lock()
 	defer c.mutex.Unlock()
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("count connections on %s: %w", c.host.Name(), err)
+		}
+	}()
 	if err := c.begin(ctx); err != nil {
-		return nil, c.failed(err)
+		return value, err
 	}
 	c.id++
 	verb, args, _ := strings.Cut(request, " ")
 	last := fmt.Sprintf("end %d ", c.id)
+	var lines []string
 	err = c.exchange(ctx, fmt.Sprintf("%s %d %s\n", verb, c.id, args), func(line string) bool {
 		status, ended := strings.CutPrefix(line, last)
 		if ended {
@@ -152,10 +136,10 @@ func (c *Counter) ask(ctx context.Context, request string) (lines []string, err 
 	})
 	if err != nil {
 		c.drop()
-		return nil, c.failed(err)
+		return value, err
 	}
 	c.stream.park()
-	return lines, nil
+	return parse(lines)
 }
 
 // begin has the command run and takes the host's turn.

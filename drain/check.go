@@ -202,7 +202,7 @@ func CheckAll(ctx context.Context, spec Spec, c Connector) (*CheckReport, error)
 	o := newOperation(spec, Options{Connect: c})
 	defer o.Close()
 	lbs := make([]*lbLook, len(o.lbs))
-	_ = o.lbs.each(ctx, func(ctx context.Context, lb *LB) error {
+	_ = o.lbs.Each(ctx, func(ctx context.Context, lb *LB) error {
 		lbs[slices.Index(o.lbs, lb)] = reachLB(ctx, lb, spec)
 		return nil
 	})
@@ -217,7 +217,7 @@ func CheckAll(ctx context.Context, spec Spec, c Connector) (*CheckReport, error)
 		// An LB that does not have them says so below.
 		spec, _ = o.expand(ctx, spec)
 	}
-	_ = o.lbs.each(ctx, func(ctx context.Context, lb *LB) error {
+	_ = o.lbs.Each(ctx, func(ctx context.Context, lb *LB) error {
 		lbs[slices.Index(all, lb)].look(ctx, lb, spec)
 		return nil
 	})

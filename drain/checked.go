@@ -2,6 +2,7 @@ package drain
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 )
 
@@ -50,7 +51,7 @@ func (p *Plan) checksOf(lb LBPlan) []Check {
 		l.add(name, l.seen(name), found[name]...)
 		delete(found, name)
 	}
-	for _, name := range sortedKeys(found) {
+	for _, name := range slices.Sorted(maps.Keys(found)) {
 		l.add(name, Seen{}, found[name]...)
 	}
 	return l.checks

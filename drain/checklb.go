@@ -24,7 +24,7 @@ type lbLook struct {
 // reachLB connects to an LB and starts its agent.
 func reachLB(ctx context.Context, lb *LB, spec Spec) *lbLook {
 	l := &lbLook{checker: checker{lb: lb.Name}, named: len(spec.Targets)+len(spec.Upstreams) > 0}
-	err := open(ctx, lb)
+	err := lb.Open(ctx, spec.Nginx)
 	agent, isAgent := lb.Balancer.(agentLB)
 	var names []CheckName
 	switch {
@@ -76,7 +76,7 @@ func (l *lbLook) look(ctx context.Context, lb *LB, spec Spec) {
 // its own while it was asked; within that time no difference can be told.
 func (l *lbLook) ask(ctx context.Context, lb *LB, q balancer.Query) (err error) {
 	before := time.Now()
-	l.LBPlan, err = lb.ask(ctx, q)
+	l.LBPlan, err = lb.Ask(ctx, q)
 	if after := time.Now(); err == nil {
 		l.skew = min(0, l.Report.Now.Sub(before)) + max(0, l.Report.Now.Sub(after))
 	}

@@ -3,6 +3,8 @@ package drain
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/drainctl/drainctl/drain/balancer"
@@ -409,7 +411,7 @@ var kinds = func() map[string]func() Event {
 // Events returns an event of each type, sorted by name.
 func Events() []Event {
 	var all []Event
-	for _, name := range sortedKeys(kinds) {
+	for _, name := range slices.Sorted(maps.Keys(kinds)) {
 		all = append(all, Stamp(kinds[name]()))
 	}
 	return all

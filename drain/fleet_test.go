@@ -324,15 +324,16 @@ func TestLocksSideBySide(t *testing.T) {
 	lbs, _ := newFakes(5, false)
 	var others sync.WaitGroup
 	others.Add(len(lbs) - 1)
-	o := &Operation{plan: &Plan{Spec: Spec{Targets: []string{"192.168.1.10"}}}}
+	var all Fleet
 	for i, f := range lbs {
 		lb := &LB{Name: fmt.Sprintf("lb%d", i), Balancer: f}
 		if i > 0 {
 			lb.Balancer = lockedTogether{f, &others}
 		}
-		o.lbs = append(o.lbs, lb)
+		all = append(all, lb)
 	}
-	if err := o.lock(t.Context()); err != nil {
+	locks := balancer.LockRequest{Backends: []string{"192.168.1.10"}}
+	if err := all.Lock(t.Context(), locks, false, func(Event) {}); err != nil {
 		t.Fatal(err)
 	}
 	for i, lb := range lbs {

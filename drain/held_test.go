@@ -116,7 +116,7 @@ func (lb heldLB) Connections(_ context.Context, q balancer.ConnectionsQuery) (ba
 
 // What an LB sends, the backend receives, whichever of them is asked.
 func TestHeldOfLBs(t *testing.T) {
-	var lbs fleet
+	var lbs Fleet
 	var want []remote.Held
 	for i, addr := range []string{"10.0.0.1:5000", "10.0.0.2:5000"} {
 		near := netip.MustParseAddrPort(addr)
@@ -250,7 +250,7 @@ func TestHistoryOfAWait(t *testing.T) {
 			w.o.keepLast("app-1")
 			w.o.keepLast("another")
 			var at []Seconds
-			for _, line := range w.o.lbs[0].takeHistory() {
+			for _, line := range w.o.lbs[0].TakeHistory() {
 				e, err := ParseEvent(line)
 				if err != nil {
 					t.Fatal(err)
@@ -279,7 +279,7 @@ func TestHistoryHasTheLastReading(t *testing.T) {
 		if v := w.await(t.Context(), draining, false); v.Outcome != StepTimedOut {
 			t.Fatalf("%+v", v)
 		}
-		told, lines := eventsOf[*Waiting](l), w.o.lbs[0].takeHistory()
+		told, lines := eventsOf[*Waiting](l), w.o.lbs[0].TakeHistory()
 		e, err := ParseEvent(lines[len(lines)-1])
 		if err != nil || len(lines) != 2 || e.(*Waiting).Elapsed != told[len(told)-1].Elapsed {
 			t.Errorf("%s, %v", lines, err)
@@ -300,7 +300,7 @@ func TestHistoryOfManyWaits(t *testing.T) {
 	for i := range w.o.plan.Backends {
 		w.o.keepLast(string(rune('A' + i)))
 	}
-	if n := len(w.o.lbs[0].takeHistory()); n != maxReadings+2*50 {
+	if n := len(w.o.lbs[0].TakeHistory()); n != maxReadings+2*50 {
 		t.Errorf("%d are kept, want %d and the first and last of each", n, maxReadings)
 	}
 }

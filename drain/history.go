@@ -26,7 +26,7 @@ type HistoryEntry struct {
 // ReadHistory lists the operations of the LBs, the oldest first, and the files in
 // their journals that hold none.
 func ReadHistory(ctx context.Context, spec Spec, c Connector) (entries []HistoryEntry, unreadable []string, err error) {
-	all, err := askAll(ctx, spec, c, func(ctx context.Context, lb *LB) (callersHistory, error) {
+	all, err := AskAll(ctx, spec, c, func(ctx context.Context, lb *LB) (callersHistory, error) {
 		h, err := lb.History(ctx, balancer.HistoryQuery{})
 		return callersHistory{h, lb.Caller()}, err
 	})
@@ -70,7 +70,7 @@ func ReadHistory(ctx context.Context, spec Spec, c Connector) (entries []History
 // the history of each, and is told once.
 func ReadOperation(ctx context.Context, spec Spec, id string, c Connector) (events []Event, unread int, err error) {
 	var unknown error
-	all, err := askAll(ctx, spec, c, func(ctx context.Context, lb *LB) (callersHistory, error) {
+	all, err := AskAll(ctx, spec, c, func(ctx context.Context, lb *LB) (callersHistory, error) {
 		h, err := lb.History(ctx, balancer.HistoryQuery{ID: id})
 		if balancer.CodeOf(err) == balancer.CodeUnknown {
 			unknown, err = err, nil

@@ -50,7 +50,7 @@ func (l *lookout) look(ctx context.Context, must, buffered bool) (hold bool, err
 		return false, nil
 	}
 	l.last = time.Now()
-	seen, err := gather(ctx, l.o.lbs, func(ctx context.Context, lb *LB) (balancer.Watched, error) {
+	seen, err := Gather(ctx, l.o.lbs, func(ctx context.Context, lb *LB) (balancer.Watched, error) {
 		targets := l.part(lb).found(targetsOf(rowsOn(lb.Name, l.rows)))
 		if len(targets) == 0 {
 			return balancer.Watched{}, nil

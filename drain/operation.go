@@ -18,7 +18,7 @@ import (
 func (o *Operation) Run(hard, soft context.Context) error {
 	soft, cancel := either(soft, hard)
 	defer cancel()
-	soft, unwatch := o.lbs.watch(soft)
+	soft, unwatch := o.lbs.Watch(soft)
 	defer unwatch()
 	err := o.begin(soft)
 	begun := err == nil
@@ -79,13 +79,13 @@ func (o *Operation) begin(ctx context.Context) error {
 		o.announce(o.whole.where((*row).isOpen), path[0], false)
 	}
 	progress := o.table()
-	return o.lbs.each(ctx, func(ctx context.Context, lb *LB) error {
+	return o.lbs.Each(ctx, func(ctx context.Context, lb *LB) error {
 		op := journal.Operation{
 			ID: o.id, Kind: string(spec.Kind), Targets: spec.Targets, User: spec.User, Host: spec.Host, Reason: spec.Reason,
 			Spec: text, Servers: servers[slices.Index(o.lbs, lb)], Began: o.began, Progress: progress, Recorder: spec.recorder,
 		}
 		// undrain --force replaces a journal that cannot be read.
-		return lb.Begin(ctx, balancer.Beginning{Operation: op, Resume: spec.Continues != "", SetAside: spec.Kind == Undrain && spec.Force, Lines: lb.takeHistory()})
+		return lb.Begin(ctx, balancer.Beginning{Operation: op, Resume: spec.Continues != "", SetAside: spec.Kind == Undrain && spec.Force, Lines: lb.TakeHistory()})
 	})
 }
 
@@ -95,8 +95,8 @@ const historyVersion = 2
 // record writes the table and the new history to the disks of all LBs.
 func (o *Operation) record(ctx context.Context) error {
 	progress := o.table()
-	return o.lbs.each(ctx, func(ctx context.Context, lb *LB) error {
-		return lb.Record(ctx, balancer.Recorded{Lines: lb.takeHistory(), Progress: progress})
+	return o.lbs.Each(ctx, func(ctx context.Context, lb *LB) error {
+		return lb.Record(ctx, balancer.Recorded{Lines: lb.TakeHistory(), Progress: progress})
 	})
 }
 
@@ -119,8 +119,8 @@ func (o *Operation) end(ctx context.Context, begun bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	o.steps++ // an LB that is told of the end has a later table than one that is not
-	endErr := o.lbs.each(ctx, func(ctx context.Context, lb *LB) error {
-		lines := lb.takeHistory()
+	endErr := o.lbs.Each(ctx, func(ctx context.Context, lb *LB) error {
+		lines := lb.TakeHistory()
 		if marshalErr == nil {
 			lines = append(lines, line)
 		}
@@ -138,12 +138,12 @@ func (o *Operation) look(ctx context.Context, limit time.Duration) []seenLB {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	seen := make([]seenLB, len(o.lbs))
-	_ = o.lbs.each(ctx, func(ctx context.Context, lb *LB) error {
+	_ = o.lbs.Each(ctx, func(ctx context.Context, lb *LB) error {
 		s := &seen[slices.Index(o.lbs, lb)]
-		s.loaded = lb.loaded
-		if s.err = errors.New("the connection broke"); !lb.isBroken() {
+		s.loaded = lb.Loaded
+		if s.err = errors.New("the connection broke"); !lb.IsBroken() {
 			var part LBPlan
-			part, s.err = lb.ask(ctx, balancer.Query{Targets: o.plan.Spec.Targets, Upstreams: o.plan.Spec.Upstreams})
+			part, s.err = lb.Ask(ctx, balancer.Query{Targets: o.plan.Spec.Targets, Upstreams: o.plan.Spec.Upstreams})
 			s.report = part.Report
 		}
 		return nil
@@ -217,24 +217,6 @@ func (o *Operation) keep(e Event) {
 	if err != nil {
 		return
 	}
-	for _, lb := range o.lbs {
-		if h.LB == "" || h.LB == lb.Name {
-			lb.mu.Lock()
-			at := len(lb.history)
-			if _, ok := e.(*OperationStarted); ok {
-				at = 0 // it says what the history is of
-			}
-			lb.history = slices.Insert(lb.history, at, line)
-			lb.mu.Unlock()
-		}
-	}
-}
-
-// takeHistory is what the history has not been told yet.
-func (lb *LB) takeHistory() balancer.Lines {
-	lb.mu.Lock()
-	defer lb.mu.Unlock()
-	lines := lb.history
-	lb.history = nil
-	return lines
+	_, first := e.(*OperationStarted) // it says what the history is of
+	o.lbs.Keep(h.LB, line, first)
 }

@@ -2,7 +2,6 @@ package drain
 
 import (
 	"cmp"
-	"context"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -384,10 +383,4 @@ func allServers(lbs []LBPlan) (all []string) {
 		all = append(all, names(lb.Report.Servers)...)
 	}
 	return once(all)
-}
-
-// ask asks one LB for its part of a plan.
-func (lb *LB) ask(ctx context.Context, q balancer.Query) (LBPlan, error) {
-	r, err := lb.Plan(ctx, q)
-	return LBPlan{LB: lb.Name, Report: r}, err
 }

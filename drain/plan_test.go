@@ -105,7 +105,7 @@ func (r *rig) configure(k Kind) *balancer.Report {
 		r.t.Fatal(err)
 	}
 	defer lb.Close()
-	o := &Operation{options: Options{Emit: valid}, lbs: fleet{{Balancer: lb, Name: ThisMachine}}}
+	o := &Operation{options: Options{Emit: valid}, lbs: Fleet{{Balancer: lb, Name: ThisMachine}}}
 	reports, err := o.report(ctx, spec, false)
 	if err != nil {
 		r.t.Fatal(err)

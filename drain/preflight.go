@@ -17,7 +17,7 @@ import (
 // lbCounter is what the LBs themselves see: ss there, towards the servers, or
 // the page of a stub_status that they ask for.
 type lbCounter struct {
-	lbs       fleet
+	lbs       Fleet
 	servers   map[*LB][]journal.Server // of the backend; an LB without any is not asked
 	statusURL string
 }
@@ -33,7 +33,7 @@ func (c lbCounter) count(ctx context.Context, held bool) (remote.Count, error) {
 	if c.statusURL != "" {
 		lbs = lbs[:1] // the page is the same from everywhere
 	}
-	all, err := gather(ctx, lbs, func(ctx context.Context, lb *LB) (balancer.Connections, error) {
+	all, err := Gather(ctx, lbs, func(ctx context.Context, lb *LB) (balancer.Connections, error) {
 		if c.statusURL == "" && len(c.servers[lb]) == 0 {
 			return balancer.Connections{}, nil
 		}
@@ -59,9 +59,9 @@ func (o *Operation) newCounter(m *row) backend.Counter {
 	case set.Counter == CounterStubStatus && set.statusOnBackend():
 		return backend.StatusCounter{Host: m.Host, URL: url}
 	case set.Counter == CounterStubStatus:
-		return lbCounter{lbs: o.lbs.of(m.plan), statusURL: url}
+		return lbCounter{lbs: o.lbs.With(m.plan), statusURL: url}
 	case set.Counter == CounterLB, len(m.plan.Sockets) > 0:
-		c := lbCounter{lbs: o.lbs.of(m.plan), servers: map[*LB][]journal.Server{}}
+		c := lbCounter{lbs: o.lbs.With(m.plan), servers: map[*LB][]journal.Server{}}
 		for _, lb := range c.lbs {
 			c.servers[lb] = o.whole.part(lb).serversOf(m.plan, func(balancer.Server) bool { return true })
 		}
@@ -204,7 +204,7 @@ func (o *Operation) checkReach(ctx context.Context, m *row, first remote.Count) 
 		return missing("counter", fmt.Errorf("on %s: %w", m.Host.Name(), err))
 	}
 	i := slices.Index(listening, false)
-	if i < 0 || o.lbs.of(m.plan).each(ctx, func(ctx context.Context, lb *LB) error { return o.whole.connect(ctx, lb, m.plan) }) != nil {
+	if i < 0 || o.lbs.With(m.plan).Each(ctx, func(ctx context.Context, lb *LB) error { return o.whole.connect(ctx, lb, m.plan) }) != nil {
 		return nil
 	}
 	return []Finding{{Code: "forwarded", Override: "--poll lb or --ssh-host", Text: fmt.Sprintf(

@@ -10,7 +10,6 @@ import (
 
 	"github.com/drainctl/drainctl/drain/balancer"
 	"github.com/drainctl/drainctl/drain/journal"
-	"github.com/drainctl/drainctl/remote"
 )
 
 // Options are what a run needs besides its spec.
@@ -41,7 +40,7 @@ type Operation struct {
 	plan    *Plan
 	id      string
 	began   time.Time
-	lbs     fleet
+	lbs     Fleet
 	whole   *batch  // the table: all rows
 	steps   int     // that were begun
 	checks  []Check // of the backends
@@ -79,7 +78,7 @@ func Prepare(ctx context.Context, spec Spec, options Options) (o *Operation, err
 	}
 	o.plan = newPlan(spec, reports, false)
 	o.id, o.began = cmp.Or(spec.Continues, newID(reports)), time.Now()
-	if err := o.lock(ctx); err != nil {
+	if err := o.lbs.Lock(ctx, o.locks(), spec.Wait, o.emit); err != nil {
 		return o, err
 	}
 	if o.plan, err = o.planAgain(ctx, spec); err != nil {
@@ -139,29 +138,17 @@ func newOperation(spec Spec, options Options) *Operation {
 	if options.Emit == nil {
 		options.Emit = func(Event) {}
 	}
-	o := &Operation{options: options, asked: spec, plan: &Plan{Spec: spec}}
-	names := spec.LBs
-	if len(names) == 0 {
-		names = []string{""}
-	}
-	slots := make(chan struct{}, max(1, spec.Parallel))
-	for _, name := range names {
-		lb := &LB{Name: cmp.Or(name, ThisMachine), loaded: true, slots: slots}
-		lb.connect = func(ctx context.Context) (balancer.Balancer, error) {
-			return o.options.Connect.LB(ctx, name, o.nginx())
-		}
-		o.lbs = append(o.lbs, lb)
-	}
-	return o
+	return &Operation{options: options, asked: spec, plan: &Plan{Spec: spec}, lbs: NewFleet(spec, options.Connect)}
 }
 
 // connect reaches the LBs. What an undrain takes over of the drain may say how
 // nginx is run on them.
 func (o *Operation) connect(ctx context.Context, spec Spec) (Spec, error) {
-	if err := o.openAll(ctx, spec); err != nil || spec.Kind != Undrain {
+	var err error
+	if o.lbs, err = o.lbs.Open(ctx, spec, o.emit); err != nil || spec.Kind != Undrain {
 		return spec, err
 	}
-	states, err := gather(ctx, o.lbs, func(ctx context.Context, lb *LB) (callersState, error) {
+	states, err := Gather(ctx, o.lbs, func(ctx context.Context, lb *LB) (callersState, error) {
 		s, err := lb.State(ctx)
 		if err != nil {
 			// The plan says what that means.
@@ -177,56 +164,16 @@ func (o *Operation) connect(ctx context.Context, spec Spec) (Spec, error) {
 		return full, err
 	}
 	o.plan = &Plan{Spec: full}
-	o.lbs.close()
-	return full, o.lbs.each(ctx, open)
-}
-
-// nginx is how nginx is run on the LBs.
-func (o *Operation) nginx() Nginx { return o.plan.Spec.Nginx }
-
-// openAll reaches the LBs. As many as the operator allows may be left out because
-// they cannot be reached.
-func (o *Operation) openAll(ctx context.Context, spec Spec) error {
-	unreachable := make([]error, len(o.lbs))
-	err := o.lbs.each(ctx, func(ctx context.Context, lb *LB) error {
-		err := open(ctx, lb)
-		if spec.SkipUnreachable > 0 && errors.Is(err, remote.ErrConnection) && ctx.Err() == nil {
-			unreachable[slices.Index(o.lbs, lb)], err = err, nil
-		}
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	var skipped, reached fleet
-	for i, lb := range o.lbs {
-		if unreachable[i] == nil {
-			reached = append(reached, lb)
-		} else {
-			skipped = append(skipped, lb)
-		}
-	}
-	if len(skipped) > spec.SkipUnreachable || len(reached) == 0 {
-		return errors.Join(unreachable...)
-	}
-	for _, lb := range skipped {
-		o.emit(&LBSkipped{Header: Header{LB: lb.Name}, Error: unreachable[slices.Index(o.lbs, lb)].Error()})
-	}
-	o.lbs = reached
-	return nil
-}
-
-func open(ctx context.Context, lb *LB) (err error) {
-	lb.Balancer, err = lb.connect(ctx)
-	return err
+	o.lbs.Close()
+	return full, o.lbs.Each(ctx, func(ctx context.Context, lb *LB) error { return lb.Open(ctx, full.Nginx) })
 }
 
 // report asks every LB.
 func (o *Operation) report(ctx context.Context, spec Spec, preflight bool) ([]LBPlan, error) {
-	reports, err := gather(ctx, o.lbs, func(ctx context.Context, lb *LB) (LBPlan, error) {
+	reports, err := Gather(ctx, o.lbs, func(ctx context.Context, lb *LB) (LBPlan, error) {
 		q := query(spec)
 		q.Preflight = preflight
-		return lb.ask(ctx, q)
+		return lb.Ask(ctx, q)
 	})
 	if err != nil {
 		return nil, err
@@ -314,6 +261,19 @@ func newID(reports []LBPlan) string {
 	return journal.NewID(now, latest)
 }
 
+// locks asks for the locks of the plan's backends.
+func (o *Operation) locks() balancer.LockRequest {
+	spec := o.plan.Spec
+	r := balancer.LockRequest{Holder: journal.Holder{
+		ID: o.id, Kind: string(spec.Kind), Targets: spec.Targets, User: spec.User, Host: spec.Host, Reason: spec.Reason, Time: o.began,
+	}}
+	for _, text := range spec.Targets {
+		r.Backends = append(r.Backends, LockName(text))
+	}
+	r.Backends = once(r.Backends)
+	return r
+}
+
 // Close ends the connections of the operation, and frees its locks.
 func (o *Operation) Close() {
 	if o.whole != nil {
@@ -321,8 +281,13 @@ func (o *Operation) Close() {
 			m.Close()
 		}
 	}
-	o.lbs.close()
+	o.lbs.Close()
 }
 
 // Plan is the plan that the operation was prepared with.
 func (o *Operation) Plan() *Plan { return o.plan }
+
+// reconnect makes connections that broke anew.
+func (o *Operation) reconnect(ctx context.Context) error {
+	return o.lbs.Each(ctx, func(ctx context.Context, lb *LB) error { return lb.Reconnect(ctx, o.locks()) })
+}

@@ -3,6 +3,7 @@ package drain
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"path"
 	"reflect"
 	"regexp"
@@ -236,7 +237,7 @@ func (s Spec) inherited(full, base Spec, only []string) (texts []string) {
 		what string
 		per  map[string]json.RawMessage
 	}{{"upstream", full.PerUpstream}, {"backend", full.PerBackend}} {
-		for _, name := range sortedKeys(part.per) {
+		for _, name := range slices.Sorted(maps.Keys(part.per)) {
 			var set Settings
 			_ = json.Unmarshal(part.per[name], &set) // settings has read it before
 			if words := flags(set, Settings{}); len(words) > 0 {

@@ -56,7 +56,7 @@ func describeAll(ops []journal.Operation) string {
 // ID or its target, or empty for the only one there is. spec has what is given
 // now.
 func Resumed(ctx context.Context, spec Spec, name string, c Connector) (Spec, error) {
-	all, err := askAll(ctx, spec, c, func(ctx context.Context, lb *LB) (callersState, error) {
+	all, err := AskAll(ctx, spec, c, func(ctx context.Context, lb *LB) (callersState, error) {
 		s, err := lb.State(ctx)
 		return callersState{s, lb.Caller()}, err
 	})
@@ -105,16 +105,4 @@ func together(states []journal.State) (all journal.State) {
 		}
 	}
 	return all
-}
-
-// askAll asks every LB of a spec something that touches nothing.
-func askAll[T any](ctx context.Context, spec Spec, c Connector, ask func(context.Context, *LB) (T, error)) ([]T, error) {
-	o := newOperation(spec, Options{Connect: c})
-	defer o.lbs.close()
-	return gather(ctx, o.lbs, func(ctx context.Context, lb *LB) (none T, err error) {
-		if err := open(ctx, lb); err != nil {
-			return none, err
-		}
-		return ask(ctx, lb)
-	})
 }

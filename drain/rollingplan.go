@@ -14,16 +14,16 @@ func (o *Operation) expand(ctx context.Context, spec Spec) (Spec, error) {
 	if spec.Kind != Run || len(spec.Targets) > 0 {
 		return spec, nil
 	}
-	reports, err := gather(ctx, o.lbs, func(ctx context.Context, lb *LB) (LBPlan, error) {
-		return lb.ask(ctx, balancer.Query{Upstreams: spec.Upstreams})
+	reports, err := Gather(ctx, o.lbs, func(ctx context.Context, lb *LB) (LBPlan, error) {
+		return lb.Ask(ctx, balancer.Query{Upstreams: spec.Upstreams})
 	})
 	for _, lb := range reports {
 		if lb.Report == nil {
 			continue
 		}
 		for _, s := range lb.Report.Servers {
-			name := lockName(s.Address)
-			if slices.ContainsFunc(lb.Report.Servers, func(o balancer.Server) bool { return lockName(o.Address) == name && o.Address != s.Address }) {
+			name := LockName(s.Address)
+			if slices.ContainsFunc(lb.Report.Servers, func(o balancer.Server) bool { return LockName(o.Address) == name && o.Address != s.Address }) {
 				name = s.Address // each port may be an app of its own
 			}
 			spec.Targets = once(append(spec.Targets, name))
@@ -67,7 +67,7 @@ func (o *Operation) planRun(ctx context.Context, spec Spec, reports []LBPlan, dr
 		q.Preflight = false
 		// What an earlier run has left down is back by then.
 		q.Returning = slices.DeleteFunc(slices.Clone(p.Spec.Targets), func(t string) bool { return slices.Contains(part.Targets, t) })
-		asked, err := gather(ctx, o.lbs, func(ctx context.Context, lb *LB) (LBPlan, error) { return lb.ask(ctx, q) })
+		asked, err := Gather(ctx, o.lbs, func(ctx context.Context, lb *LB) (LBPlan, error) { return lb.Ask(ctx, q) })
 		if err != nil {
 			return nil, err
 		}

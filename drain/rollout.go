@@ -99,7 +99,7 @@ const generationsInterval = 500 * time.Millisecond
 // awaitGenerations waits until no LB has more earlier generations than limit.
 func (o *Operation) awaitGenerations(ctx context.Context, limit *int) error {
 	for told := false; limit != nil; told = true {
-		seen, err := gather(ctx, o.lbs, func(ctx context.Context, lb *LB) (balancer.Watched, error) {
+		seen, err := Gather(ctx, o.lbs, func(ctx context.Context, lb *LB) (balancer.Watched, error) {
 			return lb.Watch(ctx, balancer.WatchRequest{Generation: true})
 		})
 		if err != nil {
@@ -153,8 +153,8 @@ func (o *Operation) makeHealthy(hard context.Context, b *batch) error {
 // planBatch plans the edit that takes some backends out while others return, and asks the guards.
 func (o *Operation) planBatch(ctx context.Context, rows []*row) (*batch, error) {
 	b := o.whole.only(rows)
-	lbs, err := gather(ctx, o.lbs, func(ctx context.Context, lb *LB) (LBPlan, error) {
-		if err := o.usable(ctx, lb); err != nil {
+	lbs, err := Gather(ctx, o.lbs, func(ctx context.Context, lb *LB) (LBPlan, error) {
+		if err := lb.Reconnect(ctx, o.locks()); err != nil {
 			return LBPlan{}, err
 		}
 		return b.plan(ctx, lb)

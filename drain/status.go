@@ -76,7 +76,8 @@ const retryAfter = 15 * time.Second
 // A StatusReader asks the LBs of a spec as often as it is told, over connections
 // that it keeps.
 type StatusReader struct {
-	o        *Operation
+	spec     Spec
+	lbs      Fleet
 	lost     []lostLB // by LB
 	backends *backendCounts
 }
@@ -90,8 +91,8 @@ type lostLB struct {
 // NewStatusReader is a reader that has reached nothing yet. With a connector for
 // backends, the connections are counted on these as well.
 func NewStatusReader(spec Spec, c, backends Connector) *StatusReader {
-	o := newOperation(spec, Options{Connect: c})
-	r := &StatusReader{o: o, lost: make([]lostLB, len(o.lbs))}
+	lbs := NewFleet(spec, c)
+	r := &StatusReader{spec: spec, lbs: lbs, lost: make([]lostLB, len(lbs))}
 	if backends != nil {
 		r.backends = &backendCounts{spec: spec, connect: backends, hosts: map[string]*countedHost{}}
 	}
@@ -100,29 +101,28 @@ func NewStatusReader(spec Spec, c, backends Connector) *StatusReader {
 
 // Close ends the connections.
 func (r *StatusReader) Close() {
-	r.o.lbs.close()
+	r.lbs.Close()
 	r.backends.close()
 }
 
 // Read asks for the servers. An LB that cannot be asked is an error, and the
 // others' status comes with it.
 func (r *StatusReader) Read(ctx context.Context) (*Status, error) {
-	spec := r.o.plan.Spec
-	reports, err := gather(ctx, r.o.lbs, r.ask)
+	reports, err := Gather(ctx, r.lbs, r.ask)
 	st := &Status{LBs: []LBStatus{}}
 	var answered []LBPlan
 	for i, lb := range reports {
 		if lb.Report == nil {
-			st.Unreachable = append(st.Unreachable, r.o.lbs[i].Name)
+			st.Unreachable = append(st.Unreachable, r.lbs[i].Name)
 			continue
 		}
 		answered = append(answered, lb)
-		st.LBs = append(st.LBs, statusOf(spec, lb))
+		st.LBs = append(st.LBs, statusOf(r.spec, lb))
 	}
 	if err == nil {
-		err = missingEverywhere(spec, answered)
+		err = missingEverywhere(r.spec, answered)
 	}
-	if err != nil && len(r.o.lbs) == 1 {
+	if err != nil && len(r.lbs) == 1 {
 		return nil, beforeTouching(ctx, err)
 	}
 	if err != nil {
@@ -134,22 +134,19 @@ func (r *StatusReader) Read(ctx context.Context) (*Status, error) {
 
 // ask asks one LB. A connection that broke is made anew.
 func (r *StatusReader) ask(ctx context.Context, lb *LB) (LBPlan, error) {
-	lost := &r.lost[slices.Index(r.o.lbs, lb)]
+	lost := &r.lost[slices.Index(r.lbs, lb)]
 	if lost.err != nil && time.Since(lost.at) < retryAfter {
 		return LBPlan{}, lost.err
 	}
-	if lb.Balancer == nil || lb.isBroken() {
-		if lb.Balancer != nil {
-			_ = lb.Balancer.Close()
-		}
-		b, err := lb.connect(ctx)
+	if lb.Balancer == nil || lb.IsBroken() {
+		Fleet{lb}.Close()
+		err := lb.Open(ctx, r.spec.Nginx)
 		if *lost = (lostLB{err, time.Now()}); err != nil {
+			lb.Balancer = nil
 			return LBPlan{}, err
 		}
-		lb.Balancer = b
 	}
-	spec := r.o.plan.Spec
-	return lb.ask(ctx, balancer.Query{Targets: spec.Targets, Upstreams: spec.Upstreams, Connections: true})
+	return lb.Ask(ctx, balancer.Query{Targets: r.spec.Targets, Upstreams: r.spec.Upstreams, Connections: true})
 }
 
 func statusOf(spec Spec, lb LBPlan) LBStatus {
@@ -244,7 +241,7 @@ func holderOf(locks []journal.Holder, s balancer.Server) *journal.Holder {
 	if err != nil {
 		return nil
 	}
-	name := lockName(a.String())
+	name := LockName(a.String())
 	i := slices.IndexFunc(locks, func(h journal.Holder) bool { return balancer.BackendOf(h) == name })
 	if i < 0 {
 		return nil
@@ -256,7 +253,7 @@ func holderOf(locks []journal.Holder, s balancer.Server) *journal.Holder {
 func next(spec Spec, op *journal.Operation, s balancer.Server, resumes string) []Command {
 	where, targets := spec.words(whereFlags...), op.Targets
 	if op.Kind == journal.KindRun { // others of its backends are up
-		targets = []string{lockName(s.Address)}
+		targets = []string{LockName(s.Address)}
 	}
 	return append(resumeCommand(op.ID, where, resumes), undrainCommand(targets, where, "puts it back")...)
 }

@@ -18,8 +18,8 @@ import (
 // Where this machine's was started with another configuration, it is that one's, and
 // the spec that comes back says so.
 func Survey(ctx context.Context, spec Spec, c Connector) ([]LBPlan, Spec, error) {
-	lbs, err := askAll(ctx, spec, c, func(ctx context.Context, lb *LB) (LBPlan, error) {
-		return lb.ask(ctx, balancer.Query{Preflight: true})
+	lbs, err := AskAll(ctx, spec, c, func(ctx context.Context, lb *LB) (LBPlan, error) {
+		return lb.Ask(ctx, balancer.Query{Preflight: true})
 	})
 	if err != nil {
 		return nil, spec, beforeTouching(ctx, err)

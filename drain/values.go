@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -125,7 +126,7 @@ func (s Spec) checkToRecord() error {
 			return err
 		}
 	}
-	for _, name := range slices.Concat(s.Upstreams, sortedKeys(s.PerUpstream), sortedKeys(s.PerBackend)) {
+	for _, name := range slices.Concat(s.Upstreams, slices.Sorted(maps.Keys(s.PerUpstream)), slices.Sorted(maps.Keys(s.PerBackend))) {
 		if isFlagLike(name) {
 			return fmt.Errorf("%.80q is not the name of an upstream or a backend", name)
 		}
@@ -136,7 +137,7 @@ func (s Spec) checkToRecord() error {
 	s.Nginx = Nginx{} // of the agent's own command line
 	err := checkFlags(s, func(string) bool { return false })
 	for _, per := range []map[string]json.RawMessage{s.PerUpstream, s.PerBackend} {
-		for _, name := range sortedKeys(per) {
+		for _, name := range slices.Sorted(maps.Keys(per)) {
 			err = errors.Join(err, checkSettings(name, per[name]))
 		}
 	}

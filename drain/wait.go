@@ -15,11 +15,14 @@ import (
 	"github.com/drainctl/drainctl/drain/journal"
 )
 
+// healthAttempts bounds how often a wait for health begins anew after the connection to an LB broke.
+const healthAttempts = 5
+
 // await waits until no connection to the backends is open, or until they are healthy. It changes
 // nothing. A connection to an LB that breaks while health is asked for is made anew.
 func (b *batch) await(ctx context.Context, p Phase, back bool) Verdict {
 	v := b.awaitOnce(ctx, p, back)
-	for try := 0; v.Err != nil && p == checking && b.o.lbs.broken() && ctx.Err() == nil && try < attempts; try++ {
+	for try := 0; v.Err != nil && p == checking && b.o.lbs.IsBroken() && ctx.Err() == nil && try < healthAttempts; try++ {
 		if err := b.o.reconnect(ctx); err != nil {
 			return failed(false, err)
 		}
@@ -137,7 +140,7 @@ func (b *batch) healthy(ctx context.Context, m *row) Verdict {
 		switch {
 		case passed >= healthChecks:
 			return Verdict{Detail: Detail{Checks: passed}}
-		case err != nil && b.o.lbs.broken():
+		case err != nil && b.o.lbs.IsBroken():
 			return failed(false, err)
 		case limit > 0 && elapsed >= limit:
 			if err == nil {
@@ -160,7 +163,7 @@ func (b *batch) healthy(ctx context.Context, m *row) Verdict {
 // health asks every LB that sends requests to a backend for its health. What an undrain
 // leaves down is not asked.
 func (b *batch) health(ctx context.Context, p Backend) error {
-	return b.o.lbs.of(p).each(ctx, func(ctx context.Context, lb *LB) error {
+	return b.o.lbs.With(p).Each(ctx, func(ctx context.Context, lb *LB) error {
 		if url := p.health(); url != HealthTCP {
 			return lb.Health(ctx, balancer.HealthCheck{URL: url})
 		}
@@ -189,14 +192,6 @@ func (lb LBPlan) serversOf(b Backend, is func(balancer.Server) bool) (keys []jou
 		}
 	}
 	return keys
-}
-
-// of is the LBs that send requests to a backend.
-func (f fleet) of(b Backend) fleet {
-	if b.LB == "" {
-		return f
-	}
-	return slices.DeleteFunc(slices.Clone(f), func(lb *LB) bool { return lb.Name != b.LB })
 }
 
 // unhealthy is the end of a wait for health that never came.

@@ -88,7 +88,7 @@ func waitOf(c backend.Counter, lb *watchedLB, change ...func(*Spec)) (*batch, *t
 	lbs := []LBPlan{{LB: ThisMachine, Report: &balancer.Report{Servers: []balancer.Server{server}}}}
 	o := &Operation{options: Options{Emit: l.emit}, plan: &Plan{Spec: spec, LBs: lbs}}
 	if lb != nil {
-		o.lbs = fleet{{Balancer: lb, Name: ThisMachine}}
+		o.lbs = Fleet{{Balancer: lb, Name: ThisMachine}}
 	}
 	o.whole = &batch{o: o, lbs: lbs}
 	o.whole.add("app-1", c)
@@ -274,7 +274,7 @@ func TestHealthMustPassSeveralTimes(t *testing.T) {
 	check := func(limit time.Duration, checks ...error) (Verdict, *sickLB, *told) {
 		lb := &sickLB{checks: checks}
 		w, l := waitOf(nil, nil, func(s *Spec) { s.Kind, s.HealthTimeout = Undrain, limit })
-		w.o.lbs, w.o.options.bounds = fleet{{Balancer: lb, Name: ThisMachine}}, shortBounds
+		w.o.lbs, w.o.options.bounds = Fleet{{Balancer: lb, Name: ThisMachine}}, shortBounds
 		return w.await(t.Context(), checking, false), lb, l
 	}
 	v, lb, _ := check(time.Minute, nil)

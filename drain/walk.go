@@ -214,7 +214,7 @@ func (o *Operation) take(ctx context.Context, b *batch, p Phase, back bool) Verd
 	}
 	run := o.plan.Spec.Kind == Run
 	wayBack := back || run && p > working
-	if wayBack && o.lbs.broken() {
+	if wayBack && o.lbs.IsBroken() {
 		// An LB that is gone is no reason to leave the app stopped. Steps that need it fail.
 		_ = o.reconnect(ctx)
 	}

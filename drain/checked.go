@@ -22,7 +22,7 @@ var guardChecks = map[Kind][]CheckName{
 // run.
 func (o *Operation) tellChecks() {
 	for _, lb := range o.plan.LBs {
-		o.emit(bounded(&Checked{Header: Header{LB: lb.LB}, Checks: o.plan.checksOf(lb)}))
+		o.emit(bounded(&Checked{Header: Header{LB: lb.LB}, Checks: checksOf(o.plan, lb)}))
 	}
 	if len(o.checks) > 0 || len(o.plan.Unchecked) > 0 {
 		o.emit(bounded(&Checked{Checks: o.checks, Unchecked: o.plan.Unchecked}))
@@ -30,7 +30,7 @@ func (o *Operation) tellChecks() {
 }
 
 // checksOf is the checks of one LB: those that drainctl check makes, and the guards.
-func (p *Plan) checksOf(lb LBPlan) []Check {
+func checksOf(p *Plan, lb LBPlan) []Check {
 	l := &lbLook{checker: checker{lb: lb.LB}, LBPlan: lb}
 	found := map[CheckName][]Finding{}
 	for _, f := range p.Findings {

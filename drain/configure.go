@@ -118,14 +118,3 @@ func (b *batch) detail(want balancer.Want, returning []*row) (detail Detail) {
 	}
 	return detail
 }
-
-// once is a list without what is in it before.
-func once(list []string) []string {
-	var kept []string
-	for _, s := range list {
-		if !slices.Contains(kept, s) {
-			kept = append(kept, s)
-		}
-	}
-	return kept
-}

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"reflect"
 	"runtime"
 	"strconv"
 	"strings"
@@ -16,7 +15,6 @@ import (
 
 	"github.com/drainctl/drainctl/drain/balancer"
 	"github.com/drainctl/drainctl/drain/journal"
-	"github.com/drainctl/drainctl/nginx"
 	"github.com/drainctl/drainctl/remote"
 )
 
@@ -35,36 +33,6 @@ type Machines struct {
 	// Unprivileged has this machine's nginx looked at without root: a dry run or
 	// a status. Otherwise it is asked through sudo.
 	Unprivileged bool
-}
-
-// Options is how nginx is run, for the LB's own machine.
-func (n Nginx) Options() (balancer.Options, error) {
-	o := balancer.Options{Nginx: nginx.Binary{Path: n.Path, Conf: n.Conf}, StateDir: n.StateDir, Keep: n.Keep}
-	for _, c := range []struct {
-		flag, text string
-		to         *[]string
-	}{{"test-command", n.TestCommand, &o.Nginx.TestCommand}, {"reload-command", n.ReloadCommand, &o.Nginx.ReloadCommand}} {
-		if c.text == "" {
-			continue
-		}
-		words, err := remote.Split(c.text)
-		if err != nil || len(words) == 0 {
-			return o, usage("--%s %q: not a command line: %w", c.flag, c.text, errors.Join(err, errors.New("no words")))
-		}
-		*c.to = words
-	}
-	return o, nil
-}
-
-// agentArgs is the command line of an agent with these options.
-func (n Nginx) agentArgs(program string) []string {
-	args := []string{program, "agent"}
-	eachFlag(reflect.ValueOf(n), func(name string, v reflect.Value) {
-		if !v.IsZero() {
-			args = append(args, "--"+name, fmt.Sprint(v.Interface()))
-		}
-	})
-	return args
 }
 
 // LB implements [Connector].

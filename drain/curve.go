@@ -40,13 +40,6 @@ func (o *Operation) worthKeeping(e *Waiting) bool {
 	return true
 }
 
-func (e *Waiting) reason() StuckReason {
-	if e.Stuck == nil {
-		return ""
-	}
-	return e.Stuck.Reason
-}
-
 // keepLast keeps the last reading of a wait.
 func (o *Operation) keepLast(target string) {
 	o.mu.Lock()

@@ -82,25 +82,6 @@ type StepStarted struct {
 	Description Description `json:"description"`
 }
 
-// A Description is what a step is about to do.
-type Description struct {
-	Servers []string `json:"servers,omitempty"`
-	// Returning are the targets that come back in the same edit.
-	Returning []string `json:"returning,omitempty"`
-	Counter   string   `json:"counter,omitempty"`
-	Health    string   `json:"health,omitempty"`
-	Service   string   `json:"service,omitempty"`
-	Backend   string   `json:"backend,omitempty"`
-	Limit     Seconds  `json:"limit,omitempty"`
-	// Threshold is how many connections may be open.
-	Threshold int       `json:"threshold,omitempty"`
-	OnTimeout OnTimeout `json:"on_timeout,omitempty"`
-	// The work of a rolling run.
-	Command   []string `json:"command,omitempty"`
-	OnBackend bool     `json:"on_backend,omitempty"`
-	Reboot    bool     `json:"reboot,omitempty"`
-}
-
 // A StepDone says that a step is done and verified.
 type StepDone struct {
 	Header
@@ -331,8 +312,6 @@ type Result struct {
 	Stands   *Stands         `json:"state,omitempty"`
 	Log      []string        `json:"log,omitempty"` // of the app
 	Next     []Command       `json:"next"`
-
-	err error // that Error is the text of
 }
 
 // A BackendResult is how one backend ended where others went on.
@@ -369,27 +348,15 @@ func (*Rebooting) name() string          { return "rebooting" }
 func (*WorkOutput) name() string         { return "work_output" }
 func (*Result) name() string             { return "result" }
 
-// stamp completes an event's header.
-func stamp(e Event) {
+// Stamp completes the header of an event.
+func Stamp(e Event) Event {
 	h := e.Head()
 	h.Event = e.name()
 	if h.Time.IsZero() {
 		h.Time = time.Now()
 	}
+	return e
 }
-
-// Stamp completes the header of an event that does not come from this package's
-// run, such as a Result.
-func Stamp(e Event) Event { stamp(e); return e }
-
-// Seconds is a span of time in an event.
-type Seconds float64
-
-// InSeconds is d for an event.
-func InSeconds(d time.Duration) Seconds { return Seconds(d.Seconds()) }
-
-// Duration is the span for the program.
-func (s Seconds) Duration() time.Duration { return time.Duration(float64(s) * float64(time.Second)) }
 
 // kinds are all events by their names.
 var kinds = func() map[string]func() Event {
@@ -432,4 +399,11 @@ func ParseEvent(line []byte) (Event, error) {
 		return nil, fmt.Errorf("event %s: %w", h.Event, err)
 	}
 	return e, nil
+}
+
+func (e *Waiting) reason() StuckReason {
+	if e.Stuck == nil {
+		return ""
+	}
+	return e.Stuck.Reason
 }

@@ -10,7 +10,6 @@ import (
 	"github.com/drainctl/drainctl/drain/backend"
 	"github.com/drainctl/drainctl/drain/balancer"
 	"github.com/drainctl/drainctl/drain/journal"
-	"github.com/drainctl/drainctl/nginx"
 )
 
 // A guard is what an expert checks before touching anything: it says what speaks
@@ -180,21 +179,6 @@ func orphans(p *Plan, lb LBPlan) []string {
 		}
 	}
 	return texts
-}
-
-// names tells whether a spec's targets and upstreams mean a server.
-func (s Spec) names(server journal.Server) bool {
-	a, err := nginx.ParseAddress(server.Address)
-	if err != nil {
-		return false
-	}
-	if len(s.Upstreams) > 0 && !slices.Contains(s.Upstreams, server.Upstream) && !slices.Contains(s.Upstreams, server.Module+"/"+server.Upstream) {
-		return false
-	}
-	return slices.ContainsFunc(s.Targets, func(text string) bool {
-		t, err := nginx.ParseTarget(text)
-		return err == nil && t.Matches(a)
-	})
 }
 
 // sharedLines refuses an --upstream that cannot be narrowed to: the line stands

@@ -79,36 +79,6 @@ func (b *batch) stuck(m *row, held []backend.Held, owner func(netip.Addr) string
 	return s
 }
 
-// cutAfter is when every LB has cut what its earlier workers held; 0: never.
-func (p *Plan) cutAfter() (last time.Duration) {
-	for _, lb := range p.LBs {
-		if lb.Report.ShutdownTimeout == 0 {
-			return 0
-		}
-		last = max(last, lb.Report.ShutdownTimeout)
-	}
-	return last
-}
-
-// owner tells whose a connection to a backend is, by the address of its far end:
-// the name of an LB; empty: another client's.
-func (p *Plan) owner(b Backend) func(netip.Addr) string {
-	owners := map[netip.Addr]string{}
-	for _, lb := range p.LBs {
-		for _, a := range lb.Report.Addresses {
-			if _, known := owners[a]; !known {
-				owners[a] = lb.LB
-			}
-		}
-	}
-	return func(a netip.Addr) string {
-		if a.IsLoopback() { // from the host itself, which may be the LB
-			return b.LB
-		}
-		return owners[a.WithZone("")]
-	}
-}
-
 // heldOf is the first of the connections for an event.
 func heldOf(held []backend.Held, most int, owner func(netip.Addr) string) (all []Held) {
 	for _, h := range held[:min(len(held), most)] {

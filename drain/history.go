@@ -52,7 +52,7 @@ func ReadHistory(ctx context.Context, spec Spec, c Connector) (entries []History
 				e.Ended, _ = last.(*Result)
 			}
 			if e.Ended != nil && !h.caller.Trusts(op.Recorder) {
-				e.Ended.withoutForeignWords(e.ID, spec.words(whereFlags...))
+				withoutForeignWords(e.Ended, e.ID, spec.words(whereFlags...))
 			}
 			if e.Began == nil {
 				unreadable = append(unreadable, op.ID)
@@ -97,7 +97,7 @@ func ReadOperation(ctx context.Context, spec Spec, id string, c Connector) (even
 				began.Recorder = h.Recorder
 			}
 			if result, ok := e.(*Result); ok && !h.caller.Trusts(h.Recorder) {
-				result.withoutForeignWords(id, spec.words(whereFlags...))
+				withoutForeignWords(result, id, spec.words(whereFlags...))
 			}
 			told[string(line)] = true
 			events = append(events, e)

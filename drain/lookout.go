@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -70,13 +69,6 @@ func (l *lookout) look(ctx context.Context, must, buffered bool) (hold bool, err
 		held += max(0, w.Buffered)
 	}
 	return buffered && l.buffered(held), nil
-}
-
-// found is the targets that an LB has.
-func (lb LBPlan) found(targets []string) []string {
-	return slices.DeleteFunc(slices.Clone(targets), func(t string) bool {
-		return slices.ContainsFunc(lb.Report.Missing, func(m balancer.Missing) bool { return m.Target == t })
-	})
 }
 
 // failed judges a look that failed.

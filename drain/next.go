@@ -3,8 +3,6 @@ package drain
 import (
 	"regexp"
 	"slices"
-	"strings"
-	"unicode"
 
 	"github.com/drainctl/drainctl/nginx"
 	"github.com/drainctl/drainctl/remote"
@@ -53,11 +51,6 @@ func validTargets(texts []string) []string {
 	})
 }
 
-// operationID is an ID that no program takes for a flag (journal.NewID).
-var operationID = regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z.-]{0,63}$`)
-
-func isID(text string) bool { return operationID.MatchString(text) }
-
 // plainName is the name of a host, an LB or an upstream that cannot be mistaken for
 // anything else.
 var plainName = regexp.MustCompile(`^[\pL\pN_.\[][\pL\pM\pN_.:@/\[\]-]*$`)
@@ -72,15 +65,9 @@ func nameOr(name, other string) string {
 	return other
 }
 
-// isFlagLike reports whether a program may take a name for a flag, or a terminal for more
-// than a name.
-func isFlagLike(name string) bool {
-	return strings.HasPrefix(name, "-") || strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) })
-}
-
-// withoutForeignWords makes the result's commands anew, with the reader's flags: another
-// user has recorded the result.
-func (r *Result) withoutForeignWords(id string, flags []string) {
+// withoutForeignWords makes the commands of a result anew that another user has recorded, with the
+// reader's flags.
+func withoutForeignWords(r *Result, id string, flags []string) {
 	next := []Command{}
 	for _, c := range r.Next {
 		if len(c.Words) < 2 || c.Words[0] != "drainctl" {

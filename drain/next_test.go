@@ -127,7 +127,7 @@ func TestCommandsOfTrustedRecordersStay(t *testing.T) {
 
 func event(t *testing.T, e Event) json.RawMessage {
 	t.Helper()
-	stamp(e)
+	Stamp(e)
 	text, err := json.Marshal(e)
 	if err != nil {
 		t.Fatal(err)

@@ -31,8 +31,7 @@ func (o *Operation) Run(hard, soft context.Context) error {
 	default:
 		err = o.takeSteps(hard, soft)
 	}
-	o.end(hard, begun, err)
-	return o.result.failure()
+	return o.end(hard, begun, err)
 }
 
 // either is a context that ends with a, or with b.
@@ -104,16 +103,16 @@ func (o *Operation) record(ctx context.Context) error {
 const endLimit = 10 * time.Second
 
 // end asks the LBs for a last report, computes the result and writes it to the journals. If it cannot
-// be written, end warns.
-func (o *Operation) end(ctx context.Context, begun bool, err error) {
+// be written, end warns. It returns the failure of an operation that is not done.
+func (o *Operation) end(ctx context.Context, begun bool, err error) error {
 	ctx, limit := context.WithoutCancel(ctx), cmp.Or(o.options.bounds.end, endLimit)
 	e := ending{spec: o.plan.Spec, id: o.id, rows: o.whole.rows, begun: begun, err: err, lbs: o.plan.LBs, skipped: append(slices.Clone(o.plan.Skipped), o.skipped...)}
 	if e.standing(e.exit()) == Changed {
 		e.seen = o.look(ctx, limit)
 	}
-	r := resultOf(e)
+	r, failure := resultOf(e)
 	r.Operation = o.id
-	stamp(r)
+	Stamp(r)
 	o.result = r
 	line, marshalErr := json.Marshal(r)
 	ctx, cancel := context.WithTimeout(ctx, limit)
@@ -128,9 +127,10 @@ func (o *Operation) end(ctx context.Context, begun bool, err error) {
 	})
 	if endErr = errors.Join(marshalErr, endErr); endErr != nil && begun {
 		w := &Warning{Header: Header{Operation: o.id}, Text: endErr.Error()}
-		stamp(w)
+		Stamp(w)
 		o.options.Emit(w)
 	}
+	return failure
 }
 
 // look asks every LB once more for the servers of the operation.
@@ -197,7 +197,7 @@ func (o *Operation) supersedes(lb *LB) (ids []string) {
 func (o *Operation) emit(e Event) {
 	h := e.Head()
 	h.Operation = o.id
-	stamp(e)
+	Stamp(e)
 	o.options.Emit(e)
 	switch e := e.(type) {
 	case *HealthChecked, *Planned, *LockAwaited, *WorkOutput:

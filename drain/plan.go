@@ -2,13 +2,16 @@ package drain
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/drainctl/drainctl/drain/balancer"
+	"github.com/drainctl/drainctl/drain/journal"
 	"github.com/drainctl/drainctl/nginx"
 )
 
@@ -181,12 +184,6 @@ func upstreamNames(s balancer.Server) []string {
 	return []string{s.Upstream, s.Module + "/" + s.Upstream}
 }
 
-// matches tells whether one of the targets names an address.
-func matches(targets []nginx.Target, address string) bool {
-	a, err := nginx.ParseAddress(address)
-	return err == nil && slices.ContainsFunc(targets, func(t nginx.Target) bool { return t.Matches(a) })
-}
-
 // backendsOf is the hosts behind the targets, each with its ports and settings. A
 // target on the loopback interface, or a unix socket, is a backend on each LB.
 func backendsOf(spec Spec, lbs []LBPlan) []Backend {
@@ -219,7 +216,7 @@ func backendsOf(spec Spec, lbs []LBPlan) []Backend {
 	if spec.Kind == Run && !spec.Rollout.Reboot {
 		var apart []Backend
 		for _, b := range all {
-			apart = append(apart, spec.byPort(b, lbs)...)
+			apart = append(apart, byPort(spec, b, lbs)...)
 		}
 		all = apart
 	}
@@ -235,7 +232,7 @@ func backendsOf(spec Spec, lbs []LBPlan) []Backend {
 
 // byPort is the backends of a rolling run on one host: each target by itself where no two of them
 // have the same service. What stops one of two that have it stops the other.
-func (s Spec) byPort(host Backend, lbs []LBPlan) (parts []Backend) {
+func byPort(s Spec, host Backend, lbs []LBPlan) (parts []Backend) {
 	services := map[string]bool{}
 	for _, text := range host.Targets {
 		t, err := nginx.ParseTarget(text)
@@ -383,4 +380,93 @@ func allServers(lbs []LBPlan) (all []string) {
 		all = append(all, names(lb.Report.Servers)...)
 	}
 	return once(all)
+}
+
+// once is a list without what is in it before.
+func once(list []string) []string {
+	var kept []string
+	for _, s := range list {
+		if !slices.Contains(kept, s) {
+			kept = append(kept, s)
+		}
+	}
+	return kept
+}
+
+// A Skip is a backend that a rolling run leaves as it is, and why.
+type Skip struct {
+	Backend string `json:"backend"`
+	Reason  string `json:"reason"`
+}
+
+// cutAfter is when every LB has cut what its earlier workers held; 0: never.
+func (p *Plan) cutAfter() (last time.Duration) {
+	for _, lb := range p.LBs {
+		if lb.Report.ShutdownTimeout == 0 {
+			return 0
+		}
+		last = max(last, lb.Report.ShutdownTimeout)
+	}
+	return last
+}
+
+// owner tells whose a connection to a backend is, by the address of its far end:
+// the name of an LB; empty: another client's.
+func (p *Plan) owner(b Backend) func(netip.Addr) string {
+	owners := map[netip.Addr]string{}
+	for _, lb := range p.LBs {
+		for _, a := range lb.Report.Addresses {
+			if _, known := owners[a]; !known {
+				owners[a] = lb.LB
+			}
+		}
+	}
+	return func(a netip.Addr) string {
+		if a.IsLoopback() { // from the host itself, which may be the LB
+			return b.LB
+		}
+		return owners[a.WithZone("")]
+	}
+}
+
+// found is the targets that an LB has.
+func (lb LBPlan) found(targets []string) []string {
+	return slices.DeleteFunc(slices.Clone(targets), func(t string) bool {
+		return slices.ContainsFunc(lb.Report.Missing, func(m balancer.Missing) bool { return m.Target == t })
+	})
+}
+
+// serversOf is the servers of a backend on one LB, for which is so.
+func (lb LBPlan) serversOf(b Backend, is func(balancer.Server) bool) (keys []journal.Server) {
+	for _, s := range lb.Report.Servers {
+		if matches(b.targets(), s.Address) && is(s) && !slices.Contains(keys, s.Server) {
+			keys = append(keys, s.Server)
+		}
+	}
+	return keys
+}
+
+// missingEverywhere is the error of the targets that no LB has.
+func missingEverywhere(spec Spec, reports []LBPlan) error {
+	var errs []error
+	for _, target := range spec.Targets {
+		var err error
+		for _, lb := range reports {
+			i := slices.IndexFunc(lb.Report.Missing, func(m balancer.Missing) bool { return m.Target == target })
+			if i < 0 {
+				err = nil
+				break
+			}
+			if err == nil {
+				err = lb.Report.Missing[i].Error
+			}
+		}
+		if err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if len(errs) == 1 {
+		return errs[0]
+	}
+	return errors.Join(errs...)
 }

@@ -3,8 +3,6 @@ package drain
 import (
 	"cmp"
 	"context"
-	"errors"
-	"slices"
 	"sync"
 	"time"
 
@@ -91,7 +89,7 @@ func Prepare(ctx context.Context, spec Spec, options Options) (o *Operation, err
 	if err := o.check(ctx); err != nil {
 		return o, err
 	}
-	o.adopt(o.plan.Spec.savedTable(o.plan.LBs))
+	o.adopt(savedTable(o.plan.Spec, o.plan.LBs))
 	if spec.Kind != Run {
 		return o, nil
 	}
@@ -179,31 +177,6 @@ func (o *Operation) report(ctx context.Context, spec Spec, preflight bool) ([]LB
 		return nil, err
 	}
 	return reports, missingEverywhere(spec, reports)
-}
-
-// missingEverywhere is the error of the targets that no LB has.
-func missingEverywhere(spec Spec, reports []LBPlan) error {
-	var errs []error
-	for _, target := range spec.Targets {
-		var err error
-		for _, lb := range reports {
-			i := slices.IndexFunc(lb.Report.Missing, func(m balancer.Missing) bool { return m.Target == target })
-			if i < 0 {
-				err = nil
-				break
-			}
-			if err == nil {
-				err = lb.Report.Missing[i].Error
-			}
-		}
-		if err != nil {
-			errs = append(errs, err)
-		}
-	}
-	if len(errs) == 1 {
-		return errs[0]
-	}
-	return errors.Join(errs...)
 }
 
 // planAgain plans with the locks held. What an undrain takes over is read again.

@@ -31,8 +31,8 @@ type seenLB struct {
 }
 
 // resultOf computes the result of an operation: the exit code, the state that it left, and the next
-// commands. It is a pure function.
-func resultOf(e ending) *Result {
+// commands. The error is the [Failure] of an operation that is not done. It is a pure function.
+func resultOf(e ending) (*Result, error) {
 	exit := e.exit()
 	r := &Result{Kind: e.spec.Kind, Targets: e.spec.Targets, ExitCode: exit, Result: e.outcome(exit), Findings: []Finding{}, Next: []Command{}, Skipped: e.skipped}
 	r.Changed = e.changed()
@@ -62,12 +62,12 @@ func resultOf(e ending) *Result {
 		}
 	}
 	if exit == Done {
-		return r
+		return r, nil
 	}
-	r.err = e.error()
-	r.Error, r.GateClosed = r.err.Error(), errors.Is(e.err, errGate)
+	err := e.error()
+	r.Error, r.GateClosed = err.Error(), errors.Is(e.err, errGate)
 	var refusal *Refusal
-	if errors.As(r.err, &refusal) && exit == Refused {
+	if errors.As(err, &refusal) && exit == Refused {
 		r.Findings = refusal.Findings
 	}
 	stands := e.stands(exit)
@@ -84,15 +84,7 @@ func resultOf(e ending) *Result {
 	if exit != Refused {
 		r.Next = append(r.Next, e.next(r)...)
 	}
-	return r
-}
-
-// failure returns the error of an operation that is not done.
-func (r *Result) failure() error {
-	if r.ExitCode == Done {
-		return nil
-	}
-	return &Failure{Exit: r.ExitCode, Err: r.err, Stands: *r.Stands, Log: r.Log, Next: r.Next}
+	return r, &Failure{Exit: r.ExitCode, Err: err, Stands: *r.Stands, Log: r.Log, Next: r.Next}
 }
 
 // exit returns the exit code.

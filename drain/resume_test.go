@@ -166,7 +166,7 @@ func TestReadHistory(t *testing.T) {
 func TestEventsSurvive(t *testing.T) {
 	for name, make := range kinds {
 		e := make()
-		stamp(e)
+		Stamp(e)
 		e.Head().Step, e.Head().LB = StepWait, "lb1"
 		line, err := json.Marshal(e)
 		if err != nil {

@@ -39,7 +39,7 @@ func (o *Operation) expand(ctx context.Context, spec Spec) (Spec, error) {
 // what the guards say of each batch while the others are up.
 func (o *Operation) planRun(ctx context.Context, spec Spec, reports []LBPlan, dry bool) (*Plan, error) {
 	whole := newPlan(spec, reports, dry)
-	skips, saved := notInPool(whole), spec.savedTable(reports)
+	skips, saved := notInPool(whole), savedTable(spec, reports)
 	p := whole.only(func(b Backend) bool {
 		return !slices.ContainsFunc(skips, func(s Skip) bool { return s.Backend == b.Name })
 	})
@@ -95,7 +95,7 @@ func notInPool(p *Plan) (skips []Skip) {
 		}
 		reason, ours := "it is marked down outside drainctl", false
 		for _, lb := range p.LBs {
-			op, resumes := p.Spec.continued(lb)
+			op, resumes := continued(p.Spec, lb)
 			for _, m := range lb.Report.State.Marks {
 				if !matches(b.targets(), m.Address) {
 					continue
@@ -111,12 +111,6 @@ func notInPool(p *Plan) (skips []Skip) {
 		}
 	}
 	return skips
-}
-
-// A Skip is a backend that a rolling run leaves as it is, and why.
-type Skip struct {
-	Backend string `json:"backend"`
-	Reason  string `json:"reason"`
 }
 
 // batches shares backends out.

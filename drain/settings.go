@@ -146,17 +146,6 @@ func jsonName(f reflect.StructField) string {
 	return name
 }
 
-// Or is n, and what it leaves open as other has it.
-func (n Nginx) Or(other Nginx) Nginx {
-	to, from := reflect.ValueOf(&n).Elem(), reflect.ValueOf(other)
-	for i := range to.NumField() {
-		if to.Field(i).IsZero() {
-			to.Field(i).Set(from.Field(i))
-		}
-	}
-	return n
-}
-
 // Any tells whether it is so in the settings of the spec, or in those of one of its
 // upstreams or backends.
 func (s Spec) Any(is func(Settings) bool) bool {

@@ -148,17 +148,6 @@ type SSH struct {
 	Identity string `json:"identity,omitempty" flag:"identity"`
 }
 
-// Nginx is how nginx is run on an LB, and where its journal is, as far as the
-// operator says so. What is run as root is never recorded.
-type Nginx struct {
-	Path          string `json:"path,omitempty" flag:"nginx"`
-	Conf          string `json:"configuration,omitempty" flag:"nginx-conf" keep:"resume,undrain"`
-	TestCommand   string `json:"test_command,omitempty" flag:"test-command"`
-	ReloadCommand string `json:"reload_command,omitempty" flag:"reload-command"`
-	StateDir      string `json:"state_dir,omitempty" flag:"state-dir" keep:"resume,undrain"`
-	Keep          int    `json:"keep,omitempty" flag:"keep" keep:"resume,undrain"`
-}
-
 // A continuation says what takes fields over.
 type continuation string
 
@@ -407,4 +396,25 @@ func BatchSize(text string, n int) (int, error) {
 		size = max(1, n*size/100)
 	}
 	return size, nil
+}
+
+// names tells whether a spec's targets and upstreams mean a server.
+func (s Spec) names(server journal.Server) bool {
+	a, err := nginx.ParseAddress(server.Address)
+	if err != nil {
+		return false
+	}
+	if len(s.Upstreams) > 0 && !slices.Contains(s.Upstreams, server.Upstream) && !slices.Contains(s.Upstreams, server.Module+"/"+server.Upstream) {
+		return false
+	}
+	return slices.ContainsFunc(s.Targets, func(text string) bool {
+		t, err := nginx.ParseTarget(text)
+		return err == nil && t.Matches(a)
+	})
+}
+
+// matches tells whether one of the targets names an address.
+func matches(targets []nginx.Target, address string) bool {
+	a, err := nginx.ParseAddress(address)
+	return err == nil && slices.ContainsFunc(targets, func(t nginx.Target) bool { return t.Matches(a) })
 }

@@ -219,7 +219,7 @@ func acting(state journal.State, server journal.Server) (all []journal.Operation
 		return slices.ContainsFunc(marks, func(m journal.Mark) bool { return m.Operation == op.ID })
 	}
 	for _, op := range standing {
-		ofOwner := slices.ContainsFunc(state.Operations, func(o journal.Operation) bool { return marked(o) && sameRecorder(o.Recorder, op.Recorder) })
+		ofOwner := slices.ContainsFunc(state.Operations, func(o journal.Operation) bool { return marked(o) && o.Recorder.IsSame(op.Recorder) })
 		ofRoot := op.Recorder != nil && op.Recorder.UID == 0
 		edited := len(state.EditsOf(op.ID, server)) > 0
 		if ofOwner || ofRoot || edited {
@@ -227,12 +227,6 @@ func acting(state journal.State, server journal.Server) (all []journal.Operation
 		}
 	}
 	return all
-}
-
-// sameRecorder reports whether two operations are of one user. Journals of earlier versions
-// have no recorder, and a user cannot record such an operation.
-func sameRecorder(a, b *journal.Recorder) bool {
-	return a == b || a != nil && b != nil && a.UID == b.UID
 }
 
 // holderOf is who holds the lock of a server's backend.

@@ -1,5 +1,10 @@
 package drain
 
+import (
+	"slices"
+	"strings"
+)
+
 // A StepName names a step.
 type StepName string
 
@@ -26,4 +31,56 @@ func (d Direction) Opposite() Direction {
 		return Reverse
 	}
 	return Forward
+}
+
+// A Description is what a step is about to do.
+type Description struct {
+	Servers []string `json:"servers,omitempty"`
+	// Returning are the targets that come back in the same edit.
+	Returning []string `json:"returning,omitempty"`
+	Counter   string   `json:"counter,omitempty"`
+	Health    string   `json:"health,omitempty"`
+	Service   string   `json:"service,omitempty"`
+	Backend   string   `json:"backend,omitempty"`
+	Limit     Seconds  `json:"limit,omitempty"`
+	// Threshold is how many connections may be open.
+	Threshold int       `json:"threshold,omitempty"`
+	OnTimeout OnTimeout `json:"on_timeout,omitempty"`
+	// The work of a rolling run.
+	Command   []string `json:"command,omitempty"`
+	OnBackend bool     `json:"on_backend,omitempty"`
+	Reboot    bool     `json:"reboot,omitempty"`
+}
+
+// describe says what the step of a phase will do.
+func describe(spec Spec, p Phase, backends []Backend, lbs []LBPlan) (what Description) {
+	switch p.step() {
+	case StepMarkDown:
+		return Description{Servers: allServers(lbs)}
+	case StepWork:
+		r := spec.Rollout
+		return Description{Command: r.Command, OnBackend: r.OnBackend, Reboot: r.Reboot}
+	}
+	add := func(to *string, text string) {
+		if text != "" && !slices.Contains(strings.Split(*to, ", "), text) {
+			*to = strings.TrimPrefix(*to+", "+text, ", ")
+		}
+	}
+	for _, b := range backends {
+		set := b.Settings
+		switch {
+		case p.step() == StepService && set.Service != "":
+			add(&what.Service, set.Service)
+			add(&what.Backend, b.Name)
+		case p.step() == StepService:
+		case p == checking:
+			add(&what.Health, b.health())
+			what.Limit = InSeconds(set.HealthTimeout)
+		default:
+			add(&what.Counter, b.counterText())
+			add(&what.Service, set.Service)
+			what.Limit, what.Threshold, what.OnTimeout = InSeconds(set.Timeout), set.Threshold, spec.OnTimeout
+		}
+	}
+	return what
 }

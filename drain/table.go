@@ -2,66 +2,12 @@ package drain
 
 import (
 	"encoding/json"
-	"fmt"
 	"slices"
 
 	"github.com/drainctl/drainctl/drain/backend"
 	"github.com/drainctl/drainctl/drain/balancer"
 	"github.com/drainctl/drainctl/drain/journal"
 )
-
-// A Phase is how far a backend has come: the step that was begun for it last.
-type Phase int
-
-// The phases, in the order of a rolling run. A drain ends with stopping, and an undrain
-// begins with starting.
-const (
-	waiting  Phase = iota // no step was begun
-	marking               // down, on every LB
-	draining              // until no connection is open
-	stopping              // the service
-	working
-	starting // the service
-	checking // until it is healthy
-	clearing // down, on every LB
-)
-
-// phases are the names and the steps of the phases.
-var phases = [...]struct {
-	name string
-	StepName
-	Direction
-}{
-	waiting: {name: "waiting"},
-	marking: {"marking", StepMarkDown, Forward}, draining: {"draining", StepWait, Forward}, stopping: {"stopping", StepService, Forward},
-	working:  {"working", StepWork, Forward},
-	starting: {"starting", StepService, Reverse}, checking: {"checking", StepWait, Reverse}, clearing: {"clearing", StepMarkDown, Reverse},
-}
-
-// paths are the phases of each kind of operation.
-var paths = map[Kind][]Phase{
-	Drain:   {marking, draining, stopping},
-	Undrain: {starting, checking, clearing},
-	Run:     {marking, draining, stopping, working, starting, checking, clearing},
-}
-
-// step is the name of the phase's step, and direction where it leads.
-func (p Phase) step() StepName       { return phases[p].StepName }
-func (p Phase) direction() Direction { return phases[p].Direction }
-
-// MarshalText implements [encoding.TextMarshaler].
-func (p Phase) MarshalText() ([]byte, error) { return []byte(phases[p].name), nil }
-
-// UnmarshalText implements [encoding.TextUnmarshaler].
-func (p *Phase) UnmarshalText(text []byte) error {
-	for i := range phases {
-		if phases[i].name == string(text) {
-			*p = Phase(i)
-			return nil
-		}
-	}
-	return fmt.Errorf("%.40q is no phase of an operation", text)
-}
 
 // An End is how a backend ended. Empty: its steps are not all done.
 type End string
@@ -250,16 +196,16 @@ func (o *Operation) table() json.RawMessage {
 
 // continued returns the operation on an LB that the spec resumes. It ignores an operation with the same
 // ID that another user recorded.
-func (s Spec) continued(lb LBPlan) (op journal.Operation, ok bool) {
+func continued(s Spec, lb LBPlan) (op journal.Operation, ok bool) {
 	op, ok = lb.Report.State.Find(s.Continues)
-	return op, ok && sameRecorder(op.Recorder, s.recorder)
+	return op, ok && op.Recorder.IsSame(s.recorder)
 }
 
 // savedTable returns the latest table of the operation that the spec resumes.
-func (s Spec) savedTable(lbs []LBPlan) (latest table) {
+func savedTable(s Spec, lbs []LBPlan) (latest table) {
 	for _, lb := range lbs {
 		var t table
-		op, ok := s.continued(lb)
+		op, ok := continued(s, lb)
 		if ok && json.Unmarshal(op.Progress, &t) == nil && t.Steps >= latest.Steps {
 			latest = t
 		}
@@ -317,7 +263,7 @@ func (o *Operation) adopt(t table) {
 func (o *Operation) covers(r *row) bool {
 	found := false
 	for _, lb := range o.whole.lbs {
-		op, ok := o.plan.Spec.continued(lb)
+		op, ok := continued(o.plan.Spec, lb)
 		found = found || ok && len(op.Servers) > 0
 		for _, s := range serversOf(lb, []*row{r}) {
 			if ok && op.Covers(s.Server) {

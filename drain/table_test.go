@@ -160,7 +160,7 @@ func TestResults(t *testing.T) {
 		{"a run is interrupted between two batches", endingOf(Run, ErrInterrupted, done, backendOf{}), Interrupted, journal.ResultPartial, AllBack, []string{"resume"}},
 		{"a run is interrupted twice", endingOf(Run, ErrInterrupted, done, backendOf{reached: working}), Partial, journal.ResultPartial, Changed, []string{"resume", "undrain"}},
 	} {
-		r := resultOf(test.e)
+		r, err := resultOf(test.e)
 		standing := Standing("")
 		if r.Stands != nil {
 			standing = r.Stands.Standing
@@ -172,14 +172,14 @@ func TestResults(t *testing.T) {
 		if r.ExitCode != test.exit || r.Result != test.result || standing != test.standing || !slices.Equal(next, test.next) {
 			t.Errorf("%s: exit %d, %q, %q, next %q; want %d, %q, %q, %q", test.name, r.ExitCode, r.Result, standing, next, test.exit, test.result, test.standing, test.next)
 		}
-		if (r.failure() == nil) != (test.exit == Done) {
-			t.Errorf("%s: %v", test.name, r.failure())
+		if (err == nil) != (test.exit == Done) {
+			t.Errorf("%s: %v", test.name, err)
 		}
 	}
-	if r := resultOf(endingOf(Drain, refused, backendOf{end: rolledBack, why: refused})); len(r.Findings) != 1 || r.Findings[0].Override != "--yes" {
+	if r, _ := resultOf(endingOf(Drain, refused, backendOf{end: rolledBack, why: refused})); len(r.Findings) != 1 || r.Findings[0].Override != "--yes" {
 		t.Errorf("the refusal is %+v", r.Findings)
 	}
-	if r := resultOf(endingOf(Drain, nil, done, open)); r.Stands.Open == nil || *r.Stands.Open != 2 || len(r.Backends) != 1 {
+	if r, _ := resultOf(endingOf(Drain, nil, done, open)); r.Stands.Open == nil || *r.Stands.Open != 2 || len(r.Backends) != 1 {
 		t.Errorf("%+v, %+v", r.Stands, r.Backends)
 	}
 }
@@ -203,7 +203,7 @@ func TestResultsAreTruthful(t *testing.T) {
 			all = append(all, b)
 		}
 		e := endingOf(k, nil, all...)
-		r := resultOf(e)
+		r, _ := resultOf(e)
 		isLeft := slices.ContainsFunc(e.rows, (*row).isPartial)
 		unfinished := (&journal.Operation{Result: r.Result}).Unfinished()
 		resumes := slices.ContainsFunc(r.Next, func(c Command) bool { return c.Words[1] == "resume" })

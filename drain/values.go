@@ -8,9 +8,11 @@ import (
 	"maps"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/drainctl/drainctl/nginx"
 	"github.com/drainctl/drainctl/remote"
@@ -174,4 +176,15 @@ func checkFlags(of any, zeroCounts func(flag string) bool) (err error) {
 		}
 	})
 	return err
+}
+
+// operationID is an ID that no program takes for a flag (journal.NewID).
+var operationID = regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z.-]{0,63}$`)
+
+func isID(text string) bool { return operationID.MatchString(text) }
+
+// isFlagLike reports whether a program may take a name for a flag, or a terminal for more
+// than a name.
+func isFlagLike(name string) bool {
+	return strings.HasPrefix(name, "-") || strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) })
 }

@@ -6,13 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 	"sync"
 	"time"
 
 	"github.com/drainctl/drainctl/drain/backend"
 	"github.com/drainctl/drainctl/drain/balancer"
-	"github.com/drainctl/drainctl/drain/journal"
 )
 
 // healthAttempts bounds how often a wait for health begins anew after the connection to an LB broke.
@@ -182,16 +180,6 @@ func (b *batch) connect(ctx context.Context, lb *LB, p Backend) error {
 		return nil
 	}
 	return lb.Health(ctx, balancer.HealthCheck{Servers: servers})
-}
-
-// serversOf is the servers of a backend on one LB, for which is so.
-func (lb LBPlan) serversOf(b Backend, is func(balancer.Server) bool) (keys []journal.Server) {
-	for _, s := range lb.Report.Servers {
-		if matches(b.targets(), s.Address) && is(s) && !slices.Contains(keys, s.Server) {
-			keys = append(keys, s.Server)
-		}
-	}
-	return keys
 }
 
 // unhealthy is the end of a wait for health that never came.

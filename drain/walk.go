@@ -3,7 +3,6 @@ package drain
 import (
 	"context"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -288,13 +287,6 @@ func (o *Operation) failedStep(head Header, v Verdict) Verdict {
 	return v
 }
 
-// path returns the phases of a plan. Without a service there is none to stop or start.
-func (p *Plan) path() []Phase {
-	return slices.DeleteFunc(slices.Clone(paths[p.Spec.Kind]), func(ph Phase) bool {
-		return ph.step() == StepService && !slices.ContainsFunc(p.Backends, func(b Backend) bool { return b.Settings.Service != "" })
-	})
-}
-
 // describe says what the step of a phase will do with the batch.
 func (b *batch) describe(p Phase) Description {
 	var backends []Backend
@@ -308,37 +300,4 @@ func (b *batch) describe(p Phase) Description {
 		lbs = append(lbs, LBPlan{lb.LB, &report})
 	}
 	return describe(b.o.plan.Spec, p, backends, lbs)
-}
-
-// describe says what the step of a phase will do.
-func describe(spec Spec, p Phase, backends []Backend, lbs []LBPlan) (what Description) {
-	switch p.step() {
-	case StepMarkDown:
-		return Description{Servers: allServers(lbs)}
-	case StepWork:
-		r := spec.Rollout
-		return Description{Command: r.Command, OnBackend: r.OnBackend, Reboot: r.Reboot}
-	}
-	add := func(to *string, text string) {
-		if text != "" && !slices.Contains(strings.Split(*to, ", "), text) {
-			*to = strings.TrimPrefix(*to+", "+text, ", ")
-		}
-	}
-	for _, b := range backends {
-		set := b.Settings
-		switch {
-		case p.step() == StepService && set.Service != "":
-			add(&what.Service, set.Service)
-			add(&what.Backend, b.Name)
-		case p.step() == StepService:
-		case p == checking:
-			add(&what.Health, b.health())
-			what.Limit = InSeconds(set.HealthTimeout)
-		default:
-			add(&what.Counter, b.counterText())
-			add(&what.Service, set.Service)
-			what.Limit, what.Threshold, what.OnTimeout = InSeconds(set.Timeout), set.Threshold, spec.OnTimeout
-		}
-	}
-	return what
 }

@@ -49,3 +49,9 @@ func (r Recorder) Trusts(recorder *Recorder) bool {
 // isBounded reports whether the bounds of users other than root are the recorder's. In
 // files of earlier versions there is none.
 func (r *Recorder) isBounded() bool { return r != nil && r.UID != 0 }
+
+// IsSame reports whether two recorders are one user. Journals of earlier versions have no recorder, and a
+// user cannot record an operation without one.
+func (r *Recorder) IsSame(other *Recorder) bool {
+	return r == other || r != nil && other != nil && r.UID == other.UID
+}

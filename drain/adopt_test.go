@@ -73,7 +73,7 @@ func TestResumedDrain(t *testing.T) {
 		spec := p.firstOf(2, Drain)
 		spec.OnTimeout = TimeoutLeave
 		p.apps[1].open = 1
-		spec.shortenLimits(t, p.apps[1])
+		shortenLimits(t, &spec, p.apps[1])
 		return p, spec
 	}
 	resume := func(p *pool) outcome {
@@ -190,7 +190,7 @@ func TestMaxFailuresOfAResume(t *testing.T) {
 	p.run(p.spec(Run))
 	p.apps[0].sick = true
 	spec := p.resumes()
-	spec.shortenLimits(t, p.apps[0])
+	shortenLimits(t, &spec, p.apps[0])
 	out := p.run(spec)
 	out.ended(t, Partial, Changed, "not healthy")
 	p.worked(1, 0, 0)
@@ -273,7 +273,7 @@ func TestHangingLBAtTheEnd(t *testing.T) {
 	p.apps[0].open = 1
 	spec := p.firstOf(2, Drain)
 	spec.OnTimeout = TimeoutLeave
-	spec.shortenLimits(t, p.apps[0])
+	shortenLimits(t, &spec, p.apps[0])
 	p.at[p.apps[1].name+" systemctl stop"] = func() { hang = true }
 	out := p.run(spec, func(o *Options) {
 		o.Connect, o.bounds.end = hangingPool{p, &hang}, 200*time.Millisecond

@@ -73,7 +73,7 @@ func (b *batch) plan(ctx context.Context, lb *LB) (LBPlan, error) {
 	}
 	report := *b.part(lb).Report // nothing is to be done there
 	report.Servers, report.Upstreams = nil, nil
-	return LBPlan{lb.Name, &report}, nil
+	return LBPlan{LB: lb.Name, Report: &report}, nil
 }
 
 // planAgain plans the part of one LB again, and asks the guards.

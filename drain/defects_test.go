@@ -81,7 +81,7 @@ func TestResumeOfUndrainForce(t *testing.T) {
 				t.Errorf("after the resume the app is active: %t, and the configuration:\n%s", r.unit.active(), r.read())
 			}
 			if s := r.state(); len(s.Operations) > 0 {
-				t.Errorf("left: %s", describeAll(s.Operations))
+				t.Errorf("left: %s", listOf(s.Operations))
 			}
 		})
 	}
@@ -185,7 +185,7 @@ func TestInterruptedBeforeItBegan(t *testing.T) {
 			t.Errorf("%s: the history has %+v, unreadable %q, %v", what, entries, unreadable, err)
 		}
 		if s := r.state(); len(s.Operations) > 0 || r.read() != r.was || !r.unit.active() {
-			t.Errorf("%s: left %s", what, describeAll(s.Operations))
+			t.Errorf("%s: left %s", what, listOf(s.Operations))
 		}
 	}
 	for _, at := range []string{"call lock", "call begin", "journal: begin", "journal: new history"} {
@@ -447,6 +447,6 @@ func TestRepeatedAndUnwritable(t *testing.T) {
 		t.Errorf("exit %d, %v, the file is\n%s", ExitOf(err), err, r.read())
 	}
 	if s := r.state(); len(s.Operations) > 0 {
-		t.Errorf("left %s", describeAll(s.Operations))
+		t.Errorf("left %s", listOf(s.Operations))
 	}
 }

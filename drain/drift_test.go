@@ -304,7 +304,7 @@ func TestSomebodyElseWrites(t *testing.T) {
 		t.Fatalf("planned again %d times, the file is\n%s", again, r.read())
 	}
 	if s := r.state(); len(s.Operations) > 0 || len(s.Marks) > 0 {
-		t.Errorf("left %s, %d marks", describeAll(s.Operations), len(s.Marks))
+		t.Errorf("left %s, %d marks", listOf(s.Operations), len(s.Marks))
 	}
 	// Once, and it is read again.
 	r.write(r.was)
@@ -327,7 +327,7 @@ func TestSomebodyElseWrites(t *testing.T) {
 	}
 	// What the journal says is there now is what is: one line of ours.
 	if s := r.state(); len(s.Operations) != 1 || len(s.Marks) != 1 {
-		t.Fatalf("left %s, %d marks", describeAll(s.Operations), len(s.Marks))
+		t.Fatalf("left %s, %d marks", listOf(s.Operations), len(s.Marks))
 	}
 	back := r.spec(Undrain)
 	back.Allow.Pending = true
@@ -405,7 +405,7 @@ func TestPending(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return strings.Join(refusals(p), "\n")
+		return strings.Join(refusalsOf(p), "\n")
 	}
 	if got := pending(Drain); got != "" {
 		t.Errorf("as loaded: %q", got)

@@ -242,7 +242,7 @@ func (r *rig) mend(what string, k kindOfCase) {
 		r.t.Fatalf("%s\nafter undrain the journal still has %s interrupted", what, left[0].ID)
 	}
 	if len(s.Marks) > 0 || len(s.Operations) > 0 {
-		r.t.Fatalf("%s\nafter undrain the journal still has %d marks, and %s", what, len(s.Marks), describeAll(s.Operations))
+		r.t.Fatalf("%s\nafter undrain the journal still has %d marks, and %s", what, len(s.Marks), listOf(s.Operations))
 	}
 }
 

@@ -378,7 +378,7 @@ func TestSeveralTargets(t *testing.T) {
 			two := func(k Kind) Spec {
 				s := p.spec(k)
 				s.Targets = s.Targets[:2]
-				s.shortenLimits(t, p.apps[1])
+				shortenLimits(t, &s, p.apps[1])
 				return s
 			}
 			reloads := test.reloads
@@ -473,7 +473,7 @@ func TestRollbackAloneOnEveryLB(t *testing.T) {
 				}
 				spec := p.spec(Drain)
 				spec.Targets = spec.Targets[:2]
-				spec.shortenLimits(t, late)
+				shortenLimits(t, &spec, late)
 				out := p.run(spec)
 				out.ended(t, Partial, Changed, "the rollback failed too")
 				if slices.Contains(other.out(), late.name+":8080") {
@@ -506,7 +506,7 @@ func TestRollbackAfterARollback(t *testing.T) {
 			p.at[sick.name+" systemctl stop"] = func() { sick.noStop, sick.sick = true, true }
 			spec := p.spec(Drain)
 			spec.Targets = spec.Targets[:2]
-			spec.shortenLimits(t, &poolApp{name: sick.name, sick: true, open: 1}) // as it will be
+			shortenLimits(t, &spec, &poolApp{name: sick.name, sick: true, open: 1}) // as it will be
 			spec.PerBackend[late.name] = spec.PerBackend[sick.name]
 			out := p.run(spec)
 			out.ended(t, Partial, Changed, "not healthy")

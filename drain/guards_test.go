@@ -1,6 +1,7 @@
 package drain
 
 import (
+	"encoding/json"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -453,4 +454,28 @@ func TestGuardOfPendingFiles(t *testing.T) {
 	p = reported(Drain, "10.0.0.1", balancer.Report{Servers: server, Pending: []balancer.PendingFile{pending}}, func(s *Spec) { s.Allow.Pending = true })
 	contains(t, "refusals when accepted", refusals(p), nil)
 	contains(t, "warnings when accepted", warnings(p), []string{says})
+}
+
+// TestNamesOfSettings: settings are found by every name of a backend, the port's own
+// before the host's, and of an upstream with and without its module.
+func TestNamesOfSettings(t *testing.T) {
+	b := Backend{Name: "this machine", Targets: []string{"127.0.0.1:8080"}}
+	if names := b.names(); !slices.Equal(names, []string{"this machine", "127.0.0.1", "127.0.0.1:8080"}) {
+		t.Errorf("%q", names)
+	}
+	lbs := []LBPlan{{Report: &balancer.Report{Servers: []balancer.Server{
+		{Server: journal.Server{Module: "http", Upstream: "pool", Address: "10.0.0.1:80"}, Name: "pool"},
+	}}}}
+	for key, want := range map[string]int{"pool": 7, "http/pool": 7, "stream/pool": 1, "other": 1} {
+		s := DefaultSpec(Drain)
+		s.Targets, s.PerUpstream = []string{"10.0.0.1"}, map[string]json.RawMessage{key: json.RawMessage(`{"min_up":7}`)}
+		p := &Plan{Spec: s, LBs: lbs, Backends: backendsOf(s, lbs)}
+		if got := []int{p.Backends[0].Settings.MinUp, p.minUp(lbs[0], "pool")}; !slices.Equal(got, []int{want, want}) {
+			t.Errorf("settings of %s: the backend, and the guard, have %d, want %d", key, got, want)
+		}
+	}
+	s := Spec{PerUpstream: map[string]json.RawMessage{"pool": json.RawMessage(`{"min_up":7}`), "http/pool": json.RawMessage(`{"min_up":8}`)}}
+	if set, err := s.settings(upstreamNames(lbs[0].Report.Servers[0]), nil); err != nil || set.MinUp != 8 {
+		t.Errorf("%+v, %v: want what is named with the module", set, err)
+	}
 }

@@ -17,8 +17,8 @@ func TestDrainedTwice(t *testing.T) {
 		change func(*Spec, *poolApp)
 	}{
 		{"the service of all backends", func(*Spec, *poolApp) {}},
-		{"the service of one backend", func(s *Spec, a *poolApp) { s.setOwnService(a) }},
-		{"the service of an upstream", func(s *Spec, _ *poolApp) { s.setUpstreamService() }},
+		{"the service of one backend", func(s *Spec, a *poolApp) { setOwnService(s, a) }},
+		{"the service of an upstream", func(s *Spec, _ *poolApp) { setUpstreamService(s) }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -42,13 +42,13 @@ func TestDrainedTwice(t *testing.T) {
 }
 
 // setOwnService has the service be one of a backend, as a configuration file may say.
-func (s *Spec) setOwnService(a *poolApp) {
+func setOwnService(s *Spec, a *poolApp) {
 	text, _ := s.Only("service")
 	s.Service, s.PerBackend = "", map[string]json.RawMessage{a.name: text}
 }
 
 // setUpstreamService has the service be one of an upstream.
-func (s *Spec) setUpstreamService() {
+func setUpstreamService(s *Spec) {
 	text, _ := s.Only("service")
 	s.Service, s.PerUpstream = "", map[string]json.RawMessage{"pool": text}
 }
@@ -63,10 +63,11 @@ func TestSeveralMarksOnAServer(t *testing.T) {
 		spec.Targets = spec.Targets[:1]
 		p.run(spec).ended(t, Done, "", "")
 		spec.Service = ""
-		other := recorded(t, spec)
-		other.ID, other.Recorder, other.Result = "99990101-000000.000-abcd", annRecorder, journal.ResultDone
+		other := p.lbs[0].state.Operations[0]
+		other.Spec, _ = json.Marshal(spec)
+		other.ID, other.Recorder, other.Result = "99990101-000000.000-abcd", &journal.Recorder{UID: 1001, Name: "ann"}, journal.ResultDone
 		for _, lb := range p.lbs {
-			lb.state.Operations[0].Recorder = deployRecorder
+			lb.state.Operations[0].Recorder = &journal.Recorder{UID: 1000, Name: "deploy"}
 			lb.state.Operations = append(lb.state.Operations, other)
 			mark := lb.state.Marks[0]
 			mark.Operation, mark.At = other.ID, 1000

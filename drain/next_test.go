@@ -51,9 +51,6 @@ func TestPrintedCommandsHoldNoFlagOfOthers(t *testing.T) {
 	for _, bad := range hostileWords {
 		targets := []string{bad, good, bad}
 		started := &OperationStarted{Targets: targets}
-		run := reader
-		run.Targets = targets
-		e := ending{spec: run, id: bad}
 		result := &Result{Header: Header{Operation: bad}, Targets: targets, ExitCode: Partial, Next: []Command{
 			{Words: []string{bad}, Reason: bad, On: bad},
 			{Words: []string{"drainctl", bad}, Reason: bad},
@@ -72,10 +69,8 @@ func TestPrintedCommandsHoldNoFlagOfOthers(t *testing.T) {
 			"a history without an end": {Unended(reader, bad, []Event{started}), []Command{
 				{Words: append([]string{"drainctl", "status", good}, flags...), Reason: "says whether it still runs"},
 				{Words: append([]string{"drainctl", "undrain", good}, flags...), Reason: "puts everything back instead"}}},
-			"a run's undrain": {e.undrain(targets, "puts it back"), []Command{{Words: append([]string{"drainctl", "undrain", good}, flags...), Reason: "puts it back"}}},
-			"a run's resume":  {e.resume("continues"), nil},
-			"a unit":          {killCommand(bad, "app-1", "ends the app"), nil},
-			"a host":          {killCommand("shop", "x"+bad+" ", "ends the app"), nil},
+			"a unit": {killCommand(bad, "app-1", "ends the app"), nil},
+			"a host": {killCommand("shop", "x"+bad+" ", "ends the app"), nil},
 			"a history's end": {endOf(t, reader, foreign).Next, []Command{
 				{Words: append([]string{"drainctl", "resume", plantedID}, flags...), Reason: "continues"},
 				{Words: append([]string{"drainctl", "undrain"}, append(validUnlessFlag(bad, good), flags...)...), Reason: "puts it back"}}},

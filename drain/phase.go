@@ -45,8 +45,11 @@ func (p Phase) step() StepName { return phases[p].StepName }
 
 func (p Phase) direction() Direction { return phases[p].Direction }
 
+// String returns the name of the phase.
+func (p Phase) String() string { return phases[p].name }
+
 // MarshalText implements [encoding.TextMarshaler].
-func (p Phase) MarshalText() ([]byte, error) { return []byte(phases[p].name), nil }
+func (p Phase) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
 
 // UnmarshalText implements [encoding.TextUnmarshaler].
 func (p *Phase) UnmarshalText(text []byte) error {

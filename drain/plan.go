@@ -152,7 +152,7 @@ func (p *Plan) only(keep func(Backend) bool) *Plan {
 	for _, lb := range p.LBs {
 		r := *lb.Report
 		r.Servers = slices.DeleteFunc(slices.Clone(r.Servers), func(s balancer.Server) bool { return !matches(targets, s.Address) })
-		part.LBs = append(part.LBs, LBPlan{lb.LB, &r})
+		part.LBs = append(part.LBs, LBPlan{LB: lb.LB, Report: &r})
 	}
 	return &part
 }

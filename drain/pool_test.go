@@ -136,7 +136,7 @@ func (p *pool) spec(k Kind) Spec {
 
 // shortenLimits has the wait for one backend, which is to fail, end soon. The others have
 // all the time that a busy machine takes, and so has what is to work.
-func (s *Spec) shortenLimits(t *testing.T, a *poolApp) {
+func shortenLimits(t *testing.T, s *Spec, a *poolApp) {
 	t.Helper()
 	const soon = 20 * time.Millisecond
 	var limits []string

@@ -125,7 +125,7 @@ func (o *Operation) checkBackend(ctx context.Context, m *row) []Check {
 			if errors.Is(err, remote.ErrNoUnit) {
 				err = fmt.Errorf("%w\nhint: --service names a unit of the backend; systemctl list-unit-files there lists them", err)
 			}
-			return Seen{Service: &ServiceState{set.Service, m.Name, state.Active}}, missing("service", err)
+			return Seen{Service: &ServiceState{Unit: set.Service, Backend: m.Name, Active: state.Active}}, missing("service", err)
 		})
 		// Both ways are needed: the way back is part of the way.
 		c.try(broken, CheckSudo, func() (Seen, []Finding) {

@@ -152,7 +152,7 @@ func (o *Operation) connect(ctx context.Context, spec Spec) (Spec, error) {
 			// The plan says what that means.
 			return callersState{}, nil
 		}
-		return callersState{s, lb.Caller()}, nil
+		return callersState{State: s, caller: lb.Caller()}, nil
 	})
 	if err != nil {
 		return spec, err
@@ -188,7 +188,7 @@ func (o *Operation) planAgain(ctx context.Context, spec Spec) (*Plan, error) {
 	if spec.Kind == Undrain {
 		var states []callersState
 		for i, r := range reports {
-			states = append(states, callersState{r.Report.State, o.lbs[i].Caller()})
+			states = append(states, callersState{State: r.Report.State, caller: o.lbs[i].Caller()})
 		}
 		full, err := o.asked.inherit(drainsOf(o.asked, states))
 		if err != nil {

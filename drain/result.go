@@ -276,7 +276,7 @@ func (e ending) standsOn(lb LBPlan, seen seenLB) (all []LBStands) {
 		return []LBStands{{LB: lb.LB, Servers: names(serversOf(lb, standing)), Down: e.spec.Kind != Undrain, Edited: e.changed(), Unknown: seen.err.Error()}}
 	}
 	var down, unloaded []balancer.Server
-	for _, s := range serversOf(LBPlan{lb.LB, seen.report}, standing) {
+	for _, s := range serversOf(LBPlan{LB: lb.LB, Report: seen.report}, standing) {
 		switch {
 		case s.Down:
 			down = append(down, s)

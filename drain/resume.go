@@ -12,7 +12,7 @@ import (
 func Resumed(ctx context.Context, spec Spec, name string, c Connector) (Spec, error) {
 	all, err := AskAll(ctx, spec, c, func(ctx context.Context, lb *LB) (callersState, error) {
 		s, err := lb.State(ctx)
-		return callersState{s, lb.Caller()}, err
+		return callersState{State: s, caller: lb.Caller()}, err
 	})
 	if err != nil {
 		return spec, beforeTouching(ctx, err)
@@ -32,5 +32,5 @@ func Resumed(ctx context.Context, spec Spec, name string, c Connector) (Spec, er
 		}
 		foreign = foreign || s.isForeign(op.ID)
 	}
-	return spec.resume(recordedOperation{op, foreign})
+	return spec.resume(recordedOperation{Operation: op, foreign: foreign})
 }

@@ -75,7 +75,7 @@ func TestResumeOfWhatIsContinued(t *testing.T) {
 		t.Fatalf("resume: %v", err)
 	}
 	if s := r.state(); len(s.Operations) != 1 || s.Operations[0].ID != resumed.Continues || len(s.Marks) != 1 {
-		t.Errorf("left %s, %d marks", describeAll(s.Operations), len(s.Marks))
+		t.Errorf("left %s, %d marks", listOf(s.Operations), len(s.Marks))
 	}
 	if _, err := r.run(resumed); ExitOf(err) != Usage || !strings.Contains(err.Error(), "or another one has continued it") {
 		t.Errorf("resumed twice: exit %d, %v", ExitOf(err), err)
@@ -164,9 +164,8 @@ func TestReadHistory(t *testing.T) {
 
 // Each event is read back from the history as it was written.
 func TestEventsSurvive(t *testing.T) {
-	for name, make := range kinds {
-		e := make()
-		Stamp(e)
+	for _, e := range Events() {
+		name := e.Head().Event
 		e.Head().Step, e.Head().LB = StepWait, "lb1"
 		line, err := json.Marshal(e)
 		if err != nil {

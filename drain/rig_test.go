@@ -413,3 +413,22 @@ func (r *rig) run(spec Spec) (*told, error) {
 	ctx := context.Background()
 	return l, run(ctx, ctx, spec, Options{Connect: connector{r}, Emit: l.emit, bounds: shortBounds})
 }
+
+// refusalsOf returns the findings that refuse a plan, each with what overrides it.
+func refusalsOf(p *Plan) (texts []string) {
+	for _, f := range p.Findings {
+		if !f.Warning {
+			texts = append(texts, f.Text+" | "+f.Override)
+		}
+	}
+	return texts
+}
+
+// listOf returns operations of a journal for a message.
+func listOf(ops []journal.Operation) string {
+	var texts []string
+	for _, op := range ops {
+		texts = append(texts, fmt.Sprintf("%s %s %v %q", op.Kind, op.ID, op.Targets, op.Result))
+	}
+	return strings.Join(texts, ", ")
+}

@@ -107,7 +107,7 @@ func notInPool(p *Plan) (skips []Skip) {
 			}
 		}
 		if !ours {
-			skips = append(skips, Skip{b.Name, reason})
+			skips = append(skips, Skip{Backend: b.Name, Reason: reason})
 		}
 	}
 	return skips

@@ -166,7 +166,7 @@ func TestRolloutWorkFails(t *testing.T) {
 			test.breaks(ill)
 			spec := p.spec(Run)
 			test.change(&spec)
-			spec.shortenLimits(t, ill)
+			shortenLimits(t, &spec, ill)
 			out := p.run(spec)
 			out.ended(t, test.exit, test.stands, test.says)
 			p.worked(test.works...)
@@ -573,7 +573,7 @@ func TestUndrainOfWhatAResumedRunLeft(t *testing.T) {
 	left.open = 1 // whatever holds it
 	spec := p.resumes()
 	spec.Rollout.MaxFailures = 1
-	spec.shortenLimits(t, left)
+	shortenLimits(t, &spec, left)
 	out := p.run(spec)
 	if out.exit == Done {
 		t.Fatal("the run has drained what cannot be drained")

@@ -29,7 +29,7 @@ func (r *row) control(ctx context.Context, p Phase) Verdict {
 	}
 	state, changed, err := act(ctx, r.plan.Settings.StopTimeout)
 	if err == nil {
-		return Verdict{Changed: changed, Detail: Detail{Services: []ServiceState{{r.Service.Unit, r.Name, state.Active}}}}
+		return Verdict{Changed: changed, Detail: Detail{Services: []ServiceState{{Unit: r.Service.Unit, Backend: r.Name, Active: state.Active}}}}
 	}
 	v := failed(changed, err)
 	var late *backend.StoppingError

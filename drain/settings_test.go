@@ -10,8 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/drainctl/drainctl/drain/balancer"
-	"github.com/drainctl/drainctl/drain/journal"
 	"github.com/drainctl/drainctl/remote"
 )
 
@@ -132,30 +130,6 @@ func TestContinuedSettings(t *testing.T) {
 	}
 }
 
-// TestNamesOfSettings: settings are found by every name of a backend, the port's own
-// before the host's, and of an upstream with and without its module.
-func TestNamesOfSettings(t *testing.T) {
-	b := Backend{Name: ThisMachine, Targets: []string{"127.0.0.1:8080"}}
-	if names := b.names(); !slices.Equal(names, []string{ThisMachine, "127.0.0.1", "127.0.0.1:8080"}) {
-		t.Errorf("%q", names)
-	}
-	lbs := []LBPlan{{Report: &balancer.Report{Servers: []balancer.Server{
-		{Server: journal.Server{Module: "http", Upstream: "pool", Address: "10.0.0.1:80"}, Name: "pool"},
-	}}}}
-	for key, want := range map[string]int{"pool": 7, "http/pool": 7, "stream/pool": 1, "other": 1} {
-		s := DefaultSpec(Drain)
-		s.Targets, s.PerUpstream = []string{"10.0.0.1"}, map[string]json.RawMessage{key: json.RawMessage(`{"min_up":7}`)}
-		p := &Plan{Spec: s, LBs: lbs, Backends: backendsOf(s, lbs)}
-		if got := []int{p.Backends[0].Settings.MinUp, p.minUp(lbs[0], "pool")}; !slices.Equal(got, []int{want, want}) {
-			t.Errorf("settings of %s: the backend, and the guard, have %d, want %d", key, got, want)
-		}
-	}
-	s := Spec{PerUpstream: map[string]json.RawMessage{"pool": json.RawMessage(`{"min_up":7}`), "http/pool": json.RawMessage(`{"min_up":8}`)}}
-	if set, err := s.settings(upstreamNames(lbs[0].Report.Servers[0]), nil); err != nil || set.MinUp != 8 {
-		t.Errorf("%+v, %v: want what is named with the module", set, err)
-	}
-}
-
 // TestSystemNginx: an agent is told what the operator asked for; what the machine's
 // own file says, it reads itself, so that sudo's rule needs no arguments.
 func TestSystemNginx(t *testing.T) {
@@ -182,7 +156,7 @@ func TestURLsWithASecretAreRefused(t *testing.T) {
 		s := DefaultSpec(Drain)
 		s.Targets = []string{"app1"}
 		change(&s)
-		_, err := DryRun(t.Context(), s, Options{})
+		err := s.check()
 		if ExitOf(err) != Usage || !errors.Is(err, remote.ErrSecret) || strings.Contains(err.Error(), "SECRET") {
 			t.Errorf("%s: %v", name, err)
 		}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/nginx"
 )
 
 // filled is a value of a type that is not its zero value.
@@ -182,6 +183,48 @@ func TestInheritSeveral(t *testing.T) {
 		got, err := asked.inherit(c.ops)
 		if (err != nil) != c.refused || (err == nil && got.Service != c.service) {
 			t.Errorf("%d operations: service %q, %v; want %q, refused %t", len(c.ops), got.Service, err, c.service, c.refused)
+		}
+	}
+}
+
+func TestOnLB(t *testing.T) {
+	for target, want := range map[string]bool{
+		"127.0.0.1": true, "127.8.8.8:80": true, "::1": true, "[::1]:80": true, "localhost:80": true, "LocalHost": true,
+		"unix:/run/app.sock": true, "10.0.0.1": false, "localhost.example.com": false, "0.0.0.0": false,
+	} {
+		to, err := nginx.ParseTarget(target)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if OnLB(to) != want {
+			t.Errorf("%s is on the load balancer: %t, want %t", target, !want, want)
+		}
+	}
+}
+
+func TestOverSSH(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		kind   Kind
+		target string
+		change func(*Spec)
+		want   bool
+	}{
+		{"drain", Drain, "10.0.0.1", func(*Spec) {}, true},
+		{"counted here", Drain, "10.0.0.1", func(s *Spec) { s.Counter = CounterLB }, false},
+		{"counted here, service there", Drain, "10.0.0.1", func(s *Spec) { s.Counter, s.Service = CounterLB, "app" }, true},
+		{"status from here", Drain, "10.0.0.1", func(s *Spec) { s.Counter, s.StatusURL = CounterStubStatus, "http://10.0.0.1/s" }, false},
+		{"status there", Drain, "10.0.0.1", func(s *Spec) { s.Counter, s.StatusURL = CounterStubStatus, "http://localhost/s" }, true},
+		{"local", Drain, "127.0.0.1:80", func(s *Spec) { s.Service = "app" }, false},
+		{"local, and yet by SSH", Drain, "127.0.0.1:80", func(s *Spec) { s.Service, s.SSH.Host = "app", "app-1" }, true},
+		{"undrain", Undrain, "10.0.0.1", func(*Spec) {}, false},
+		{"undrain with a service", Undrain, "10.0.0.1", func(s *Spec) { s.Service = "app" }, true},
+	} {
+		s := DefaultSpec(test.kind)
+		s.Targets = []string{test.target}
+		test.change(&s)
+		if got := s.OverSSH(); got != test.want {
+			t.Errorf("%s: %t, want %t", test.name, got, test.want)
 		}
 	}
 }

@@ -242,7 +242,7 @@ func (o *Operation) adopt(t table) {
 			continue // as if there had been no earlier process
 		case undrained && k != Run:
 			r.end = skipped
-			o.skipped = append(o.skipped, Skip{r.Name, "it was undrained meanwhile"})
+			o.skipped = append(o.skipped, Skip{Backend: r.Name, Reason: "it was undrained meanwhile"})
 			continue
 		}
 		r.Active, r.reached, r.changed = saved.Active, saved.Reached, saved.Reached > waiting

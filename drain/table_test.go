@@ -44,7 +44,7 @@ func TestFates(t *testing.T) {
 	} {
 		for _, p := range test.phases {
 			if got := fateOf(test.spec, p, test.v); got != test.want {
-				t.Errorf("%s, --on-timeout %s, --on-failure %s, %s, outcome %d: fate %d, want %d", test.spec.Kind, test.spec.OnTimeout, test.spec.Rollout.OnFailure, phases[p].name, test.v.Outcome, got, test.want)
+				t.Errorf("%s, --on-timeout %s, --on-failure %s, %s, outcome %d: fate %d, want %d", test.spec.Kind, test.spec.OnTimeout, test.spec.Rollout.OnFailure, p, test.v.Outcome, got, test.want)
 			}
 		}
 	}
@@ -83,7 +83,7 @@ func TestReverses(t *testing.T) {
 			}
 		}
 		if !slices.Equal(got, test.want) {
-			t.Errorf("%s that reached %s, touched %t, unit %q: %v, want %v", test.kind, phases[test.reached].name, test.touched, test.unit, got, test.want)
+			t.Errorf("%s that reached %s, touched %t, unit %q: %v, want %v", test.kind, test.reached, test.touched, test.unit, got, test.want)
 		}
 	}
 }
@@ -245,7 +245,7 @@ func TestAppThatDoesNotEndAfterTheTimeout(t *testing.T) {
 	slow.open, slow.slow = 1, true
 	spec := p.spec(Drain)
 	spec.Targets, spec.OnTimeout = spec.Targets[:2], TimeoutStop
-	spec.shortenLimits(t, slow)
+	shortenLimits(t, &spec, slow)
 	text, err := Settings{Timeout: 20 * time.Millisecond, StopTimeout: 20 * time.Millisecond}.Only("timeout", "stop-timeout")
 	if err != nil {
 		t.Fatal(err)
@@ -300,12 +300,29 @@ func TestStepsAreAnnounced(t *testing.T) {
 				}
 			case *Edited, *Reloaded:
 				if begun[at] < 1 {
-					t.Errorf("%s: %s of %v, which was not begun", k, e.name(), at)
+					t.Errorf("%s: %s of %v, which was not begun", k, e.Head().Event, at)
 				}
 			}
 		}
 		if undone == 0 && k != Undrain {
 			t.Errorf("%s: no step of the rollback was announced", k)
+		}
+	}
+}
+
+// The commands of a result hold no flag that another user wrote into a target or an ID.
+func TestNextCommandsHoldNoFlagOfOthers(t *testing.T) {
+	const good = "127.0.0.2"
+	reader := DefaultSpec("")
+	reader.Nginx.StateDir, reader.Given = "/reader", []string{"state-dir"}
+	for _, bad := range []string{"--reload-command=x", "-x", "a b", "x\ny", "$(x)"} {
+		e := ending{spec: reader, id: bad}
+		undrain := e.undrain([]string{bad, good, bad}, "puts it back")
+		if len(undrain) != 1 || undrain[0].String() != "drainctl undrain "+good+" --state-dir /reader" {
+			t.Errorf("with %q: %q", bad, undrain)
+		}
+		if resume := e.resume("continues"); len(resume) > 0 {
+			t.Errorf("with %q: %q", bad, resume)
 		}
 	}
 }

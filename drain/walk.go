@@ -297,7 +297,7 @@ func (b *batch) describe(p Phase) Description {
 	for _, lb := range b.lbs {
 		report := *lb.Report
 		report.Servers = serversOf(lb, b.rows)
-		lbs = append(lbs, LBPlan{lb.LB, &report})
+		lbs = append(lbs, LBPlan{LB: lb.LB, Report: &report})
 	}
 	return describe(b.o.plan.Spec, p, backends, lbs)
 }

@@ -211,7 +211,7 @@ func (o *Operation) askOnlyIf(ctx context.Context) error {
 			case r.Code == 126 || r.Code == 127:
 				errs[i] = fmt.Errorf("--only-if on %s: %w\nhint: it is a command and its words; for a shell's line, say sh -c '...'", m.Name, r.Err(args...))
 			case r.Code != 0:
-				skips[i] = &Skip{m.Name, fmt.Sprintf("--only-if: exit status %d", r.Code)}
+				skips[i] = &Skip{Backend: m.Name, Reason: fmt.Sprintf("--only-if: exit status %d", r.Code)}
 			}
 		})
 	}

@@ -1,0 +1,137 @@
+package drain
+
+import (
+	"errors"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/drainctl/drainctl/drain/balancer"
+)
+
+// Whatever is drained and undrained again is as it was, byte for byte, and twice
+// is once.
+func TestThereAndBack(t *testing.T) {
+	for i, conf := range []string{
+		"upstream web {\n\tserver 10.0.0.1:8080;\n\tserver 10.0.0.2:8080 weight=3 down;\n\tserver 10.0.0.3:8080;\n}",
+		"upstream web {server 10.0.0.1:8080;server 10.0.0.2;}",
+		"upstream web {\r\n\tserver\t10.0.0.1:8080\t;\r\n\tserver 10.0.0.2;\r\n}\r\n",
+		"upstream web { server '10.0.0.1:8080' # the old one;\n weight=2\n; server 10.0.0.2; }",
+		"upstream web { server 10.0.0.1:8080; server 10.0.0.2; } upstream api { server 10.0.0.1:9000 backup; server 10.0.0.2; }",
+		"upstream web { include pool.inc; server 10.0.0.2; } upstream api { include pool.inc; server 10.0.0.2; }",
+		"upstream web { include pool.inc; include pool.inc; server 10.0.0.2; }",
+	} {
+		t.Run(strconv.Itoa(i), func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			pool := r.dir + "/pool.inc"
+			const fragment = "server 10.0.0.1:8080 weight=2;server 10.0.0.4;"
+			if err := os.WriteFile(pool, []byte(fragment), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			r.was = strings.Replace(r.was, "    upstream app {", conf+"\n    upstream app {", 1)
+			r.write(r.was)
+			r.reload()
+			down := r.configure(Drain)
+			if slices.ContainsFunc(down.Servers, func(s balancer.Server) bool { return !s.Configure }) {
+				t.Errorf("not all of it is drained: %+v", down.Servers)
+			}
+			if again := r.configure(Drain); again.Diff != "" {
+				t.Errorf("drained twice: %s", again.Diff)
+			}
+			up := r.configure(Undrain)
+			spec := r.spec(Undrain)
+			spec.Targets = []string{"10.0.0.1"}
+			if p := newPlan(spec, []LBPlan{{LB: "lb1", Report: up}}, false); len(p.Findings) > 0 {
+				t.Errorf("findings of the undrain: %+v", p.Findings)
+			}
+			if r.read() != r.was {
+				t.Errorf("there and back: %q, want %q", r.read(), r.was)
+			}
+			if b, err := os.ReadFile(pool); err != nil || string(b) != fragment {
+				t.Errorf("there and back: %q, %v", b, err)
+			}
+		})
+	}
+}
+
+// configure does the first step alone, on the target 10.0.0.1, and gives the
+// report that it went by.
+func (r *rig) configure(k Kind) *balancer.Report {
+	r.t.Helper()
+	ctx := r.t.Context()
+	spec := r.spec(k)
+	spec.Targets = []string{"10.0.0.1"}
+	lb, err := connector{r}.LB(ctx, "", spec.Nginx)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer lb.Close()
+	o := &Operation{options: Options{Emit: valid}, lbs: Fleet{{Balancer: lb, Name: ThisMachine}}}
+	reports, err := o.report(ctx, spec, false)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	o.plan, o.id = newPlan(spec, reports, false), newID(reports)
+	o.whole = o.newWhole()
+	if err := o.begin(ctx); err != nil {
+		r.t.Fatal(err)
+	}
+	v := o.whole.run(ctx, map[Kind]Phase{Drain: marking, Undrain: clearing}[k], false)
+	if v.Err != nil {
+		r.t.Fatal(v.Err)
+	}
+	for _, row := range o.whole.rows {
+		row.end = ended
+	}
+	o.end(ctx, true, nil)
+	return reports[0].Report
+}
+
+// A dry run has nginx judge, and says what it could not ask. It locks nothing
+// and leaves no journal.
+func TestDryRun(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	dry := func(spec Spec) *Plan {
+		t.Helper()
+		p, err := DryRun(t.Context(), spec, Options{Connect: connector{r}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !p.DryRun || (p.ExitCode == Refused) != (p.Verdict() != nil) {
+			t.Errorf("dry %t, exit %d, verdict %v", p.DryRun, p.ExitCode, p.Verdict())
+		}
+		return p
+	}
+	spec := r.spec(Drain)
+	p := dry(spec)
+	if len(refusalsOf(p)) > 0 || !slices.Contains(p.Unchecked, "the unit app, the right to stop and start it, ss (the real run looks)") {
+		t.Errorf("refused %q, not checked %q", refusalsOf(p), p.Unchecked)
+	}
+	if p.LBs[0].Report.Generation == nil || p.LBs[0].Report.Generation.Serving != 1 {
+		t.Errorf("the generation is %+v", p.LBs[0].Report.Generation)
+	}
+	if got := p.LBs[0].Report.Diff; strings.Count(got, "\n-") != 1 || strings.Count(got, "\n+") != 2 || !strings.Contains(got, "server "+r.unit.addr+" down; …\n") {
+		t.Errorf("the diff is %q", got)
+	}
+	refused := errors.New("not this one")
+	if _, err := DryRun(t.Context(), spec, Options{Connect: connector{r}, Accept: func(*Plan) error { return refused }}); !errors.Is(err, refused) {
+		t.Errorf("got %v", err)
+	}
+	r.write(strings.Replace(r.was, "access_log off;", "access_log off; nonsense on;", 1))
+	got := strings.Join(refusalsOf(dry(spec)), "\n")
+	if !strings.Contains(got, `unknown directive "nonsense"`) || !strings.Contains(got, "changed on disk after nginx was last loaded") {
+		t.Errorf("refused %q", got)
+	}
+	r.write(r.was)
+	spec.Targets = []string{"10.9.9.9"}
+	if _, err := DryRun(t.Context(), spec, Options{Connect: connector{r}}); ExitOf(err) != Usage {
+		t.Errorf("got %v", err)
+	}
+	if _, err := os.Stat(r.stateDir()); !os.IsNotExist(err) {
+		t.Errorf("a dry run has left a journal: %v", err)
+	}
+}

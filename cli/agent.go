@@ -10,6 +10,7 @@ import (
 
 	"github.com/drainctl/drainctl/drain"
 	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/drain/spec"
 )
 
 const agentName = "agent"
@@ -45,7 +46,7 @@ func agentCommand(s *session) *cli.Command {
 }
 
 // serveAgent has standard output to itself: nothing else is printed there.
-func (s *session) serveAgent(ctx context.Context, spec drain.Spec) error {
+func (s *session) serveAgent(ctx context.Context, sp spec.Spec) error {
 	caller, err := journal.Caller()
 	if err != nil {
 		return err
@@ -54,7 +55,7 @@ func (s *session) serveAgent(ctx context.Context, spec drain.Spec) error {
 	// it undoes what nginx has not loaded.
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM)
 	defer stop()
-	if err := drain.ServeAgent(ctx, spec.Nginx, s.system, versionText(), caller, os.Stdin, os.Stdout); err != nil {
+	if err := drain.ServeAgent(ctx, sp.Nginx, s.system, versionText(), caller, os.Stdin, os.Stdout); err != nil {
 		return err
 	}
 	return shownError{nil}

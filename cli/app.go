@@ -1,5 +1,5 @@
 // Package cli is the command line: a file per command, whose flags write into a
-// drain.Spec. What a person or a program then sees is show's.
+// spec.Spec. What a person or a program then sees is show's.
 package cli
 
 import (
@@ -16,6 +16,8 @@ import (
 
 	"github.com/drainctl/drainctl/cli/show"
 	"github.com/drainctl/drainctl/drain"
+	"github.com/drainctl/drainctl/drain/event"
+	"github.com/drainctl/drainctl/drain/spec"
 )
 
 // version is set by the release build.
@@ -39,29 +41,29 @@ func Run(args []string, stdout, stderr io.Writer) int {
 // A session is one run of the program.
 type session struct {
 	stdout, stderr io.Writer
-	view           show.View   // set once the flags are read
-	line           []string    // the command line, flags first
-	command        []string    // what follows "--" of a rolling run
-	system         drain.Nginx // this machine's, by its own configuration file
-	metrics        string      // file to write metrics to
+	view           show.View  // set once the flags are read
+	line           []string   // the command line, flags first
+	command        []string   // what follows "--" of a rolling run
+	system         spec.Nginx // this machine's, by its own configuration file
+	metrics        string     // file to write metrics to
 	// Of status: look again and again, and count on the backends too.
 	watch, backends bool
 	overview        bool     // it was started without a command, on a terminal
 	where           []string // flags that name the load balancers, then
 	// listeners are told of the events beside the view; record, of an operation, is
 	// one of them.
-	listeners []func(drain.Event)
+	listeners []func(event.Event)
 	record    *show.Record
 	newView   func(output string, options show.Options) show.View
 	// What the flags are read for.
-	operate func(ctx context.Context, spec drain.Spec, dryRun bool) error
-	resume  func(ctx context.Context, spec drain.Spec, name string) error
-	show    func(ctx context.Context, spec drain.Spec) error
-	check   func(ctx context.Context, spec drain.Spec) error
-	list    func(ctx context.Context, spec drain.Spec, id, page string) error
-	serve   func(ctx context.Context, spec drain.Spec) error
-	explain func(spec drain.Spec, files []string, values []show.ConfigValue) error
-	begin   func(ctx context.Context, spec drain.Spec, path string) error
+	operate func(ctx context.Context, sp spec.Spec, dryRun bool) error
+	resume  func(ctx context.Context, sp spec.Spec, name string) error
+	show    func(ctx context.Context, sp spec.Spec) error
+	check   func(ctx context.Context, sp spec.Spec) error
+	list    func(ctx context.Context, sp spec.Spec, id, page string) error
+	serve   func(ctx context.Context, sp spec.Spec) error
+	explain func(sp spec.Spec, files []string, values []show.ConfigValue) error
+	begin   func(ctx context.Context, sp spec.Spec, path string) error
 	publish func(*show.Record)
 }
 
@@ -86,7 +88,7 @@ func (s *session) run(args []string) int {
 	if err == nil {
 		if text, ok := helpAsked(app, s.line); ok {
 			fmt.Fprint(s.stdout, text)
-			return int(drain.Done)
+			return int(spec.Done)
 		}
 		err = app.RunContext(context.Background(), s.line)
 	}
@@ -111,20 +113,20 @@ func (s *session) finish(err error) int {
 	if s.view == nil {
 		s.view = show.NewText(s.stdout, s.stderr, show.Options{})
 	}
-	var f *drain.Failure
+	var f *spec.Failure
 	if err != nil && !errors.As(err, &f) && errors.Is(err, errUsage) {
-		err = &drain.Failure{Exit: drain.Usage, Err: err, Stands: drain.Stands{Standing: drain.Untouched}}
+		err = &spec.Failure{Exit: spec.Usage, Err: err, Stands: spec.Stands{Standing: spec.Untouched}}
 	}
 	var shown shownError
 	if errors.As(err, &shown) {
 		err = shown.error
 	} else {
-		s.view.Event(drain.Stamp(drain.ResultOf(err)))
+		s.view.Event(event.Stamp(drain.ResultOf(err)))
 	}
-	if s.record != nil && drain.ExitOf(err) != drain.Usage {
+	if s.record != nil && spec.ExitOf(err) != spec.Usage {
 		s.publish(s.record)
 	}
-	return int(drain.ExitOf(err))
+	return int(spec.ExitOf(err))
 }
 
 func newApp(s *session) *cli.App {
@@ -144,7 +146,7 @@ func newApp(s *session) *cli.App {
 		ExitErrHandler: func(*cli.Context, error) {},
 		OnUsageError:   asUsage,
 		Commands: []*cli.Command{
-			operationCommand(s, drain.Drain), operationCommand(s, drain.Undrain), rolloutCommand(s), resumeCommand(s),
+			operationCommand(s, spec.Drain), operationCommand(s, spec.Undrain), rolloutCommand(s), resumeCommand(s),
 			statusCommand(s), historyCommand(s), checkCommand(s),
 			initCommand(s), configCommand(s), schemaCommand(s), completionCommand(s), agentCommand(s), completeCommand(s), manCommand(s),
 		},

@@ -12,6 +12,7 @@ import (
 	"github.com/xrash/smetrics"
 
 	"github.com/drainctl/drainctl/drain"
+	"github.com/drainctl/drainctl/drain/spec"
 )
 
 // errUsage is wrapped by every error of the command line itself.
@@ -44,7 +45,7 @@ func arrange(app *cli.App, args []string) (line, command []string, err error) {
 		return nil, nil, usage("unknown command %q%s", args[at], didYouMean(args[at], commandNames(app), "\nhint: drainctl --help lists the commands"))
 	}
 	rest := slices.Concat(args[1:at], args[at+1:])
-	if end := slices.Index(rest, "--"); end >= 0 && cmd.Name == string(drain.Run) {
+	if end := slices.Index(rest, "--"); end >= 0 && cmd.Name == string(spec.Run) {
 		rest, command = rest[:end], rest[end+1:]
 	}
 	flags, positional, err := split(cmd, rest)
@@ -188,7 +189,7 @@ func checkValue(f cli.Flag, name, value string) error {
 		}
 		return nil
 	}
-	if err := drain.ParseFlag(reflect.ValueOf(to).Elem(), value); err != nil {
+	if err := spec.ParseFlag(reflect.ValueOf(to).Elem(), value); err != nil {
 		return usage("%s: %v", name, err)
 	}
 	return nil

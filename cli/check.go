@@ -6,10 +6,11 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/drainctl/drainctl/drain"
+	"github.com/drainctl/drainctl/drain/spec"
 )
 
 func checkCommand(s *session) *cli.Command {
-	f := &specFlags{spec: drain.DefaultSpec(drain.Run)}
+	f := &specFlags{spec: spec.Default(spec.Run)}
 	f.document = true
 	f.text("service", &f.spec.Service, "", "systemd `UNIT` that a run would stop and start", "s")
 	f.counter()
@@ -47,21 +48,21 @@ func checkCommand(s *session) *cli.Command {
 }
 
 // checkCheck refuses what makes no sense together.
-func (s *session) checkCheck(spec drain.Spec) error {
-	if err := s.checkCounter(spec); err != nil {
+func (s *session) checkCheck(sp spec.Spec) error {
+	if err := s.checkCounter(sp); err != nil {
 		return err
 	}
-	if len(spec.Targets)+len(spec.Upstreams) == 0 {
+	if len(sp.Targets)+len(sp.Upstreams) == 0 {
 		return s.unused("without a TARGET or --upstream no backend is checked",
 			"service", "poll", "status-url", "reboot", "ssh-user", "ssh-port", "identity", "ssh-host")
 	}
-	return s.checkSSH(spec)
+	return s.checkSSH(sp)
 }
 
-func (s *session) showChecks(ctx context.Context, spec drain.Spec) error {
+func (s *session) showChecks(ctx context.Context, sp spec.Spec) error {
 	_, soft, stop := withSignals(ctx, func(first bool) { s.view.Signal("", first) })
 	defer stop()
-	r, err := drain.CheckAll(soft, spec, s.machines(false))
+	r, err := drain.CheckAll(soft, sp, s.machines(false))
 	if err != nil {
 		return err
 	}

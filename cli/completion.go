@@ -16,7 +16,9 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/drainctl/drainctl/cli/show"
-	"github.com/drainctl/drainctl/drain"
+	"github.com/drainctl/drainctl/drain/fleet"
+	"github.com/drainctl/drainctl/drain/spec"
+	"github.com/drainctl/drainctl/drain/status"
 	"github.com/drainctl/drainctl/nginx"
 	"github.com/drainctl/drainctl/remote"
 )
@@ -179,7 +181,7 @@ func (c *completion) candidates(ctx context.Context, word string) (all []candida
 	switch {
 	case c.pending != nil:
 		return c.values(ctx, c.pending), ""
-	case c.end && c.cmd.Name == string(drain.Run):
+	case c.end && c.cmd.Name == string(spec.Run):
 		return []candidate{{word: completeFile}}, ""
 	case isFlag && hasValue && !c.end:
 		if f := c.flag(name); f != nil {
@@ -260,7 +262,7 @@ func (c *completion) arguments(ctx context.Context, word string) []candidate {
 	}
 	var all []candidate
 	for _, s := range c.servers(ctx) {
-		down := map[string]bool{string(drain.Drain): false, string(drain.Run): false, string(drain.Undrain): true}
+		down := map[string]bool{string(spec.Drain): false, string(spec.Run): false, string(spec.Undrain): true}
 		wanted, matters := down[c.cmd.Name]
 		a, err := nginx.ParseAddress(s.Address)
 		if err != nil || (matters && s.Down != wanted) {
@@ -268,7 +270,7 @@ func (c *completion) arguments(ctx context.Context, word string) []candidate {
 		}
 		about := s.Name + ", " + string(s.State)
 		if c.cmd.Name == "resume" {
-			if s.State != drain.StateInterrupted && s.State != drain.StateNotDrained || s.Operation == nil {
+			if s.State != status.StateInterrupted && s.State != status.StateNotDrained || s.Operation == nil {
 				continue
 			}
 			all = append(all, candidate{s.Operation.ID, s.Operation.Kind + " of " + strings.Join(s.Operation.Targets, ", ")})
@@ -287,7 +289,7 @@ func (c *completion) arguments(ctx context.Context, word string) []candidate {
 // asked is what the flags on the line say of where to look, and whether they make
 // sense.
 func (c *completion) asked() (f *specFlags, ok bool) {
-	f = &specFlags{spec: drain.DefaultSpec(""), config: &config{}}
+	f = &specFlags{spec: spec.Default(""), config: &config{}}
 	f.which()
 	f.where()
 	f.nginx()
@@ -307,20 +309,20 @@ func (c *completion) asked() (f *specFlags, ok bool) {
 }
 
 // machines asks nobody anything, and leaves nothing behind.
-func (c *completion) machines() drain.Machines {
-	return drain.Machines{
+func (c *completion) machines() fleet.Machines {
+	return fleet.Machines{
 		Version: versionText(), System: c.s.system, Unprivileged: true, NoCopy: true,
 		Passphrase: func(context.Context, string) ([]byte, error) { return nil, errors.New("nobody is asked") },
 	}
 }
 
 // servers are those of the load balancers that can be asked.
-func (c *completion) servers(ctx context.Context) (all []drain.ServerStatus) {
+func (c *completion) servers(ctx context.Context) (all []status.ServerStatus) {
 	f, ok := c.asked()
 	if !ok {
 		return nil
 	}
-	if st, _ := drain.ReadStatus(ctx, f.spec, c.machines()); st != nil {
+	if st, _ := status.Read(ctx, f.spec, c.machines()); st != nil {
 		for _, lb := range st.LBs {
 			all = append(all, lb.Servers...)
 		}
@@ -329,12 +331,12 @@ func (c *completion) servers(ctx context.Context) (all []drain.ServerStatus) {
 }
 
 // history is the operations, the latest first.
-func (c *completion) history(ctx context.Context) []drain.HistoryEntry {
+func (c *completion) history(ctx context.Context) []status.HistoryEntry {
 	f, ok := c.asked()
 	if !ok {
 		return nil
 	}
-	entries, _, _ := drain.ReadHistory(ctx, f.spec, c.machines())
+	entries, _, _ := status.ReadHistory(ctx, f.spec, c.machines())
 	slices.Reverse(entries)
 	return entries
 }

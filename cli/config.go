@@ -11,14 +11,14 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/drainctl/drainctl/cli/show"
-	"github.com/drainctl/drainctl/drain"
 	"github.com/drainctl/drainctl/drain/backend"
+	"github.com/drainctl/drainctl/drain/spec"
 	"github.com/drainctl/drainctl/nginx"
 )
 
 // settingsFlags has the flags of every value that a configuration file may have.
 func settingsFlags() *specFlags {
-	f := &specFlags{spec: drain.DefaultSpec(drain.Run)}
+	f := &specFlags{spec: spec.Default(spec.Run)}
 	f.drain()
 	f.health()
 	f.rollout()
@@ -117,7 +117,7 @@ func upstreamNames(names []string) (all []string) {
 // layered is the values of flags: as they were given, else as the last of the layers
 // has them that has them, else as they are built in.
 func (f *specFlags) layered(s *session, name string, of any, flags map[string]reflect.Value, layers ...section) (values []show.ConfigValue) {
-	drain.EachFlag(of, func(flag string, field reflect.Value) {
+	spec.EachFlag(of, func(flag string, field reflect.Value) {
 		if _, ok := flags[flag]; !ok {
 			return
 		}
@@ -142,7 +142,7 @@ func (f *specFlags) layered(s *session, name string, of any, flags map[string]re
 // as is the value of a flag of a type, as it is shown. It was checked when it was read.
 func (v fileValue) as(t reflect.Type) any {
 	to := reflect.New(t).Elem()
-	_ = drain.ParseFlag(to, v.texts...)
+	_ = spec.ParseFlag(to, v.texts...)
 	return shownValue(to)
 }
 
@@ -167,7 +167,7 @@ func shownValue(v reflect.Value) any {
 	return v.Interface()
 }
 
-func (s *session) showConfig(_ drain.Spec, files []string, values []show.ConfigValue) error {
+func (s *session) showConfig(_ spec.Spec, files []string, values []show.ConfigValue) error {
 	s.view.Config(files, values)
 	return shownError{nil} // there is no result to add to it
 }

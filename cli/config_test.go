@@ -16,7 +16,7 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v6"
 	"go.yaml.in/yaml/v4"
 
-	"github.com/drainctl/drainctl/drain"
+	"github.com/drainctl/drainctl/drain/spec"
 )
 
 // A machine has the configuration files of a test.
@@ -117,17 +117,17 @@ nginx: {keep: 4}
 	if per := string(h.spec.PerBackend["192.168.1.10:8080"]); per != `{"timeout_ns":180000000000}` {
 		t.Errorf("the backend has %s", per)
 	}
-	if h.spec.Nginx != (drain.Nginx{Keep: 4}) {
+	if h.spec.Nginx != (spec.Nginx{Keep: 4}) {
 		t.Errorf("nginx %+v: want that of the user's file alone, the machine's is for its agent to read", h.spec.Nginx)
 	}
 	if !slices.Equal(h.spec.Given, []string{"interval"}) {
 		t.Errorf("given %q", h.spec.Given)
 	}
-	if !reflect.DeepEqual(h.spec.Rollout, drain.Rollout{}) || h.spec.OnTimeout != drain.TimeoutLeave {
+	if !reflect.DeepEqual(h.spec.Rollout, spec.Rollout{}) || h.spec.OnTimeout != spec.TimeoutLeave {
 		t.Errorf("a drain has the rolling run's %+v, on timeout %s", h.spec.Rollout, h.spec.OnTimeout)
 	}
 	h = hear("run", "a")
-	if r := h.spec.Rollout; h.code != 0 || r.Batch != "25%" || r.MaxGenerations == nil || *r.MaxGenerations != 2 || h.spec.OnTimeout != drain.TimeoutRollback {
+	if r := h.spec.Rollout; h.code != 0 || r.Batch != "25%" || r.MaxGenerations == nil || *r.MaxGenerations != 2 || h.spec.OnTimeout != spec.TimeoutRollback {
 		t.Errorf("run: exit code %d %s: %+v, on timeout %s, for which it has no flag", h.code, h.err, r, h.spec.OnTimeout)
 	}
 	for _, c := range []struct{ line, lbs string }{
@@ -136,7 +136,7 @@ nginx: {keep: 4}
 		{"resume --group old", "lb0"},
 	} {
 		h := hear(strings.Fields(c.line)...)
-		if h.code != 0 || join(h.spec.LBs) != c.lbs || h.spec.Nginx != (drain.Nginx{}) {
+		if h.code != 0 || join(h.spec.LBs) != c.lbs || h.spec.Nginx != (spec.Nginx{}) {
 			t.Errorf("%s: exit code %d %s, load balancers %q, nginx %+v", c.line, h.code, h.err, h.spec.LBs, h.spec.Nginx)
 		}
 	}
@@ -335,7 +335,7 @@ func TestAgentsConfig(t *testing.T) {
 	m := newMachine(t, "nginx: {nginx-conf: /srv/nginx.conf, reload-command: a b}\ndefaults: {timeout: 1m}\n", "nginx: {keep: 9}\n")
 	t.Setenv("DRAINCTL_CONFIG", m.own)
 	h := hear("agent", "--reload-command", "c d")
-	if want := (drain.Nginx{Conf: "/srv/nginx.conf", ReloadCommand: "c d"}); h.code != 0 || h.spec.Nginx != want {
+	if want := (spec.Nginx{Conf: "/srv/nginx.conf", ReloadCommand: "c d"}); h.code != 0 || h.spec.Nginx != want {
 		t.Errorf("exit code %d %s, %+v, want %+v", h.code, h.err, h.spec.Nginx, want)
 	}
 	hear("agent", "--config", m.own).refused(t, "unknown flag --config for agent")

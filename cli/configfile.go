@@ -16,7 +16,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"go.yaml.in/yaml/v4"
 
-	"github.com/drainctl/drainctl/drain"
+	"github.com/drainctl/drainctl/drain/spec"
 	"github.com/drainctl/drainctl/nginx"
 )
 
@@ -54,7 +54,7 @@ func (f *specFlags) readConfig(s *session) (*config, error) {
 	}
 	system.system, system.nginx = system.nginx, nil
 	for name, v := range system.system {
-		if err := drain.SetFlag(&s.system, name, v.texts...); err != nil {
+		if err := spec.SetFlag(&s.system, name, v.texts...); err != nil {
 			return nil, err
 		}
 	}
@@ -151,20 +151,20 @@ func asTarget(name string) (string, error) {
 func sectionFields(name string) map[string]reflect.Value {
 	switch name {
 	case "nginx":
-		return specFields(&drain.Nginx{})
+		return specFields(&spec.Nginx{})
 	case "backends":
-		fields := specFields(&drain.Settings{})
+		fields := specFields(&spec.Settings{})
 		delete(fields, "min-up") // an upstream keeps servers up, not a backend
 		return fields
 	case "defaults":
-		fields := specFields(&drain.Spec{})
+		fields := specFields(&spec.Spec{})
 		maps.DeleteFunc(fields, func(flag string, _ reflect.Value) bool {
-			_, ofNginx := specFields(&drain.Nginx{})[flag]
+			_, ofNginx := specFields(&spec.Nginx{})[flag]
 			return ofNginx || slices.Contains(perRun, flag)
 		})
 		return fields
 	}
-	return specFields(&drain.Settings{})
+	return specFields(&spec.Settings{})
 }
 
 // A configReader reads a file of this path; every error says where.
@@ -267,7 +267,7 @@ func (r configReader) value(n *yaml.Node, as, flag string, t reflect.Type) (file
 		v.texts = append(v.texts, text)
 	}
 	to := reflect.New(t).Elem()
-	if err := drain.ParseFlag(to, v.texts...); err != nil {
+	if err := spec.ParseFlag(to, v.texts...); err != nil {
 		return v, r.fail(n, "%s: %v", as, err)
 	}
 	if t.Kind() == reflect.Pointer {
@@ -315,11 +315,11 @@ func (c *config) expand(groups, lbs []string) ([]string, error) {
 }
 
 // set puts a value into a spec that does not have it from the line or the environment.
-func (v fileValue) set(s *drain.Spec, flag string) error {
+func (v fileValue) set(s *spec.Spec, flag string) error {
 	if slices.Contains(s.Given, flag) {
 		return nil
 	}
-	if err := drain.SetFlag(s, flag, v.texts...); err != nil {
+	if err := spec.SetFlag(s, flag, v.texts...); err != nil {
 		return usage("%s: %s: %v", v.at, flag, err)
 	}
 	return nil
@@ -328,7 +328,7 @@ func (v fileValue) set(s *drain.Spec, flag string) error {
 // fill puts into a spec what the file says and neither the line nor the environment
 // does, as far as the command has to do with it. How this machine's nginx is run is
 // nothing to other load balancers.
-func (c *config) fill(s *drain.Spec, flags []cli.Flag) error {
+func (c *config) fill(s *spec.Spec, flags []cli.Flag) error {
 	settings := sectionFields("upstreams")
 	for name, v := range c.defaults {
 		_, setting := settings[name]
@@ -350,9 +350,9 @@ func (c *config) fill(s *drain.Spec, flags []cli.Flag) error {
 		to   *map[string]json.RawMessage
 	}{{c.upstreams, &s.PerUpstream}, {c.backends, &s.PerBackend}} {
 		for name, values := range part.from {
-			var set drain.Settings
+			var set spec.Settings
 			for flag, v := range values {
-				if err := drain.SetFlag(&set, flag, v.texts...); err != nil {
+				if err := spec.SetFlag(&set, flag, v.texts...); err != nil {
 					return usage("%s: %s: %v", v.at, flag, err)
 				}
 			}

@@ -8,7 +8,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/drainctl/drainctl/drain"
+	"github.com/drainctl/drainctl/drain/spec"
 )
 
 // configSchema is the JSON Schema of the configuration file.
@@ -62,7 +62,7 @@ func keySchema(flag string, t reflect.Type) map[string]any {
 	switch {
 	case t == reflect.TypeFor[time.Duration]():
 		units := `^([0-9]+(\.[0-9]*)?(ns|us|µs|ms|s|m|h))+$`
-		if drain.Least(flag) > 0 {
+		if spec.Least(flag) > 0 {
 			return map[string]any{"type": "string", "pattern": units}
 		}
 		return map[string]any{"anyOf": []any{map[string]any{"type": "string", "pattern": units}, map[string]any{"const": 0}}}
@@ -73,7 +73,7 @@ func keySchema(flag string, t reflect.Type) map[string]any {
 	case t.Kind() == reflect.Int && flag == "ssh-port":
 		return map[string]any{"type": "integer", "minimum": 1, "maximum": 65535}
 	case t.Kind() == reflect.Int:
-		return map[string]any{"type": "integer", "minimum": drain.Least(flag)}
+		return map[string]any{"type": "integer", "minimum": spec.Least(flag)}
 	case choicesOf(flag) != nil:
 		return map[string]any{"enum": choicesOf(flag)}
 	case flag == "batch":

@@ -14,8 +14,8 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/drainctl/drainctl/cli/show"
-	"github.com/drainctl/drainctl/drain"
 	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/drain/spec"
 	"github.com/drainctl/drainctl/nginx"
 	"github.com/drainctl/drainctl/remote"
 )
@@ -32,7 +32,7 @@ const (
 
 // A specFlags is the flags of a command, which write into its spec.
 type specFlags struct {
-	spec  drain.Spec
+	spec  spec.Spec
 	flags []cli.Flag
 	// What urfave/cli has no destination for is read afterwards.
 	after []func(*cli.Context) error
@@ -236,7 +236,7 @@ func (f *specFlags) measured() {
 
 // read completes the spec from the command line.
 func (f *specFlags) read(s *session, c *cli.Context) error {
-	if err := usageOf(drain.OneOf("--output", f.output, choicesOf("output")...)); err != nil {
+	if err := usageOf(spec.OneOf("--output", f.output, choicesOf("output")...)); err != nil {
 		return err
 	}
 	s.listen(f, c.Command.Name)
@@ -276,7 +276,7 @@ func (f *specFlags) read(s *session, c *cli.Context) error {
 // them.
 func specFields(of any) map[string]reflect.Value {
 	fields := map[string]reflect.Value{}
-	drain.EachFlag(of, func(name string, field reflect.Value) { fields[name] = field })
+	spec.EachFlag(of, func(name string, field reflect.Value) { fields[name] = field })
 	return fields
 }
 
@@ -366,13 +366,13 @@ func (s *session) typed(names ...string) bool {
 }
 
 // checkSSH refuses SSH flags where nothing is done over SSH.
-func (s *session) checkSSH(spec drain.Spec) error {
-	if spec.OverSSH() {
+func (s *session) checkSSH(sp spec.Spec) error {
+	if sp.OverSSH() {
 		return nil
 	}
 	why := "nothing in this run is done over SSH"
-	for _, text := range spec.Targets {
-		if t, err := nginx.ParseTarget(text); err == nil && drain.OnLB(t) {
+	for _, text := range sp.Targets {
+		if t, err := nginx.ParseTarget(text); err == nil && spec.OnLB(t) {
 			why = fmt.Sprintf("%s is the load balancer itself, which is not reached over SSH", t)
 		}
 	}

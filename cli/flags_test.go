@@ -16,14 +16,14 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/drainctl/drainctl/cli/show"
-	"github.com/drainctl/drainctl/drain"
+	"github.com/drainctl/drainctl/drain/spec"
 )
 
 // A heard is what a command line came to: what the commands would have worked
 // with, and what a person would have seen.
 type heard struct {
 	reached bool // it got as far as a command
-	spec    drain.Spec
+	spec    spec.Spec
 	name    string // of what to resume, or to show
 	dryRun  bool
 	values  []show.ConfigValue
@@ -47,30 +47,30 @@ func hear(words ...string) *heard {
 		h.json, h.options = output == "json", options
 		return s.viewFor(output, options)
 	}
-	got := func(spec drain.Spec, name string) error {
-		h.reached, h.spec, h.name = true, spec, name
+	got := func(sp spec.Spec, name string) error {
+		h.reached, h.spec, h.name = true, sp, name
 		h.metrics, h.watch, h.asks = s.metrics, s.watch, s.backends
 		return shownError{nil}
 	}
-	s.operate = func(_ context.Context, spec drain.Spec, dryRun bool) error {
+	s.operate = func(_ context.Context, sp spec.Spec, dryRun bool) error {
 		h.dryRun = dryRun
-		return got(spec, "")
+		return got(sp, "")
 	}
-	s.resume = func(_ context.Context, spec drain.Spec, name string) error { return got(spec, name) }
-	s.show = func(_ context.Context, spec drain.Spec) error { return got(spec, "") }
-	s.check = func(_ context.Context, spec drain.Spec) error { return got(spec, "") }
-	s.list = func(_ context.Context, spec drain.Spec, id, page string) error {
+	s.resume = func(_ context.Context, sp spec.Spec, name string) error { return got(sp, name) }
+	s.show = func(_ context.Context, sp spec.Spec) error { return got(sp, "") }
+	s.check = func(_ context.Context, sp spec.Spec) error { return got(sp, "") }
+	s.list = func(_ context.Context, sp spec.Spec, id, page string) error {
 		h.page = page
-		return got(spec, id)
+		return got(sp, id)
 	}
-	s.begin = func(_ context.Context, spec drain.Spec, path string) error { return got(spec, path) }
-	s.serve = func(_ context.Context, spec drain.Spec) error {
-		spec.Nginx = spec.Nginx.Or(s.system) // as the agent does
-		return got(spec, "")
+	s.begin = func(_ context.Context, sp spec.Spec, path string) error { return got(sp, path) }
+	s.serve = func(_ context.Context, sp spec.Spec) error {
+		sp.Nginx = sp.Nginx.Or(s.system) // as the agent does
+		return got(sp, "")
 	}
-	s.explain = func(spec drain.Spec, _ []string, values []show.ConfigValue) error {
+	s.explain = func(sp spec.Spec, _ []string, values []show.ConfigValue) error {
 		h.values = values
-		return got(spec, "")
+		return got(sp, "")
 	}
 	if slices.Contains(words, "run") && !slices.Contains(words, "--") {
 		words = append(words, "--", "./deploy.sh") // it needs something to do
@@ -124,25 +124,25 @@ func arrivals() map[string]arrival {
 		"threshold":              {value: "7", want: 7, got: func(h *heard) any { return h.spec.Threshold }},
 		"interval":               {value: "1.5s", want: 1500 * time.Millisecond, got: func(h *heard) any { return h.spec.Interval }},
 		"timeout":                {value: "0", want: time.Duration(0), got: func(h *heard) any { return h.spec.Timeout }},
-		"on-timeout":             {value: "stop", want: drain.TimeoutStop, got: func(h *heard) any { return h.spec.OnTimeout }, with: forStop},
-		"poll":                   {value: "lb", want: drain.CounterLB, got: func(h *heard) any { return h.spec.Counter }},
+		"on-timeout":             {value: "stop", want: spec.TimeoutStop, got: func(h *heard) any { return h.spec.OnTimeout }, with: forStop},
+		"poll":                   {value: "lb", want: spec.CounterLB, got: func(h *heard) any { return h.spec.Counter }},
 		"status-url":             {value: "http://192.168.1.10/nginx?a=b", want: "http://192.168.1.10/nginx?a=b", got: func(h *heard) any { return h.spec.StatusURL }, with: []string{"--poll", "stub_status"}},
 		"dry-run":                {value: "true", want: true, got: func(h *heard) any { return h.dryRun }},
 		"min-up":                 {value: "2", want: 2, got: func(h *heard) any { return h.spec.MinUp }},
-		"allow-direct":           {value: "true", want: drain.Allow{Direct: true}, got: func(h *heard) any { return h.spec.Allow }},
-		"allow-other-names":      {value: "true", want: drain.Allow{OtherNames: true}, got: func(h *heard) any { return h.spec.Allow }},
-		"allow-shutdown-timeout": {value: "true", want: drain.Allow{ShutdownTimeout: true}, got: func(h *heard) any { return h.spec.Allow }},
-		"allow-all-addresses":    {value: "true", want: drain.Allow{AllAddresses: true}, got: func(h *heard) any { return h.spec.Allow }},
-		"accept-pending":         {value: "true", want: drain.Allow{Pending: true}, got: func(h *heard) any { return h.spec.Allow }},
+		"allow-direct":           {value: "true", want: spec.Allow{Direct: true}, got: func(h *heard) any { return h.spec.Allow }},
+		"allow-other-names":      {value: "true", want: spec.Allow{OtherNames: true}, got: func(h *heard) any { return h.spec.Allow }},
+		"allow-shutdown-timeout": {value: "true", want: spec.Allow{ShutdownTimeout: true}, got: func(h *heard) any { return h.spec.Allow }},
+		"allow-all-addresses":    {value: "true", want: spec.Allow{AllAddresses: true}, got: func(h *heard) any { return h.spec.Allow }},
+		"accept-pending":         {value: "true", want: spec.Allow{Pending: true}, got: func(h *heard) any { return h.spec.Allow }},
 		"health":                 {value: "https://app/ready", want: "https://app/ready", got: func(h *heard) any { return h.spec.Health }},
 		"health-timeout":         {value: "90s", want: 90 * time.Second, got: func(h *heard) any { return h.spec.HealthTimeout }},
 		"reload-timeout":         {value: "2m", want: 2 * time.Minute, got: func(h *heard) any { return h.spec.ReloadTimeout }},
-		"nginx-conf":             {value: "/srv/a b/nginx.conf", want: drain.Nginx{Conf: "/srv/a b/nginx.conf"}, got: func(h *heard) any { return h.spec.Nginx }},
-		"nginx":                  {value: "/opt/nginx", want: drain.Nginx{Path: "/opt/nginx"}, got: func(h *heard) any { return h.spec.Nginx }},
-		"test-command":           {value: "docker exec 'the lb' nginx -t", want: drain.Nginx{TestCommand: "docker exec 'the lb' nginx -t"}, got: func(h *heard) any { return h.spec.Nginx }},
-		"reload-command":         {value: "kill -HUP 1", want: drain.Nginx{ReloadCommand: "kill -HUP 1"}, got: func(h *heard) any { return h.spec.Nginx }},
-		"state-dir":              {value: "/srv/drainctl", want: drain.Nginx{StateDir: "/srv/drainctl"}, got: func(h *heard) any { return h.spec.Nginx }},
-		"keep":                   {value: "7", want: drain.Nginx{Keep: 7}, got: func(h *heard) any { return h.spec.Nginx }},
+		"nginx-conf":             {value: "/srv/a b/nginx.conf", want: spec.Nginx{Conf: "/srv/a b/nginx.conf"}, got: func(h *heard) any { return h.spec.Nginx }},
+		"nginx":                  {value: "/opt/nginx", want: spec.Nginx{Path: "/opt/nginx"}, got: func(h *heard) any { return h.spec.Nginx }},
+		"test-command":           {value: "docker exec 'the lb' nginx -t", want: spec.Nginx{TestCommand: "docker exec 'the lb' nginx -t"}, got: func(h *heard) any { return h.spec.Nginx }},
+		"reload-command":         {value: "kill -HUP 1", want: spec.Nginx{ReloadCommand: "kill -HUP 1"}, got: func(h *heard) any { return h.spec.Nginx }},
+		"state-dir":              {value: "/srv/drainctl", want: spec.Nginx{StateDir: "/srv/drainctl"}, got: func(h *heard) any { return h.spec.Nginx }},
+		"keep":                   {value: "7", want: spec.Nginx{Keep: 7}, got: func(h *heard) any { return h.spec.Nginx }},
 		"upstream":               {value: "pool", want: []string{"pool"}, got: func(h *heard) any { return h.spec.Upstreams }, more: "http/other"},
 		"lb":                     {value: "deploy@lb1", want: []string{"deploy@lb1"}, got: func(h *heard) any { return h.spec.LBs }, more: "lb2:2222"},
 		"group":                  {value: "deploy@lb3", want: []string{"deploy@lb3"}, got: func(h *heard) any { return h.spec.LBs }, more: "lb4", with: []string{"--config", configFile}},
@@ -159,7 +159,7 @@ func arrivals() map[string]arrival {
 		"canary-wait":            {value: "2m", want: 2 * time.Minute, got: func(h *heard) any { return h.spec.Rollout.CanaryWait }, with: []string{"--canary"}},
 		"max-failures":           {value: "2", want: 2, got: func(h *heard) any { return h.spec.Rollout.MaxFailures }},
 		"max-generations":        {value: "3", want: 3, got: func(h *heard) any { return *cmp.Or(h.spec.Rollout.MaxGenerations, new(int)) }},
-		"on-failure":             {value: "undrain", want: drain.FailureUndrain, got: func(h *heard) any { return h.spec.Rollout.OnFailure }},
+		"on-failure":             {value: "undrain", want: spec.FailureUndrain, got: func(h *heard) any { return h.spec.Rollout.OnFailure }},
 		"only-if":                {value: "test -e /x", want: "test -e /x", got: func(h *heard) any { return h.spec.Rollout.OnlyIf }},
 		"gate":                   {value: "./ok {host}", want: "./ok {host}", got: func(h *heard) any { return h.spec.Rollout.Gate }},
 		"together":               {value: "true", want: true, got: func(h *heard) any { return h.spec.Together }},
@@ -169,10 +169,10 @@ func arrivals() map[string]arrival {
 		"as-recorded":            {value: "true", want: true, got: func(h *heard) any { return h.spec.AsRecorded }},
 		"stop-timeout":           {value: "30m", want: 30 * time.Minute, got: func(h *heard) any { return h.spec.StopTimeout }, with: forStop},
 		"ignore-peer":            {value: "172.16.0.0/12", want: "172.16.0.0/12", got: func(h *heard) any { return join(h.spec.IgnorePeers) }, more: "192.168.1.3/32"},
-		"ssh-user":               {value: "deploy", want: drain.SSH{User: "deploy"}, got: func(h *heard) any { return h.spec.SSH }, with: forSSH},
-		"ssh-port":               {value: "2222", want: drain.SSH{Port: 2222}, got: func(h *heard) any { return h.spec.SSH }, with: forSSH},
-		"identity":               {value: "/root/key", want: drain.SSH{Identity: "/root/key"}, got: func(h *heard) any { return h.spec.SSH }, with: forSSH},
-		"ssh-host":               {value: "10.0.0.10", want: drain.SSH{Host: "10.0.0.10"}, got: func(h *heard) any { return h.spec.SSH }, with: forSSH},
+		"ssh-user":               {value: "deploy", want: spec.SSH{User: "deploy"}, got: func(h *heard) any { return h.spec.SSH }, with: forSSH},
+		"ssh-port":               {value: "2222", want: spec.SSH{Port: 2222}, got: func(h *heard) any { return h.spec.SSH }, with: forSSH},
+		"identity":               {value: "/root/key", want: spec.SSH{Identity: "/root/key"}, got: func(h *heard) any { return h.spec.SSH }, with: forSSH},
+		"ssh-host":               {value: "10.0.0.10", want: spec.SSH{Host: "10.0.0.10"}, got: func(h *heard) any { return h.spec.SSH }, with: forSSH},
 		"output":                 {value: "json", want: true, got: func(h *heard) any { return h.json }},
 		"metrics":                {value: "../testdata/drainctl.prom", want: "../testdata/drainctl.prom", got: func(h *heard) any { return h.metrics }},
 		"html":                   {value: "page.html", want: "page.html", got: func(h *heard) any { return h.page }},
@@ -198,7 +198,7 @@ func TestEveryFieldHasItsFlag(t *testing.T) {
 			}
 		}
 	}
-	walk(reflect.TypeFor[drain.Spec]())
+	walk(reflect.TypeFor[spec.Spec]())
 	known := arrivals()
 	for _, name := range fields {
 		found := false
@@ -636,11 +636,11 @@ func TestRelativeConf(t *testing.T) {
 // Flags that are not given leave what the help says.
 func TestDefaults(t *testing.T) {
 	h := hear("drain", "192.168.1.10")
-	want := drain.Spec{
-		Kind: drain.Drain, Targets: []string{"192.168.1.10"},
-		OnTimeout: drain.TimeoutRollback, ReloadTimeout: time.Minute, Parallel: 32,
-		Settings: drain.Settings{
-			Interval: 500 * time.Millisecond, Timeout: 5 * time.Minute, Counter: drain.CounterSS,
+	want := spec.Spec{
+		Kind: spec.Drain, Targets: []string{"192.168.1.10"},
+		OnTimeout: spec.TimeoutRollback, ReloadTimeout: time.Minute, Parallel: 32,
+		Settings: spec.Settings{
+			Interval: 500 * time.Millisecond, Timeout: 5 * time.Minute, Counter: spec.CounterSS,
 			Health: "tcp", HealthTimeout: time.Minute, StopTimeout: 2 * time.Minute, MinUp: 1,
 		},
 	}
@@ -649,7 +649,7 @@ func TestDefaults(t *testing.T) {
 	if !reflect.DeepEqual(h.spec, want) || h.dryRun {
 		t.Errorf("got %+v, want %+v", h.spec, want)
 	}
-	if u := hear("undrain", "192.168.1.10"); u.spec.Kind != drain.Undrain || u.spec.Health != "tcp" {
+	if u := hear("undrain", "192.168.1.10"); u.spec.Kind != spec.Undrain || u.spec.Health != "tcp" {
 		t.Errorf("undrain %+v", u.spec)
 	}
 }

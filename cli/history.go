@@ -11,11 +11,12 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/drainctl/drainctl/cli/show"
-	"github.com/drainctl/drainctl/drain"
+	"github.com/drainctl/drainctl/drain/spec"
+	"github.com/drainctl/drainctl/drain/status"
 )
 
 func historyCommand(s *session) *cli.Command {
-	f := &specFlags{spec: drain.DefaultSpec("")}
+	f := &specFlags{spec: spec.Default("")}
 	f.where()
 	f.shown()
 	var file string
@@ -51,21 +52,21 @@ func historyCommand(s *session) *cli.Command {
 	}
 }
 
-func (s *session) showHistory(ctx context.Context, spec drain.Spec, id, file string) error {
+func (s *session) showHistory(ctx context.Context, sp spec.Spec, id, file string) error {
 	_, soft, stop := withSignals(ctx, func(first bool) { s.view.Signal("", first) })
 	defer stop()
 	if id == "" {
-		entries, unreadable, err := drain.ReadHistory(soft, spec, s.machines(true))
+		entries, unreadable, err := status.ReadHistory(soft, sp, s.machines(true))
 		if err == nil {
 			s.view.History(entries, unreadable)
 		}
 		return err
 	}
-	events, truncated, err := drain.ReadOperation(soft, spec, id, s.machines(true))
+	events, truncated, err := status.ReadOperation(soft, sp, id, s.machines(true))
 	if err != nil {
 		return err
 	}
-	op := show.Operation{ID: id, Events: events, Truncated: truncated, Next: drain.Unended(spec, id, events)}
+	op := show.Operation{ID: id, Events: events, Truncated: truncated, Next: status.Unended(sp, id, events)}
 	if file != "" {
 		return s.writePage(op, file)
 	}

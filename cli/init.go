@@ -13,12 +13,13 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/drainctl/drainctl/cli/show"
-	"github.com/drainctl/drainctl/drain"
+	"github.com/drainctl/drainctl/drain/spec"
+	"github.com/drainctl/drainctl/drain/status"
 )
 
 func initCommand(s *session) *cli.Command {
 	// What a file that is there says of other runs is not for this one.
-	f := &specFlags{spec: drain.DefaultSpec(""), output: "text", agent: true}
+	f := &specFlags{spec: spec.Default(""), output: "text", agent: true}
 	f.yes("force", &f.spec.Force, "", "replace a configuration file that is there")
 	f.where()
 	f.nginx()
@@ -68,23 +69,23 @@ func configPath(given string) (string, error) {
 }
 
 // writeConfig looks at the LBs, and writes what a run reads back.
-func (s *session) writeConfig(ctx context.Context, spec drain.Spec, path string) error {
+func (s *session) writeConfig(ctx context.Context, sp spec.Spec, path string) error {
 	_, err := os.Lstat(path)
-	if err == nil && path != "-" && !spec.Force {
+	if err == nil && path != "-" && !sp.Force {
 		return refused("exists", "--force", fmt.Errorf("there is a configuration file %s already", path))
 	}
 	_, soft, stop := withSignals(ctx, func(first bool) { s.view.Signal("", first) })
 	defer stop()
-	if len(spec.LBs) == 0 {
-		spec.Nginx = spec.Nginx.Or(s.system)
+	if len(sp.LBs) == 0 {
+		sp.Nginx = sp.Nginx.Or(s.system)
 	}
-	lbs, spec, err := drain.Survey(soft, spec, s.machines(true))
+	lbs, sp, err := status.Survey(soft, sp, s.machines(true))
 	if err != nil {
 		return err
 	}
 	quiet := s.machines(true)
 	quiet.Passphrase = nil // it is only for a suggestion
-	text := []byte(show.FirstConfig(spec, lbs, drain.Units(soft, spec, lbs, quiet)))
+	text := []byte(show.FirstConfig(sp, lbs, status.Units(soft, sp, lbs, quiet)))
 	if err := newConfig().parse(path, text); err != nil {
 		return fmt.Errorf("what was found makes no configuration file: %w", err)
 	}
@@ -98,7 +99,7 @@ func (s *session) writeConfig(ctx context.Context, spec drain.Spec, path string)
 	if err := renameio.WriteFile(path, text, 0o644); err != nil {
 		return fmt.Errorf("write the configuration file: %w", err)
 	}
-	owners := configOwners(slices.Contains(spec.Given, "config"))
+	owners := configOwners(slices.Contains(sp.Given, "config"))
 	if path == systemConfig {
 		owners = []int{0}
 	}
@@ -106,10 +107,10 @@ func (s *session) writeConfig(ctx context.Context, spec drain.Spec, path string)
 		return err
 	}
 	var where []string
-	if len(spec.LBs) > 0 {
+	if len(sp.LBs) > 0 {
 		where = []string{"--group", "all"}
 	}
-	if slices.Contains(spec.Given, "config") {
+	if slices.Contains(sp.Given, "config") {
 		where = append(where, "--config", path)
 	}
 	show.NewText(s.stdout, s.stderr, show.Options{}).Initialized(path, lbs, where)
@@ -118,8 +119,8 @@ func (s *session) writeConfig(ctx context.Context, spec drain.Spec, path string)
 
 // refused is a refusal before anything was touched.
 func refused(code, override string, err error) error {
-	return &drain.Failure{
-		Exit: drain.Refused, Stands: drain.Stands{Standing: drain.Untouched},
-		Err: &drain.Refusal{Findings: []drain.Finding{{Code: code, Text: err.Error(), Override: override}}},
+	return &spec.Failure{
+		Exit: spec.Refused, Stands: spec.Stands{Standing: spec.Untouched},
+		Err: &spec.Refusal{Findings: []spec.Finding{{Code: code, Text: err.Error(), Override: override}}},
 	}
 }

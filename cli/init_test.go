@@ -9,9 +9,10 @@ import (
 	"testing"
 
 	"github.com/drainctl/drainctl/cli/show"
-	"github.com/drainctl/drainctl/drain"
 	"github.com/drainctl/drainctl/drain/balancer"
 	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/drain/plan"
+	"github.com/drainctl/drainctl/drain/spec"
 )
 
 // What init suggests is valid as well: with the mark before each suggestion taken away.
@@ -27,17 +28,17 @@ func TestFirstConfig(t *testing.T) {
 			servers = append(servers, balancer.Server{Server: journal.Server{Module: module, Upstream: name, Address: fmt.Sprint(name, i, ":80")}, Name: name, Text: name + "\n: x"})
 		}
 	}
-	lb := func(servers ...balancer.Server) drain.LBPlan {
-		return drain.LBPlan{Report: &balancer.Report{ConfPath: "/etc/nginx/\nnginx: conf", Version: "1.22.1", Servers: servers, ShutdownTimeout: 90e9}}
+	lb := func(servers ...balancer.Server) plan.LBPlan {
+		return plan.LBPlan{Report: &balancer.Report{ConfPath: "/etc/nginx/\nnginx: conf", Version: "1.22.1", Servers: servers, ShutdownTimeout: 90e9}}
 	}
 	for name, c := range map[string]struct {
-		spec drain.Spec
-		lbs  []drain.LBPlan
+		spec spec.Spec
+		lbs  []plan.LBPlan
 	}{
-		"odd names":    {lbs: []drain.LBPlan{lb(servers...)}},
-		"no upstream":  {lbs: []drain.LBPlan{lb()}},
-		"two LBs":      {spec: drain.Spec{LBs: []string{"ann@lb1:22", "2001:db8::1"}}, lbs: []drain.LBPlan{lb(servers[0]), lb(servers...)}},
-		"a way of its": {spec: drain.Spec{Nginx: drain.Nginx{Conf: "/srv/a b: c/nginx.conf", TestCommand: `docker exec "the lb" nginx -t`, Keep: 7}}, lbs: []drain.LBPlan{lb(servers[0])}},
+		"odd names":    {lbs: []plan.LBPlan{lb(servers...)}},
+		"no upstream":  {lbs: []plan.LBPlan{lb()}},
+		"two LBs":      {spec: spec.Spec{LBs: []string{"ann@lb1:22", "2001:db8::1"}}, lbs: []plan.LBPlan{lb(servers[0]), lb(servers...)}},
+		"a way of its": {spec: spec.Spec{Nginx: spec.Nginx{Conf: "/srv/a b: c/nginx.conf", TestCommand: `docker exec "the lb" nginx -t`, Keep: 7}}, lbs: []plan.LBPlan{lb(servers[0])}},
 	} {
 		text := show.FirstConfig(c.spec, c.lbs, map[string]string{"web": "app@8080.service", "yes": `a\x2db@1.service`})
 		for _, text := range []string{text, suggestion.ReplaceAllString(text, "$1$2")} {

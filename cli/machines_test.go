@@ -17,9 +17,11 @@ import (
 	"github.com/prometheus/common/model"
 
 	"github.com/drainctl/drainctl/cli/show"
-	"github.com/drainctl/drainctl/drain"
 	"github.com/drainctl/drainctl/drain/balancer"
+	"github.com/drainctl/drainctl/drain/fleet"
 	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/drain/spec"
+	"github.com/drainctl/drainctl/drain/status"
 )
 
 // metricsIn reads a file as Prometheus would: each series and its value.
@@ -66,7 +68,7 @@ func TestMetrics(t *testing.T) {
 	since := "drainctl_server_drained_since_seconds{lb=this machine,server=" + a.addr + ",upstream=pool}"
 	got := metricsIn(t, file)
 	for series, want := range map[string]float64{
-		"drainctl_connections_at_start{backend=" + drain.ThisMachine + "}": 1,
+		"drainctl_connections_at_start{backend=" + fleet.ThisMachine + "}": 1,
 		"drainctl_operation_result{operation=drain,result=done}":           1,
 		"drainctl_operation_result{operation=drain,result=rolled back}":    0,
 		"drainctl_operation_exit_code{operation=drain}":                    0,
@@ -122,8 +124,8 @@ func TestMetrics(t *testing.T) {
 // A journal that cannot be read is no pool without drained servers.
 func TestMetricsWithoutJournal(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "x.prom")
-	st := &drain.Status{LBs: []drain.LBStatus{{LB: "lb1", JournalError: "no"}, {LB: "lb2"}}}
-	if err := show.WriteMetrics(file, nil, drain.Spec{LBs: []string{"lb1", "lb2", "lb3"}}, st); err != nil {
+	st := &status.Status{LBs: []status.LBStatus{{LB: "lb1", JournalError: "no"}, {LB: "lb2"}}}
+	if err := show.WriteMetrics(file, nil, spec.Spec{LBs: []string{"lb1", "lb2", "lb3"}}, st); err != nil {
 		t.Fatal(err)
 	}
 	got := metricsIn(t, file)
@@ -138,13 +140,13 @@ func TestMetricsOfHostileNames(t *testing.T) {
 	names := []string{
 		`a"} 1` + "\n" + `drainctl_lb_read{lb="b`, `\`, `\"`, `\n`, "\n", "\r\n", "a\x00b", "# HELP x y", "\u2028", "{}", ",", "\x1b[2J", "a\xffb",
 	}
-	st := &drain.Status{}
+	st := &status.Status{}
 	for i, name := range names {
-		st.LBs = append(st.LBs, drain.LBStatus{LB: name, Servers: []drain.ServerStatus{{
+		st.LBs = append(st.LBs, status.LBStatus{LB: name, Servers: []status.ServerStatus{{
 			Server: balancer.Server{Name: name, Text: name, Down: true, Managed: true}, Operation: &journal.Operation{Began: time.Unix(int64(i), 0)},
 		}}})
 	}
-	if err := show.WriteMetrics(file, nil, drain.Spec{LBs: names}, st); err != nil {
+	if err := show.WriteMetrics(file, nil, spec.Spec{LBs: names}, st); err != nil {
 		t.Fatal(err)
 	}
 	got := metricsIn(t, file)
@@ -324,7 +326,7 @@ func TestOnGitHub(t *testing.T) {
 		t.Fatal(err)
 	}
 	row := func(step, result string) string {
-		return "<tr><td><code>" + step + "</code></td><td><code>" + drain.ThisMachine + "</code></td><td><code>" + result + "</code></td>"
+		return "<tr><td><code>" + step + "</code></td><td><code>" + fleet.ThisMachine + "</code></td><td><code>" + result + "</code></td>"
 	}
 	for _, want := range []string{
 		"<h3><code>drainctl drain " + a.addr + "</code></h3>", "<tr><th>step</th><th>backends</th><th>result</th><th>time</th></tr>",

@@ -10,13 +10,17 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/drainctl/drainctl/drain"
+	"github.com/drainctl/drainctl/drain/event"
+	"github.com/drainctl/drainctl/drain/fleet"
+	"github.com/drainctl/drainctl/drain/plan"
+	"github.com/drainctl/drainctl/drain/spec"
 )
 
 // operationCommand is drain or undrain.
-func operationCommand(s *session, kind drain.Kind) *cli.Command {
-	f := &specFlags{spec: drain.DefaultSpec(kind)}
+func operationCommand(s *session, kind spec.Kind) *cli.Command {
+	f := &specFlags{spec: spec.Default(kind)}
 	cmd := &cli.Command{Name: string(kind), ArgsUsage: "TARGET...", Category: catWork, Description: describeTarget}
-	if kind == drain.Drain {
+	if kind == spec.Drain {
 		cmd.Usage = "take backends out: mark down, wait until unused, stop the service"
 		cmd.UsageText = "drainctl drain 192.168.1.10 --service my-web-app\n" +
 			"drainctl drain app1:8080 --lb lb1 --lb lb2 --timeout 15m --dry-run"
@@ -41,7 +45,7 @@ func operationCommand(s *session, kind drain.Kind) *cli.Command {
 		if err := f.read(s, c); err != nil {
 			return err
 		}
-		if kind == drain.Drain {
+		if kind == spec.Drain {
 			if err := s.checkDrain(f.spec); err != nil {
 				return err
 			}
@@ -79,7 +83,7 @@ func (f *specFlags) wait() {
 	var peers []string
 	f.list("ignore-peer", &peers, catGuards, "new connections from `CIDR` do not matter, as those of monitoring (repeatable)")
 	f.after = append(f.after, func(*cli.Context) error {
-		if err := drain.SetFlag(s, "ignore-peer", peers...); err != nil {
+		if err := spec.SetFlag(s, "ignore-peer", peers...); err != nil {
 			return usage("--ignore-peer: %v", err)
 		}
 		return nil
@@ -120,25 +124,25 @@ func (f *specFlags) health() {
 }
 
 // checkDrain refuses values that make no sense together.
-func (s *session) checkDrain(d drain.Spec) error {
-	if d.OnTimeout == drain.TimeoutStop && !d.Any(func(set drain.Settings) bool { return set.Service != "" }) {
+func (s *session) checkDrain(d spec.Spec) error {
+	if d.OnTimeout == spec.TimeoutStop && !d.Any(func(set spec.Settings) bool { return set.Service != "" }) {
 		return usage("--on-timeout stop has nothing to stop\nhint: name the unit with --service")
 	}
 	if err := s.checkCounter(d); err != nil {
 		return err
 	}
-	if !d.Any(func(set drain.Settings) bool { return set.Timeout != 0 }) {
+	if !d.Any(func(set spec.Settings) bool { return set.Timeout != 0 }) {
 		return s.unused("with --timeout 0 the time is never up", "on-timeout")
 	}
 	return nil
 }
 
-func (s *session) checkCounter(d drain.Spec) error {
+func (s *session) checkCounter(d spec.Spec) error {
 	// What a backend lacks that others have, the plan finds.
 	alike := len(d.PerUpstream)+len(d.PerBackend) == 0
-	polls := func(set drain.Settings) bool { return set.Counter == drain.CounterStubStatus }
+	polls := func(set spec.Settings) bool { return set.Counter == spec.CounterStubStatus }
 	switch {
-	case alike && polls(d.Settings) && drain.CheckURL(d.StatusURL) != nil:
+	case alike && polls(d.Settings) && spec.CheckURL(d.StatusURL) != nil:
 		return usage("--poll stub_status has no page to read\nhint: name it with --status-url, an http or https URL of the backend's own nginx")
 	case !d.Any(polls):
 		return s.unused("it is for --poll stub_status", "status-url")
@@ -150,34 +154,34 @@ const describeTarget = "TARGET is an address or name as in nginx.conf: 192.168.1
 	"[2001:db8::1]:8080, unix:/run/app.sock."
 
 // machines is what reaches the machines of a run.
-func (s *session) machines(unprivileged bool) drain.Machines {
-	return drain.Machines{
+func (s *session) machines(unprivileged bool) fleet.Machines {
+	return fleet.Machines{
 		Version: versionText(), System: s.system, Passphrase: passphrase(s.view), Trace: s.view.Trace, Unprivileged: unprivileged,
 		Copied: func(lb, path string) {
-			s.view.Event(drain.Stamp(&drain.AgentCopied{Header: drain.Header{LB: lb}, Path: path}))
+			s.view.Event(event.Stamp(&event.AgentCopied{Header: event.Header{LB: lb}, Path: path}))
 		},
 	}
 }
 
 // runOperation plans, and then shows or runs.
-func (s *session) runOperation(ctx context.Context, spec drain.Spec, dryRun bool) error {
-	hard, soft, stop := withSignals(ctx, func(first bool) { s.view.Signal(spec.Kind, first) })
+func (s *session) runOperation(ctx context.Context, sp spec.Spec, dryRun bool) error {
+	hard, soft, stop := withSignals(ctx, func(first bool) { s.view.Signal(sp.Kind, first) })
 	defer stop()
-	options := drain.Options{Connect: s.machines(dryRun), Emit: s.view.Event, Ask: s.asker(), Accept: func(p *drain.Plan) error {
+	options := drain.Options{Connect: s.machines(dryRun), Emit: s.view.Event, Ask: s.asker(), Accept: func(p *plan.Plan) error {
 		if err := s.checkSSH(p.Spec); err != nil {
 			return err
 		}
-		s.view.Event(drain.Stamp(&drain.Planned{Plan: p}))
+		s.view.Event(event.Stamp(&event.Planned{Plan: p}))
 		return nil
 	}, Version: versionText()}
 	if dryRun {
-		plan, err := drain.DryRun(soft, spec, options)
+		pl, err := drain.DryRun(soft, sp, options)
 		if err != nil {
 			return err
 		}
-		return s.shown(drain.ResultOf(plan.Verdict()), plan.Verdict())
+		return s.shown(drain.ResultOf(pl.Verdict()), pl.Verdict())
 	}
-	o, err := drain.Prepare(soft, spec, options)
+	o, err := drain.Prepare(soft, sp, options)
 	if err != nil {
 		return err
 	}
@@ -187,8 +191,8 @@ func (s *session) runOperation(ctx context.Context, spec drain.Spec, dryRun bool
 }
 
 // shown shows how a run ended.
-func (s *session) shown(r *drain.Result, err error) error {
-	s.view.Event(drain.Stamp(r))
+func (s *session) shown(r *event.Result, err error) error {
+	s.view.Event(event.Stamp(r))
 	return shownError{err}
 }
 
@@ -223,10 +227,10 @@ func withSignals(parent context.Context, tell func(first bool)) (hard, soft cont
 			case !told:
 				told = true
 				tell(true)
-				cancelSoft(drain.ErrInterrupted)
+				cancelSoft(spec.ErrInterrupted)
 			case interrupts > 1:
 				tell(false)
-				cancelHard(drain.ErrInterrupted)
+				cancelHard(spec.ErrInterrupted)
 				return
 			}
 		}

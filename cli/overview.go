@@ -10,7 +10,8 @@ import (
 	"slices"
 
 	"github.com/drainctl/drainctl/cli/show"
-	"github.com/drainctl/drainctl/drain"
+	"github.com/drainctl/drainctl/drain/spec"
+	"github.com/drainctl/drainctl/drain/status"
 	"github.com/drainctl/drainctl/nginx"
 )
 
@@ -18,37 +19,37 @@ import (
 // and what to type. Where this machine's nginx has none it is about the load balancers
 // of the configuration file's groups.
 func (s *session) showOverview(ctx context.Context, f *specFlags) (err error) {
-	spec := f.spec
+	sp := f.spec
 	groups := slices.Sorted(maps.Keys(f.config.groups))
-	missing := nginxConf(ctx, spec.Nginx.Or(s.system))
+	missing := nginxConf(ctx, sp.Nginx.Or(s.system))
 	switch {
-	case len(spec.LBs) > 0:
+	case len(sp.LBs) > 0:
 	case missing != "" && len(groups) == 0:
 		if v := show.TextOf(s.view); v != nil {
 			v.Welcome(missing)
 		}
 		return shownError{nil}
-	case len(groups) > 0 && (missing != "" || !s.hasServers(ctx, spec)):
+	case len(groups) > 0 && (missing != "" || !s.hasServers(ctx, sp)):
 		for _, g := range groups {
 			s.where = append(s.where, "--group", g)
 		}
-		if spec.LBs, err = f.config.expand(groups, nil); err != nil {
+		if sp.LBs, err = f.config.expand(groups, nil); err != nil {
 			return err
 		}
 	}
-	return s.show(ctx, spec)
+	return s.show(ctx, sp)
 }
 
 // hasServers tells whether an upstream of this machine's nginx has servers, or that
 // cannot be told.
-func (s *session) hasServers(ctx context.Context, spec drain.Spec) bool {
-	st, err := drain.ReadStatus(ctx, spec, s.machines(true))
+func (s *session) hasServers(ctx context.Context, sp spec.Spec) bool {
+	st, err := status.Read(ctx, sp, s.machines(true))
 	return err != nil || len(st.LBs[0].Servers) > 0
 }
 
 // nginxConf is where nginx's configuration should be on this machine, and is not;
 // empty where it is.
-func nginxConf(ctx context.Context, n drain.Nginx) string {
+func nginxConf(ctx context.Context, n spec.Nginx) string {
 	_, build, _ := nginx.Find(ctx, nginx.Binary{Path: n.Path})
 	conf := cmp.Or(n.Conf, build.Conf, nginx.DefaultConf)
 	if _, err := os.Stat(conf); errors.Is(err, fs.ErrNotExist) {

@@ -8,7 +8,9 @@ import (
 	"time"
 
 	"github.com/drainctl/drainctl/cli/show"
-	"github.com/drainctl/drainctl/drain"
+	"github.com/drainctl/drainctl/drain/fleet"
+	"github.com/drainctl/drainctl/drain/spec"
+	"github.com/drainctl/drainctl/drain/status"
 )
 
 // statusLimit bounds asking the LBs for their servers once an operation is over.
@@ -35,15 +37,15 @@ func (s *session) publishRecord(r *show.Record) {
 func (s *session) measure(r *show.Record) error {
 	ctx, cancel := context.WithTimeout(context.Background(), statusLimit)
 	defer cancel()
-	spec := drain.DefaultSpec("")
-	spec.LBs, spec.Nginx, spec.Parallel = r.Spec.LBs, r.Spec.Nginx, r.Spec.Parallel
+	sp := spec.Default("")
+	sp.LBs, sp.Nginx, sp.Parallel = r.Spec.LBs, r.Spec.Nginx, r.Spec.Parallel
 	// The view has shown the end: it is told no more.
-	st, err := drain.ReadStatus(ctx, spec, drain.Machines{Version: versionText(), Passphrase: passphrase(s.view)})
+	st, err := status.Read(ctx, sp, fleet.Machines{Version: versionText(), Passphrase: passphrase(s.view)})
 	if st == nil {
-		st = &drain.Status{}
+		st = &status.Status{}
 	}
 	if err != nil {
 		err = fmt.Errorf("--metrics %s: the servers are not in it: %w", s.metrics, err)
 	}
-	return cmp.Or(show.WriteMetrics(s.metrics, r, spec, st), err)
+	return cmp.Or(show.WriteMetrics(s.metrics, r, sp, st), err)
 }

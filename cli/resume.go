@@ -6,10 +6,11 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/drainctl/drainctl/drain"
+	"github.com/drainctl/drainctl/drain/spec"
 )
 
 func resumeCommand(s *session) *cli.Command {
-	f := &specFlags{spec: drain.DefaultSpec("")}
+	f := &specFlags{spec: spec.Default("")}
 	f.where()
 	f.run()
 	f.asRecorded()
@@ -38,9 +39,9 @@ func resumeCommand(s *session) *cli.Command {
 	}
 }
 
-func (s *session) resumeOperation(ctx context.Context, spec drain.Spec, name string) error {
+func (s *session) resumeOperation(ctx context.Context, sp spec.Spec, name string) error {
 	_, soft, stop := withSignals(ctx, func(first bool) { s.view.Signal("", first) })
-	full, err := drain.Resumed(soft, spec, name, s.machines(false))
+	full, err := drain.Resumed(soft, sp, name, s.machines(false))
 	stop()
 	if err != nil {
 		return err

@@ -3,11 +3,11 @@ package cli
 import (
 	"github.com/urfave/cli/v2"
 
-	"github.com/drainctl/drainctl/drain"
+	"github.com/drainctl/drainctl/drain/spec"
 )
 
 func rolloutCommand(s *session) *cli.Command {
-	f := &specFlags{spec: drain.DefaultSpec(drain.Run)}
+	f := &specFlags{spec: spec.Default(spec.Run)}
 	f.rollout()
 	f.text("service", &f.spec.Service, "", "systemd `UNIT` to stop before and start after; without it the work restarts the app", "s")
 	f.wait()
@@ -19,7 +19,7 @@ func rolloutCommand(s *session) *cli.Command {
 	f.shown()
 	f.recorded()
 	return &cli.Command{
-		Name:      string(drain.Run),
+		Name:      string(spec.Run),
 		Usage:     "take some backends out at a time, work on them, put them back",
 		ArgsUsage: "[TARGET...] -- COMMAND [ARG...]",
 		Category:  catWork,
@@ -75,10 +75,10 @@ func (f *specFlags) rollout() {
 func (f *specFlags) reboot(usage string) { f.yes("reboot", &f.spec.Rollout.Reboot, catRun, usage) }
 
 // checkRollout refuses what makes no sense together.
-func (s *session) checkRollout(spec drain.Spec) error {
-	r := spec.Rollout
+func (s *session) checkRollout(sp spec.Spec) error {
+	r := sp.Rollout
 	switch {
-	case len(spec.Targets) == 0 && len(spec.Upstreams) == 0:
+	case len(sp.Targets) == 0 && len(sp.Upstreams) == 0:
 		return usage("run needs a TARGET\nhint: name some, or all of an upstream with --upstream NAME")
 	case len(r.Command) == 0 && !r.Reboot:
 		return usage("there is nothing to do while a backend is out\nhint: end the line with -- COMMAND, or use --reboot")
@@ -95,5 +95,5 @@ func (s *session) checkRollout(spec drain.Spec) error {
 			return err
 		}
 	}
-	return s.checkDrain(spec)
+	return s.checkDrain(sp)
 }

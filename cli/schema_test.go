@@ -17,7 +17,7 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
 	"github.com/drainctl/drainctl/cli/show"
-	"github.com/drainctl/drainctl/drain"
+	"github.com/drainctl/drainctl/drain/event"
 )
 
 // compiled are the schemas, by name.
@@ -40,11 +40,11 @@ var compiled = sync.OnceValue(func() map[string]*jsonschema.Schema {
 
 // checkSchema validates what is printed under an event's name: a document has a
 // schema of that name.
-func checkSchema(event string, text []byte) error {
-	if event == "config" { // that name is the file's
-		event = "settings"
+func checkSchema(ev string, text []byte) error {
+	if ev == "config" { // that name is the file's
+		ev = "settings"
 	}
-	schema := compiled()[event]
+	schema := compiled()[ev]
 	if schema == nil {
 		schema = compiled()["events"]
 	}
@@ -62,7 +62,7 @@ func checkSchema(event string, text []byte) error {
 func runChecked(args []string) int {
 	signal.Ignore(syscall.SIGPIPE)
 	s := newSession(os.Stdout, os.Stderr)
-	s.listeners = append(s.listeners, func(e drain.Event) {
+	s.listeners = append(s.listeners, func(e event.Event) {
 		text, err := json.Marshal(e)
 		if err == nil {
 			err = checkSchema(e.Head().Event, text)
@@ -107,8 +107,8 @@ func fieldNames() []string {
 				s = root.Definitions[strings.TrimPrefix(s.Ref, "#/$defs/")]
 			}
 			if s.Properties != nil {
-				if event, ok := s.Properties.Get("event"); path == "" && ok {
-					path = fmt.Sprint(append(event.Enum, event.Const)[0])
+				if ev, ok := s.Properties.Get("event"); path == "" && ok {
+					path = fmt.Sprint(append(ev.Enum, ev.Const)[0])
 				}
 				for p := s.Properties.Oldest(); p != nil; p = p.Next() {
 					names[path+"."+p.Key] = true

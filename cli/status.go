@@ -13,7 +13,9 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/drainctl/drainctl/cli/show"
-	"github.com/drainctl/drainctl/drain"
+	"github.com/drainctl/drainctl/drain/fleet"
+	"github.com/drainctl/drainctl/drain/spec"
+	"github.com/drainctl/drainctl/drain/status"
 )
 
 const (
@@ -25,7 +27,7 @@ const (
 )
 
 func statusCommand(s *session) *cli.Command {
-	f := &specFlags{spec: drain.DefaultSpec("")}
+	f := &specFlags{spec: spec.Default("")}
 	f.yes("backends", &s.backends, "", "count connections on the backends too, by ss over SSH; who does not answer within seconds has a ?")
 	f.yes("watch", &s.watch, "", "look again every "+watchEvery.String()+" until Ctrl-C; on a terminal, or with --output json a document a line")
 	f.which()
@@ -83,23 +85,23 @@ func (s *session) checkStatus(f *specFlags) error {
 
 // statusReader asks the LBs, and with --backends the backends. Nobody is asked for
 // a passphrase because of the latter.
-func (s *session) statusReader(spec drain.Spec) *drain.StatusReader {
-	var backends drain.Connector
+func (s *session) statusReader(sp spec.Spec) *status.Reader {
+	var backends fleet.Connector
 	if s.backends {
 		quiet := s.machines(true)
 		quiet.Passphrase = nil
 		backends = quiet
 	}
-	return drain.NewStatusReader(spec, s.machines(true), backends)
+	return status.NewReader(sp, s.machines(true), backends)
 }
 
-func (s *session) showStatus(ctx context.Context, spec drain.Spec) error {
+func (s *session) showStatus(ctx context.Context, sp spec.Spec) error {
 	if s.watch {
-		return s.watchStatus(ctx, spec)
+		return s.watchStatus(ctx, sp)
 	}
 	_, soft, stop := withSignals(ctx, func(first bool) { s.view.Signal("", first) })
 	defer stop()
-	r := s.statusReader(spec)
+	r := s.statusReader(sp)
 	defer r.Close()
 	st, err := r.Read(soft)
 	if st == nil {
@@ -110,21 +112,21 @@ func (s *session) showStatus(ctx context.Context, spec drain.Spec) error {
 		v.Commands(st, s.where)
 	}
 	if s.metrics != "" {
-		err = errors.Join(err, show.WriteMetrics(s.metrics, nil, spec, st))
+		err = errors.Join(err, show.WriteMetrics(s.metrics, nil, sp, st))
 	}
 	return err
 }
 
 // watchStatus shows the status again and again. Its end is no failure. A first look
 // that fails is one: something was mistyped, or must be set up.
-func (s *session) watchStatus(ctx context.Context, spec drain.Spec) error {
+func (s *session) watchStatus(ctx context.Context, sp spec.Spec) error {
 	screen, drawn := s.view.(*show.Watch)
 	if drawn {
 		defer screen.Close()
 	}
 	_, soft, stop := withSignals(ctx, func(bool) {})
 	defer stop()
-	r := s.statusReader(spec)
+	r := s.statusReader(sp)
 	defer r.Close()
 	st, err := r.Read(soft)
 	switch {
@@ -141,7 +143,7 @@ func (s *session) watchStatus(ctx context.Context, spec drain.Spec) error {
 	var looks sync.WaitGroup
 	defer looks.Wait()
 	defer stop()
-	looked := make(chan *drain.Status, 1)
+	looked := make(chan *status.Status, 1)
 	due := time.NewTimer(0)
 	<-due.C
 	looked <- st
@@ -165,12 +167,12 @@ func (s *session) watchStatus(ctx context.Context, spec drain.Spec) error {
 }
 
 // lookAgain reads the status within a time.
-func lookAgain(ctx context.Context, r *drain.StatusReader) *drain.Status {
+func lookAgain(ctx context.Context, r *status.Reader) *status.Status {
 	ctx, cancel := context.WithTimeoutCause(ctx, watchLimit, fmt.Errorf("no answer within %s", watchLimit))
 	defer cancel()
 	st, err := r.Read(ctx)
 	if st == nil {
-		st = &drain.Status{LBs: []drain.LBStatus{}, Error: err.Error()}
+		st = &status.Status{LBs: []status.LBStatus{}, Error: err.Error()}
 	}
 	return st
 }

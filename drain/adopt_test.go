@@ -8,11 +8,14 @@ import (
 	"time"
 
 	"github.com/drainctl/drainctl/drain/balancer"
+	"github.com/drainctl/drainctl/drain/event"
 	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/drain/plan"
+	"github.com/drainctl/drainctl/drain/spec"
 )
 
 // firstOf is a spec of the first n backends.
-func (p *pool) firstOf(n int, k Kind) Spec {
+func (p *pool) firstOf(n int, k spec.Kind) spec.Spec {
 	s := p.spec(k)
 	s.Targets = s.Targets[:n]
 	return s
@@ -28,17 +31,17 @@ func TestInterruptedResumeOfAnUndrain(t *testing.T) {
 				t.Run(fmt.Sprintf("%s/%s/another operator %t", kind, call, other), func(t *testing.T) {
 					t.Parallel()
 					p := newPool(t, 2)
-					p.run(p.firstOf(2, Drain)).ended(t, Done, "", "")
+					p.run(p.firstOf(2, spec.Drain)).ended(t, spec.Done, "", "")
 					p.fault = poolFault{who: "lb0", call: call, kind: kind}
-					p.run(p.firstOf(2, Undrain))
+					p.run(p.firstOf(2, spec.Undrain))
 					if other {
-						p.run(p.firstOf(1, Undrain)).ended(t, Done, "", "")
+						p.run(p.firstOf(1, spec.Undrain)).ended(t, spec.Done, "", "")
 					}
 					if len(p.unfinished()) > 0 {
-						spec := p.resumes()
+						sp := p.resumes()
 						p.fault = poolFault{who: "lb0", call: "health", kind: interrupts}
-						out := p.run(spec)
-						if out.exit == Partial {
+						out := p.run(sp)
+						if out.exit == spec.Partial {
 							out.truthful(p)
 						}
 					}
@@ -54,13 +57,13 @@ func TestInterruptedResumeOfAnUndrain(t *testing.T) {
 func TestOnlyIfIsAskedOnce(t *testing.T) {
 	for _, f := range []poolFault{{call: "systemctl start", kind: crashBefore}, {call: "systemctl reboot", kind: crashAfter}, {call: "systemctl reboot", kind: crashBefore}} {
 		p := newPool(t, 2)
-		spec := p.spec(Run)
-		spec.Rollout.OnlyIf = "test -e /run/reboot-required"
+		sp := p.spec(spec.Run)
+		sp.Rollout.OnlyIf = "test -e /run/reboot-required"
 		f.who = p.apps[0].name
 		p.fault = f
-		p.run(spec)
+		p.run(sp)
 		p.apps[0].skip = true
-		resumed(p).ended(t, Done, "", "")
+		resumed(p).ended(t, spec.Done, "", "")
 		p.whole()
 	}
 }
@@ -68,62 +71,62 @@ func TestOnlyIfIsAskedOnce(t *testing.T) {
 // A resumed drain drains what was rolled back before, and the port that was added since; what was
 // undrained meanwhile stays in the pool, and the result says so.
 func TestResumedDrain(t *testing.T) {
-	late := func(t *testing.T) (*pool, Spec) {
+	late := func(t *testing.T) (*pool, spec.Spec) {
 		p := newPool(t, 2)
-		spec := p.firstOf(2, Drain)
-		spec.OnTimeout = TimeoutLeave
+		sp := p.firstOf(2, spec.Drain)
+		sp.OnTimeout = spec.TimeoutLeave
 		p.apps[1].open = 1
-		shortenLimits(t, &spec, p.apps[1])
-		return p, spec
+		shortenLimits(t, &sp, p.apps[1])
+		return p, sp
 	}
 	resume := func(p *pool) outcome {
 		p.apps[1].open = 0
-		spec := p.resumes()
-		spec.PerBackend = nil
-		return p.run(spec)
+		sp := p.resumes()
+		sp.PerBackend = nil
+		return p.run(sp)
 	}
 	t.Run("what was rolled back", func(t *testing.T) {
-		p, spec := late(t)
+		p, sp := late(t)
 		p.apps[0].noStop = true
-		p.run(spec).ended(t, Partial, Changed, "")
+		p.run(sp).ended(t, spec.Partial, spec.Changed, "")
 		p.apps[0].noStop = false
-		resume(p).ended(t, Done, "", "")
+		resume(p).ended(t, spec.Done, "", "")
 		if got := p.lbs[0].out(); len(got) != 2 || p.apps[0].active {
 			t.Errorf("out are %v", got)
 		}
 		p.putBack()
 	})
 	t.Run("what was undrained", func(t *testing.T) {
-		p, spec := late(t)
-		p.run(spec).ended(t, TimedOut, Changed, "")
-		p.run(p.firstOf(1, Undrain)).ended(t, Done, "", "")
+		p, sp := late(t)
+		p.run(sp).ended(t, spec.TimedOut, spec.Changed, "")
+		p.run(p.firstOf(1, spec.Undrain)).ended(t, spec.Done, "", "")
 		out := resume(p)
-		out.ended(t, Done, "", "")
+		out.ended(t, spec.Done, "", "")
 		if s := out.result.Skipped; len(s) != 1 || s[0].Backend != p.apps[0].name || !slices.Equal(out.result.Targets, []string{p.apps[1].name}) || !p.apps[0].active {
 			t.Errorf("skipped %+v, targets %v", s, out.result.Targets)
 		}
 		p.putBack()
 	})
 	t.Run("a port that was added", func(t *testing.T) {
-		p, spec := late(t)
-		p.run(spec).ended(t, TimedOut, Changed, "")
+		p, sp := late(t)
+		p.run(sp).ended(t, spec.TimedOut, spec.Changed, "")
 		p.apps[0].active = true
 		for _, lb := range p.lbs {
 			lb.lines = append(lb.lines, poolLine{address: p.apps[0].name + ":9090", serving: true})
 		}
-		resume(p).ended(t, Done, "", "")
+		resume(p).ended(t, spec.Done, "", "")
 		if got := p.lbs[0].out(); len(got) != 3 {
 			t.Errorf("out are %v", got)
 		}
 		p.putBack()
 	})
 	t.Run("interrupted", func(t *testing.T) {
-		p, spec := late(t)
-		p.run(spec).ended(t, TimedOut, Changed, "")
+		p, sp := late(t)
+		p.run(sp).ended(t, spec.TimedOut, spec.Changed, "")
 		again := p.resumes()
 		p.fault = poolFault{who: "lb0", call: "watch", kind: interrupts}
 		out := p.run(again)
-		out.ended(t, Partial, Changed, "interrupted")
+		out.ended(t, spec.Partial, spec.Changed, "interrupted")
 		out.truthful(p)
 		p.apps[1].open = 0
 		p.putBack()
@@ -135,8 +138,8 @@ func TestEndOnOneLBAlone(t *testing.T) {
 	for _, who := range []string{"lb0", "lb1"} {
 		p := newPool(t, 2)
 		p.fault = poolFault{who: who, call: "end", kind: callFails}
-		p.run(p.firstOf(2, Drain)).ended(t, Done, "", "")
-		resumed(p).ended(t, Done, "", "")
+		p.run(p.firstOf(2, spec.Drain)).ended(t, spec.Done, "", "")
+		resumed(p).ended(t, spec.Done, "", "")
 		if ids := p.unfinished(); len(ids) > 0 {
 			t.Errorf("%s: %v can be resumed", who, ids)
 		}
@@ -151,16 +154,16 @@ func TestFailedWorkStaysOut(t *testing.T) {
 			p := newPool(t, 2)
 			ill := p.apps[0]
 			ill.noBoot = true
-			p.run(p.spec(Run)).ended(t, Partial, Changed, "reboot")
-			spec := p.resumes()
+			p.run(p.spec(spec.Run)).ended(t, spec.Partial, spec.Changed, "reboot")
+			sp := p.resumes()
 			p.fault = f
-			out := p.run(spec)
+			out := p.run(sp)
 			out.truthful(p)
 			if !slices.Contains(p.lbs[0].out(), ill.name+":8080") {
 				t.Errorf("%s is in the pool, and its work has failed", ill.name)
 			}
 			ill.noBoot = false
-			resumed(p).ended(t, Done, "", "")
+			resumed(p).ended(t, spec.Done, "", "")
 			p.whole()
 			p.worked(1, 1, 1)
 		})
@@ -176,9 +179,9 @@ func TestWorkIsDoneOnce(t *testing.T) {
 			p.fault = poolFault{who: "lb1", call: "load", kind: callFails}
 		}
 	}
-	p.run(p.spec(Run)).ended(t, Partial, Changed, "")
+	p.run(p.spec(spec.Run)).ended(t, spec.Partial, spec.Changed, "")
 	delete(p.at, "lb1 load")
-	resumed(p).ended(t, Done, "", "")
+	resumed(p).ended(t, spec.Done, "", "")
 	p.worked(1, 1, 1)
 	p.whole()
 }
@@ -187,30 +190,30 @@ func TestWorkIsDoneOnce(t *testing.T) {
 func TestMaxFailuresOfAResume(t *testing.T) {
 	p := newPool(t, 2)
 	p.fault = poolFault{who: p.apps[0].name, call: "systemctl start", kind: crashAfter}
-	p.run(p.spec(Run))
+	p.run(p.spec(spec.Run))
 	p.apps[0].sick = true
-	spec := p.resumes()
-	shortenLimits(t, &spec, p.apps[0])
-	out := p.run(spec)
-	out.ended(t, Partial, Changed, "not healthy")
+	sp := p.resumes()
+	shortenLimits(t, &sp, p.apps[0])
+	out := p.run(sp)
+	out.ended(t, spec.Partial, spec.Changed, "not healthy")
 	p.worked(1, 0, 0)
 }
 
 // The second Ctrl-C comes when the last backend is healthy and has not come back.
 func TestInterruptedTwiceAtTheEnd(t *testing.T) {
 	p := newPool(t, 1)
-	out := p.run(p.spec(Run), func(o *Options) {
+	out := p.run(p.spec(spec.Run), func(o *Options) {
 		emit := o.Emit
-		o.Emit = func(e Event) {
-			if h, ok := e.(*HealthChecked); ok && h.Passed == healthChecks && h.Target == p.apps[2].name {
+		o.Emit = func(e event.Event) {
+			if h, ok := e.(*event.HealthChecked); ok && h.Passed == healthChecks && h.Target == p.apps[2].name {
 				p.end(interruptsTwice)
 			}
 			emit(e)
 		}
 	})
-	out.ended(t, Partial, Changed, "interrupted")
+	out.ended(t, spec.Partial, spec.Changed, "interrupted")
 	out.truthful(p)
-	resumed(p).ended(t, Done, "", "")
+	resumed(p).ended(t, spec.Done, "", "")
 	p.whole()
 	p.worked(1, 1, 1)
 }
@@ -226,17 +229,17 @@ func TestServerIsAddedAfterThePlan(t *testing.T) {
 		return p
 	}
 	p := added(t, "192.168.1.10 systemctl reboot", 1)
-	p.run(p.spec(Run)).ended(t, Done, "", "")
+	p.run(p.spec(spec.Run)).ended(t, spec.Done, "", "")
 	p.whole()
 	p = added(t, "lb0 stage", 0)
 	p.fault = poolFault{who: "lb0", call: "watch", kind: interrupts}
-	p.run(p.firstOf(1, Drain)).ended(t, Interrupted, AsBefore, "")
+	p.run(p.firstOf(1, spec.Drain)).ended(t, spec.Interrupted, spec.AsBefore, "")
 	p.whole()
 	p = added(t, "lb0 stage", 0)
 	p.apps[0].noStop = true
-	spec := p.firstOf(2, Drain)
-	spec.Together = true
-	p.run(spec).ended(t, Failed, AsBefore, "")
+	sp := p.firstOf(2, spec.Drain)
+	sp.Together = true
+	p.run(sp).ended(t, spec.Failed, spec.AsBefore, "")
 	p.whole()
 }
 
@@ -259,7 +262,7 @@ type hangingPool struct {
 	hang *bool
 }
 
-func (p hangingPool) LB(ctx context.Context, name string, n Nginx) (balancer.Balancer, error) {
+func (p hangingPool) LB(ctx context.Context, name string, n spec.Nginx) (balancer.Balancer, error) {
 	b, err := p.pool.LB(ctx, name, n)
 	if name == "lb1" && err == nil {
 		b = hangingLB{b, p.hang}
@@ -271,14 +274,14 @@ func (p hangingPool) LB(ctx context.Context, name string, n Nginx) (balancer.Bal
 func TestHangingLBAtTheEnd(t *testing.T) {
 	p, hang := newPool(t, 2), false
 	p.apps[0].open = 1
-	spec := p.firstOf(2, Drain)
-	spec.OnTimeout = TimeoutLeave
-	shortenLimits(t, &spec, p.apps[0])
+	sp := p.firstOf(2, spec.Drain)
+	sp.OnTimeout = spec.TimeoutLeave
+	shortenLimits(t, &sp, p.apps[0])
 	p.at[p.apps[1].name+" systemctl stop"] = func() { hang = true }
-	out := p.run(spec, func(o *Options) {
+	out := p.run(sp, func(o *Options) {
 		o.Connect, o.bounds.end = hangingPool{p, &hang}, 200*time.Millisecond
 	})
-	out.ended(t, TimedOut, Changed, "not drained")
+	out.ended(t, spec.TimedOut, spec.Changed, "not drained")
 	for _, lb := range p.lbs {
 		if op := lb.state.Operations[0]; op.Result == "" {
 			t.Errorf("%s was not told of the end", lb.name)
@@ -289,19 +292,19 @@ func TestHangingLBAtTheEnd(t *testing.T) {
 // An undrain without a service waits for no connection on its way back: it stops nothing.
 func TestResumedUndrainWithoutAService(t *testing.T) {
 	p := newPool(t, 1)
-	one := func(k Kind) Spec {
+	one := func(k spec.Kind) spec.Spec {
 		s := p.firstOf(1, k)
 		s.Service = ""
 		return s
 	}
-	p.run(one(Drain)).ended(t, Done, "", "")
+	p.run(one(spec.Drain)).ended(t, spec.Done, "", "")
 	p.fault = poolFault{who: "lb0", call: "stage", kind: crashBefore}
-	p.run(one(Undrain))
-	spec := p.resumes()
+	p.run(one(spec.Undrain))
+	sp := p.resumes()
 	p.apps[0].open = 1
 	p.at["lb0 connections"] = func() { t.Error("connections are counted") }
 	p.fault = poolFault{who: "lb0", call: "health", kind: interrupts}
-	p.run(spec).ended(t, Interrupted, AsBefore, "")
+	p.run(sp).ended(t, spec.Interrupted, spec.AsBefore, "")
 	if !p.apps[0].active {
 		t.Error("the app is stopped")
 	}
@@ -311,12 +314,12 @@ func TestResumedUndrainWithoutAService(t *testing.T) {
 func TestTableOfAnotherUserIsNotUsed(t *testing.T) {
 	p := newPool(t, 2)
 	p.fault = poolFault{who: "lb0", call: "stage", kind: crashBefore}
-	p.run(p.firstOf(1, Drain))
-	spec := p.resumes()
+	p.run(p.firstOf(1, spec.Drain))
+	sp := p.resumes()
 	op := &p.lbs[1].state.Operations[0]
 	op.Recorder = &journal.Recorder{UID: 1000, Name: "bob"}
 	op.Progress = []byte(fmt.Sprintf(`{"steps":1000000,"rows":[{"backend":%q,"phase":"stopping","reached":"stopping","end":"done"}]}`, p.apps[0].name))
-	p.run(spec)
+	p.run(sp)
 	for _, lb := range p.lbs {
 		if len(lb.out()) != 1 {
 			t.Errorf("%s is without %v", lb.name, lb.out())
@@ -326,11 +329,11 @@ func TestTableOfAnotherUserIsNotUsed(t *testing.T) {
 
 // A backend on each LB: one is rolled back, and the mark of the other one stays.
 func TestBackendsOnTheLBs(t *testing.T) {
-	lbs := []LBPlan{}
+	lbs := []plan.LBPlan{}
 	for _, name := range []string{"lb0", "lb1"} {
-		lbs = append(lbs, LBPlan{LB: name, Report: &balancer.Report{Servers: []balancer.Server{{Server: keyed("127.0.0.1:80")}}}})
+		lbs = append(lbs, plan.LBPlan{LB: name, Report: &balancer.Report{Servers: []balancer.Server{{Server: keyed("127.0.0.1:80")}}}})
 	}
-	rows := []*row{{plan: Backend{Name: "lb0", LB: "lb0", Targets: []string{"127.0.0.1"}}}, {plan: Backend{Name: "lb1", LB: "lb1", Targets: []string{"127.0.0.1"}}}}
+	rows := []*row{{plan: plan.Backend{Name: "lb0", LB: "lb0", Targets: []string{"127.0.0.1"}}}, {plan: plan.Backend{Name: "lb1", LB: "lb1", Targets: []string{"127.0.0.1"}}}}
 	for i, lb := range lbs {
 		for k := range rows {
 			if n := len(serversOf(lb, rows[k:k+1])); (n == 1) != (i == k) {

@@ -11,13 +11,14 @@ import (
 
 	"github.com/drainctl/drainctl/drain/balancer"
 	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/drain/spec"
 )
 
 // ServeAgent offers this machine's nginx to the caller over in and out until in ends. n is
 // how the agent's command line says that nginx is run, and system how this machine's own
 // file does. Only n is recorded: whoever goes on with an operation starts an agent with it.
 // It bounds the memory of the process.
-func ServeAgent(ctx context.Context, n, system Nginx, version string, caller journal.Recorder, in io.Reader, out io.WriteCloser) error {
+func ServeAgent(ctx context.Context, n, system spec.Nginx, version string, caller journal.Recorder, in io.Reader, out io.WriteCloser) error {
 	options, err := n.Or(system).Options()
 	if err != nil {
 		return err
@@ -31,29 +32,29 @@ func ServeAgent(ctx context.Context, n, system Nginx, version string, caller jou
 // the types that later commands read it with, and records what it has read.
 type served struct {
 	balancer.Balancer
-	nginx Nginx // as the agent's command line says
+	nginx spec.Nginx // as the agent's command line says
 }
 
 // Begin implements [balancer.Balancer].
 func (s *served) Begin(ctx context.Context, b balancer.Beginning) error {
-	var spec Spec
+	var sp spec.Spec
 	op := &b.Operation
-	if err := decode(op.Spec, &spec); err != nil {
+	if err := decode(op.Spec, &sp); err != nil {
 		return refused("the spec of operation %s: %w", op.ID, err)
 	}
 	var err error
-	if spec.PerUpstream, err = canonical(spec.PerUpstream); err != nil {
+	if sp.PerUpstream, err = canonical(sp.PerUpstream); err != nil {
 		return refused("the settings of upstreams: %w", err)
 	}
-	if spec.PerBackend, err = canonical(spec.PerBackend); err != nil {
+	if sp.PerBackend, err = canonical(sp.PerBackend); err != nil {
 		return refused("the settings of backends: %w", err)
 	}
-	if err := errors.Join(Spec{Targets: op.Targets}.checkToRecord(), spec.checkToRecord()); err != nil {
+	if err := errors.Join(spec.Spec{Targets: op.Targets}.CheckToRecord(), sp.CheckToRecord()); err != nil {
 		return refused("the spec of operation %s: %w", op.ID, err)
 	}
-	spec.Nginx = s.nginx
-	op.Kind, op.Targets, op.User, op.Host, op.Reason = string(spec.Kind), spec.Targets, spec.User, spec.Host, spec.Reason
-	if op.Spec, err = json.Marshal(spec.recordable()); err != nil {
+	sp.Nginx = s.nginx
+	op.Kind, op.Targets, op.User, op.Host, op.Reason = string(sp.Kind), sp.Targets, sp.User, sp.Host, sp.Reason
+	if op.Spec, err = json.Marshal(sp.Recordable()); err != nil {
 		return err
 	}
 	if op.Progress, err = canonicalTable(op.Progress); err != nil {
@@ -94,7 +95,7 @@ func canonicalTable(text json.RawMessage) (json.RawMessage, error) {
 // that Settings has, by their exact names.
 func canonical(per map[string]json.RawMessage) (map[string]json.RawMessage, error) {
 	for name, text := range per {
-		var set Settings
+		var set spec.Settings
 		if err := decode(text, &set); err != nil {
 			return nil, fmt.Errorf("%.80q: %w", name, err)
 		}
@@ -103,7 +104,7 @@ func canonical(per map[string]json.RawMessage) (map[string]json.RawMessage, erro
 			return nil, fmt.Errorf("%.80q: %w", name, err)
 		}
 		for field := range fields {
-			if !settingsFields[field] {
+			if !spec.SettingsFields[field] {
 				return nil, fmt.Errorf("%.80q: unknown field %.80q", name, field)
 			}
 		}

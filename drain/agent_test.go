@@ -11,6 +11,8 @@ import (
 
 	"github.com/drainctl/drainctl/drain/balancer"
 	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/drain/plan"
+	"github.com/drainctl/drainctl/drain/spec"
 )
 
 // beginSpy is an LB that keeps what it is asked to begin.
@@ -31,14 +33,14 @@ func TestAgentRecordsWhatItReads(t *testing.T) {
 	for _, key := range []string{"nginx", "Nginx", "NGINX", "nGiNx", "nginX", "ngin\\u0078", "\\u004eginx"} {
 		for _, field := range []string{"test_command", "Test_Command", "TEST_COMMAND", "reload_command", "path"} {
 			spy := &beginSpy{}
-			s := &served{spy, Nginx{StateDir: "/var/lib/drainctl"}}
+			s := &served{spy, spec.Nginx{StateDir: "/var/lib/drainctl"}}
 			text := fmt.Sprintf(`{"kind":"drain","targets":["a"],"user":"","host":"","nginx":{},"%s":{%q:%q},"timeout_ns":0,"health_timeout_ns":0,"min_up":0,"ssh":{},"allow":{}}`, key, field, evil)
 			err := s.Begin(t.Context(), balancer.Beginning{Operation: journal.Operation{ID: "x", Kind: "drain", Spec: json.RawMessage(text)}})
 			if err != nil || len(spy.begun) != 1 {
 				t.Fatalf("%s.%s: %v", key, field, err)
 			}
-			if spec := string(spy.begun[0].Operation.Spec); strings.Contains(spec, "touch") || !strings.Contains(spec, "/var/lib/drainctl") {
-				t.Errorf("%s.%s: the journal gets %s", key, field, spec)
+			if sp := string(spy.begun[0].Operation.Spec); strings.Contains(sp, "touch") || !strings.Contains(sp, "/var/lib/drainctl") {
+				t.Errorf("%s.%s: the journal gets %s", key, field, sp)
 			}
 		}
 	}
@@ -89,24 +91,24 @@ func TestAgentRefusesWhatItCannotRead(t *testing.T) {
 			b.Operation.Progress = json.RawMessage(deep)
 		}
 		var e *balancer.Error
-		if err := (&served{spy, Nginx{}}).Begin(t.Context(), b); !errors.As(err, &e) || e.Code != balancer.CodeRefused || len(spy.begun) > 0 {
+		if err := (&served{spy, spec.Nginx{}}).Begin(t.Context(), b); !errors.As(err, &e) || e.Code != balancer.CodeRefused || len(spy.begun) > 0 {
 			t.Errorf("%s: error %v, %d begun", name, err, len(spy.begun))
 		}
 	}
 	// The operation itself says no other targets either.
 	spy := &beginSpy{}
-	if err := (&served{spy, Nginx{}}).Begin(t.Context(), balancer.Beginning{Operation: journal.Operation{ID: "x", Targets: []string{"--force"}, Spec: json.RawMessage(`{"kind":"drain","targets":["a"]}`)}}); err == nil || len(spy.begun) > 0 {
+	if err := (&served{spy, spec.Nginx{}}).Begin(t.Context(), balancer.Beginning{Operation: journal.Operation{ID: "x", Targets: []string{"--force"}, Spec: json.RawMessage(`{"kind":"drain","targets":["a"]}`)}}); err == nil || len(spy.begun) > 0 {
 		t.Errorf("targets of the operation: error %v, %d begun", err, len(spy.begun))
 	}
 	// null is an empty spec, which the journal refuses; it must not end the agent.
-	_ = (&served{&beginSpy{}, Nginx{}}).Begin(t.Context(), balancer.Beginning{Operation: journal.Operation{ID: "x", Spec: json.RawMessage("null")}})
+	_ = (&served{&beginSpy{}, spec.Nginx{}}).Begin(t.Context(), balancer.Beginning{Operation: journal.Operation{ID: "x", Spec: json.RawMessage("null")}})
 }
 
 // What the command line takes, an agent takes too.
 func TestAgentTakesWhatTheCommandLineTakes(t *testing.T) {
 	generations := 0
-	for _, k := range []Kind{Drain, Undrain, Run} {
-		s := DefaultSpec(k)
+	for _, k := range []spec.Kind{spec.Drain, spec.Undrain, spec.Run} {
+		s := spec.Default(k)
 		s.Targets, s.Upstreams, s.LBs = []string{"app-1:8080", "unix:/run/my app.sock", "[2001:db8::1]:80"}, []string{"http/my pool"}, []string{"ops@lb1:22"}
 		s.Service, s.Timeout, s.HealthTimeout, s.MinUp, s.SSH.Port, s.Continues = "shop@8080", 0, 0, 0, 22, "20260504-120000.000-abcd"
 		s.Health, s.StatusURL, s.Rollout.MaxGenerations = "http://{host}:{port}/ready", "http://{address}:{port}/status", &generations
@@ -117,7 +119,7 @@ func TestAgentTakesWhatTheCommandLineTakes(t *testing.T) {
 			t.Fatal(err)
 		}
 		spy := &beginSpy{}
-		if err := (&served{spy, Nginx{}}).Begin(t.Context(), balancer.Beginning{Operation: journal.Operation{ID: "x", Spec: text}}); err != nil || len(spy.begun) != 1 {
+		if err := (&served{spy, spec.Nginx{}}).Begin(t.Context(), balancer.Beginning{Operation: journal.Operation{ID: "x", Spec: text}}); err != nil || len(spy.begun) != 1 {
 			t.Errorf("%s: %v", k, err)
 		}
 	}
@@ -126,11 +128,11 @@ func TestAgentTakesWhatTheCommandLineTakes(t *testing.T) {
 // IDs follow the clock of the LB, which compares them with it.
 func TestIDsAreOfTheLBsClock(t *testing.T) {
 	ahead := time.Now().Add(3 * time.Hour)
-	id := newID([]LBPlan{{Report: &balancer.Report{Now: ahead}}})
+	id := newID([]plan.LBPlan{{Report: &balancer.Report{Now: ahead}}})
 	if err := journal.CheckID(id, ahead, "", false); err != nil {
 		t.Error(err)
 	}
-	if err := journal.CheckID(newID([]LBPlan{{Report: &balancer.Report{}}}), time.Now(), "", false); err != nil {
+	if err := journal.CheckID(newID([]plan.LBPlan{{Report: &balancer.Report{}}}), time.Now(), "", false); err != nil {
 		t.Errorf("without an LB's clock it is this machine's: %v", err)
 	}
 }

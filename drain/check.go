@@ -6,17 +6,21 @@ import (
 	"slices"
 
 	"github.com/drainctl/drainctl/drain/balancer"
+	"github.com/drainctl/drainctl/drain/event"
+	"github.com/drainctl/drainctl/drain/fleet"
+	"github.com/drainctl/drainctl/drain/plan"
+	"github.com/drainctl/drainctl/drain/spec"
 	"github.com/drainctl/drainctl/remote"
 )
 
 // A CheckReport is all checks: of the LBs, then of the backends.
 type CheckReport struct {
-	Checks   []Check `json:"checks"`
-	ExitCode Exit    `json:"exit_code"`
+	Checks   []event.Check `json:"checks"`
+	ExitCode spec.Exit     `json:"exit_code"`
 }
 
 // Count is how many checks ended so.
-func (r *CheckReport) Count(result CheckResult) (n int) {
+func (r *CheckReport) Count(result event.CheckResult) (n int) {
 	for _, c := range r.Checks {
 		if c.Result == result {
 			n++
@@ -26,9 +30,9 @@ func (r *CheckReport) Count(result CheckResult) (n int) {
 }
 
 // failures is what speaks against a run.
-func failures(checks []Check) (all []Finding) {
+func failures(checks []event.Check) (all []spec.Finding) {
 	for _, c := range checks {
-		if c.Result == CheckFailed {
+		if c.Result == event.CheckFailed {
 			all = append(all, *c.Finding)
 		}
 	}
@@ -38,15 +42,15 @@ func failures(checks []Check) (all []Finding) {
 // A checker collects the checks of one place.
 type checker struct {
 	lb, backend string
-	checks      []Check
+	checks      []event.Check
 }
 
 // add notes a check that was made, one for each finding.
-func (c *checker) add(name CheckName, seen Seen, found ...Finding) {
-	check := Check{LB: c.lb, Backend: c.backend, Name: name, Result: CheckOK, Seen: seen}
+func (c *checker) add(name event.CheckName, seen event.Seen, found ...spec.Finding) {
+	check := event.Check{LB: c.lb, Backend: c.backend, Name: name, Result: event.CheckOK, Seen: seen}
 	for _, f := range found {
-		if check.Finding, check.Result = &f, CheckFailed; f.Warning {
-			check.Result = CheckWarning
+		if check.Finding, check.Result = &f, event.CheckFailed; f.Warning {
+			check.Result = event.CheckWarning
 		}
 		c.checks = append(c.checks, check)
 	}
@@ -56,14 +60,14 @@ func (c *checker) add(name CheckName, seen Seen, found ...Finding) {
 }
 
 // skip notes checks that could not be made, as the one that they need has failed.
-func (c *checker) skip(needs CheckName, names ...CheckName) {
+func (c *checker) skip(needs event.CheckName, names ...event.CheckName) {
 	for _, name := range names {
-		c.checks = append(c.checks, Check{LB: c.lb, Backend: c.backend, Name: name, Result: NotChecked, Needs: needs})
+		c.checks = append(c.checks, event.Check{LB: c.lb, Backend: c.backend, Name: name, Result: event.NotChecked, Needs: needs})
 	}
 }
 
 // try makes a check, unless one that it needs has failed.
-func (c *checker) try(broken, name CheckName, check func() (Seen, []Finding)) {
+func (c *checker) try(broken, name event.CheckName, check func() (event.Seen, []spec.Finding)) {
 	if broken != "" {
 		c.skip(broken, name)
 		return
@@ -75,17 +79,17 @@ func (c *checker) try(broken, name CheckName, check func() (Seen, []Finding)) {
 // reach notes the checks of reaching a host, which err ended. It tells which of
 // them failed. Of host key and login nothing is known when either fails: it may
 // have been a jump host's.
-func (c *checker) reach(names []CheckName, err error, f Finding, seen func(CheckName) Seen) (broken CheckName) {
+func (c *checker) reach(names []event.CheckName, err error, f spec.Finding, seen func(event.CheckName) event.Seen) (broken event.CheckName) {
 	if err != nil {
 		if broken = brokenBy(err, f); !slices.Contains(names, broken) {
-			broken = CheckAgent
+			broken = event.CheckAgent
 		}
 	}
-	passed := broken != CheckSSH && broken != CheckHostKey
+	passed := broken != event.CheckSSH && broken != event.CheckHostKey
 	for _, name := range names {
 		switch {
 		case name == broken:
-			c.add(name, Seen{}, f)
+			c.add(name, event.Seen{}, f)
 			passed = false
 		case passed:
 			c.add(name, seen(name))
@@ -97,28 +101,28 @@ func (c *checker) reach(names []CheckName, err error, f Finding, seen func(Check
 }
 
 // brokenBy is the check that an error of reaching a host is about.
-func brokenBy(err error, f Finding) CheckName {
+func brokenBy(err error, f spec.Finding) event.CheckName {
 	var key *remote.HostKeyError
 	var login *remote.AuthError
 	var sudo *remote.SudoError
 	switch {
 	case errors.As(err, &key):
-		return CheckHostKey
+		return event.CheckHostKey
 	case errors.As(err, &login), errors.Is(err, remote.ErrConnection), f.Code == "ssh":
-		return CheckSSH
+		return event.CheckSSH
 	case errors.As(err, &sudo):
-		return CheckSudo
+		return event.CheckSudo
 	}
-	return CheckAgent
+	return event.CheckAgent
 }
 
 // findingOf is an error as a finding.
-func findingOf(err error, code string) Finding {
-	var r *Refusal
+func findingOf(err error, code string) spec.Finding {
+	var r *spec.Refusal
 	if errors.As(err, &r) && len(r.Findings) == 1 {
 		return r.Findings[0]
 	}
-	f := Finding{Code: code, Text: err.Error()}
+	f := spec.Finding{Code: code, Text: err.Error()}
 	var e *balancer.Error
 	if errors.As(err, &e) {
 		f.Override = e.Override
@@ -130,15 +134,15 @@ func findingOf(err error, code string) Finding {
 // where spec names targets or upstreams. It locks and changes nothing, but for a
 // copy of this program on an LB that has none, which it needs to look. One check
 // that fails hides no other, and is no error.
-func CheckAll(ctx context.Context, spec Spec, c Connector) (*CheckReport, error) {
-	if err := spec.check(); err != nil {
+func CheckAll(ctx context.Context, sp spec.Spec, c fleet.Connector) (*CheckReport, error) {
+	if err := sp.Check(); err != nil {
 		return nil, err
 	}
-	o := newOperation(spec, Options{Connect: c})
+	o := newOperation(sp, Options{Connect: c})
 	defer o.Close()
 	lbs := make([]*lbLook, len(o.lbs))
-	_ = o.lbs.Each(ctx, func(ctx context.Context, lb *LB) error {
-		lbs[slices.Index(o.lbs, lb)] = reachLB(ctx, lb, spec)
+	_ = o.lbs.Each(ctx, func(ctx context.Context, lb *fleet.LB) error {
+		lbs[slices.Index(o.lbs, lb)] = reachLB(ctx, lb, sp)
 		return nil
 	})
 	all := o.lbs
@@ -148,16 +152,16 @@ func CheckAll(ctx context.Context, spec Spec, c Connector) (*CheckReport, error)
 			o.lbs = append(o.lbs, all[i])
 		}
 	}
-	if len(spec.Upstreams) > 0 {
+	if len(sp.Upstreams) > 0 {
 		// An LB that does not have them says so below.
-		spec, _ = o.expand(ctx, spec)
+		sp, _ = o.expand(ctx, sp)
 	}
-	_ = o.lbs.Each(ctx, func(ctx context.Context, lb *LB) error {
-		lbs[slices.Index(all, lb)].look(ctx, lb, spec)
+	_ = o.lbs.Each(ctx, func(ctx context.Context, lb *fleet.LB) error {
+		lbs[slices.Index(all, lb)].look(ctx, lb, sp)
 		return nil
 	})
 	r := &CheckReport{}
-	var reports []LBPlan
+	var reports []plan.LBPlan
 	o.lbs = nil // from here on those that have a report, each beside it
 	for i, l := range lbs {
 		switch {
@@ -168,27 +172,27 @@ func CheckAll(ctx context.Context, spec Spec, c Connector) (*CheckReport, error)
 		}
 	}
 	for _, l := range lbs {
-		l.check(spec, reports)
+		l.check(sp, reports)
 		r.Checks = append(r.Checks, l.checks...)
 	}
-	o.plan = newPlan(spec, reports, false)
+	o.plan = plan.New(sp, reports, false)
 	o.whole = o.newWhole()
 	if len(reports) == len(all) {
 		// What no LB has is no backend.
-		o.whole.rows = slices.DeleteFunc(o.whole.rows, func(m *row) bool { return m.plan.servers == 0 })
+		o.whole.rows = slices.DeleteFunc(o.whole.rows, func(m *row) bool { return m.plan.Servers == 0 })
 	}
 	r.Checks = append(r.Checks, o.checkBackends(ctx)...)
 	if ctx.Err() != nil {
-		return nil, beforeTouching(ctx, context.Cause(ctx))
+		return nil, spec.BeforeTouching(ctx, context.Cause(ctx))
 	}
-	r.ExitCode = ExitOf(r.Verdict())
+	r.ExitCode = spec.ExitOf(r.Verdict())
 	return r, nil
 }
 
 // Verdict is the failure of the checks that failed; nil if there is none.
 func (r *CheckReport) Verdict() error {
 	if found := failures(r.Checks); len(found) > 0 {
-		return refuse(found...)
+		return spec.Refuse(found...)
 	}
 	return nil
 }

@@ -10,7 +10,10 @@ import (
 	"time"
 
 	"github.com/drainctl/drainctl/drain/balancer"
+	"github.com/drainctl/drainctl/drain/event"
 	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/drain/plan"
+	"github.com/drainctl/drainctl/drain/spec"
 	"github.com/drainctl/drainctl/remote"
 )
 
@@ -53,24 +56,24 @@ type checkedFleet struct {
 	backend func() (remote.Host, error)
 }
 
-func (f checkedFleet) LB(_ context.Context, name string, _ Nginx) (balancer.Balancer, error) {
+func (f checkedFleet) LB(_ context.Context, name string, _ spec.Nginx) (balancer.Balancer, error) {
 	if lb := f.lbs[name]; lb.connect == nil {
 		return lb, nil
 	}
 	return nil, f.lbs[name].connect
 }
 
-func (f checkedFleet) Backend(context.Context, Backend) (remote.Host, error) { return f.backend() }
+func (f checkedFleet) Backend(context.Context, plan.Backend) (remote.Host, error) { return f.backend() }
 
 // newCheckedFleet is three good LBs, and a spec that names them and no backend.
-func newCheckedFleet() (checkedFleet, Spec) {
+func newCheckedFleet() (checkedFleet, spec.Spec) {
 	f := checkedFleet{lbs: map[string]*checkedLB{}}
-	spec := DefaultSpec(Run)
-	spec.LBs = []string{"lb0", "lb1", "lb2"}
-	for _, name := range spec.LBs {
+	sp := spec.Default(spec.Run)
+	sp.LBs = []string{"lb0", "lb1", "lb2"}
+	for _, name := range sp.LBs {
 		f.lbs[name] = &checkedLB{}
 	}
-	return f, spec
+	return f, sp
 }
 
 // resultsOf is the checks of one place that did not pass, as "name: result".
@@ -80,21 +83,21 @@ func resultsOf(r *CheckReport, where string) (bad []string, n int) {
 			continue
 		}
 		n++
-		if c.Result != CheckOK {
+		if c.Result != event.CheckOK {
 			text := fmt.Sprintf("%s: %s", c.Name, c.Result)
 			if c.Needs != "" {
 				text += " (" + string(c.Needs) + ")"
 			}
 			bad = append(bad, text)
 		}
-		if (c.Finding != nil) != (c.Result == CheckFailed || c.Result == CheckWarning) || (c.Needs != "") != (c.Result == NotChecked) {
+		if (c.Finding != nil) != (c.Result == event.CheckFailed || c.Result == event.CheckWarning) || (c.Needs != "") != (c.Result == event.NotChecked) {
 			bad = append(bad, fmt.Sprintf("%s is %s with finding %v and needs %q", c.Name, c.Result, c.Finding, c.Needs))
 		}
 	}
 	return bad, n
 }
 
-func notChecked(needs CheckName, names ...CheckName) (all []string) {
+func notChecked(needs event.CheckName, names ...event.CheckName) (all []string) {
 	for _, n := range names {
 		all = append(all, fmt.Sprintf("%s: not checked (%s)", n, needs))
 	}
@@ -104,7 +107,7 @@ func notChecked(needs CheckName, names ...CheckName) (all []string) {
 // One LB of three has something wrong, at each point. The other two are checked
 // all the same, and so is all of the one that can be.
 func TestCheckOfLBs(t *testing.T) {
-	itself := []CheckName{CheckConfiguration, CheckNginx, CheckTest, CheckPending, CheckJournal, CheckSpace, CheckClock}
+	itself := []event.CheckName{event.CheckConfiguration, event.CheckNginx, event.CheckTest, event.CheckPending, event.CheckJournal, event.CheckSpace, event.CheckClock}
 	problem := func(codes ...string) func(*balancer.Report) {
 		return func(r *balancer.Report) {
 			for _, code := range codes {
@@ -115,54 +118,54 @@ func TestCheckOfLBs(t *testing.T) {
 	pending := balancer.PendingFile{Path: "/x", Changed: time.Unix(2, 0), Loaded: time.Unix(1, 0)}
 	future := pending
 	future.Future = true
-	sudo := refuseFor(&remote.SudoError{Host: "lb1", User: "deploy", Problem: remote.SudoPassword, Commands: [][]string{{"drainctl", "agent"}}}, Finding{Code: "load-balancer"})
+	sudo := spec.RefuseFor(&remote.SudoError{Host: "lb1", User: "deploy", Problem: remote.SudoPassword, Commands: [][]string{{"drainctl", "agent"}}}, spec.Finding{Code: "load-balancer"})
 	for _, test := range []struct {
 		name string
 		lb   checkedLB
 		want []string
-		exit Exit
+		exit spec.Exit
 	}{
-		{"nothing", checkedLB{}, nil, Done},
+		{"nothing", checkedLB{}, nil, spec.Done},
 		{"unreachable", checkedLB{connect: fmt.Errorf("dial: %w", remote.ErrConnection)},
-			append([]string{"ssh: failed"}, notChecked(CheckSSH, append([]CheckName{CheckHostKey, CheckSudo, CheckAgent}, itself...)...)...), Refused},
-		{"ssh that has no way there", checkedLB{connect: refuseFor(errors.New("no route"), Finding{Code: "ssh"})},
-			append([]string{"ssh: failed"}, notChecked(CheckSSH, append([]CheckName{CheckHostKey, CheckSudo, CheckAgent}, itself...)...)...), Refused},
-		{"login", checkedLB{connect: refuseFor(&remote.AuthError{Host: "lb1"}, Finding{Code: "ssh"})},
-			append([]string{"ssh: failed"}, notChecked(CheckSSH, append([]CheckName{CheckHostKey, CheckSudo, CheckAgent}, itself...)...)...), Refused},
-		{"host key", checkedLB{connect: refuseFor(&remote.HostKeyError{Host: "lb1"}, Finding{Code: "ssh"})},
-			slices.Concat(notChecked(CheckHostKey, CheckSSH), []string{"host-key: failed"}, notChecked(CheckHostKey, append([]CheckName{CheckSudo, CheckAgent}, itself...)...)), Refused},
-		{"sudo", checkedLB{connect: sudo}, append([]string{"sudo: failed"}, notChecked(CheckSudo, append([]CheckName{CheckAgent}, itself...)...)...), Refused},
-		{"version", checkedLB{connect: refuseFor(&balancer.VersionError{Name: "lb1"}, Finding{Code: "load-balancer"})},
-			append([]string{"agent: failed"}, notChecked(CheckAgent, itself...)...), Refused},
+			append([]string{"ssh: failed"}, notChecked(event.CheckSSH, append([]event.CheckName{event.CheckHostKey, event.CheckSudo, event.CheckAgent}, itself...)...)...), spec.Refused},
+		{"ssh that has no way there", checkedLB{connect: spec.RefuseFor(errors.New("no route"), spec.Finding{Code: "ssh"})},
+			append([]string{"ssh: failed"}, notChecked(event.CheckSSH, append([]event.CheckName{event.CheckHostKey, event.CheckSudo, event.CheckAgent}, itself...)...)...), spec.Refused},
+		{"login", checkedLB{connect: spec.RefuseFor(&remote.AuthError{Host: "lb1"}, spec.Finding{Code: "ssh"})},
+			append([]string{"ssh: failed"}, notChecked(event.CheckSSH, append([]event.CheckName{event.CheckHostKey, event.CheckSudo, event.CheckAgent}, itself...)...)...), spec.Refused},
+		{"host key", checkedLB{connect: spec.RefuseFor(&remote.HostKeyError{Host: "lb1"}, spec.Finding{Code: "ssh"})},
+			slices.Concat(notChecked(event.CheckHostKey, event.CheckSSH), []string{"host-key: failed"}, notChecked(event.CheckHostKey, append([]event.CheckName{event.CheckSudo, event.CheckAgent}, itself...)...)), spec.Refused},
+		{"sudo", checkedLB{connect: sudo}, append([]string{"sudo: failed"}, notChecked(event.CheckSudo, append([]event.CheckName{event.CheckAgent}, itself...)...)...), spec.Refused},
+		{"version", checkedLB{connect: spec.RefuseFor(&balancer.VersionError{Name: "lb1"}, spec.Finding{Code: "load-balancer"})},
+			append([]string{"agent: failed"}, notChecked(event.CheckAgent, itself...)...), spec.Refused},
 		{"configuration", checkedLB{plan: &balancer.Error{Code: balancer.CodeRefused, Message: "unexpected }"}},
-			append([]string{"configuration: failed"}, notChecked(CheckConfiguration, itself[1:]...)...), Refused},
+			append([]string{"configuration: failed"}, notChecked(event.CheckConfiguration, itself[1:]...)...), spec.Refused},
 		{"stopped", checkedLB{spoil: func(r *balancer.Report) {
 			r.Generation = nil
 			problem(balancer.ProblemRunning)(r)
-		}}, []string{"nginx: failed", "pending: not checked (nginx)"}, Refused},
-		{"other configuration", checkedLB{spoil: problem(balancer.ProblemConf)}, []string{"nginx: failed"}, Refused},
-		{"test and journal", checkedLB{spoil: problem(balancer.ProblemTest, balancer.ProblemJournal)}, []string{"nginx-test: failed", "journal: failed"}, Refused},
+		}}, []string{"nginx: failed", "pending: not checked (nginx)"}, spec.Refused},
+		{"other configuration", checkedLB{spoil: problem(balancer.ProblemConf)}, []string{"nginx: failed"}, spec.Refused},
+		{"test and journal", checkedLB{spoil: problem(balancer.ProblemTest, balancer.ProblemJournal)}, []string{"nginx-test: failed", "journal: failed"}, spec.Refused},
 		{"journal that is not known", checkedLB{spoil: func(r *balancer.Report) {
 			r.Free = 0
 			problem(balancer.ProblemJournal)(r)
-		}}, []string{"journal: failed", "space: not checked (journal)"}, Refused},
+		}}, []string{"journal: failed", "space: not checked (journal)"}, spec.Refused},
 		{"torn journal", checkedLB{spoil: func(r *balancer.Report) { r.StateError = &balancer.Error{Code: balancer.CodeFailed, Message: "torn"} }},
-			[]string{"journal: failed"}, Refused},
-		{"pending", checkedLB{spoil: func(r *balancer.Report) { r.Pending = []balancer.PendingFile{pending} }}, []string{"pending: failed"}, Refused},
-		{"changed in the future", checkedLB{spoil: func(r *balancer.Report) { r.Pending = []balancer.PendingFile{future} }}, []string{"clock: warning"}, Done},
+			[]string{"journal: failed"}, spec.Refused},
+		{"pending", checkedLB{spoil: func(r *balancer.Report) { r.Pending = []balancer.PendingFile{pending} }}, []string{"pending: failed"}, spec.Refused},
+		{"changed in the future", checkedLB{spoil: func(r *balancer.Report) { r.Pending = []balancer.PendingFile{future} }}, []string{"clock: warning"}, spec.Done},
 		{"file that was skipped", checkedLB{spoil: func(r *balancer.Report) { r.Skipped = []balancer.Skipped{{File: "/x", Error: "odd"}} }},
-			[]string{"configuration: warning"}, Done},
-		{"something that has no check yet", checkedLB{spoil: problem("new")}, []string{"configuration: failed"}, Refused},
-		{"full disk", checkedLB{spoil: func(r *balancer.Report) { r.Free = 0 }}, []string{"space: failed"}, Refused},
-		{"little space", checkedLB{spoil: func(r *balancer.Report) { r.Free = minFree - 1 }}, []string{"space: failed"}, Refused},
-		{"enough space", checkedLB{spoil: func(r *balancer.Report) { r.Free = minFree }}, nil, Done},
-		{"clock ahead", checkedLB{moved: time.Hour}, []string{"clock: warning"}, Done},
-		{"clock behind", checkedLB{moved: -time.Hour}, []string{"clock: warning"}, Done},
+			[]string{"configuration: warning"}, spec.Done},
+		{"something that has no check yet", checkedLB{spoil: problem("new")}, []string{"configuration: failed"}, spec.Refused},
+		{"full disk", checkedLB{spoil: func(r *balancer.Report) { r.Free = 0 }}, []string{"space: failed"}, spec.Refused},
+		{"little space", checkedLB{spoil: func(r *balancer.Report) { r.Free = minFree - 1 }}, []string{"space: failed"}, spec.Refused},
+		{"enough space", checkedLB{spoil: func(r *balancer.Report) { r.Free = minFree }}, nil, spec.Done},
+		{"clock ahead", checkedLB{moved: time.Hour}, []string{"clock: warning"}, spec.Done},
+		{"clock behind", checkedLB{moved: -time.Hour}, []string{"clock: warning"}, spec.Done},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			f, spec := newCheckedFleet()
+			f, sp := newCheckedFleet()
 			f.lbs["lb1"] = &test.lb
-			r, err := CheckAll(t.Context(), spec, f)
+			r, err := CheckAll(t.Context(), sp, f)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -174,7 +177,7 @@ func TestCheckOfLBs(t *testing.T) {
 					t.Errorf("%s: %d checks, and %q", other, n, bad)
 				}
 			}
-			if r.ExitCode != test.exit || ExitOf(r.Verdict()) != test.exit {
+			if r.ExitCode != test.exit || spec.ExitOf(r.Verdict()) != test.exit {
 				t.Errorf("exit code %d (%v), want %d", r.ExitCode, r.Verdict(), test.exit)
 			}
 		})
@@ -192,30 +195,30 @@ func TestCheckOfServers(t *testing.T) {
 		spoil func(checkedFleet)
 		upstr bool
 		want  map[string][]string
-		exit  Exit
+		exit  spec.Exit
 	}{
-		{"all have it", func(checkedFleet) {}, false, nil, Done},
-		{"one has not", func(f checkedFleet) { f.lbs["lb1"].spoil = missing }, false, map[string][]string{"lb1": {"server: warning"}}, Done},
+		{"all have it", func(checkedFleet) {}, false, nil, spec.Done},
+		{"one has not", func(f checkedFleet) { f.lbs["lb1"].spoil = missing }, false, map[string][]string{"lb1": {"server: warning"}}, spec.Done},
 		{"none has", func(f checkedFleet) {
 			for _, lb := range f.lbs {
 				lb.spoil = missing
 			}
-		}, false, map[string][]string{"lb0": {"server: failed"}, "lb1": {"server: failed"}, "lb2": {"server: failed"}}, Refused},
-		{"an upstream that all have", func(checkedFleet) {}, true, nil, Done},
-		{"an upstream that one has not", func(f checkedFleet) { f.lbs["lb1"].plan = wrong }, true, map[string][]string{"lb1": {"server: failed"}}, Refused},
+		}, false, map[string][]string{"lb0": {"server: failed"}, "lb1": {"server: failed"}, "lb2": {"server: failed"}}, spec.Refused},
+		{"an upstream that all have", func(checkedFleet) {}, true, nil, spec.Done},
+		{"an upstream that one has not", func(f checkedFleet) { f.lbs["lb1"].plan = wrong }, true, map[string][]string{"lb1": {"server: failed"}}, spec.Refused},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			f, spec := newCheckedFleet()
-			spec.Counter = CounterLB
-			if spec.Targets = []string{"192.168.1.10"}; test.upstr {
-				spec.Targets, spec.Upstreams = nil, []string{"pool"}
+			f, sp := newCheckedFleet()
+			sp.Counter = spec.CounterLB
+			if sp.Targets = []string{"192.168.1.10"}; test.upstr {
+				sp.Targets, sp.Upstreams = nil, []string{"pool"}
 			}
 			test.spoil(f)
-			r, err := CheckAll(t.Context(), spec, f)
+			r, err := CheckAll(t.Context(), sp, f)
 			if err != nil {
 				t.Fatal(err)
 			}
-			for _, lb := range spec.LBs {
+			for _, lb := range sp.LBs {
 				if bad, n := resultsOf(r, lb); !slices.Equal(bad, test.want[lb]) || n < 12 {
 					t.Errorf("%s: %d checks, and %q, want %q", lb, n, bad, test.want[lb])
 				}
@@ -259,39 +262,39 @@ func (h checkedHost) Run(ctx context.Context, c remote.Command) (remote.Result, 
 
 // What fails on a backend hides nothing that does not need it, there or on the LBs.
 func TestCheckOfBackends(t *testing.T) {
-	everything := []CheckName{CheckUnit, CheckSudo, CheckReboot, CheckCounter}
+	everything := []event.CheckName{event.CheckUnit, event.CheckSudo, event.CheckReboot, event.CheckCounter}
 	for _, test := range []struct {
 		name   string
 		login  error
 		bad    string
-		change func(*Spec)
+		change func(*spec.Spec)
 		cut    bool // the LBs cannot be reached
 		want   []string
 	}{
 		{name: "nothing"},
 		{name: "unreachable", login: fmt.Errorf("dial: %w", remote.ErrConnection),
-			want: append([]string{"ssh: failed"}, notChecked(CheckSSH, append([]CheckName{CheckHostKey}, everything...)...)...)},
+			want: append([]string{"ssh: failed"}, notChecked(event.CheckSSH, append([]event.CheckName{event.CheckHostKey}, everything...)...)...)},
 		{name: "host key", login: &remote.HostKeyError{Host: "a"},
-			want: slices.Concat(notChecked(CheckHostKey, CheckSSH), []string{"host-key: failed"}, notChecked(CheckHostKey, everything...))},
-		{name: "login, with a counter that needs none", login: &remote.AuthError{Host: "a"}, change: func(s *Spec) { s.Counter = CounterLB },
-			want: append([]string{"ssh: failed"}, notChecked(CheckSSH, CheckHostKey, CheckUnit, CheckSudo, CheckReboot)...)},
+			want: slices.Concat(notChecked(event.CheckHostKey, event.CheckSSH), []string{"host-key: failed"}, notChecked(event.CheckHostKey, everything...))},
+		{name: "login, with a counter that needs none", login: &remote.AuthError{Host: "a"}, change: func(s *spec.Spec) { s.Counter = spec.CounterLB },
+			want: append([]string{"ssh: failed"}, notChecked(event.CheckSSH, event.CheckHostKey, event.CheckUnit, event.CheckSudo, event.CheckReboot)...)},
 		{name: "unit", bad: "systemctl show", want: []string{"unit: failed"}},
 		{name: "right to stop", bad: "stop app", want: []string{"sudo: failed"}},
 		{name: "right to start", bad: "start app", want: []string{"sudo: failed"}},
 		{name: "right to reboot", bad: "systemctl reboot", want: []string{"reboot: failed"}},
-		{name: "LBs", cut: true, want: notChecked(CheckServer, CheckCounter)},
+		{name: "LBs", cut: true, want: notChecked(event.CheckServer, event.CheckCounter)},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			f, spec := newCheckedFleet()
+			f, sp := newCheckedFleet()
 			f.backend = func() (remote.Host, error) {
 				if test.login != nil {
 					return nil, test.login
 				}
 				return checkedHost{remote.Local(nil), "deploy", test.bad}, nil
 			}
-			spec.Targets, spec.Service, spec.Rollout.Reboot = []string{"192.168.1.10"}, "app", true
+			sp.Targets, sp.Service, sp.Rollout.Reboot = []string{"192.168.1.10"}, "app", true
 			if test.change != nil {
-				test.change(&spec)
+				test.change(&sp)
 			}
 			for _, lb := range f.lbs {
 				// Nothing listens on that port here, and nothing answers for it.
@@ -303,7 +306,7 @@ func TestCheckOfBackends(t *testing.T) {
 					lb.connect = remote.ErrConnection
 				}
 			}
-			r, err := CheckAll(t.Context(), spec, f)
+			r, err := CheckAll(t.Context(), sp, f)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -319,10 +322,10 @@ func TestCheckOfBackends(t *testing.T) {
 
 // A check that is interrupted is no report.
 func TestCheckInterrupted(t *testing.T) {
-	f, spec := newCheckedFleet()
+	f, sp := newCheckedFleet()
 	ctx, cancel := context.WithCancelCause(t.Context())
-	f.lbs["lb1"].spoil = func(*balancer.Report) { cancel(ErrInterrupted) }
-	if r, err := CheckAll(ctx, spec, f); r != nil || ExitOf(err) != Interrupted {
+	f.lbs["lb1"].spoil = func(*balancer.Report) { cancel(spec.ErrInterrupted) }
+	if r, err := CheckAll(ctx, sp, f); r != nil || spec.ExitOf(err) != spec.Interrupted {
 		t.Errorf("%v, %v", r, err)
 	}
 }

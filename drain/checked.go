@@ -4,6 +4,10 @@ import (
 	"cmp"
 	"maps"
 	"slices"
+
+	"github.com/drainctl/drainctl/drain/event"
+	"github.com/drainctl/drainctl/drain/plan"
+	"github.com/drainctl/drainctl/drain/spec"
 )
 
 // maxChecked bounds the checks that an event of the history has.
@@ -11,40 +15,40 @@ const maxChecked = 200
 
 // guardChecks are what guards find that no other check is about, by the kind of an
 // operation. A rolling run is judged as its drains are.
-var guardChecks = map[Kind][]CheckName{
-	Drain: {
+var guardChecks = map[spec.Kind][]event.CheckName{
+	spec.Drain: {
 		"live-servers", "one-live-server", "remaining-upstream", "direct-reference", "other-name", "shutdown-timeout", "several-addresses",
 	},
-	Undrain: {"unmanaged", "ambiguous", "orphaned"},
+	spec.Undrain: {"unmanaged", "ambiguous", "orphaned"},
 }
 
 // tellChecks tells of what was checked: nothing of it has failed, or there were no
 // run.
 func (o *Operation) tellChecks() {
 	for _, lb := range o.plan.LBs {
-		o.emit(bounded(&Checked{Header: Header{LB: lb.LB}, Checks: checksOf(o.plan, lb)}))
+		o.emit(bounded(&event.Checked{Header: event.Header{LB: lb.LB}, Checks: checksOf(o.plan, lb)}))
 	}
 	if len(o.checks) > 0 || len(o.plan.Unchecked) > 0 {
-		o.emit(bounded(&Checked{Checks: o.checks, Unchecked: o.plan.Unchecked}))
+		o.emit(bounded(&event.Checked{Checks: o.checks, Unchecked: o.plan.Unchecked}))
 	}
 }
 
 // checksOf is the checks of one LB: those that drainctl check makes, and the guards.
-func checksOf(p *Plan, lb LBPlan) []Check {
+func checksOf(p *plan.Plan, lb plan.LBPlan) []event.Check {
 	l := &lbLook{checker: checker{lb: lb.LB}, LBPlan: lb}
-	found := map[CheckName][]Finding{}
+	found := map[event.CheckName][]spec.Finding{}
 	for _, f := range p.Findings {
 		if f.LB == lb.LB {
-			name := cmp.Or(checkOf[f.Code], CheckName(f.Code))
+			name := cmp.Or(checkOf[f.Code], event.CheckName(f.Code))
 			found[name] = append(found[name], f)
 		}
 	}
 	kind := p.Spec.Kind
-	if kind == Run {
-		kind = Drain
+	if kind == spec.Run {
+		kind = spec.Drain
 	}
-	names := slices.DeleteFunc(slices.Clone(lbChecks), func(name CheckName) bool { return name == CheckClock })
-	if edits(lb) || kind == Undrain {
+	names := slices.DeleteFunc(slices.Clone(lbChecks), func(name event.CheckName) bool { return name == event.CheckClock })
+	if plan.NeedsEdit(lb) || kind == spec.Undrain {
 		names = append(names, guardChecks[kind]...)
 	}
 	for _, name := range names {
@@ -52,16 +56,16 @@ func checksOf(p *Plan, lb LBPlan) []Check {
 		delete(found, name)
 	}
 	for _, name := range slices.Sorted(maps.Keys(found)) {
-		l.add(name, Seen{}, found[name]...)
+		l.add(name, event.Seen{}, found[name]...)
 	}
 	return l.checks
 }
 
 // bounded leaves out what is too much to keep: of what passed, as far as it can.
-func bounded(e *Checked) *Checked {
+func bounded(e *event.Checked) *event.Checked {
 	if n := len(e.Checks); n > maxChecked {
 		e.Checks = slices.Clone(e.Checks)
-		slices.SortStableFunc(e.Checks, func(a, b Check) int {
+		slices.SortStableFunc(e.Checks, func(a, b event.Check) int {
 			return cmp.Compare(rank[a.Result], rank[b.Result])
 		})
 		e.Checks, e.More = e.Checks[:maxChecked], n-maxChecked
@@ -70,4 +74,4 @@ func bounded(e *Checked) *Checked {
 }
 
 // rank orders results, the worst first.
-var rank = map[CheckResult]int{CheckFailed: 0, CheckWarning: 1, NotChecked: 2, CheckOK: 3}
+var rank = map[event.CheckResult]int{event.CheckFailed: 0, event.CheckWarning: 1, event.NotChecked: 2, event.CheckOK: 3}

@@ -7,6 +7,10 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/drainctl/drainctl/drain/event"
+	"github.com/drainctl/drainctl/drain/spec"
+	"github.com/drainctl/drainctl/drain/status"
 )
 
 // The history says what was checked, on the LB and of the backend, and with which
@@ -15,33 +19,33 @@ func TestHistoryHasTheChecks(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	options := Options{Connect: connector{r}, Version: "1.2.3"}
-	if err := run(t.Context(), t.Context(), r.spec(Drain), options); err != nil {
+	if err := run(t.Context(), t.Context(), r.spec(spec.Drain), options); err != nil {
 		t.Fatal(err)
 	}
-	entries, _, err := ReadHistory(t.Context(), r.spec(""), connector{r})
+	entries, _, err := status.ReadHistory(t.Context(), r.spec(""), connector{r})
 	if err != nil || len(entries) != 1 || entries[0].Began.Drainctl != "1.2.3" {
 		t.Fatalf("%v, %d operations", err, len(entries))
 	}
-	events, _, err := ReadOperation(t.Context(), r.spec(""), entries[0].ID, connector{r})
+	events, _, err := status.ReadOperation(t.Context(), r.spec(""), entries[0].ID, connector{r})
 	if err != nil {
 		t.Fatal(err)
 	}
-	var names []CheckName
+	var names []event.CheckName
 	diff := ""
 	for _, e := range events {
 		switch e := e.(type) {
-		case *Checked:
+		case *event.Checked:
 			for _, c := range e.Checks {
-				if c.Result != CheckOK && c.Result != CheckWarning {
+				if c.Result != event.CheckOK && c.Result != event.CheckWarning {
 					t.Errorf("%s is %s, and yet it was run", c.Name, c.Result)
 				}
 				names = append(names, c.Name)
 			}
-		case *Edited:
+		case *event.Edited:
 			diff += e.Diff
 		}
 	}
-	for _, want := range []CheckName{CheckConfiguration, CheckTest, CheckPending, "live-servers", "direct-reference", CheckUnit, CheckCounter} {
+	for _, want := range []event.CheckName{event.CheckConfiguration, event.CheckTest, event.CheckPending, "live-servers", "direct-reference", event.CheckUnit, event.CheckCounter} {
 		if !slices.Contains(names, want) {
 			t.Errorf("the history has the checks %q, and not %s", names, want)
 		}
@@ -54,7 +58,7 @@ func TestHistoryHasTheChecks(t *testing.T) {
 
 // Whatever a guard finds is a check of the history.
 func TestEveryGuardIsACheck(t *testing.T) {
-	text, err := os.ReadFile("guards.go")
+	text, err := os.ReadFile("plan/guards.go")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,8 +67,8 @@ func TestEveryGuardIsACheck(t *testing.T) {
 		t.Fatalf("guards.go has %d codes", len(codes))
 	}
 	for _, code := range codes {
-		name := CheckName(code[1])
-		known := checkOf[code[1]] != "" || slices.Contains(guardChecks[Drain], name) || slices.Contains(guardChecks[Undrain], name)
+		name := event.CheckName(code[1])
+		known := checkOf[code[1]] != "" || slices.Contains(guardChecks[spec.Drain], name) || slices.Contains(guardChecks[spec.Undrain], name)
 		if !known && name != "missing" { // which is a warning about one LB of several
 			t.Errorf("%s is no check", name)
 		}
@@ -73,11 +77,11 @@ func TestEveryGuardIsACheck(t *testing.T) {
 
 // A large fleet's checks are bounded, and what is a warning is kept.
 func TestChecksAreBounded(t *testing.T) {
-	e := &Checked{}
+	e := &event.Checked{}
 	for i := range maxChecked + 50 {
-		e.Checks = append(e.Checks, Check{Name: CheckName(fmt.Sprint(i)), Result: CheckOK})
+		e.Checks = append(e.Checks, event.Check{Name: event.CheckName(fmt.Sprint(i)), Result: event.CheckOK})
 	}
-	e.Checks = append(e.Checks, Check{Name: "last", Result: CheckWarning})
+	e.Checks = append(e.Checks, event.Check{Name: "last", Result: event.CheckWarning})
 	if bounded(e); len(e.Checks) != maxChecked || e.More != 51 || e.Checks[0].Name != "last" {
 		t.Errorf("%d checks, %d more, %s first", len(e.Checks), e.More, e.Checks[0].Name)
 	}

@@ -5,30 +5,34 @@ import (
 	"slices"
 
 	"github.com/drainctl/drainctl/drain/balancer"
+	"github.com/drainctl/drainctl/drain/event"
+	"github.com/drainctl/drainctl/drain/fleet"
+	"github.com/drainctl/drainctl/drain/plan"
+	"github.com/drainctl/drainctl/drain/spec"
 )
 
 // reconcile brings the servers of a batch to a wanted state on every LB. Backends of a rolling run that
 // are healthy again come back with the edit that takes the next batch out.
-func (b *batch) reconcile(ctx context.Context, p Phase, undo bool) Verdict {
+func (b *batch) reconcile(ctx context.Context, p plan.Phase, undo bool) Verdict {
 	want := balancer.Back
 	var returning []*row
 	switch {
 	case undo:
 		want = balancer.AsBefore
-	case p == marking:
+	case p == plan.Marking:
 		want, returning = balancer.Out, b.o.returning()
 	}
-	back := undo || p == clearing && b.o.plan.Spec.Kind == Run
-	changed, err := b.o.lbs.Reconcile(ctx, Round{
-		Header: Header{Step: p.step(), Direction: p.direction()}, Back: back,
-		Request: func(lb *LB) balancer.StageRequest { return b.request(lb, want, returning, back) },
+	back := undo || p == plan.Clearing && b.o.plan.Spec.Kind == spec.Run
+	changed, err := b.o.lbs.Reconcile(ctx, fleet.Round{
+		Header: event.Header{Step: p.Step(), Direction: p.Direction()}, Back: back,
+		Request: func(lb *fleet.LB) balancer.StageRequest { return b.request(lb, want, returning, back) },
 		Replan:  b.planAgain, ReloadTimeout: b.o.plan.Spec.ReloadTimeout, Locks: b.o.locks(), Emit: b.o.emit,
 	})
 	switch {
 	case err != nil:
 		return Verdict{Outcome: StepError, Err: err, Changed: changed || back}
 	case undo:
-		return Verdict{Changed: changed, Detail: Detail{Restored: true}}
+		return Verdict{Changed: changed, Detail: event.Detail{Restored: true}}
 	}
 	for _, r := range returning {
 		r.end = ended
@@ -38,9 +42,9 @@ func (b *batch) reconcile(ctx context.Context, p Phase, undo bool) Verdict {
 
 // request returns the request for one LB. On the way back it accepts files that others have changed
 // since the plan: their changes are loaded too, since there is no other way back.
-func (b *batch) request(lb *LB, want balancer.Want, returning []*row, back bool) balancer.StageRequest {
-	spec := b.o.plan.Spec
-	q := balancer.StageRequest{Force: spec.Kind == Undrain && spec.Force, AcceptPending: back || spec.Allow.Pending}
+func (b *batch) request(lb *fleet.LB, want balancer.Want, returning []*row, back bool) balancer.StageRequest {
+	sp := b.o.plan.Spec
+	q := balancer.StageRequest{Force: sp.Kind == spec.Undrain && sp.Force, AcceptPending: back || sp.Allow.Pending}
 	if !back {
 		q.Files = b.part(lb).Report.Files
 	}
@@ -55,32 +59,32 @@ func (b *batch) request(lb *LB, want balancer.Want, returning []*row, back bool)
 }
 
 // spec returns the spec of the batch alone. For a batch of a rolling run it is a drain.
-func (b *batch) spec() Spec {
-	spec := b.o.plan.Spec
-	spec.Targets = targetsOf(b.rows)
-	if spec.Kind == Run {
-		spec.Kind = Drain
+func (b *batch) spec() spec.Spec {
+	sp := b.o.plan.Spec
+	sp.Targets = targetsOf(b.rows)
+	if sp.Kind == spec.Run {
+		sp.Kind = spec.Drain
 	}
-	return spec
+	return sp
 }
 
 // plan asks one LB for the plan of the batch. Other backends of a rolling run return with it.
-func (b *batch) plan(ctx context.Context, lb *LB) (LBPlan, error) {
-	q := query(b.spec())
+func (b *batch) plan(ctx context.Context, lb *fleet.LB) (plan.LBPlan, error) {
+	q := plan.Query(b.spec())
 	q.Targets, q.Returning = targetsOf(rowsOn(lb.Name, b.rows)), targetsOf(rowsOn(lb.Name, b.o.returning()))
 	if len(q.Targets) > 0 {
 		return lb.Ask(ctx, q)
 	}
 	report := *b.part(lb).Report // nothing is to be done there
 	report.Servers, report.Upstreams = nil, nil
-	return LBPlan{LB: lb.Name, Report: &report}, nil
+	return plan.LBPlan{LB: lb.Name, Report: &report}, nil
 }
 
 // planAgain plans the part of one LB again, and asks the guards.
-func (b *batch) planAgain(ctx context.Context, lb *LB) error {
+func (b *batch) planAgain(ctx context.Context, lb *fleet.LB) error {
 	part, err := b.plan(ctx, lb)
 	if err == nil {
-		err = newPlan(b.spec(), []LBPlan{part}, false).Verdict()
+		err = plan.New(b.spec(), []plan.LBPlan{part}, false).Verdict()
 	}
 	if err == nil {
 		i := slices.Index(b.o.lbs, lb)
@@ -92,13 +96,13 @@ func (b *batch) planAgain(ctx context.Context, lb *LB) error {
 
 // detail returns the servers that are up now, those that are down, and those that an undrain leaves
 // down because somebody else marked them.
-func (b *batch) detail(want balancer.Want, returning []*row) (detail Detail) {
-	undrain := b.o.plan.Spec.Kind == Undrain
+func (b *batch) detail(want balancer.Want, returning []*row) (detail event.Detail) {
+	undrain := b.o.plan.Spec.Kind == spec.Undrain
 	for _, lb := range b.o.lbs {
 		servers := b.servers(lb, b.rows)
 		if want == balancer.Out {
-			detail.Down = append(detail.Down, names(servers)...)
-			detail.Up = append(detail.Up, names(b.o.whole.servers(lb, returning))...)
+			detail.Down = append(detail.Down, plan.ServerNames(servers)...)
+			detail.Up = append(detail.Up, plan.ServerNames(b.o.whole.servers(lb, returning))...)
 			continue
 		}
 		stays := func(s balancer.Server) bool { return s.Down && !s.Managed && !(undrain && s.Configure) }
@@ -110,11 +114,11 @@ func (b *batch) detail(want balancer.Want, returning []*row) (detail Detail) {
 				up = append(up, s)
 			}
 		}
-		detail.Up = append(detail.Up, names(up)...)
-		detail.StayDown = append(detail.StayDown, names(down)...)
+		detail.Up = append(detail.Up, plan.ServerNames(up)...)
+		detail.StayDown = append(detail.StayDown, plan.ServerNames(down)...)
 	}
 	for _, list := range []*[]string{&detail.Down, &detail.Up, &detail.StayDown} {
-		*list = once(*list)
+		*list = plan.Once(*list)
 	}
 	return detail
 }

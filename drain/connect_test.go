@@ -8,7 +8,9 @@ import (
 	"testing"
 
 	"github.com/drainctl/drainctl/drain/balancer"
+	"github.com/drainctl/drainctl/drain/fleet"
 	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/drain/spec"
 	"github.com/drainctl/drainctl/remote"
 )
 
@@ -20,9 +22,9 @@ func TestUnreachableIsKnownAsSuch(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.Close()
-	_, err = Machines{}.LB(t.Context(), l.Addr().String(), Nginx{})
-	if !errors.Is(err, remote.ErrConnection) || ExitOf(err) != Refused {
-		t.Errorf("exit code %d: %v", ExitOf(err), err)
+	_, err = fleet.Machines{}.LB(t.Context(), l.Addr().String(), spec.Nginx{})
+	if !errors.Is(err, remote.ErrConnection) || spec.ExitOf(err) != spec.Refused {
+		t.Errorf("exit code %d: %v", spec.ExitOf(err), err)
 	}
 }
 
@@ -39,22 +41,22 @@ func (b *begun) Begin(_ context.Context, of balancer.Beginning) error {
 
 // A journal has no commands: root may run them when going on with the operation.
 func TestCommandsAreNotRecorded(t *testing.T) {
-	asked := DefaultSpec(Drain)
-	asked.Targets, asked.Nginx = []string{"10.0.0.1"}, Nginx{ReloadCommand: "sh -c evil", TestCommand: "evil"}
+	asked := spec.Default(spec.Drain)
+	asked.Targets, asked.Nginx = []string{"10.0.0.1"}, spec.Nginx{ReloadCommand: "sh -c evil", TestCommand: "evil"}
 	text, err := json.Marshal(asked)
 	if err != nil {
 		t.Fatal(err)
 	}
 	lb := &begun{}
-	agent := &served{lb, Nginx{ReloadCommand: "systemctl reload nginx"}}
+	agent := &served{lb, spec.Nginx{ReloadCommand: "systemctl reload nginx"}}
 	if err := agent.Begin(t.Context(), balancer.Beginning{Operation: journal.Operation{ID: "1", Spec: text}}); err != nil {
 		t.Fatal(err)
 	}
-	var recorded Spec
+	var recorded spec.Spec
 	if err := json.Unmarshal(lb.operation.Spec, &recorded); err != nil {
 		t.Fatal(err)
 	}
-	if recorded.Nginx != (Nginx{}) || len(recorded.Targets) != 1 || recorded.Timeout != asked.Timeout {
+	if recorded.Nginx != (spec.Nginx{}) || len(recorded.Targets) != 1 || recorded.Timeout != asked.Timeout {
 		t.Errorf("recorded: %s", lb.operation.Spec)
 	}
 }

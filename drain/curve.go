@@ -1,5 +1,9 @@
 package drain
 
+import (
+	"github.com/drainctl/drainctl/drain/event"
+)
+
 // Of a wait, the history keeps the readings in which something has changed.
 const (
 	// maxReadings is how many of them are kept of an operation.
@@ -12,12 +16,12 @@ const (
 // A curve is the wait for one backend, as the history has it: its first reading,
 // the changes, and its last.
 type curve struct {
-	kept, latest *Waiting
+	kept, latest *event.Waiting
 	changes      int
 }
 
 // worthKeeping picks the readings for the history.
-func (o *Operation) worthKeeping(e *Waiting) bool {
+func (o *Operation) worthKeeping(e *event.Waiting) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	c := o.curves[e.Target]
@@ -30,7 +34,7 @@ func (o *Operation) worthKeeping(e *Waiting) bool {
 	}
 	c.latest = e
 	if c.kept != nil && e.Elapsed >= c.kept.Elapsed { // else it is another wait's first
-		changed := e.Open != c.kept.Open || e.reason() != c.kept.reason()
+		changed := e.Open != c.kept.Open || e.StuckReason() != c.kept.StuckReason()
 		if !changed || e.Elapsed-c.kept.Elapsed < e.Elapsed/curveSteps || c.changes >= maxReadings/max(1, len(o.plan.Backends)) {
 			return false
 		}

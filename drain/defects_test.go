@@ -11,15 +11,19 @@ import (
 	"testing"
 	"time"
 
+	"github.com/drainctl/drainctl/drain/event"
 	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/drain/plan"
+	"github.com/drainctl/drainctl/drain/spec"
+	"github.com/drainctl/drainctl/drain/status"
 )
 
 // broken is a run into one fault: of the first operation whose name has match in
 // it.
-func (r *rig) broken(spec Spec, kind fault, match string) (*faulty, error) {
+func (r *rig) broken(sp spec.Spec, kind fault, match string) (*faulty, error) {
 	r.t.Helper()
 	f := &faulty{t: r.t, rig: r, kind: kind, match: match}
-	err := f.run(spec)
+	err := f.run(sp)
 	if f.what == "" {
 		r.t.Fatalf("no operation %q: %v", match, err)
 	}
@@ -38,9 +42,9 @@ func (r *rig) hold() net.Conn {
 }
 
 // status is the status of the target.
-func (r *rig) status() ServerStatus {
+func (r *rig) status() status.ServerStatus {
 	r.t.Helper()
-	st, err := ReadStatus(r.t.Context(), r.spec(""), connector{r})
+	st, err := status.Read(r.t.Context(), r.spec(""), connector{r})
 	if err != nil || len(st.LBs) != 1 || len(st.LBs[0].Servers) != 1 {
 		r.t.Fatalf("%+v, %v", st, err)
 	}
@@ -57,21 +61,21 @@ func TestResumeOfUndrainForce(t *testing.T) {
 			r.write(r.drained())
 			r.reload()
 			r.unit.stop()
-			spec := r.spec(Undrain)
-			spec.Service, spec.Force = "app", true
-			if _, err := r.broken(spec, faultBefore, at); err == nil {
+			sp := r.spec(spec.Undrain)
+			sp.Service, sp.Force = "app", true
+			if _, err := r.broken(sp, faultBefore, at); err == nil {
 				t.Fatal("the run has not noticed that it is dead")
 			}
 			if at == "call stage back" { // nothing is cleared yet
-				if _, err := r.run(r.spec(Undrain)); ExitOf(err) != Refused || !strings.Contains(err.Error(), "marked down outside drainctl") {
-					t.Errorf("undrain without --force: exit %d, %v", ExitOf(err), err)
+				if _, err := r.run(r.spec(spec.Undrain)); spec.ExitOf(err) != spec.Refused || !strings.Contains(err.Error(), "marked down outside drainctl") {
+					t.Errorf("undrain without --force: exit %d, %v", spec.ExitOf(err), err)
 				}
 			}
 			resumed, err := Resumed(t.Context(), r.spec(""), "", connector{r})
 			if err != nil {
 				t.Fatal(err)
 			}
-			if resumed.Kind != Undrain || !resumed.Force || resumed.Service != "app" {
+			if resumed.Kind != spec.Undrain || !resumed.Force || resumed.Service != "app" {
 				t.Errorf("resumed: %+v", resumed)
 			}
 			if _, err := r.run(resumed); err != nil {
@@ -95,22 +99,22 @@ func TestUndrainOfAHostWithAPortThatStaysDown(t *testing.T) {
 	r.was = strings.Replace(r.was, "# the target", "# the target\n        server "+ip+":1 down;", 1)
 	r.write(r.was)
 	r.reload()
-	host := func(k Kind) Spec {
+	host := func(k spec.Kind) spec.Spec {
 		s := r.spec(k)
 		s.Targets, s.MinUp, s.HealthTimeout = []string{ip}, 0, 2*time.Second
 		return s
 	}
-	if _, err := r.run(host(Drain)); err != nil {
+	if _, err := r.run(host(spec.Drain)); err != nil {
 		t.Fatal(err)
 	}
 	if n := strings.Count(r.read(), " down;"); n != 3 {
 		t.Fatalf("%d servers are down:\n%s", n, r.read())
 	}
-	l, err := r.run(host(Undrain))
+	l, err := r.run(host(spec.Undrain))
 	if err != nil || r.read() != r.was || !r.unit.active() {
 		t.Fatalf("%v, and the configuration:\n%s", err, r.read())
 	}
-	done := eventsOf[*StepDone](l)
+	done := eventsOf[*event.StepDone](l)
 	if stay := done[len(done)-1].Detail.StayDown; !slices.Equal(stay, []string{ip + ":1 in app"}) {
 		t.Errorf("stays down: %q", stay)
 	}
@@ -122,17 +126,17 @@ func TestStopThatFailsAfterTheTimeout(t *testing.T) {
 	r := newRig(t)
 	r.hold()
 	r.unit.stopFail = "Job for app.service failed."
-	spec := r.spec(Drain)
-	spec.OnTimeout, spec.Timeout = TimeoutStop, 100*time.Millisecond
-	l, err := r.run(spec)
-	var f *Failure
-	if !errors.As(err, &f) || f.Exit != Failed || f.Stands.Standing != AsBefore || !strings.Contains(err.Error(), "Job for app.service failed.") {
-		t.Fatalf("exit %d: %v", ExitOf(err), err)
+	sp := r.spec(spec.Drain)
+	sp.OnTimeout, sp.Timeout = spec.TimeoutStop, 100*time.Millisecond
+	l, err := r.run(sp)
+	var f *spec.Failure
+	if !errors.As(err, &f) || f.Exit != spec.Failed || f.Stands.Standing != spec.AsBefore || !strings.Contains(err.Error(), "Job for app.service failed.") {
+		t.Fatalf("exit %d: %v", spec.ExitOf(err), err)
 	}
-	if len(eventsOf[*StoppingAnyway](l)) != 1 || len(eventsOf[*RollingBack](l)) != 1 {
+	if len(eventsOf[*event.StoppingAnyway](l)) != 1 || len(eventsOf[*event.RollingBack](l)) != 1 {
 		t.Error("not told of the stop, or of the rollback")
 	}
-	if n := len(eventsOf[*HealthChecked](l)); n != healthChecks {
+	if n := len(eventsOf[*event.HealthChecked](l)); n != healthChecks {
 		t.Errorf("%d health checks before the server came back", n)
 	}
 	if r.read() != r.was || !r.unit.active() {
@@ -144,25 +148,25 @@ func TestStopThatFailsAfterTheTimeout(t *testing.T) {
 func TestUndrainCountsAsTheDrainDid(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	spec := r.spec(Drain)
-	spec.Counter, spec.Threshold, spec.Interval = CounterLB, 7, 123*time.Millisecond
-	if _, err := r.run(spec); err != nil {
+	sp := r.spec(spec.Drain)
+	sp.Counter, sp.Threshold, sp.Interval = spec.CounterLB, 7, 123*time.Millisecond
+	if _, err := r.run(sp); err != nil {
 		t.Fatal(err)
 	}
-	f, err := r.broken(r.spec(Undrain), faultFail, "nginx -s reload")
-	if ExitOf(err) != Failed || r.unit.active() || r.read() != r.drained() {
-		t.Fatalf("exit %d (%v), active %t:\n%s", ExitOf(err), err, r.unit.active(), r.read())
+	f, err := r.broken(r.spec(spec.Undrain), faultFail, "nginx -s reload")
+	if spec.ExitOf(err) != spec.Failed || r.unit.active() || r.read() != r.drained() {
+		t.Fatalf("exit %d (%v), active %t:\n%s", spec.ExitOf(err), err, r.unit.active(), r.read())
 	}
-	readings := eventsOf[*Waiting](&f.told)
+	readings := eventsOf[*event.Waiting](&f.told)
 	if len(readings) == 0 || readings[0].Threshold != 7 {
 		t.Errorf("the rollback waited with %+v", readings)
 	}
-	op, err := Prepare(t.Context(), r.spec(Undrain), Options{Connect: connector{r}, Emit: valid})
+	op, err := Prepare(t.Context(), r.spec(spec.Undrain), Options{Connect: connector{r}, Emit: valid})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer op.Close()
-	if s := op.Plan().Spec; s.Counter != CounterLB || s.Threshold != 7 || s.Interval != spec.Interval || s.Service != "app" {
+	if s := op.Plan().Spec; s.Counter != spec.CounterLB || s.Threshold != 7 || s.Interval != sp.Interval || s.Service != "app" {
 		t.Errorf("the undrain's own: %+v", s)
 	}
 	if _, ok := op.whole.rows[0].Counter.(lbCounter); !ok {
@@ -174,13 +178,13 @@ func TestUndrainCountsAsTheDrainDid(t *testing.T) {
 func TestInterruptedBeforeItBegan(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	check := func(what string, err error, exit Exit) {
+	check := func(what string, err error, exit spec.Exit) {
 		t.Helper()
-		var f *Failure
-		if !errors.As(err, &f) || f.Exit != exit || f.Stands.Standing != Untouched {
-			t.Errorf("%s: exit %d, %v", what, ExitOf(err), err)
+		var f *spec.Failure
+		if !errors.As(err, &f) || f.Exit != exit || f.Stands.Standing != spec.Untouched {
+			t.Errorf("%s: exit %d, %v", what, spec.ExitOf(err), err)
 		}
-		entries, unreadable, err := ReadHistory(t.Context(), r.spec(""), connector{r})
+		entries, unreadable, err := status.ReadHistory(t.Context(), r.spec(""), connector{r})
 		if err != nil || len(entries) > 0 || len(unreadable) > 0 {
 			t.Errorf("%s: the history has %+v, unreadable %q, %v", what, entries, unreadable, err)
 		}
@@ -189,23 +193,23 @@ func TestInterruptedBeforeItBegan(t *testing.T) {
 		}
 	}
 	for _, at := range []string{"call lock", "call begin", "journal: begin", "journal: new history"} {
-		_, err := r.broken(r.spec(Drain), faultHang, at)
-		check(at+" hangs", err, Interrupted)
+		_, err := r.broken(r.spec(spec.Drain), faultHang, at)
+		check(at+" hangs", err, spec.Interrupted)
 	}
 	for _, at := range []string{"journal: begin", "journal: new history"} {
-		_, err := r.broken(r.spec(Drain), faultFail, at)
-		check(at+" fails", err, Failed)
+		_, err := r.broken(r.spec(spec.Drain), faultFail, at)
+		check(at+" fails", err, spec.Failed)
 	}
 	// Ctrl-C between the checks and the beginning.
 	soft, interrupt := context.WithCancelCause(t.Context())
-	op, err := Prepare(soft, r.spec(Drain), Options{Connect: connector{r}, Emit: valid})
+	op, err := Prepare(soft, r.spec(spec.Drain), Options{Connect: connector{r}, Emit: valid})
 	if err != nil {
 		t.Fatal(err)
 	}
-	interrupt(ErrInterrupted)
+	interrupt(spec.ErrInterrupted)
 	err = op.Run(t.Context(), soft)
 	op.Close()
-	check("interrupted in between", err, Interrupted)
+	check("interrupted in between", err, spec.Interrupted)
 }
 
 // Only a signal is an interrupt: an LB that is lost while the operation begins is a failure.
@@ -214,9 +218,9 @@ func TestLostLinkIsNoInterrupt(t *testing.T) {
 	for range 20 { // the loss may be noticed before the call has failed, or after
 		p := newPool(t, 2)
 		p.fault = poolFault{who: "lb1", call: "begin", kind: lbGone}
-		spec := p.spec(Drain)
-		spec.Targets = spec.Targets[:1]
-		p.run(spec).ended(t, Failed, Untouched, "broke")
+		sp := p.spec(spec.Drain)
+		sp.Targets = sp.Targets[:1]
+		p.run(sp).ended(t, spec.Failed, spec.Untouched, "broke")
 	}
 }
 
@@ -225,29 +229,29 @@ func TestLostLinkIsNoInterrupt(t *testing.T) {
 func TestWaitForALockPlansAgain(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	if _, err := r.run(r.spec(Drain)); err != nil {
+	if _, err := r.run(r.spec(spec.Drain)); err != nil {
 		t.Fatal(err)
 	}
 	ctx := t.Context()
-	first, err := Prepare(ctx, r.spec(Undrain), Options{Connect: connector{r}, Emit: valid, bounds: shortBounds})
+	first, err := Prepare(ctx, r.spec(spec.Undrain), Options{Connect: connector{r}, Emit: valid, bounds: shortBounds})
 	if err != nil {
 		t.Fatal(err)
 	}
-	waits, ended := make(chan *LockAwaited, 1), make(chan error, 1)
-	second := r.spec(Drain)
+	waits, ended := make(chan *event.LockAwaited, 1), make(chan error, 1)
+	second := r.spec(spec.Drain)
 	second.Wait = true
-	var accepted *Plan
-	accept := func(p *Plan) error { accepted = p; return nil }
+	var accepted *plan.Plan
+	accept := func(p *plan.Plan) error { accepted = p; return nil }
 	go func() {
-		ended <- run(ctx, ctx, second, Options{Connect: connector{r}, bounds: shortBounds, Accept: accept, Emit: func(e Event) {
-			if e, ok := e.(*LockAwaited); ok {
+		ended <- run(ctx, ctx, second, Options{Connect: connector{r}, bounds: shortBounds, Accept: accept, Emit: func(e event.Event) {
+			if e, ok := e.(*event.LockAwaited); ok {
 				waits <- e
 			}
 		}})
 	}()
 	select {
 	case e := <-waits:
-		if e.Holder == nil || e.Holder.Kind != string(Undrain) || e.Holder.User != "tester" {
+		if e.Holder == nil || e.Holder.Kind != string(spec.Undrain) || e.Holder.User != "tester" {
 			t.Errorf("waits for %+v", e.Holder)
 		}
 	case err := <-ended:
@@ -277,25 +281,25 @@ func TestWaitForALockPlansAgain(t *testing.T) {
 func TestLockTellsItsHolder(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	crashed := r.spec(Drain)
+	crashed := r.spec(spec.Drain)
 	crashed.User = "bob"
 	if _, err := r.broken(crashed, faultBefore, "call stage out"); err == nil {
 		t.Fatal("bob's has not crashed")
 	}
-	ann := r.spec(Drain)
+	ann := r.spec(spec.Drain)
 	ann.User, ann.Host, ann.Reason = "ann", "desk", "new kernel"
 	op, err := Prepare(t.Context(), ann, Options{Connect: connector{r}, Emit: valid})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer op.Close()
-	eve := r.spec(Undrain)
+	eve := r.spec(spec.Undrain)
 	eve.User = "eve"
 	_, err = r.run(eve)
 	ip, _, _ := net.SplitHostPort(r.unit.addr)
-	var refusal *Refusal
-	if ExitOf(err) != Refused || !errors.As(err, &refusal) || refusal.Findings[0].Override != "--wait" {
-		t.Fatalf("exit %d: %v", ExitOf(err), err)
+	var refusal *spec.Refusal
+	if spec.ExitOf(err) != spec.Refused || !errors.As(err, &refusal) || refusal.Findings[0].Override != "--wait" {
+		t.Fatalf("exit %d: %v", spec.ExitOf(err), err)
 	}
 	for _, says := range []string{ip + " is locked by drain " + r.unit.addr + " by ann on desk, ", `, "new kernel"`, "(operation " + op.id + ")"} {
 		if !strings.Contains(err.Error(), says) {
@@ -312,11 +316,11 @@ func TestStatusWhileItIsChecked(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	for _, test := range []struct {
-		kind       Kind
-		during, at State
-	}{{Drain, StateDraining, StateUp}, {Undrain, StateUndraining, StateDrained}} {
-		if test.kind == Undrain {
-			if _, err := r.run(r.spec(Drain)); err != nil {
+		kind       spec.Kind
+		during, at status.State
+	}{{spec.Drain, status.StateDraining, status.StateUp}, {spec.Undrain, status.StateUndraining, status.StateDrained}} {
+		if test.kind == spec.Undrain {
+			if _, err := r.run(r.spec(spec.Drain)); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -343,12 +347,12 @@ func TestOnTimeoutLeave(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	held := r.hold()
-	spec := r.spec(Drain)
-	spec.OnTimeout, spec.Timeout = TimeoutLeave, 100*time.Millisecond
-	_, err := r.run(spec)
-	var f *Failure
-	if !errors.As(err, &f) || f.Exit != TimedOut || f.Stands.Standing != Changed || f.Stands.Open == nil || *f.Stands.Open != 1 {
-		t.Fatalf("exit %d, %+v", ExitOf(err), f)
+	sp := r.spec(spec.Drain)
+	sp.OnTimeout, sp.Timeout = spec.TimeoutLeave, 100*time.Millisecond
+	_, err := r.run(sp)
+	var f *spec.Failure
+	if !errors.As(err, &f) || f.Exit != spec.TimedOut || f.Stands.Standing != spec.Changed || f.Stands.Open == nil || *f.Stands.Open != 1 {
+		t.Fatalf("exit %d, %+v", spec.ExitOf(err), f)
 	}
 	if lb := f.Stands.LBs[0]; !lb.Down || !lb.Edited || !lb.Loaded {
 		t.Errorf("stands: %+v", lb)
@@ -360,13 +364,13 @@ func TestOnTimeoutLeave(t *testing.T) {
 		t.Fatalf("the app is active: %t, and the configuration:\n%s", r.unit.active(), r.read())
 	}
 	s := r.status()
-	if s.State != StateNotDrained || s.Operation == nil || s.Operation.Open != 1 || s.Operation.Result != journal.ResultNotDrained {
+	if s.State != status.StateNotDrained || s.Operation == nil || s.Operation.Open != 1 || s.Operation.Result != journal.ResultNotDrained {
 		t.Errorf("status %q, %+v", s.State, s.Operation)
 	}
 	if len(s.Next) != 2 || s.Next[0].Words[1] != "resume" || s.Next[1].Words[1] != "undrain" {
 		t.Errorf("next: %+v", s.Next)
 	}
-	entries, _, err := ReadHistory(t.Context(), r.spec(""), connector{r})
+	entries, _, err := status.ReadHistory(t.Context(), r.spec(""), connector{r})
 	if err != nil || len(entries) != 1 || entries[0].Ended == nil || entries[0].Ended.Result != journal.ResultNotDrained || *entries[0].Ended.Stands.Open != 1 {
 		t.Fatalf("history %+v, %v", entries, err)
 	}
@@ -378,18 +382,18 @@ func TestOnTimeoutLeave(t *testing.T) {
 	if _, err := r.run(resumed); err != nil || r.unit.active() || r.read() != r.drained() {
 		t.Fatalf("resume: %v, active %t", err, r.unit.active())
 	}
-	if s := r.status(); s.State != StateDrained {
+	if s := r.status(); s.State != status.StateDrained {
 		t.Errorf("status %q", s.State)
 	}
-	if _, err := r.run(r.spec(Undrain)); err != nil || !r.unit.active() || r.read() != r.was {
+	if _, err := r.run(r.spec(spec.Undrain)); err != nil || !r.unit.active() || r.read() != r.was {
 		t.Fatalf("undrain: %v, active %t", err, r.unit.active())
 	}
 	// And straight back.
 	held = r.hold()
-	if _, err = r.run(spec); ExitOf(err) != TimedOut {
+	if _, err = r.run(sp); spec.ExitOf(err) != spec.TimedOut {
 		t.Fatal(err)
 	}
-	if _, err := r.run(r.spec(Undrain)); err != nil || !r.unit.active() || r.read() != r.was || len(r.state().Operations) > 0 {
+	if _, err := r.run(r.spec(spec.Undrain)); err != nil || !r.unit.active() || r.read() != r.was || len(r.state().Operations) > 0 {
 		t.Fatalf("undrain of what was left: %v, active %t", err, r.unit.active())
 	}
 	held.Close()
@@ -400,18 +404,18 @@ func TestOnTimeoutRollbackAndStop(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	r.hold()
-	spec := r.spec(Drain)
-	spec.Timeout = 100 * time.Millisecond
-	_, err := r.run(spec)
-	var f *Failure
-	if !errors.As(err, &f) || f.Exit != TimedOut || f.Stands.Standing != AsBefore || r.read() != r.was || !r.unit.active() {
-		t.Fatalf("rollback: exit %d, %+v, active %t", ExitOf(err), f, r.unit.active())
+	sp := r.spec(spec.Drain)
+	sp.Timeout = 100 * time.Millisecond
+	_, err := r.run(sp)
+	var f *spec.Failure
+	if !errors.As(err, &f) || f.Exit != spec.TimedOut || f.Stands.Standing != spec.AsBefore || r.read() != r.was || !r.unit.active() {
+		t.Fatalf("rollback: exit %d, %+v, active %t", spec.ExitOf(err), f, r.unit.active())
 	}
-	spec.OnTimeout = TimeoutStop
-	if _, err = r.run(spec); !errors.As(err, &f) || f.Exit != TimedOut || r.read() != r.drained() || r.unit.active() {
-		t.Fatalf("stop: exit %d, %+v, active %t", ExitOf(err), f, r.unit.active())
+	sp.OnTimeout = spec.TimeoutStop
+	if _, err = r.run(sp); !errors.As(err, &f) || f.Exit != spec.TimedOut || r.read() != r.drained() || r.unit.active() {
+		t.Fatalf("stop: exit %d, %+v, active %t", spec.ExitOf(err), f, r.unit.active())
 	}
-	if s := r.status(); s.State != StateDrained {
+	if s := r.status(); s.State != status.StateDrained {
 		t.Errorf("status %q", s.State)
 	}
 }
@@ -421,16 +425,16 @@ func TestOnTimeoutRollbackAndStop(t *testing.T) {
 func TestRepeatedAndUnwritable(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	for _, k := range []Kind{Drain, Undrain} {
+	for _, k := range []spec.Kind{spec.Drain, spec.Undrain} {
 		if _, err := r.run(r.spec(k)); err != nil {
 			t.Fatal(err)
 		}
 		before := r.workers()
 		l, err := r.run(r.spec(k))
-		if err != nil || !slices.Equal(before, r.workers()) || len(eventsOf[*Edited](l)) > 0 {
+		if err != nil || !slices.Equal(before, r.workers()) || len(eventsOf[*event.Edited](l)) > 0 {
 			t.Errorf("%s again: %v", k, err)
 		}
-		for _, e := range eventsOf[*StepDone](l) {
+		for _, e := range eventsOf[*event.StepDone](l) {
 			if e.Changed {
 				t.Errorf("%s again changed something: %+v", k, e)
 			}
@@ -442,9 +446,9 @@ func TestRepeatedAndUnwritable(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(r.stateDir(), "history"), []byte("no directory"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	_, err := r.run(r.spec(Drain))
-	if err == nil || ExitOf(err) == Partial || !strings.Contains(err.Error(), "history") || r.read() != r.was || !r.unit.active() {
-		t.Errorf("exit %d, %v, the file is\n%s", ExitOf(err), err, r.read())
+	_, err := r.run(r.spec(spec.Drain))
+	if err == nil || spec.ExitOf(err) == spec.Partial || !strings.Contains(err.Error(), "history") || r.read() != r.was || !r.unit.active() {
+		t.Errorf("exit %d, %v, the file is\n%s", spec.ExitOf(err), err, r.read())
 	}
 	if s := r.state(); len(s.Operations) > 0 {
 		t.Errorf("left %s", listOf(s.Operations))

@@ -12,6 +12,8 @@ import (
 
 	"github.com/drainctl/drainctl/drain/balancer"
 	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/drain/plan"
+	"github.com/drainctl/drainctl/drain/spec"
 )
 
 // A meddled connector reaches the rig while somebody else is at work.
@@ -20,7 +22,7 @@ type meddled struct {
 	before func(effect string) // before each effect
 }
 
-func (m meddled) LB(_ context.Context, _ string, n Nginx) (balancer.Balancer, error) {
+func (m meddled) LB(_ context.Context, _ string, n spec.Nginx) (balancer.Balancer, error) {
 	o, err := n.Options()
 	o.Around = func(what string, do func() error) error {
 		m.before(what)
@@ -45,17 +47,17 @@ var reloadLimit = balancer.LoadRequest{Timeout: patience}
 // applied has the files say down, and nginx not know it.
 func (r *rig) applied() balancer.Balancer {
 	r.t.Helper()
-	ctx, spec := r.t.Context(), r.spec(Drain)
-	lb, err := connector{r}.LB(ctx, "", spec.Nginx)
+	ctx, sp := r.t.Context(), r.spec(spec.Drain)
+	lb, err := connector{r}.LB(ctx, "", sp.Nginx)
 	if err != nil {
 		r.t.Fatal(err)
 	}
 	r.t.Cleanup(func() { lb.Close() })
-	report, err := lb.Plan(ctx, query(spec))
+	report, err := lb.Plan(ctx, plan.Query(sp))
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	op := journal.Operation{ID: journal.NewID(time.Now(), ""), Kind: string(spec.Kind), Targets: spec.Targets}
+	op := journal.Operation{ID: journal.NewID(time.Now(), ""), Kind: string(sp.Kind), Targets: sp.Targets}
 	for _, s := range report.Servers {
 		op.Servers = append(op.Servers, journal.Located{Server: s.Server, File: s.File, Line: s.Line, Down: s.Down})
 	}
@@ -127,7 +129,7 @@ func TestWatch(t *testing.T) {
 			lb := r.markedDown()
 			look := func() *balancer.Drift {
 				t.Helper()
-				w, err := lb.Watch(t.Context(), balancer.WatchRequest{Targets: r.spec(Drain).Targets, Buffered: true})
+				w, err := lb.Watch(t.Context(), balancer.WatchRequest{Targets: r.spec(spec.Drain).Targets, Buffered: true})
 				if err != nil {
 					t.Fatalf("%s: %v", test.name, err)
 				}
@@ -282,7 +284,7 @@ func TestRestore(t *testing.T) {
 func TestSomebodyElseWrites(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	meddle := func(spec Spec, write func()) (*told, error) {
+	meddle := func(sp spec.Spec, write func()) (*told, error) {
 		l := &told{}
 		c := meddled{connector{r}, func(effect string) {
 			if strings.HasPrefix(effect, "replace ") {
@@ -290,14 +292,14 @@ func TestSomebodyElseWrites(t *testing.T) {
 			}
 		}}
 		ctx := t.Context()
-		return l, run(ctx, ctx, spec, Options{Connect: c, Emit: l.emit, bounds: shortBounds})
+		return l, run(ctx, ctx, sp, Options{Connect: c, Emit: l.emit, bounds: shortBounds})
 	}
-	spec := r.spec(Drain)
-	spec.Allow.Pending = true
+	sp := r.spec(spec.Drain)
+	sp.Allow.Pending = true
 	// Again and again.
-	l, err := meddle(spec, func() { r.write(r.read() + "# theirs\n") })
-	if err == nil || ExitOf(err) == Partial || !strings.Contains(err.Error(), "was changed in between") || !r.unit.active() {
-		t.Fatalf("exit %d, %v", ExitOf(err), err)
+	l, err := meddle(sp, func() { r.write(r.read() + "# theirs\n") })
+	if err == nil || spec.ExitOf(err) == spec.Partial || !strings.Contains(err.Error(), "was changed in between") || !r.unit.active() {
+		t.Fatalf("exit %d, %v", spec.ExitOf(err), err)
 	}
 	again := strings.Count(l.warnings(), "planning again")
 	if want := r.was + strings.Repeat("# theirs\n", again+1); again == 0 || r.read() != want {
@@ -318,7 +320,7 @@ func TestSomebodyElseWrites(t *testing.T) {
 			}
 		}
 	}
-	l, err = meddle(spec, once())
+	l, err = meddle(sp, once())
 	if err != nil || r.read() != "# theirs\n"+r.drained() || r.unit.active() {
 		t.Fatalf("%v, the file is\n%s", err, r.read())
 	}
@@ -329,7 +331,7 @@ func TestSomebodyElseWrites(t *testing.T) {
 	if s := r.state(); len(s.Operations) != 1 || len(s.Marks) != 1 {
 		t.Fatalf("left %s, %d marks", listOf(s.Operations), len(s.Marks))
 	}
-	back := r.spec(Undrain)
+	back := r.spec(spec.Undrain)
 	back.Allow.Pending = true
 	if _, err = meddle(back, once()); err != nil || r.read() != "# theirs\n# theirs\n"+r.was || !r.unit.active() {
 		t.Fatalf("%v, the file is\n%s", err, r.read())
@@ -343,11 +345,11 @@ func TestSomebodyElseWritesAfterThePlan(t *testing.T) {
 		name    string
 		write   func(r *rig)
 		pending bool // is accepted
-		exit    Exit
+		exit    spec.Exit
 		want    func(r *rig) string // the file in the end
 	}{
-		{"another file", func(r *rig) { writeFile(t, r.dir+"/extra.conf", "# halfway\n") }, false, Refused, func(r *rig) string { return r.was }},
-		{"the servers are swapped", func(r *rig) { r.write(r.swapped()) }, true, Done,
+		{"another file", func(r *rig) { writeFile(t, r.dir+"/extra.conf", "# halfway\n") }, false, spec.Refused, func(r *rig) string { return r.was }},
+		{"the servers are swapped", func(r *rig) { r.write(r.swapped()) }, true, spec.Done,
 			func(r *rig) string {
 				return strings.Replace(r.swapped(), "server "+r.unit.addr+";", "server "+r.unit.addr+" down;", 1)
 			}},
@@ -366,14 +368,14 @@ func TestSomebodyElseWritesAfterThePlan(t *testing.T) {
 					test.write(r)
 				}
 			}}
-			spec := r.spec(Drain)
-			spec.Allow.Pending = test.pending
-			err := run(t.Context(), t.Context(), spec, Options{Connect: c, bounds: shortBounds})
-			if got := r.read(); ExitOf(err) != test.exit || !wrote || got != test.want(r) {
-				t.Errorf("exit %d, %v, the file is\n%s", ExitOf(err), err, got)
+			sp := r.spec(spec.Drain)
+			sp.Allow.Pending = test.pending
+			err := run(t.Context(), t.Context(), sp, Options{Connect: c, bounds: shortBounds})
+			if got := r.read(); spec.ExitOf(err) != test.exit || !wrote || got != test.want(r) {
+				t.Errorf("exit %d, %v, the file is\n%s", spec.ExitOf(err), err, got)
 			}
-			if r.unit.active() != (test.exit == Refused) {
-				t.Errorf("exit %d, and the app runs: %t", ExitOf(err), r.unit.active())
+			if r.unit.active() != (test.exit == spec.Refused) {
+				t.Errorf("exit %d, and the app runs: %t", spec.ExitOf(err), r.unit.active())
 			}
 		})
 	}
@@ -399,7 +401,7 @@ func (r *rig) swapped() string {
 func TestPending(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	pending := func(k Kind) string {
+	pending := func(k spec.Kind) string {
 		t.Helper()
 		p, err := DryRun(t.Context(), r.spec(k), Options{Connect: connector{r}})
 		if err != nil {
@@ -407,29 +409,29 @@ func TestPending(t *testing.T) {
 		}
 		return strings.Join(refusalsOf(p), "\n")
 	}
-	if got := pending(Drain); got != "" {
+	if got := pending(spec.Drain); got != "" {
 		t.Errorf("as loaded: %q", got)
 	}
 	r.write(r.was + "# theirs\n")
-	if got, want := pending(Drain), r.conf+" ("+time.Now().Format("2006-01-02 "); !strings.Contains(got, want) || !strings.HasSuffix(got, " | --accept-pending") {
+	if got, want := pending(spec.Drain), r.conf+" ("+time.Now().Format("2006-01-02 "); !strings.Contains(got, want) || !strings.HasSuffix(got, " | --accept-pending") {
 		t.Errorf("changed: %q, want %q and the flag", got, want)
 	}
-	if _, err := r.run(r.spec(Drain)); ExitOf(err) != Refused || r.read() != r.was+"# theirs\n" {
-		t.Errorf("exit %d, %v", ExitOf(err), err)
+	if _, err := r.run(r.spec(spec.Drain)); spec.ExitOf(err) != spec.Refused || r.read() != r.was+"# theirs\n" {
+		t.Errorf("exit %d, %v", spec.ExitOf(err), err)
 	}
 	r.reload()
-	if got := pending(Drain); got != "" {
+	if got := pending(spec.Drain); got != "" {
 		t.Errorf("loaded: %q", got)
 	}
 	r.was = r.read()
 	// Announced by drainctl, and not loaded.
-	if _, err := r.broken(r.spec(Drain), faultBefore, "nginx -s reload"); err == nil {
+	if _, err := r.broken(r.spec(spec.Drain), faultBefore, "nginx -s reload"); err == nil {
 		t.Fatal("the run has not noticed that it is dead")
 	}
-	if got := pending(Undrain); r.read() != r.drained() || got != "" {
+	if got := pending(spec.Undrain); r.read() != r.drained() || got != "" {
 		t.Errorf("drainctl's own: %q", got)
 	}
-	if _, err := r.run(r.spec(Undrain)); err != nil || r.read() != r.was {
+	if _, err := r.run(r.spec(spec.Undrain)); err != nil || r.read() != r.was {
 		t.Error(err)
 	}
 }

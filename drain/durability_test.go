@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/drainctl/drainctl/drain/spec"
 )
 
 // traced names, in the environment of a test's child, the rig that it works on.
@@ -21,9 +23,9 @@ func TestDurability(t *testing.T) {
 		kind, rest, _ := strings.Cut(where, " ")
 		dir, addr, _ := strings.Cut(rest, " ")
 		r := &rig{t: t, dir: dir, conf: filepath.Join(dir, "nginx.conf"), unit: &fakeUnit{addr: addr}}
-		spec := r.spec(Kind(kind))
-		spec.Service, spec.Counter = "", CounterLB
-		if _, err := r.run(spec); err != nil {
+		sp := r.spec(spec.Kind(kind))
+		sp.Service, sp.Counter = "", spec.CounterLB
+		if _, err := r.run(sp); err != nil {
 			t.Fatal(err)
 		}
 		return
@@ -32,7 +34,7 @@ func TestDurability(t *testing.T) {
 		t.Fatal("this test needs strace: testdata/lab/setup.sh installs it")
 	}
 	r := newRig(t)
-	for _, kind := range []Kind{Drain, Undrain} {
+	for _, kind := range []spec.Kind{spec.Drain, spec.Undrain} {
 		log := filepath.Join(t.TempDir(), "log")
 		d := newDisk(t, r.dir)
 		cmd := exec.Command("strace", "-f", "-y", "-s", "1000000", "-o", log,

@@ -9,6 +9,9 @@ import (
 	"testing"
 
 	"github.com/drainctl/drainctl/drain/balancer"
+	"github.com/drainctl/drainctl/drain/fleet"
+	"github.com/drainctl/drainctl/drain/plan"
+	"github.com/drainctl/drainctl/drain/spec"
 )
 
 // Whatever is drained and undrained again is as it was, byte for byte, and twice
@@ -34,17 +37,17 @@ func TestThereAndBack(t *testing.T) {
 			r.was = strings.Replace(r.was, "    upstream app {", conf+"\n    upstream app {", 1)
 			r.write(r.was)
 			r.reload()
-			down := r.configure(Drain)
+			down := r.configure(spec.Drain)
 			if slices.ContainsFunc(down.Servers, func(s balancer.Server) bool { return !s.Configure }) {
 				t.Errorf("not all of it is drained: %+v", down.Servers)
 			}
-			if again := r.configure(Drain); again.Diff != "" {
+			if again := r.configure(spec.Drain); again.Diff != "" {
 				t.Errorf("drained twice: %s", again.Diff)
 			}
-			up := r.configure(Undrain)
-			spec := r.spec(Undrain)
-			spec.Targets = []string{"10.0.0.1"}
-			if p := newPlan(spec, []LBPlan{{LB: "lb1", Report: up}}, false); len(p.Findings) > 0 {
+			up := r.configure(spec.Undrain)
+			sp := r.spec(spec.Undrain)
+			sp.Targets = []string{"10.0.0.1"}
+			if p := plan.New(sp, []plan.LBPlan{{LB: "lb1", Report: up}}, false); len(p.Findings) > 0 {
 				t.Errorf("findings of the undrain: %+v", p.Findings)
 			}
 			if r.read() != r.was {
@@ -59,27 +62,27 @@ func TestThereAndBack(t *testing.T) {
 
 // configure does the first step alone, on the target 10.0.0.1, and gives the
 // report that it went by.
-func (r *rig) configure(k Kind) *balancer.Report {
+func (r *rig) configure(k spec.Kind) *balancer.Report {
 	r.t.Helper()
 	ctx := r.t.Context()
-	spec := r.spec(k)
-	spec.Targets = []string{"10.0.0.1"}
-	lb, err := connector{r}.LB(ctx, "", spec.Nginx)
+	sp := r.spec(k)
+	sp.Targets = []string{"10.0.0.1"}
+	lb, err := connector{r}.LB(ctx, "", sp.Nginx)
 	if err != nil {
 		r.t.Fatal(err)
 	}
 	defer lb.Close()
-	o := &Operation{options: Options{Emit: valid}, lbs: Fleet{{Balancer: lb, Name: ThisMachine}}}
-	reports, err := o.report(ctx, spec, false)
+	o := &Operation{options: Options{Emit: valid}, lbs: fleet.Fleet{{Balancer: lb, Name: fleet.ThisMachine}}}
+	reports, err := o.report(ctx, sp, false)
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	o.plan, o.id = newPlan(spec, reports, false), newID(reports)
+	o.plan, o.id = plan.New(sp, reports, false), newID(reports)
 	o.whole = o.newWhole()
 	if err := o.begin(ctx); err != nil {
 		r.t.Fatal(err)
 	}
-	v := o.whole.run(ctx, map[Kind]Phase{Drain: marking, Undrain: clearing}[k], false)
+	v := o.whole.run(ctx, map[spec.Kind]plan.Phase{spec.Drain: plan.Marking, spec.Undrain: plan.Clearing}[k], false)
 	if v.Err != nil {
 		r.t.Fatal(v.Err)
 	}
@@ -95,19 +98,19 @@ func (r *rig) configure(k Kind) *balancer.Report {
 func TestDryRun(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	dry := func(spec Spec) *Plan {
+	dry := func(sp spec.Spec) *plan.Plan {
 		t.Helper()
-		p, err := DryRun(t.Context(), spec, Options{Connect: connector{r}})
+		p, err := DryRun(t.Context(), sp, Options{Connect: connector{r}})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !p.DryRun || (p.ExitCode == Refused) != (p.Verdict() != nil) {
+		if !p.DryRun || (p.ExitCode == spec.Refused) != (p.Verdict() != nil) {
 			t.Errorf("dry %t, exit %d, verdict %v", p.DryRun, p.ExitCode, p.Verdict())
 		}
 		return p
 	}
-	spec := r.spec(Drain)
-	p := dry(spec)
+	sp := r.spec(spec.Drain)
+	p := dry(sp)
 	if len(refusalsOf(p)) > 0 || !slices.Contains(p.Unchecked, "the unit app, the right to stop and start it, ss (the real run looks)") {
 		t.Errorf("refused %q, not checked %q", refusalsOf(p), p.Unchecked)
 	}
@@ -118,17 +121,17 @@ func TestDryRun(t *testing.T) {
 		t.Errorf("the diff is %q", got)
 	}
 	refused := errors.New("not this one")
-	if _, err := DryRun(t.Context(), spec, Options{Connect: connector{r}, Accept: func(*Plan) error { return refused }}); !errors.Is(err, refused) {
+	if _, err := DryRun(t.Context(), sp, Options{Connect: connector{r}, Accept: func(*plan.Plan) error { return refused }}); !errors.Is(err, refused) {
 		t.Errorf("got %v", err)
 	}
 	r.write(strings.Replace(r.was, "access_log off;", "access_log off; nonsense on;", 1))
-	got := strings.Join(refusalsOf(dry(spec)), "\n")
+	got := strings.Join(refusalsOf(dry(sp)), "\n")
 	if !strings.Contains(got, `unknown directive "nonsense"`) || !strings.Contains(got, "changed on disk after nginx was last loaded") {
 		t.Errorf("refused %q", got)
 	}
 	r.write(r.was)
-	spec.Targets = []string{"10.9.9.9"}
-	if _, err := DryRun(t.Context(), spec, Options{Connect: connector{r}}); ExitOf(err) != Usage {
+	sp.Targets = []string{"10.9.9.9"}
+	if _, err := DryRun(t.Context(), sp, Options{Connect: connector{r}}); spec.ExitOf(err) != spec.Usage {
 		t.Errorf("got %v", err)
 	}
 	if _, err := os.Stat(r.stateDir()); !os.IsNotExist(err) {

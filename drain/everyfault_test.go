@@ -9,6 +9,11 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/drainctl/drainctl/drain/event"
+	"github.com/drainctl/drainctl/drain/plan"
+	"github.com/drainctl/drainctl/drain/spec"
+	"github.com/drainctl/drainctl/drain/status"
 )
 
 // TestEveryOperationFailsOnce runs a whole drain, and a whole undrain, with
@@ -24,7 +29,7 @@ func TestEveryOperationFailsOnce(t *testing.T) {
 	began := time.Now()
 	m := &matrix{t: t, slots: make(chan struct{}, casesAtOnce), cases: map[string]int{}}
 	for _, agent := range []bool{false, true} {
-		for _, kind := range []Kind{Drain, Undrain} {
+		for _, kind := range []spec.Kind{spec.Drain, spec.Undrain} {
 			for _, f := range []fault{faultFail, faultHang, faultBefore, faultAfter, faultCut, faultKilled, faultLost} {
 				crash := f == faultBefore || f == faultAfter
 				if !agent && (f == faultCut || f == faultKilled || f == faultLost) {
@@ -69,7 +74,7 @@ type matrix struct {
 // A kindOfCase is what its cases have in common.
 type kindOfCase struct {
 	agent bool
-	kind  Kind
+	kind  spec.Kind
 	fault fault
 	by    string // what mends it
 }
@@ -105,8 +110,8 @@ func (m *matrix) share(t *testing.T, k kindOfCase, share int) int {
 			t.Error("the app is about to be stopped, and nginx sends requests to it")
 		}
 	}
-	if k.kind == Undrain {
-		if _, err := r.run(r.spec(Drain)); err != nil {
+	if k.kind == spec.Undrain {
+		if _, err := r.run(r.spec(spec.Drain)); err != nil {
 			t.Fatalf("the drain before: %v", err)
 		}
 	}
@@ -138,26 +143,26 @@ var shortBounds = bounds{end: 300 * time.Millisecond, health: 10 * time.Millisec
 func (f *faulty) oneCase(k kindOfCase) {
 	f.t.Helper()
 	err := f.run(f.rig.spec(k.kind))
-	what := fmt.Sprintf("operation %d (%s) %s, the run ended with exit %d: %v", f.at, f.what, f.kind, ExitOf(err), err)
+	what := fmt.Sprintf("operation %d (%s) %s, the run ended with exit %d: %v", f.at, f.what, f.kind, spec.ExitOf(err), err)
 	f.rig.holds(what, k.kind, err, f)
 	f.rig.mend(what, k)
 }
 
 // run runs into the fault.
-func (f *faulty) run(spec Spec) error {
+func (f *faulty) run(sp spec.Spec) error {
 	f.t.Helper()
 	hard, endHard := context.WithCancelCause(context.Background())
 	defer endHard(nil)
 	soft, endSoft := context.WithCancelCause(hard)
 	defer endSoft(nil)
-	f.interrupt, f.gone = func() { endSoft(ErrInterrupted) }, func() { endHard(errGone) }
-	err := run(hard, soft, spec, Options{Connect: f, Emit: f.told.emit, bounds: shortBounds})
+	f.interrupt, f.gone = func() { endSoft(spec.ErrInterrupted) }, func() { endHard(errGone) }
+	err := run(hard, soft, sp, Options{Connect: f, Emit: f.told.emit, bounds: shortBounds})
 	f.end()
 	return err
 }
 
 // holds checks what must be so right after a fault.
-func (r *rig) holds(what string, k Kind, err error, f *faulty) {
+func (r *rig) holds(what string, k spec.Kind, err error, f *faulty) {
 	r.t.Helper()
 	now := r.read()
 	if now != r.was && now != r.drained() {
@@ -167,12 +172,12 @@ func (r *rig) holds(what string, k Kind, err error, f *faulty) {
 		r.t.Fatalf("%s\nnginx -t: %s", what, out)
 	}
 	before, stopped := r.was, false
-	if k == Undrain {
+	if k == spec.Undrain {
 		before, stopped = r.drained(), true
 	}
-	switch ExitOf(err) {
-	case Done:
-	case Failed, Refused, Interrupted:
+	switch spec.ExitOf(err) {
+	case spec.Done:
+	case spec.Failed, spec.Refused, spec.Interrupted:
 		if f.dead {
 			break
 		}
@@ -183,14 +188,14 @@ func (r *rig) holds(what string, k Kind, err error, f *faulty) {
 		if r.unit.active() == stopped {
 			r.t.Fatalf("%s\nit says that everything is as before, and the app is active: %t", what, r.unit.active())
 		}
-	case Partial:
+	case spec.Partial:
 	default:
-		r.t.Fatalf("%s\nended as %d", what, ExitOf(err))
+		r.t.Fatalf("%s\nended as %d", what, spec.ExitOf(err))
 	}
 	if !r.unit.active() && now == r.was {
 		r.t.Fatalf("%s\nthe app is stopped, and nginx's configuration sends requests to it", what)
 	}
-	if k == Drain && !r.unit.active() && !r.cameToItsStop() {
+	if k == spec.Drain && !r.unit.active() && !r.cameToItsStop() {
 		r.t.Fatalf("%s\nthe app is stopped, and the drain had not come to its stop", what)
 	}
 }
@@ -199,21 +204,21 @@ func (r *rig) holds(what string, k Kind, err error, f *faulty) {
 // stop.
 func (r *rig) cameToItsStop() bool {
 	ctx := context.Background()
-	entries, _, err := ReadHistory(ctx, r.spec(""), connector{r})
+	entries, _, err := status.ReadHistory(ctx, r.spec(""), connector{r})
 	if err != nil {
 		r.t.Fatal(err)
 	}
 	for _, e := range slices.Backward(entries) {
-		if e.Began.Kind != Drain {
+		if e.Began.Kind != spec.Drain {
 			continue
 		}
-		events, _, err := ReadOperation(ctx, r.spec(""), e.ID, connector{r})
+		events, _, err := status.ReadOperation(ctx, r.spec(""), e.ID, connector{r})
 		if err != nil {
 			r.t.Fatal(err)
 		}
-		return slices.ContainsFunc(events, func(e Event) bool {
-			s, ok := e.(*StepStarted)
-			return ok && s.Step == StepService && s.Direction == Forward
+		return slices.ContainsFunc(events, func(e event.Event) bool {
+			s, ok := e.(*event.StepStarted)
+			return ok && s.Step == plan.StepService && s.Direction == plan.Forward
 		})
 	}
 	return false
@@ -225,7 +230,7 @@ func (r *rig) mend(what string, k kindOfCase) {
 	if k.by == "resume" && !r.resume(what) {
 		return // what undrain does then is another kind's case
 	}
-	if _, err := r.run(r.spec(Undrain)); err != nil {
+	if _, err := r.run(r.spec(spec.Undrain)); err != nil {
 		r.t.Fatalf("%s\nundrain: %v", what, err)
 	}
 	if now := r.read(); now != r.was {
@@ -254,19 +259,19 @@ func (r *rig) resume(what string) bool {
 	if len(s.Unfinished()) == 0 {
 		return false
 	}
-	spec, err := Resumed(context.Background(), r.spec(""), "", connector{r})
+	sp, err := Resumed(context.Background(), r.spec(""), "", connector{r})
 	if err != nil {
 		r.t.Fatalf("%s\n%v", what, err)
 	}
-	if _, err := r.run(spec); err != nil {
+	if _, err := r.run(sp); err != nil {
 		r.t.Fatalf("%s\nresume: %v", what, err)
 	}
 	want, active := r.drained(), false
-	if spec.Kind == Undrain {
+	if sp.Kind == spec.Undrain {
 		want, active = r.was, true
 	}
 	if now := r.read(); now != want || r.unit.active() != active {
-		r.t.Fatalf("%s\nafter resume of the %s the app is active: %t, and the configuration:\n%s", what, spec.Kind, r.unit.active(), now)
+		r.t.Fatalf("%s\nafter resume of the %s the app is active: %t, and the configuration:\n%s", what, sp.Kind, r.unit.active(), now)
 	}
 	return true
 }

@@ -11,6 +11,8 @@ import (
 
 	"github.com/drainctl/drainctl/drain/balancer"
 	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/drain/plan"
+	"github.com/drainctl/drainctl/drain/spec"
 	"github.com/drainctl/drainctl/remote"
 )
 
@@ -186,7 +188,7 @@ func (l *link) around(what string, do func() error) error {
 }
 
 // LB implements [Connector].
-func (f *faulty) LB(ctx context.Context, _ string, n Nginx) (b balancer.Balancer, err error) {
+func (f *faulty) LB(ctx context.Context, _ string, n spec.Nginx) (b balancer.Balancer, err error) {
 	err = f.do(ctx, nil, "connect", func() error {
 		o, err := n.Options()
 		if err != nil {
@@ -238,7 +240,7 @@ func (f *faulty) end() {
 }
 
 // Backend implements [Connector].
-func (f *faulty) Backend(ctx context.Context, b Backend) (h remote.Host, err error) {
+func (f *faulty) Backend(ctx context.Context, b plan.Backend) (h remote.Host, err error) {
 	if b.Address != "" {
 		f.t.Errorf("SSH to %q for a target on loopback", b.Address)
 	}

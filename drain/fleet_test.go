@@ -11,7 +11,11 @@ import (
 	"time"
 
 	"github.com/drainctl/drainctl/drain/balancer"
+	"github.com/drainctl/drainctl/drain/event"
+	"github.com/drainctl/drainctl/drain/fleet"
 	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/drain/plan"
+	"github.com/drainctl/drainctl/drain/spec"
 	"github.com/drainctl/drainctl/remote"
 )
 
@@ -139,7 +143,7 @@ func (f *fakeLB) Done() <-chan struct{} { return f.done }
 // fakes is the connector of a fleet of fakes.
 type fakes []*fakeLB
 
-func (f fakes) LB(_ context.Context, name string, _ Nginx) (balancer.Balancer, error) {
+func (f fakes) LB(_ context.Context, name string, _ spec.Nginx) (balancer.Balancer, error) {
 	var i int
 	_, err := fmt.Sscanf(name, "lb%d", &i)
 	if err == nil {
@@ -148,7 +152,7 @@ func (f fakes) LB(_ context.Context, name string, _ Nginx) (balancer.Balancer, e
 	return f[i], err
 }
 
-func (fakes) Backend(context.Context, Backend) (remote.Host, error) {
+func (fakes) Backend(context.Context, plan.Backend) (remote.Host, error) {
 	return nil, errors.New("no backend is needed")
 }
 
@@ -169,12 +173,12 @@ func newFakes(n int, down bool) (fakes, []string) {
 func TestAllOrNothing(t *testing.T) {
 	calls := []string{"", "connect", "plan", "lock", "begin", "stage", "load", "watch", "connections", "health", "record", "end", "undo", "load what was undone"}
 	cases := 0
-	for _, kind := range []Kind{Drain, Undrain} {
+	for _, kind := range []spec.Kind{spec.Drain, spec.Undrain} {
 		for _, n := range []int{2, 5} {
 			for _, call := range calls {
 				for who := range n {
 					cases++
-					lbs, names := newFakes(n, kind == Undrain)
+					lbs, names := newFakes(n, kind == spec.Undrain)
 					lbs[who].fail = call
 					if strings.Contains(call, "und") { // which is asked for only when something else fails
 						lbs[(who+1)%n].fail = "load"
@@ -190,47 +194,47 @@ func TestAllOrNothing(t *testing.T) {
 	t.Logf("%d cases", cases)
 }
 
-func oneFails(t *testing.T, kind Kind, lbs fakes, names []string, call string, who int) {
-	spec := DefaultSpec(kind)
-	spec.Targets, spec.LBs, spec.Counter = []string{"192.168.1.10"}, names, CounterLB
-	spec.Interval, spec.HealthTimeout, spec.Timeout = 20*time.Millisecond, 300*time.Millisecond, 300*time.Millisecond
-	before := kind == Undrain
-	err := run(t.Context(), t.Context(), spec, Options{Connect: lbs, bounds: shortBounds})
-	exit := ExitOf(err)
+func oneFails(t *testing.T, kind spec.Kind, lbs fakes, names []string, call string, who int) {
+	sp := spec.Default(kind)
+	sp.Targets, sp.LBs, sp.Counter = []string{"192.168.1.10"}, names, spec.CounterLB
+	sp.Interval, sp.HealthTimeout, sp.Timeout = 20*time.Millisecond, 300*time.Millisecond, 300*time.Millisecond
+	before := kind == spec.Undrain
+	err := run(t.Context(), t.Context(), sp, Options{Connect: lbs, bounds: shortBounds})
+	exit := spec.ExitOf(err)
 	for i, lb := range lbs {
 		if lb.locked {
 			t.Errorf("lb%d is still locked", i)
 		}
 		want := before
 		switch {
-		case exit == Done:
+		case exit == spec.Done:
 			want = !before
-		case exit == Partial && i == who:
+		case exit == spec.Partial && i == who:
 			continue
 		}
 		if lb.down != want || lb.serve != want {
 			t.Errorf("exit %d (%v): lb%d says down %t and serves %t, want %t", exit, err, i, lb.down, lb.serve, want)
 		}
 	}
-	wantExit := Failed
+	wantExit := spec.Failed
 	switch call {
 	case "", "end":
-		wantExit = Done
+		wantExit = spec.Done
 	case "lock":
-		wantExit = Refused
+		wantExit = spec.Refused
 	case "undo", "load what was undone":
-		wantExit = Partial
+		wantExit = spec.Partial
 	case "watch", "connections":
-		if kind == Undrain {
-			wantExit = Done
+		if kind == spec.Undrain {
+			wantExit = spec.Done
 		}
 	case "health":
-		if kind == Drain {
-			wantExit = Done
+		if kind == spec.Drain {
+			wantExit = spec.Done
 		}
 	}
-	if call == "connections" && kind == Drain {
-		wantExit = Refused // the counter is tried before anything is touched
+	if call == "connections" && kind == spec.Drain {
+		wantExit = spec.Refused // the counter is tried before anything is touched
 	}
 	if exit != wantExit {
 		t.Errorf("exit %d (%v), want %d", exit, err, wantExit)
@@ -266,10 +270,10 @@ func TestSlowLBKeepsNoOtherFromItsRollback(t *testing.T) {
 			t.Error("one LB waits for the other")
 		}
 	}
-	spec := DefaultSpec(Drain)
-	spec.Targets, spec.LBs, spec.Counter = []string{"192.168.1.10"}, names, CounterLB
-	if err := run(t.Context(), t.Context(), spec, Options{Connect: lbs, bounds: shortBounds}); ExitOf(err) != Failed {
-		t.Errorf("exit %d: %v", ExitOf(err), err)
+	sp := spec.Default(spec.Drain)
+	sp.Targets, sp.LBs, sp.Counter = []string{"192.168.1.10"}, names, spec.CounterLB
+	if err := run(t.Context(), t.Context(), sp, Options{Connect: lbs, bounds: shortBounds}); spec.ExitOf(err) != spec.Failed {
+		t.Errorf("exit %d: %v", spec.ExitOf(err), err)
 	}
 }
 
@@ -285,11 +289,11 @@ func TestLostLBIsNotRestored(t *testing.T) {
 			})
 		}
 	}
-	spec := DefaultSpec(Drain)
-	spec.Targets, spec.LBs, spec.Counter = []string{"192.168.1.10"}, names, CounterLB
-	err := run(t.Context(), t.Context(), spec, Options{Connect: lbs, bounds: shortBounds})
-	var f *Failure
-	if !errors.As(err, &f) || f.Exit != Partial || len(f.Stands.LBs) != 2 {
+	sp := spec.Default(spec.Drain)
+	sp.Targets, sp.LBs, sp.Counter = []string{"192.168.1.10"}, names, spec.CounterLB
+	err := run(t.Context(), t.Context(), sp, Options{Connect: lbs, bounds: shortBounds})
+	var f *spec.Failure
+	if !errors.As(err, &f) || f.Exit != spec.Partial || len(f.Stands.LBs) != 2 {
 		t.Fatalf("%v", err)
 	}
 	if lb := f.Stands.LBs[1]; lb.Unknown == "" || !lb.Edited || len(lb.Servers) != 1 {
@@ -324,16 +328,16 @@ func TestLocksSideBySide(t *testing.T) {
 	lbs, _ := newFakes(5, false)
 	var others sync.WaitGroup
 	others.Add(len(lbs) - 1)
-	var all Fleet
+	var all fleet.Fleet
 	for i, f := range lbs {
-		lb := &LB{Name: fmt.Sprintf("lb%d", i), Balancer: f}
+		lb := &fleet.LB{Name: fmt.Sprintf("lb%d", i), Balancer: f}
 		if i > 0 {
 			lb.Balancer = lockedTogether{f, &others}
 		}
 		all = append(all, lb)
 	}
 	locks := balancer.LockRequest{Backends: []string{"192.168.1.10"}}
-	if err := all.Lock(t.Context(), locks, false, func(Event) {}); err != nil {
+	if err := all.Lock(t.Context(), locks, false, func(event.Event) {}); err != nil {
 		t.Fatal(err)
 	}
 	for i, lb := range lbs {
@@ -349,49 +353,49 @@ func TestSeveralTargets(t *testing.T) {
 	late := func(a *poolApp) { a.open = 1 }
 	for _, test := range []struct {
 		name    string
-		kind    Kind
+		kind    spec.Kind
 		breaks  func(*poolApp)
-		change  func(*Spec)
-		exit    Exit
-		stands  Standing
+		change  func(*spec.Spec)
+		exit    spec.Exit
+		stands  spec.Standing
 		out     []int // of the two, those that are out at the end
 		marked  []int // those that the journals have
 		stopped []int
 		reloads int // of each LB
 	}{
-		{"none fails", Drain, func(*poolApp) {}, nil, Done, "", []int{0, 1}, []int{0, 1}, []int{0, 1}, 1},
-		{"one is not drained", Drain, late, nil, TimedOut, Changed, []int{0}, []int{0}, []int{0}, 2},
-		{"one is not drained, together", Drain, late, func(s *Spec) { s.Together = true }, TimedOut, AsBefore, nil, nil, nil, 2},
-		{"one is not drained, leave", Drain, late, func(s *Spec) { s.OnTimeout = TimeoutLeave }, TimedOut, Changed, []int{0, 1}, []int{0, 1}, []int{0}, 1},
-		{"one is not drained, stop", Drain, late, func(s *Spec) { s.OnTimeout = TimeoutStop }, TimedOut, Changed, []int{0, 1}, []int{0, 1}, []int{0, 1}, 1},
-		{"one cannot be stopped", Drain, func(a *poolApp) { a.noStop = true }, nil, Partial, Changed, []int{0}, []int{0}, []int{0}, 2},
-		{"one cannot be stopped, together", Drain, func(a *poolApp) { a.noStop = true }, func(s *Spec) { s.Together = true }, Failed, AsBefore, nil, nil, nil, 2},
-		{"none fails", Undrain, func(*poolApp) {}, nil, Done, "", nil, nil, nil, 1},
-		{"one does not start", Undrain, func(a *poolApp) { a.noStart = true }, nil, Partial, Changed, []int{1}, []int{1}, []int{1}, 1},
-		{"one does not start, together", Undrain, func(a *poolApp) { a.noStart = true }, func(s *Spec) { s.Together = true }, Failed, AsBefore, []int{0, 1}, []int{0, 1}, []int{0, 1}, 0},
-		{"one is sick", Undrain, func(a *poolApp) { a.sick = true }, nil, Partial, Changed, []int{1}, []int{1}, []int{1}, 1},
-		{"one is sick, together", Undrain, func(a *poolApp) { a.sick = true }, func(s *Spec) { s.Together = true }, Failed, AsBefore, []int{0, 1}, []int{0, 1}, []int{0, 1}, 0},
+		{"none fails", spec.Drain, func(*poolApp) {}, nil, spec.Done, "", []int{0, 1}, []int{0, 1}, []int{0, 1}, 1},
+		{"one is not drained", spec.Drain, late, nil, spec.TimedOut, spec.Changed, []int{0}, []int{0}, []int{0}, 2},
+		{"one is not drained, together", spec.Drain, late, func(s *spec.Spec) { s.Together = true }, spec.TimedOut, spec.AsBefore, nil, nil, nil, 2},
+		{"one is not drained, leave", spec.Drain, late, func(s *spec.Spec) { s.OnTimeout = spec.TimeoutLeave }, spec.TimedOut, spec.Changed, []int{0, 1}, []int{0, 1}, []int{0}, 1},
+		{"one is not drained, stop", spec.Drain, late, func(s *spec.Spec) { s.OnTimeout = spec.TimeoutStop }, spec.TimedOut, spec.Changed, []int{0, 1}, []int{0, 1}, []int{0, 1}, 1},
+		{"one cannot be stopped", spec.Drain, func(a *poolApp) { a.noStop = true }, nil, spec.Partial, spec.Changed, []int{0}, []int{0}, []int{0}, 2},
+		{"one cannot be stopped, together", spec.Drain, func(a *poolApp) { a.noStop = true }, func(s *spec.Spec) { s.Together = true }, spec.Failed, spec.AsBefore, nil, nil, nil, 2},
+		{"none fails", spec.Undrain, func(*poolApp) {}, nil, spec.Done, "", nil, nil, nil, 1},
+		{"one does not start", spec.Undrain, func(a *poolApp) { a.noStart = true }, nil, spec.Partial, spec.Changed, []int{1}, []int{1}, []int{1}, 1},
+		{"one does not start, together", spec.Undrain, func(a *poolApp) { a.noStart = true }, func(s *spec.Spec) { s.Together = true }, spec.Failed, spec.AsBefore, []int{0, 1}, []int{0, 1}, []int{0, 1}, 0},
+		{"one is sick", spec.Undrain, func(a *poolApp) { a.sick = true }, nil, spec.Partial, spec.Changed, []int{1}, []int{1}, []int{1}, 1},
+		{"one is sick, together", spec.Undrain, func(a *poolApp) { a.sick = true }, func(s *spec.Spec) { s.Together = true }, spec.Failed, spec.AsBefore, []int{0, 1}, []int{0, 1}, []int{0, 1}, 0},
 	} {
 		t.Run(fmt.Sprintf("%s/%s", test.kind, test.name), func(t *testing.T) {
 			t.Parallel()
 			p := newPool(t, 2)
-			two := func(k Kind) Spec {
+			two := func(k spec.Kind) spec.Spec {
 				s := p.spec(k)
 				s.Targets = s.Targets[:2]
 				shortenLimits(t, &s, p.apps[1])
 				return s
 			}
 			reloads := test.reloads
-			if test.kind == Undrain {
-				p.run(two(Drain)).ended(t, Done, "", "")
+			if test.kind == spec.Undrain {
+				p.run(two(spec.Drain)).ended(t, spec.Done, "", "")
 				reloads++
 			}
 			test.breaks(p.apps[1])
-			spec := two(test.kind)
+			sp := two(test.kind)
 			if test.change != nil {
-				test.change(&spec)
+				test.change(&sp)
 			}
-			p.run(spec).ended(t, test.exit, test.stands, "")
+			p.run(sp).ended(t, test.exit, test.stands, "")
 			addresses := func(which []int) (all []string) {
 				for _, i := range which {
 					all = append(all, p.apps[i].name+":8080")
@@ -422,15 +426,15 @@ func TestSeveralTargets(t *testing.T) {
 // time and is rolled back alone, with each call going wrong once. One undrain puts
 // everything back.
 func TestSeveralTargetsEveryFault(t *testing.T) {
-	late := func(t *testing.T) (*pool, Spec) {
+	late := func(t *testing.T) (*pool, spec.Spec) {
 		p := newPool(t, 2)
-		spec := p.spec(Drain)
-		spec.Targets, spec.Timeout = spec.Targets[:2], 20*time.Millisecond
+		sp := p.spec(spec.Drain)
+		sp.Targets, sp.Timeout = sp.Targets[:2], 20*time.Millisecond
 		p.apps[1].open = 1
-		return p, spec
+		return p, sp
 	}
-	p, spec := late(t)
-	p.run(spec).ended(t, TimedOut, Changed, "not drained")
+	p, sp := late(t)
+	p.run(sp).ended(t, spec.TimedOut, spec.Changed, "not drained")
 	var faults []poolFault
 	for who, n := range p.calls {
 		for i := range n {
@@ -442,11 +446,11 @@ func TestSeveralTargetsEveryFault(t *testing.T) {
 		}
 	}
 	eachFault(t, faults, func(t *testing.T, f poolFault) {
-		p, spec := late(t)
+		p, sp := late(t)
 		p.fault = f
-		out := p.run(spec)
+		out := p.run(sp)
 		t.Logf("%s %s: exit %d: %v", p.hit, f.kind, out.exit, out.err)
-		if f.kind != crashBefore && f.kind != crashAfter && out.exit != Done && out.exit != TimedOut {
+		if f.kind != crashBefore && f.kind != crashAfter && out.exit != spec.Done && out.exit != spec.TimedOut {
 			out.truthful(p)
 		}
 		p.apps[1].open = 0
@@ -471,11 +475,11 @@ func TestRollbackAloneOnEveryLB(t *testing.T) {
 						p.fault = poolFault{who: fails.name, call: call, kind: callFails}
 					}
 				}
-				spec := p.spec(Drain)
-				spec.Targets = spec.Targets[:2]
-				shortenLimits(t, &spec, late)
-				out := p.run(spec)
-				out.ended(t, Partial, Changed, "the rollback failed too")
+				sp := p.spec(spec.Drain)
+				sp.Targets = sp.Targets[:2]
+				shortenLimits(t, &sp, late)
+				out := p.run(sp)
+				out.ended(t, spec.Partial, spec.Changed, "the rollback failed too")
 				if slices.Contains(other.out(), late.name+":8080") {
 					t.Errorf("%s is without %v", other.name, other.out())
 				}
@@ -504,12 +508,12 @@ func TestRollbackAfterARollback(t *testing.T) {
 				late.open = 1
 			}
 			p.at[sick.name+" systemctl stop"] = func() { sick.noStop, sick.sick = true, true }
-			spec := p.spec(Drain)
-			spec.Targets = spec.Targets[:2]
-			shortenLimits(t, &spec, &poolApp{name: sick.name, sick: true, open: 1}) // as it will be
-			spec.PerBackend[late.name] = spec.PerBackend[sick.name]
-			out := p.run(spec)
-			out.ended(t, Partial, Changed, "not healthy")
+			sp := p.spec(spec.Drain)
+			sp.Targets = sp.Targets[:2]
+			shortenLimits(t, &sp, &poolApp{name: sick.name, sick: true, open: 1}) // as it will be
+			sp.PerBackend[late.name] = sp.PerBackend[sick.name]
+			out := p.run(sp)
+			out.ended(t, spec.Partial, spec.Changed, "not healthy")
 			for _, lb := range p.lbs {
 				if !slices.Contains(lb.out(), sick.name+":8080") {
 					t.Errorf("%s sends requests to %s, which is sick", lb.name, sick.name)

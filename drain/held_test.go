@@ -10,7 +10,11 @@ import (
 
 	"github.com/drainctl/drainctl/drain/backend"
 	"github.com/drainctl/drainctl/drain/balancer"
+	"github.com/drainctl/drainctl/drain/event"
+	"github.com/drainctl/drainctl/drain/fleet"
 	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/drain/plan"
+	"github.com/drainctl/drainctl/drain/spec"
 	"github.com/drainctl/drainctl/remote"
 )
 
@@ -26,24 +30,24 @@ func TestStuckReason(t *testing.T) {
 		lb             string
 		open           time.Duration
 		sent, received time.Duration // ago, by the backend
-		want           StuckReason
+		want           event.StuckReason
 	}{
-		{"a stream, both ways all the time", "lb", 10 * s, s / 20, s / 20, StuckUpgraded},
-		{"a WebSocket that is asked for a sign of life now and then", "lb", 120 * s, 29 * s, 28 * s, StuckUpgraded},
-		{"the same, before the first sign: the backend spoke last", "lb", 10 * s, 15 * s, 16 * s, StuckSending},
-		{"a download", "lb", 10 * s, s / 10, 12 * s, StuckSending},
-		{"a download that its client holds up", "lb", 120 * s, 100 * s, 130 * s, StuckSending},
-		{"an answer that began a while after its request", "lb", 30 * s, 5 * s, 31 * s, StuckSending},
-		{"a request without an answer", "lb", 10 * s, 12 * s, 12 * s, StuckSilent},
-		{"the same on a connection that was used before", "lb", 10 * s, 50 * s, 12 * s, StuckSilent},
-		{"a request of the moment that the wait began", "lb", 10 * s, 100 * s, 9900 * time.Millisecond, StuckSilent},
-		{"a request an hour ago", "lb", 3600 * s, 3605 * s, 3605 * s, StuckSilent},
-		{"a stream on which nothing was sent for long", "lb", 3600 * s, 3000 * s, 3000 * s, StuckSilent},
-		{"just seen", "lb", 0, 0, 0, StuckSilent},
+		{"a stream, both ways all the time", "lb", 10 * s, s / 20, s / 20, event.StuckUpgraded},
+		{"a WebSocket that is asked for a sign of life now and then", "lb", 120 * s, 29 * s, 28 * s, event.StuckUpgraded},
+		{"the same, before the first sign: the backend spoke last", "lb", 10 * s, 15 * s, 16 * s, event.StuckSending},
+		{"a download", "lb", 10 * s, s / 10, 12 * s, event.StuckSending},
+		{"a download that its client holds up", "lb", 120 * s, 100 * s, 130 * s, event.StuckSending},
+		{"an answer that began a while after its request", "lb", 30 * s, 5 * s, 31 * s, event.StuckSending},
+		{"a request without an answer", "lb", 10 * s, 12 * s, 12 * s, event.StuckSilent},
+		{"the same on a connection that was used before", "lb", 10 * s, 50 * s, 12 * s, event.StuckSilent},
+		{"a request of the moment that the wait began", "lb", 10 * s, 100 * s, 9900 * time.Millisecond, event.StuckSilent},
+		{"a request an hour ago", "lb", 3600 * s, 3605 * s, 3605 * s, event.StuckSilent},
+		{"a stream on which nothing was sent for long", "lb", 3600 * s, 3000 * s, 3000 * s, event.StuckSilent},
+		{"just seen", "lb", 0, 0, 0, event.StuckSilent},
 		{"an upload", "lb", 10 * s, 60 * s, s / 10, ""},
 		{"nothing is known of it", "lb", 10 * s, -1, -1, ""},
-		{"another client", "", 10 * s, s / 20, s / 20, StuckClients},
-		{"another client, and no more is known", "", 10 * s, -1, -1, StuckClients},
+		{"another client", "", 10 * s, s / 20, s / 20, event.StuckClients},
+		{"another client, and no more is known", "", 10 * s, -1, -1, event.StuckClients},
 	} {
 		if got := stuckReason(heldOn("10.0.0.1", test.open, test.sent, test.received), test.lb); got != test.want {
 			t.Errorf("%s: %q, want %q", test.name, got, test.want)
@@ -59,14 +63,14 @@ func TestStuckBy(t *testing.T) {
 	silent, sending, unknown := heldOn(lb, 20*s, 30*s, 30*s), heldOn(lb, 15*s, 0, 30*s), heldOn(lb, 15*s, -1, -1)
 	for _, test := range []struct {
 		held []backend.Held
-		want *Stuck
+		want *event.Stuck
 	}{
 		{nil, nil},
 		{[]backend.Held{unknown}, nil},
-		{[]backend.Held{sending, unknown, sending}, &Stuck{Reason: StuckSending, Connections: 2, OpenFor: 15}},
-		{[]backend.Held{sending, sending, silent}, &Stuck{Reason: StuckSilent, Connections: 1, OpenFor: 30}},
-		{[]backend.Held{silent, sending, upgraded, heldOn(lb, 90*s, s, s)}, &Stuck{Reason: StuckUpgraded, Connections: 2, OpenFor: 90}},
-		{[]backend.Held{silent, sending, upgraded, client}, &Stuck{Reason: StuckClients, Connections: 1, OpenFor: 3}},
+		{[]backend.Held{sending, unknown, sending}, &event.Stuck{Reason: event.StuckSending, Connections: 2, OpenFor: 15}},
+		{[]backend.Held{sending, sending, silent}, &event.Stuck{Reason: event.StuckSilent, Connections: 1, OpenFor: 30}},
+		{[]backend.Held{silent, sending, upgraded, heldOn(lb, 90*s, s, s)}, &event.Stuck{Reason: event.StuckUpgraded, Connections: 2, OpenFor: 90}},
+		{[]backend.Held{silent, sending, upgraded, client}, &event.Stuck{Reason: event.StuckClients, Connections: 1, OpenFor: 3}},
 	} {
 		got := stuckBy(test.held, owner)
 		if (got == nil) != (test.want == nil) || got != nil && *got != *test.want {
@@ -82,7 +86,7 @@ func TestOwner(t *testing.T) {
 		}
 		return of
 	}
-	p := &Plan{LBs: []LBPlan{
+	p := &plan.Plan{LBs: []plan.LBPlan{
 		{LB: "a", Report: &balancer.Report{Addresses: addrs("127.0.0.1", "::1", "10.0.0.1", "172.17.0.1", "fe80::1")}},
 		{LB: "b", Report: &balancer.Report{Addresses: addrs("127.0.0.1", "10.0.0.2", "172.17.0.1")}},
 	}}
@@ -94,7 +98,7 @@ func TestOwner(t *testing.T) {
 		{"", "127.0.0.1", ""}, // of the backend itself
 		{"b", "127.0.0.1", "b"},
 	} {
-		if got := p.owner(Backend{LB: test.on})(netip.MustParseAddr(test.address)); got != test.want {
+		if got := p.Owner(plan.Backend{LB: test.on})(netip.MustParseAddr(test.address)); got != test.want {
 			t.Errorf("%s, on %q: %q, want %q", test.address, test.on, got, test.want)
 		}
 	}
@@ -116,14 +120,14 @@ func (lb heldLB) Connections(_ context.Context, q balancer.ConnectionsQuery) (ba
 
 // What an LB sends, the backend receives, whichever of them is asked.
 func TestHeldOfLBs(t *testing.T) {
-	var lbs Fleet
+	var lbs fleet.Fleet
 	var want []remote.Held
 	for i, addr := range []string{"10.0.0.1:5000", "10.0.0.2:5000"} {
 		near := netip.MustParseAddrPort(addr)
-		lbs = append(lbs, &LB{Balancer: heldLB{held: balancer.Held{Near: near, Sent: time.Duration(i), Received: time.Minute}}, Name: addr})
+		lbs = append(lbs, &fleet.LB{Balancer: heldLB{held: balancer.Held{Near: near, Sent: time.Duration(i), Received: time.Minute}}, Name: addr})
 		want = append(want, remote.Held{Far: near, Sent: time.Minute, Received: time.Duration(i)})
 	}
-	c := lbCounter{lbs: lbs, servers: map[*LB][]journal.Server{lbs[0]: {keyed("10.0.0.9:80")}, lbs[1]: {keyed("10.0.0.9:80")}}}
+	c := lbCounter{lbs: lbs, servers: map[*fleet.LB][]journal.Server{lbs[0]: {keyed("10.0.0.9:80")}, lbs[1]: {keyed("10.0.0.9:80")}}}
 	if got, err := c.CountHeld(t.Context()); err != nil || got.Open != 2 || !slices.Equal(got.Held, want) {
 		t.Errorf("%+v, %v, want %+v", got, err, want)
 	}
@@ -149,20 +153,20 @@ func (holding) Close() error { return nil }
 func TestReadingsSayWhoHolds(t *testing.T) {
 	for _, test := range []struct {
 		name          string
-		kind          Kind
-		onTimeout     OnTimeout
+		kind          spec.Kind
+		onTimeout     spec.OnTimeout
 		service, far  string
 		first, second time.Duration // worker_shutdown_timeout of two LBs
 		sent          time.Duration
-		want          Stuck
-		idle          Seconds
+		want          event.Stuck
+		idle          spec.Seconds
 	}{
-		{"what can be told", Drain, TimeoutRollback, "app", "10.0.0.1", time.Hour, 2 * time.Hour, 20 * time.Second, Stuck{Reason: StuckSilent, ShutdownTimeout: 7200, CanStop: true}, 20},
-		{"one LB cuts nothing", Drain, TimeoutLeave, "app", "10.0.0.1", time.Hour, 0, 20 * time.Second, Stuck{Reason: StuckSilent, CanStop: true}, 20},
-		{"it stops anyway", Drain, TimeoutStop, "app", "10.0.0.1", 0, 0, 20 * time.Second, Stuck{Reason: StuckSilent}, 20},
-		{"nothing to stop", Drain, TimeoutRollback, "", "10.0.0.1", 0, 0, 20 * time.Second, Stuck{Reason: StuckSilent}, 20},
-		{"an undrain that goes back", Undrain, TimeoutRollback, "app", "10.0.0.1", 0, 0, 20 * time.Second, Stuck{Reason: StuckSilent}, 20},
-		{"another client, which no nginx cuts", Drain, TimeoutRollback, "app", "10.0.0.9", time.Hour, time.Hour, -1, Stuck{Reason: StuckClients, CanStop: true}, -1},
+		{"what can be told", spec.Drain, spec.TimeoutRollback, "app", "10.0.0.1", time.Hour, 2 * time.Hour, 20 * time.Second, event.Stuck{Reason: event.StuckSilent, ShutdownTimeout: 7200, CanStop: true}, 20},
+		{"one LB cuts nothing", spec.Drain, spec.TimeoutLeave, "app", "10.0.0.1", time.Hour, 0, 20 * time.Second, event.Stuck{Reason: event.StuckSilent, CanStop: true}, 20},
+		{"it stops anyway", spec.Drain, spec.TimeoutStop, "app", "10.0.0.1", 0, 0, 20 * time.Second, event.Stuck{Reason: event.StuckSilent}, 20},
+		{"nothing to stop", spec.Drain, spec.TimeoutRollback, "", "10.0.0.1", 0, 0, 20 * time.Second, event.Stuck{Reason: event.StuckSilent}, 20},
+		{"an undrain that goes back", spec.Undrain, spec.TimeoutRollback, "app", "10.0.0.1", 0, 0, 20 * time.Second, event.Stuck{Reason: event.StuckSilent}, 20},
+		{"another client, which no nginx cuts", spec.Drain, spec.TimeoutRollback, "app", "10.0.0.9", time.Hour, time.Hour, -1, event.Stuck{Reason: event.StuckClients, CanStop: true}, -1},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -170,27 +174,27 @@ func TestReadingsSayWhoHolds(t *testing.T) {
 				for port := range 20 {
 					open = append(open, remote.Held{Far: netip.AddrPortFrom(netip.MustParseAddr(test.far), uint16(1000+port)), Sent: test.sent, Received: test.sent})
 				}
-				w, l := waitOf(open, nil, func(s *Spec) {
+				w, l := waitOf(open, nil, func(s *spec.Spec) {
 					s.Kind, s.OnTimeout, s.Service, s.Interval, s.Timeout = test.kind, test.onTimeout, test.service, time.Second, 12*time.Second
 				})
 				w.o.plan.LBs = nil
 				for i, cut := range []time.Duration{test.first, test.second} {
-					w.o.plan.LBs = append(w.o.plan.LBs, LBPlan{LB: string(rune('a' + i)), Report: &balancer.Report{ShutdownTimeout: cut, Addresses: []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 0, byte(1 + i)})}}})
+					w.o.plan.LBs = append(w.o.plan.LBs, plan.LBPlan{LB: string(rune('a' + i)), Report: &balancer.Report{ShutdownTimeout: cut, Addresses: []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 0, byte(1 + i)})}}})
 				}
-				if v := w.await(t.Context(), draining, false); v.Outcome != StepTimedOut {
+				if v := w.await(t.Context(), plan.Draining, false); v.Outcome != StepTimedOut {
 					t.Fatalf("%+v", v)
 				}
-				told := eventsOf[*Waiting](l)
+				told := eventsOf[*event.Waiting](l)
 				first, last := told[0], told[len(told)-1]
 				if first.Stuck != nil || last.Stuck == nil {
 					t.Fatalf("stuck: %+v at first, %+v at last", first.Stuck, last.Stuck)
 				}
 				test.want.Connections, test.want.OpenFor = len(open), max(last.Elapsed, test.idle)
 				lb := ""
-				if test.want.Reason != StuckClients {
+				if test.want.Reason != event.StuckClients {
 					lb = "a"
 				}
-				if *last.Stuck != test.want || len(last.Held) != MaxHeld || last.Held[0] != (Held{Address: test.far, Port: 1000, LB: lb, OpenFor: test.want.OpenFor, Idle: test.idle}) {
+				if *last.Stuck != test.want || len(last.Held) != event.MaxHeld || last.Held[0] != (event.Held{Address: test.far, Port: 1000, LB: lb, OpenFor: test.want.OpenFor, Idle: test.idle}) {
 					t.Errorf("%+v, %+v; want %+v", *last.Stuck, last.Held, test.want)
 				}
 				for _, e := range told {
@@ -205,41 +209,41 @@ func TestReadingsSayWhoHolds(t *testing.T) {
 // a curve needs.
 func TestHistoryOfAWait(t *testing.T) {
 	const hour = 3600
-	stuck := func(reason StuckReason) *Stuck { return &Stuck{Reason: reason} }
+	stuck := func(reason event.StuckReason) *event.Stuck { return &event.Stuck{Reason: reason} }
 	for _, test := range []struct {
 		name  string
-		every Seconds // a reading
-		until Seconds
-		open  func(at Seconds) (int, *Stuck)
-		kept  []Seconds // nil: not all of them
+		every spec.Seconds // a reading
+		until spec.Seconds
+		open  func(at spec.Seconds) (int, *event.Stuck)
+		kept  []spec.Seconds // nil: not all of them
 		most  int
 	}{
-		{"an hour of the same", 0.5, hour, func(at Seconds) (int, *Stuck) {
+		{"an hour of the same", 0.5, hour, func(at spec.Seconds) (int, *event.Stuck) {
 			switch {
 			case at < 10:
 				return 5, nil
 			case at < 600:
-				return 5, stuck(StuckSilent)
+				return 5, stuck(event.StuckSilent)
 			}
-			return 5, stuck(StuckUpgraded)
-		}, []Seconds{0, 10, 600, hour}, 4},
-		{"an hour, and then the end", 0.5, hour, func(at Seconds) (int, *Stuck) {
+			return 5, stuck(event.StuckUpgraded)
+		}, []spec.Seconds{0, 10, 600, hour}, 4},
+		{"an hour, and then the end", 0.5, hour, func(at spec.Seconds) (int, *event.Stuck) {
 			if at < hour-1 {
 				return 5, nil
 			}
 			return 0, nil
-		}, []Seconds{0, hour - 1, hour}, 3},
-		{"another one at every reading", 0.01, hour, func(at Seconds) (int, *Stuck) { return int(1e6 - at*100), nil }, nil, maxReadings},
-		{"ten hours", 0.5, 10 * hour, func(at Seconds) (int, *Stuck) { return int(1e6 - at*2), nil }, nil, maxReadings},
-		{"a moment", 0.01, 0.02, func(at Seconds) (int, *Stuck) { return 0, nil }, []Seconds{0, 0.02}, 2},
-		{"one reading", 1, 0, func(at Seconds) (int, *Stuck) { return 0, nil }, []Seconds{0}, 1},
+		}, []spec.Seconds{0, hour - 1, hour}, 3},
+		{"another one at every reading", 0.01, hour, func(at spec.Seconds) (int, *event.Stuck) { return int(1e6 - at*100), nil }, nil, maxReadings},
+		{"ten hours", 0.5, 10 * hour, func(at spec.Seconds) (int, *event.Stuck) { return int(1e6 - at*2), nil }, nil, maxReadings},
+		{"a moment", 0.01, 0.02, func(at spec.Seconds) (int, *event.Stuck) { return 0, nil }, []spec.Seconds{0, 0.02}, 2},
+		{"one reading", 1, 0, func(at spec.Seconds) (int, *event.Stuck) { return 0, nil }, []spec.Seconds{0}, 1},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			w, _ := waitOf(nil, &watchedLB{})
-			w.o.options.Emit = func(Event) {}
-			var last *Waiting
+			w.o.options.Emit = func(event.Event) {}
+			var last *event.Waiting
 			for n := 0; ; n++ {
-				last = &Waiting{Header: Header{Target: "app-1"}, Elapsed: Seconds(n) * test.every}
+				last = &event.Waiting{Header: event.Header{Target: "app-1"}, Elapsed: spec.Seconds(n) * test.every}
 				last.Open, last.Stuck = test.open(last.Elapsed)
 				w.o.emit(last)
 				if last.Elapsed >= test.until {
@@ -249,13 +253,13 @@ func TestHistoryOfAWait(t *testing.T) {
 			w.o.keepLast("app-1")
 			w.o.keepLast("app-1")
 			w.o.keepLast("another")
-			var at []Seconds
+			var at []spec.Seconds
 			for _, line := range w.o.lbs[0].TakeHistory() {
-				e, err := ParseEvent(line)
+				e, err := event.Parse(line)
 				if err != nil {
 					t.Fatal(err)
 				}
-				at = append(at, e.(*Waiting).Elapsed)
+				at = append(at, e.(*event.Waiting).Elapsed)
 			}
 			if test.kept != nil && !slices.Equal(at, test.kept) || len(at) > test.most || len(at) < min(test.most, 100) {
 				t.Errorf("%d are kept, want at most %d: %v, want %v", len(at), test.most, at, test.kept)
@@ -275,13 +279,13 @@ func TestHistoryOfAWait(t *testing.T) {
 // The last reading of a wait is in the history though nothing had changed.
 func TestHistoryHasTheLastReading(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w, l := waitOf(&script{counts: []int{2}}, &watchedLB{}, func(s *Spec) { s.Timeout = 5 * time.Second })
-		if v := w.await(t.Context(), draining, false); v.Outcome != StepTimedOut {
+		w, l := waitOf(&script{counts: []int{2}}, &watchedLB{}, func(s *spec.Spec) { s.Timeout = 5 * time.Second })
+		if v := w.await(t.Context(), plan.Draining, false); v.Outcome != StepTimedOut {
 			t.Fatalf("%+v", v)
 		}
-		told, lines := eventsOf[*Waiting](l), w.o.lbs[0].TakeHistory()
-		e, err := ParseEvent(lines[len(lines)-1])
-		if err != nil || len(lines) != 2 || e.(*Waiting).Elapsed != told[len(told)-1].Elapsed {
+		told, lines := eventsOf[*event.Waiting](l), w.o.lbs[0].TakeHistory()
+		e, err := event.Parse(lines[len(lines)-1])
+		if err != nil || len(lines) != 2 || e.(*event.Waiting).Elapsed != told[len(told)-1].Elapsed {
 			t.Errorf("%s, %v", lines, err)
 		}
 	})
@@ -290,11 +294,11 @@ func TestHistoryHasTheLastReading(t *testing.T) {
 // Many backends share what is kept, and each has its first reading and its last.
 func TestHistoryOfManyWaits(t *testing.T) {
 	w, _ := waitOf(nil, &watchedLB{})
-	w.o.options.Emit = func(Event) {}
-	w.o.plan.Backends = make([]Backend, 50)
+	w.o.options.Emit = func(event.Event) {}
+	w.o.plan.Backends = make([]plan.Backend, 50)
 	for n := range 1000 {
 		for i := range w.o.plan.Backends {
-			w.o.emit(&Waiting{Header: Header{Target: string(rune('A' + i))}, Open: 1000 - n, Elapsed: Seconds(n)})
+			w.o.emit(&event.Waiting{Header: event.Header{Target: string(rune('A' + i))}, Open: 1000 - n, Elapsed: spec.Seconds(n)})
 		}
 	}
 	for i := range w.o.plan.Backends {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/drain/spec"
 )
 
 // TestDrainedTwice drains a server with a service, and then without one. The one undrain
@@ -14,41 +15,41 @@ import (
 func TestDrainedTwice(t *testing.T) {
 	for _, test := range []struct {
 		name   string
-		change func(*Spec, *poolApp)
+		change func(*spec.Spec, *poolApp)
 	}{
-		{"the service of all backends", func(*Spec, *poolApp) {}},
-		{"the service of one backend", func(s *Spec, a *poolApp) { setOwnService(s, a) }},
-		{"the service of an upstream", func(s *Spec, _ *poolApp) { setUpstreamService(s) }},
+		{"the service of all backends", func(*spec.Spec, *poolApp) {}},
+		{"the service of one backend", func(s *spec.Spec, a *poolApp) { setOwnService(s, a) }},
+		{"the service of an upstream", func(s *spec.Spec, _ *poolApp) { setUpstreamService(s) }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			p := newPool(t, 2)
-			first := p.spec(Drain)
+			first := p.spec(spec.Drain)
 			first.Targets = first.Targets[:1]
 			second := first
 			test.change(&first, p.apps[0])
-			p.run(first).ended(t, Done, "", "")
+			p.run(first).ended(t, spec.Done, "", "")
 			second.Service = ""
-			p.run(second).ended(t, Done, "", "")
+			p.run(second).ended(t, spec.Done, "", "")
 			if p.apps[0].active {
 				t.Fatal("the service was not stopped")
 			}
-			undrain := p.spec(Undrain)
+			undrain := p.spec(spec.Undrain)
 			undrain.HealthTimeout, undrain.Given = 5*time.Second, []string{"health-timeout"} // without the service it ends
-			p.run(undrain).ended(t, Done, "", "")
+			p.run(undrain).ended(t, spec.Done, "", "")
 			p.whole()
 		})
 	}
 }
 
 // setOwnService has the service be one of a backend, as a configuration file may say.
-func setOwnService(s *Spec, a *poolApp) {
+func setOwnService(s *spec.Spec, a *poolApp) {
 	text, _ := s.Only("service")
 	s.Service, s.PerBackend = "", map[string]json.RawMessage{a.name: text}
 }
 
 // setUpstreamService has the service be one of an upstream.
-func setUpstreamService(s *Spec) {
+func setUpstreamService(s *spec.Spec) {
 	text, _ := s.Only("service")
 	s.Service, s.PerUpstream = "", map[string]json.RawMessage{"pool": text}
 }
@@ -59,12 +60,12 @@ func setUpstreamService(s *Spec) {
 func TestSeveralMarksOnAServer(t *testing.T) {
 	for _, reversed := range []bool{false, true} {
 		p := newPool(t, 2)
-		spec := p.spec(Drain)
-		spec.Targets = spec.Targets[:1]
-		p.run(spec).ended(t, Done, "", "")
-		spec.Service = ""
+		sp := p.spec(spec.Drain)
+		sp.Targets = sp.Targets[:1]
+		p.run(sp).ended(t, spec.Done, "", "")
+		sp.Service = ""
 		other := p.lbs[0].state.Operations[0]
-		other.Spec, _ = json.Marshal(spec)
+		other.Spec, _ = json.Marshal(sp)
 		other.ID, other.Recorder, other.Result = "99990101-000000.000-abcd", &journal.Recorder{UID: 1001, Name: "ann"}, journal.ResultDone
 		for _, lb := range p.lbs {
 			lb.state.Operations[0].Recorder = &journal.Recorder{UID: 1000, Name: "deploy"}
@@ -76,12 +77,12 @@ func TestSeveralMarksOnAServer(t *testing.T) {
 				slices.Reverse(lb.state.Marks)
 			}
 		}
-		undrain := p.spec(Undrain)
-		undrain.Targets = spec.Targets
+		undrain := p.spec(spec.Undrain)
+		undrain.Targets = sp.Targets
 		undrain.HealthTimeout, undrain.Given = 5*time.Second, []string{"health-timeout"} // without the service it ends
-		p.run(undrain).ended(t, Refused, Untouched, "--service app")
+		p.run(undrain).ended(t, spec.Refused, spec.Untouched, "--service app")
 		undrain.AsRecorded = true
-		p.run(undrain).ended(t, Done, "", "")
+		p.run(undrain).ended(t, spec.Done, "", "")
 		for _, a := range p.apps {
 			if !a.active {
 				t.Errorf("%s: the app is stopped", a.name)

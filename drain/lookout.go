@@ -9,6 +9,10 @@ import (
 	"time"
 
 	"github.com/drainctl/drainctl/drain/balancer"
+	"github.com/drainctl/drainctl/drain/event"
+	"github.com/drainctl/drainctl/drain/fleet"
+	"github.com/drainctl/drainctl/drain/plan"
+	"github.com/drainctl/drainctl/drain/spec"
 )
 
 // A lookout looks, during the wait, whether the LBs still serve what this
@@ -49,8 +53,8 @@ func (l *lookout) look(ctx context.Context, must, buffered bool) (hold bool, err
 		return false, nil
 	}
 	l.last = time.Now()
-	seen, err := Gather(ctx, l.o.lbs, func(ctx context.Context, lb *LB) (balancer.Watched, error) {
-		targets := l.part(lb).found(targetsOf(rowsOn(lb.Name, l.rows)))
+	seen, err := fleet.Gather(ctx, l.o.lbs, func(ctx context.Context, lb *fleet.LB) (balancer.Watched, error) {
+		targets := l.part(lb).Found(targetsOf(rowsOn(lb.Name, l.rows)))
 		if len(targets) == 0 {
 			return balancer.Watched{}, nil
 		}
@@ -92,7 +96,7 @@ func (l *lookout) buffered(held int) bool {
 	if held > 0 && l.since.IsZero() {
 		l.since = time.Now()
 	}
-	e := &Buffered{Header: Header{Step: StepWait, Direction: Forward}, Requests: held, Limit: InSeconds(bufferedGrace)}
+	e := &event.Buffered{Header: event.Header{Step: plan.StepWait, Direction: plan.Forward}, Requests: held, Limit: spec.InSeconds(bufferedGrace)}
 	switch {
 	case held == 0, l.gaveUp:
 		return false

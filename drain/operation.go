@@ -1,3 +1,9 @@
+// Package drain takes backends out of an nginx pool and puts them back.
+//
+// [Prepare] plans what a [spec.Spec] asks for, takes the locks and checks that everything the operation
+// needs is there; it changes nothing. [Operation.Run] takes a table of the backends through the steps,
+// rolls back what fails, and computes the result (table.go, walk.go, result.go). What happens is emitted
+// as [event.Event] values; the package prints nothing.
 package drain
 
 import (
@@ -10,7 +16,11 @@ import (
 	"time"
 
 	"github.com/drainctl/drainctl/drain/balancer"
+	"github.com/drainctl/drainctl/drain/event"
+	"github.com/drainctl/drainctl/drain/fleet"
 	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/drain/plan"
+	"github.com/drainctl/drainctl/drain/spec"
 )
 
 // Run takes the steps. When one fails, or when soft ends, Run rolls back; when hard ends too, it gives
@@ -26,7 +36,7 @@ func (o *Operation) Run(hard, soft context.Context) error {
 	case !begun && soft.Err() != nil:
 		err = context.Cause(soft)
 	case !begun:
-	case o.plan.Spec.Kind == Run:
+	case o.plan.Spec.Kind == spec.Run:
 		err = o.roll(hard, soft)
 	default:
 		err = o.takeSteps(hard, soft)
@@ -43,7 +53,7 @@ func either(a, b context.Context) (context.Context, context.CancelFunc) {
 
 // takeSteps takes the rows through the steps of a drain or an undrain. The error is about all rows.
 func (o *Operation) takeSteps(hard, soft context.Context) error {
-	rest, err := o.walk(hard, soft, o.whole.where((*row).isOpen), o.plan.path())
+	rest, err := o.walk(hard, soft, o.whole.where((*row).isOpen), o.plan.Path())
 	for _, r := range rest.rows {
 		r.end = ended
 	}
@@ -51,15 +61,15 @@ func (o *Operation) takeSteps(hard, soft context.Context) error {
 }
 
 // Result returns the result of the operation after Run.
-func (o *Operation) Result() *Result { return o.result }
+func (o *Operation) Result() *event.Result { return o.result }
 
 // begin writes the operation to the journals. It takes over an operation that is resumed.
 func (o *Operation) begin(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	spec := o.plan.Spec
-	text, err := json.Marshal(spec.recordable())
+	sp := o.plan.Spec
+	text, err := json.Marshal(sp.Recordable())
 	if err != nil {
 		return fmt.Errorf("write the spec down: %w", err)
 	}
@@ -68,23 +78,23 @@ func (o *Operation) begin(ctx context.Context) error {
 		for _, s := range o.whole.servers(lb, o.whole.where((*row).isOpen).rows) {
 			servers[i] = append(servers[i], journal.Located{Server: s.Server, File: s.File, Line: s.Line, Down: s.Down})
 		}
-		o.emit(&OperationStarted{
-			Header: Header{LB: lb.Name}, Version: historyVersion, Kind: spec.Kind, Targets: spec.Targets, User: spec.User, Host: spec.Host,
-			Reason: spec.Reason, Continues: spec.Continues, Service: spec.Service, Servers: servers[i], Drainctl: o.options.Version,
+		o.emit(&event.OperationStarted{
+			Header: event.Header{LB: lb.Name}, Version: historyVersion, Kind: sp.Kind, Targets: sp.Targets, User: sp.User, Host: sp.Host,
+			Reason: sp.Reason, Continues: sp.Continues, Service: sp.Service, Servers: servers[i], Drainctl: o.options.Version,
 		})
 	}
 	o.tellChecks()
-	if path := o.plan.path(); spec.Kind != Run {
+	if path := o.plan.Path(); sp.Kind != spec.Run {
 		o.announce(o.whole.where((*row).isOpen), path[0], false)
 	}
 	progress := o.table()
-	return o.lbs.Each(ctx, func(ctx context.Context, lb *LB) error {
+	return o.lbs.Each(ctx, func(ctx context.Context, lb *fleet.LB) error {
 		op := journal.Operation{
-			ID: o.id, Kind: string(spec.Kind), Targets: spec.Targets, User: spec.User, Host: spec.Host, Reason: spec.Reason,
-			Spec: text, Servers: servers[slices.Index(o.lbs, lb)], Began: o.began, Progress: progress, Recorder: spec.recorder,
+			ID: o.id, Kind: string(sp.Kind), Targets: sp.Targets, User: sp.User, Host: sp.Host, Reason: sp.Reason,
+			Spec: text, Servers: servers[slices.Index(o.lbs, lb)], Began: o.began, Progress: progress, Recorder: sp.Recorder,
 		}
 		// undrain --force replaces a journal that cannot be read.
-		return lb.Begin(ctx, balancer.Beginning{Operation: op, Resume: spec.Continues != "", SetAside: spec.Kind == Undrain && spec.Force, Lines: lb.TakeHistory()})
+		return lb.Begin(ctx, balancer.Beginning{Operation: op, Resume: sp.Continues != "", SetAside: sp.Kind == spec.Undrain && sp.Force, Lines: lb.TakeHistory()})
 	})
 }
 
@@ -94,7 +104,7 @@ const historyVersion = 2
 // record writes the table and the new history to the disks of all LBs.
 func (o *Operation) record(ctx context.Context) error {
 	progress := o.table()
-	return o.lbs.Each(ctx, func(ctx context.Context, lb *LB) error {
+	return o.lbs.Each(ctx, func(ctx context.Context, lb *fleet.LB) error {
 		return lb.Record(ctx, balancer.Recorded{Lines: lb.TakeHistory(), Progress: progress})
 	})
 }
@@ -107,18 +117,18 @@ const endLimit = 10 * time.Second
 func (o *Operation) end(ctx context.Context, begun bool, err error) error {
 	ctx, limit := context.WithoutCancel(ctx), cmp.Or(o.options.bounds.end, endLimit)
 	e := ending{spec: o.plan.Spec, id: o.id, rows: o.whole.rows, begun: begun, err: err, lbs: o.plan.LBs, skipped: append(slices.Clone(o.plan.Skipped), o.skipped...)}
-	if e.standing(e.exit()) == Changed {
+	if e.standing(e.exit()) == spec.Changed {
 		e.seen = o.look(ctx, limit)
 	}
 	r, failure := resultOf(e)
 	r.Operation = o.id
-	Stamp(r)
+	event.Stamp(r)
 	o.result = r
 	line, marshalErr := json.Marshal(r)
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	o.steps++ // an LB that is told of the end has a later table than one that is not
-	endErr := o.lbs.Each(ctx, func(ctx context.Context, lb *LB) error {
+	endErr := o.lbs.Each(ctx, func(ctx context.Context, lb *fleet.LB) error {
 		lines := lb.TakeHistory()
 		if marshalErr == nil {
 			lines = append(lines, line)
@@ -126,8 +136,8 @@ func (o *Operation) end(ctx context.Context, begun bool, err error) error {
 		return lb.End(ctx, o.endOn(lb, lines))
 	})
 	if endErr = errors.Join(marshalErr, endErr); endErr != nil && begun {
-		w := &Warning{Header: Header{Operation: o.id}, Text: endErr.Error()}
-		Stamp(w)
+		w := &event.Warning{Header: event.Header{Operation: o.id}, Text: endErr.Error()}
+		event.Stamp(w)
 		o.options.Emit(w)
 	}
 	return failure
@@ -138,11 +148,11 @@ func (o *Operation) look(ctx context.Context, limit time.Duration) []seenLB {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	seen := make([]seenLB, len(o.lbs))
-	_ = o.lbs.Each(ctx, func(ctx context.Context, lb *LB) error {
+	_ = o.lbs.Each(ctx, func(ctx context.Context, lb *fleet.LB) error {
 		s := &seen[slices.Index(o.lbs, lb)]
 		s.loaded = lb.Loaded
 		if s.err = errors.New("the connection broke"); !lb.IsBroken() {
-			var part LBPlan
+			var part plan.LBPlan
 			part, s.err = lb.Ask(ctx, balancer.Query{Targets: o.plan.Spec.Targets, Upstreams: o.plan.Spec.Upstreams})
 			s.report = part.Report
 		}
@@ -152,7 +162,7 @@ func (o *Operation) look(ctx context.Context, limit time.Duration) []seenLB {
 }
 
 // endOn returns the end of the operation for the journal of one LB.
-func (o *Operation) endOn(lb *LB, lines balancer.Lines) balancer.Ending {
+func (o *Operation) endOn(lb *fleet.LB, lines balancer.Lines) balancer.Ending {
 	e := balancer.Ending{Result: o.result.Result, Supersede: o.supersedes(lb), Lines: lines, Progress: o.table()}
 	serversOf := func(end End) []journal.Server {
 		rows := o.whole.where(func(r *row) bool { return r.end == end }).rows
@@ -161,7 +171,7 @@ func (o *Operation) endOn(lb *LB, lines balancer.Lines) balancer.Ending {
 		}
 		return keysOf(o.whole.servers(lb, rows))
 	}
-	if o.plan.Spec.Kind != Run { // that one is about all of them
+	if o.plan.Spec.Kind != spec.Run { // that one is about all of them
 		e.Returned = serversOf(rolledBack)
 	}
 	if s := o.result.Stands; s != nil && s.Open != nil {
@@ -172,16 +182,16 @@ func (o *Operation) endOn(lb *LB, lines balancer.Lines) balancer.Ending {
 
 // supersedes is the earlier drains on an LB that this one replaces in the journal: those of the same
 // servers. A drain with a service is not replaced by one without: undrain starts that service.
-func (o *Operation) supersedes(lb *LB) (ids []string) {
-	if o.plan.Spec.Kind == Run || o.result.Result != journal.ResultDone {
+func (o *Operation) supersedes(lb *fleet.LB) (ids []string) {
+	if o.plan.Spec.Kind == spec.Run || o.result.Result != journal.ResultDone {
 		return nil
 	}
 	k := o.plan.Spec.Kind
 	// What was rolled back alone is not of this one.
 	standing := keysOf(o.whole.servers(lb, o.whole.where(func(r *row) bool { return r.standing(k) }).rows))
 	for _, op := range o.whole.part(lb).Report.State.Operations {
-		was, err := specOf(op)
-		if err != nil || op.ID == o.id || op.Kind != string(Drain) || was.hasService() && !o.plan.Spec.hasService() {
+		was, err := spec.FromOperation(op)
+		if err != nil || op.ID == o.id || op.Kind != string(spec.Drain) || was.HasService() && !o.plan.Spec.HasService() {
 			continue
 		}
 		covered := !slices.ContainsFunc(op.Servers, func(l journal.Located) bool { return !slices.Contains(standing, l.Server) })
@@ -194,15 +204,15 @@ func (o *Operation) supersedes(lb *LB) (ids []string) {
 
 // emit tells of an event, and keeps it for the history: of all LBs, unless it is
 // about one.
-func (o *Operation) emit(e Event) {
+func (o *Operation) emit(e event.Event) {
 	h := e.Head()
 	h.Operation = o.id
-	Stamp(e)
+	event.Stamp(e)
 	o.options.Emit(e)
 	switch e := e.(type) {
-	case *HealthChecked, *Planned, *LockAwaited, *WorkOutput:
+	case *event.HealthChecked, *event.Planned, *event.LockAwaited, *event.WorkOutput:
 		return
-	case *Waiting:
+	case *event.Waiting:
 		if !o.worthKeeping(e) {
 			return
 		}
@@ -211,12 +221,12 @@ func (o *Operation) emit(e Event) {
 }
 
 // keep keeps an event for the history.
-func (o *Operation) keep(e Event) {
+func (o *Operation) keep(e event.Event) {
 	h := e.Head()
 	line, err := json.Marshal(e)
 	if err != nil {
 		return
 	}
-	_, first := e.(*OperationStarted) // it says what the history is of
+	_, first := e.(*event.OperationStarted) // it says what the history is of
 	o.lbs.Keep(h.LB, line, first)
 }

@@ -8,40 +8,41 @@ import (
 	"testing"
 
 	"github.com/drainctl/drainctl/drain/balancer"
+	"github.com/drainctl/drainctl/drain/spec"
 	"github.com/drainctl/drainctl/remote"
 )
 
 // The exit codes are a contract with scripts.
 func TestExits(t *testing.T) {
-	for exit, code := range map[Exit]int{Done: 0, Failed: 1, Usage: 2, TimedOut: 3, Refused: 4, Partial: 5, Interrupted: 130} {
+	for exit, code := range map[spec.Exit]int{spec.Done: 0, spec.Failed: 1, spec.Usage: 2, spec.TimedOut: 3, spec.Refused: 4, spec.Partial: 5, spec.Interrupted: 130} {
 		if int(exit) != code {
 			t.Errorf("%d is not exit code %d", exit, code)
 		}
 	}
 	gone, cancel := context.WithCancelCause(t.Context())
-	cancel(ErrInterrupted)
+	cancel(spec.ErrInterrupted)
 	coded := func(c balancer.Code) error { return &balancer.Error{Code: c, Message: "x"} }
 	for _, test := range []struct {
 		err  error
-		want Exit
+		want spec.Exit
 	}{
-		{nil, Done},
-		{errors.New("x"), Failed},
-		{&Failure{Exit: Partial, Err: errors.New("x")}, Partial},
-		{fmt.Errorf("y: %w", &Failure{Exit: TimedOut, Err: errors.New("x")}), TimedOut},
-		{usage("x"), Usage},
-		{refuse(Finding{}), Refused},
-		{beforeTouching(t.Context(), fs.ErrNotExist), Failed},
-		{beforeTouching(t.Context(), coded(balancer.CodeUsage)), Usage},
-		{beforeTouching(t.Context(), coded(balancer.CodeUnknown)), Usage},
-		{beforeTouching(t.Context(), coded(balancer.CodeRefused)), Refused},
-		{beforeTouching(t.Context(), coded(balancer.CodePermission)), Refused},
-		{beforeTouching(t.Context(), coded(balancer.CodeConnection)), Failed},
-		{beforeTouching(t.Context(), fmt.Errorf("x: %w", remote.ErrConnection)), Failed},
-		{beforeTouching(gone, coded(balancer.CodeCanceled)), Interrupted},
-		{beforeTouching(gone, usage("x")), Usage},
+		{nil, spec.Done},
+		{errors.New("x"), spec.Failed},
+		{&spec.Failure{Exit: spec.Partial, Err: errors.New("x")}, spec.Partial},
+		{fmt.Errorf("y: %w", &spec.Failure{Exit: spec.TimedOut, Err: errors.New("x")}), spec.TimedOut},
+		{spec.UsageError("x"), spec.Usage},
+		{spec.Refuse(spec.Finding{}), spec.Refused},
+		{spec.BeforeTouching(t.Context(), fs.ErrNotExist), spec.Failed},
+		{spec.BeforeTouching(t.Context(), coded(balancer.CodeUsage)), spec.Usage},
+		{spec.BeforeTouching(t.Context(), coded(balancer.CodeUnknown)), spec.Usage},
+		{spec.BeforeTouching(t.Context(), coded(balancer.CodeRefused)), spec.Refused},
+		{spec.BeforeTouching(t.Context(), coded(balancer.CodePermission)), spec.Refused},
+		{spec.BeforeTouching(t.Context(), coded(balancer.CodeConnection)), spec.Failed},
+		{spec.BeforeTouching(t.Context(), fmt.Errorf("x: %w", remote.ErrConnection)), spec.Failed},
+		{spec.BeforeTouching(gone, coded(balancer.CodeCanceled)), spec.Interrupted},
+		{spec.BeforeTouching(gone, spec.UsageError("x")), spec.Usage},
 	} {
-		if got := ExitOf(test.err); got != test.want {
+		if got := spec.ExitOf(test.err); got != test.want {
 			t.Errorf("%v: exit %d, want %d", test.err, got, test.want)
 		}
 	}

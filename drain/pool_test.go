@@ -15,7 +15,10 @@ import (
 	"time"
 
 	"github.com/drainctl/drainctl/drain/balancer"
+	"github.com/drainctl/drainctl/drain/event"
 	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/drain/plan"
+	"github.com/drainctl/drainctl/drain/spec"
 	"github.com/drainctl/drainctl/nginx"
 	"github.com/drainctl/drainctl/remote"
 )
@@ -117,9 +120,9 @@ func newPool(t *testing.T, n int) *pool {
 }
 
 // spec is of all three backends, on all LBs.
-func (p *pool) spec(k Kind) Spec {
-	s := DefaultSpec(k)
-	s.Service, s.Counter, s.User, s.Host = "app", CounterLB, "tester", "pool"
+func (p *pool) spec(k spec.Kind) spec.Spec {
+	s := spec.Default(k)
+	s.Service, s.Counter, s.User, s.Host = "app", spec.CounterLB, "tester", "pool"
 	s.Interval, s.Timeout, s.HealthTimeout = 20*time.Millisecond, patience, patience
 	for _, lb := range p.lbs {
 		s.LBs = append(s.LBs, lb.name)
@@ -127,16 +130,16 @@ func (p *pool) spec(k Kind) Spec {
 	for _, a := range p.apps {
 		s.Targets = append(s.Targets, a.name)
 	}
-	if k == Undrain {
+	if k == spec.Undrain {
 		s.Service, s.Counter = "", ""
 	}
-	s.Rollout.Reboot = k == Run
+	s.Rollout.Reboot = k == spec.Run
 	return s
 }
 
 // shortenLimits has the wait for one backend, which is to fail, end soon. The others have
 // all the time that a busy machine takes, and so has what is to work.
-func shortenLimits(t *testing.T, s *Spec, a *poolApp) {
+func shortenLimits(t *testing.T, s *spec.Spec, a *poolApp) {
 	t.Helper()
 	const soon = 20 * time.Millisecond
 	var limits []string
@@ -146,7 +149,7 @@ func shortenLimits(t *testing.T, s *Spec, a *poolApp) {
 	if a.sick {
 		limits = append(limits, "health-timeout")
 	}
-	text, err := Settings{Timeout: soon, HealthTimeout: soon}.Only(limits...)
+	text, err := spec.Settings{Timeout: soon, HealthTimeout: soon}.Only(limits...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -157,13 +160,13 @@ func shortenLimits(t *testing.T, s *Spec, a *poolApp) {
 type outcome struct {
 	*told
 	err    error
-	exit   Exit
-	result *Result
+	exit   spec.Exit
+	result *event.Result
 }
 
 // stands is what the run says is so; empty where it was done.
-func (o outcome) stands() (s Stands) {
-	var f *Failure
+func (o outcome) stands() (s spec.Stands) {
+	var f *spec.Failure
 	if errors.As(o.err, &f) {
 		s = f.Stands
 	}
@@ -171,7 +174,7 @@ func (o outcome) stands() (s Stands) {
 }
 
 // run runs a spec to its end.
-func (p *pool) run(spec Spec, more ...func(*Options)) outcome {
+func (p *pool) run(sp spec.Spec, more ...func(*Options)) outcome {
 	hard, end := context.WithCancelCause(context.Background())
 	soft, stop := context.WithCancelCause(context.Background())
 	defer end(nil)
@@ -179,10 +182,10 @@ func (p *pool) run(spec Spec, more ...func(*Options)) outcome {
 	p.end = func(f poolFaultKind) {
 		switch f {
 		case interrupts:
-			stop(ErrInterrupted)
+			stop(spec.ErrInterrupted)
 		case interruptsTwice:
-			stop(ErrInterrupted)
-			end(ErrInterrupted)
+			stop(spec.ErrInterrupted)
+			end(spec.ErrInterrupted)
 		default:
 			stop(errGone)
 			end(errGone)
@@ -195,15 +198,15 @@ func (p *pool) run(spec Spec, more ...func(*Options)) outcome {
 		change(&o)
 	}
 	defer checked(&o)()
-	op, err := Prepare(soft, spec, o)
+	op, err := Prepare(soft, sp, o)
 	out := outcome{told: l, result: ResultOf(err)}
 	if err == nil {
 		err = op.Run(hard, soft)
 		out.result = op.Result()
-		valid(Stamp(out.result))
+		valid(event.Stamp(out.result))
 		op.Close()
 	}
-	out.err, out.exit = err, ExitOf(err)
+	out.err, out.exit = err, spec.ExitOf(err)
 	p.over()
 	return out
 }
@@ -334,7 +337,7 @@ func (lb *poolLB) out() (addresses []string) {
 }
 
 // LB implements [Connector].
-func (p *pool) LB(ctx context.Context, name string, _ Nginx) (balancer.Balancer, error) {
+func (p *pool) LB(ctx context.Context, name string, _ spec.Nginx) (balancer.Balancer, error) {
 	i := slices.IndexFunc(p.lbs, func(lb *poolLB) bool { return lb.name == name })
 	lb := p.lbs[i]
 	s := &poolSession{poolLB: lb, done: make(chan struct{})}
@@ -349,7 +352,7 @@ func (p *pool) LB(ctx context.Context, name string, _ Nginx) (balancer.Balancer,
 }
 
 // Backend implements [Connector].
-func (p *pool) Backend(ctx context.Context, b Backend) (remote.Host, error) {
+func (p *pool) Backend(ctx context.Context, b plan.Backend) (remote.Host, error) {
 	a := p.app(b.Name)
 	return a, p.do(ctx, a.name, "connect", nil, func() error { return nil })
 }
@@ -489,8 +492,8 @@ func (s *poolSession) report(q balancer.Query) *balancer.Report {
 		case balancer.Back:
 			d.Configure = d.Down && (d.Managed || q.Force)
 		}
-		named := len(targets) == 0 || matches(targets, l.address)
-		back := matches(returning, l.address) && d.Down && d.Managed
+		named := len(targets) == 0 || spec.Matches(targets, l.address)
+		back := spec.Matches(returning, l.address) && d.Down && d.Managed
 		if named {
 			r.Servers = append(r.Servers, d)
 		}

@@ -7,6 +7,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/drainctl/drainctl/drain/event"
+	"github.com/drainctl/drainctl/drain/spec"
 )
 
 // twoPorts is a pool whose first backend has a second port.
@@ -23,16 +26,16 @@ func TestPortsOfOneHostAreRolledOneByOne(t *testing.T) {
 	for _, named := range []bool{true, false} {
 		p := twoPorts(t)
 		worked := filepath.Join(t.TempDir(), "worked")
-		spec := p.spec(Run)
-		spec.Service, spec.Rollout.Reboot = "", false
-		spec.Rollout.Command = []string{"sh", "-c", "echo {host} {port} >>" + worked}
+		sp := p.spec(spec.Run)
+		sp.Service, sp.Rollout.Reboot = "", false
+		sp.Rollout.Command = []string{"sh", "-c", "echo {host} {port} >>" + worked}
 		one := p.apps[0].name
-		spec.Targets = []string{one + ":8080", one + ":9090"}
+		sp.Targets = []string{one + ":8080", one + ":9090"}
 		if !named {
-			spec.Targets, spec.Upstreams = nil, []string{"pool"}
+			sp.Targets, sp.Upstreams = nil, []string{"pool"}
 		}
-		out := p.run(spec)
-		out.ended(t, Done, "", "")
+		out := p.run(sp)
+		out.ended(t, spec.Done, "", "")
 		p.whole()
 		text, err := os.ReadFile(worked)
 		if err != nil {
@@ -44,7 +47,7 @@ func TestPortsOfOneHostAreRolledOneByOne(t *testing.T) {
 				t.Errorf("worked on %q, want %q too", lines, want)
 			}
 		}
-		batches := len(eventsOf[*BatchStarted](out.told))
+		batches := len(eventsOf[*event.BatchStarted](out.told))
 		if want := map[bool]int{true: 2, false: 4}[named]; batches != want || p.lbs[0].reloads != want+1 {
 			t.Errorf("%d batches and %d reloads, want %d batches", batches, p.lbs[0].reloads, want)
 		}
@@ -55,21 +58,21 @@ func TestPortsOfOneHostAreRolledOneByOne(t *testing.T) {
 // host that is rebooted.
 func TestPortsOfOneServiceAreTakenTogether(t *testing.T) {
 	for name, test := range map[string]struct {
-		change  func(*Spec, string)
+		change  func(*spec.Spec, string)
 		batches int
 	}{
-		"one service": {func(*Spec, string) {}, 1},
-		"two services": {func(s *Spec, one string) {
+		"one service": {func(*spec.Spec, string) {}, 1},
+		"two services": {func(s *spec.Spec, one string) {
 			s.PerBackend = map[string]json.RawMessage{one + ":9090": json.RawMessage(`{"service":"other"}`)}
 		}, 2},
-		"a reboot": {func(s *Spec, _ string) { s.Service, s.Rollout.Reboot = "", true }, 1},
+		"a reboot": {func(s *spec.Spec, _ string) { s.Service, s.Rollout.Reboot = "", true }, 1},
 	} {
 		p := twoPorts(t)
-		spec, one := p.spec(Run), p.apps[0].name
-		spec.Rollout.Reboot, spec.Rollout.Command = false, []string{"true"}
-		spec.Targets = []string{one + ":8080", one + ":9090"}
-		test.change(&spec, one)
-		plan, err := DryRun(t.Context(), spec, Options{Connect: p})
+		sp, one := p.spec(spec.Run), p.apps[0].name
+		sp.Rollout.Reboot, sp.Rollout.Command = false, []string{"true"}
+		sp.Targets = []string{one + ":8080", one + ":9090"}
+		test.change(&sp, one)
+		plan, err := DryRun(t.Context(), sp, Options{Connect: p})
 		p.over()
 		if err != nil || len(plan.Batches) != test.batches {
 			t.Errorf("%s: %v, want %d batches: %v", name, plan, test.batches, err)

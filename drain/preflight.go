@@ -10,15 +10,18 @@ import (
 
 	"github.com/drainctl/drainctl/drain/backend"
 	"github.com/drainctl/drainctl/drain/balancer"
+	"github.com/drainctl/drainctl/drain/event"
+	"github.com/drainctl/drainctl/drain/fleet"
 	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/drain/spec"
 	"github.com/drainctl/drainctl/remote"
 )
 
 // lbCounter is what the LBs themselves see: ss there, towards the servers, or
 // the page of a stub_status that they ask for.
 type lbCounter struct {
-	lbs       Fleet
-	servers   map[*LB][]journal.Server // of the backend; an LB without any is not asked
+	lbs       fleet.Fleet
+	servers   map[*fleet.LB][]journal.Server // of the backend; an LB without any is not asked
 	statusURL string
 }
 
@@ -33,7 +36,7 @@ func (c lbCounter) count(ctx context.Context, held bool) (remote.Count, error) {
 	if c.statusURL != "" {
 		lbs = lbs[:1] // the page is the same from everywhere
 	}
-	all, err := Gather(ctx, lbs, func(ctx context.Context, lb *LB) (balancer.Connections, error) {
+	all, err := fleet.Gather(ctx, lbs, func(ctx context.Context, lb *fleet.LB) (balancer.Connections, error) {
 		if c.statusURL == "" && len(c.servers[lb]) == 0 {
 			return balancer.Connections{}, nil
 		}
@@ -54,16 +57,16 @@ func (lbCounter) Close() error { return nil }
 
 func (o *Operation) newCounter(m *row) backend.Counter {
 	set := m.plan.Settings
-	url := m.plan.fill(set.StatusURL)
+	url := m.plan.Fill(set.StatusURL)
 	switch {
-	case set.Counter == CounterStubStatus && set.statusOnBackend():
+	case set.Counter == spec.CounterStubStatus && set.StatusOnBackend():
 		return backend.StatusCounter{Host: m.Host, URL: url}
-	case set.Counter == CounterStubStatus:
+	case set.Counter == spec.CounterStubStatus:
 		return lbCounter{lbs: o.lbs.With(m.plan), statusURL: url}
-	case set.Counter == CounterLB, len(m.plan.Sockets) > 0:
-		c := lbCounter{lbs: o.lbs.With(m.plan), servers: map[*LB][]journal.Server{}}
+	case set.Counter == spec.CounterLB, len(m.plan.Sockets) > 0:
+		c := lbCounter{lbs: o.lbs.With(m.plan), servers: map[*fleet.LB][]journal.Server{}}
 		for _, lb := range c.lbs {
-			c.servers[lb] = o.whole.part(lb).serversOf(m.plan, func(balancer.Server) bool { return true })
+			c.servers[lb] = o.whole.part(lb).ServersOf(m.plan, func(balancer.Server) bool { return true })
 		}
 		return c
 	}
@@ -77,21 +80,21 @@ func (o *Operation) newCounter(m *row) backend.Counter {
 // check tries everything that the run will need and that the plan has not tried.
 // What is missing is one refusal that lists it all.
 func (o *Operation) check(ctx context.Context) error {
-	findings := slices.DeleteFunc(slices.Clone(o.plan.Findings), func(f Finding) bool { return f.Warning })
+	findings := slices.DeleteFunc(slices.Clone(o.plan.Findings), func(f spec.Finding) bool { return f.Warning })
 	o.checks = o.checkBackends(ctx)
 	findings = append(findings, failures(o.checks)...)
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
 	if len(findings) > 0 {
-		return refuse(findings...)
+		return spec.Refuse(findings...)
 	}
 	return nil
 }
 
 // checkBackends checks all backends, side by side.
-func (o *Operation) checkBackends(ctx context.Context) []Check {
-	checks := make([][]Check, len(o.whole.rows))
+func (o *Operation) checkBackends(ctx context.Context) []event.Check {
+	checks := make([][]event.Check, len(o.whole.rows))
 	var all sync.WaitGroup
 	for i, m := range o.whole.rows {
 		all.Go(func() { checks[i] = o.checkBackend(ctx, m) })
@@ -101,40 +104,40 @@ func (o *Operation) checkBackends(ctx context.Context) []Check {
 }
 
 // missing is what a check found, if it found an error.
-func missing(code string, err error) []Finding {
+func missing(code string, err error) []spec.Finding {
 	if err == nil {
 		return nil
 	}
-	return []Finding{{Code: code, Text: err.Error()}}
+	return []spec.Finding{{Code: code, Text: err.Error()}}
 }
 
 // checkBackend logs in, looks whether the service and the right to stop and
 // start it are there, and reads the counter once.
-func (o *Operation) checkBackend(ctx context.Context, m *row) []Check {
+func (o *Operation) checkBackend(ctx context.Context, m *row) []event.Check {
 	c := &checker{backend: m.Name}
-	set, spec := m.plan.Settings, o.plan.Spec
-	var broken CheckName
-	if spec.needs(set) {
+	set, sp := m.plan.Settings, o.plan.Spec
+	var broken event.CheckName
+	if sp.Needs(set) {
 		broken = o.login(ctx, m, c)
 	}
 	if set.Service != "" {
 		m.Service = remote.Service{Host: m.Host, Unit: set.Service}
-		c.try(broken, CheckUnit, func() (Seen, []Finding) {
+		c.try(broken, event.CheckUnit, func() (event.Seen, []spec.Finding) {
 			state, err := m.Service.State(ctx)
 			m.Active = err == nil && backend.Started(state)
 			if errors.Is(err, remote.ErrNoUnit) {
 				err = fmt.Errorf("%w\nhint: --service names a unit of the backend; systemctl list-unit-files there lists them", err)
 			}
-			return Seen{Service: &ServiceState{Unit: set.Service, Backend: m.Name, Active: state.Active}}, missing("service", err)
+			return event.Seen{Service: &event.ServiceState{Unit: set.Service, Backend: m.Name, Active: state.Active}}, missing("service", err)
 		})
 		// Both ways are needed: the way back is part of the way.
-		c.try(broken, CheckSudo, func() (Seen, []Finding) {
-			return Seen{User: m.Host.User()}, missing("sudo", m.Service.SudoCheck(ctx))
+		c.try(broken, event.CheckSudo, func() (event.Seen, []spec.Finding) {
+			return event.Seen{User: m.Host.User()}, missing("sudo", m.Service.SudoCheck(ctx))
 		})
 	}
-	if spec.Rollout.Reboot {
-		c.try(broken, CheckReboot, func() (Seen, []Finding) {
-			return Seen{User: m.Host.User()}, missing("sudo", remote.SudoCheck(ctx, m.Host, backend.RebootCommand...))
+	if sp.Rollout.Reboot {
+		c.try(broken, event.CheckReboot, func() (event.Seen, []spec.Finding) {
+			return event.Seen{User: m.Host.User()}, missing("sudo", remote.SudoCheck(ctx, m.Host, backend.RebootCommand...))
 		})
 	}
 	o.checkCounter(ctx, m, c, broken)
@@ -142,72 +145,72 @@ func (o *Operation) checkBackend(ctx context.Context, m *row) []Check {
 }
 
 // login connects to a backend, and tells what failed.
-func (o *Operation) login(ctx context.Context, m *row, c *checker) (broken CheckName) {
+func (o *Operation) login(ctx context.Context, m *row, c *checker) (broken event.CheckName) {
 	host, err := o.options.Connect.Backend(ctx, m.plan)
-	var f Finding
+	var f spec.Finding
 	if err != nil {
 		f = findingOf(err, "ssh")
-		if spec := o.plan.Spec; m.plan.Settings.Service == "" && !spec.Rollout.needsBackend() {
+		if sp := o.plan.Spec; m.plan.Settings.Service == "" && !sp.Rollout.NeedsBackend() {
 			f.Override = "--poll lb"
 		}
 	} else {
 		m.Host = host
 	}
-	if m.plan.Address == "" && m.plan.LB == ThisMachine && err == nil {
+	if m.plan.Address == "" && m.plan.LB == fleet.ThisMachine && err == nil {
 		return "" // no SSH
 	}
-	return c.reach([]CheckName{CheckSSH, CheckHostKey}, err, f, func(name CheckName) Seen {
-		if name == CheckSSH {
-			return Seen{Host: host.Name()}
+	return c.reach([]event.CheckName{event.CheckSSH, event.CheckHostKey}, err, f, func(name event.CheckName) event.Seen {
+		if name == event.CheckSSH {
+			return event.Seen{Host: host.Name()}
 		}
-		return Seen{}
+		return event.Seen{}
 	})
 }
 
 // checkCounter makes the counter, and reads it once.
-func (o *Operation) checkCounter(ctx context.Context, m *row, c *checker, broken CheckName) {
+func (o *Operation) checkCounter(ctx context.Context, m *row, c *checker, broken event.CheckName) {
 	set := m.plan.Settings
-	there := set.Counter == CounterSS && len(m.plan.Sockets) == 0
+	there := set.Counter == spec.CounterSS && len(m.plan.Sockets) == 0
 	if broken == "" && m.Host == nil && there {
 		return // an undrain that needs none
 	}
-	if !there && !(set.Counter == CounterStubStatus && set.statusOnBackend()) {
+	if !there && !(set.Counter == spec.CounterStubStatus && set.StatusOnBackend()) {
 		broken = "" // it is asked elsewhere
 	}
-	if broken == "" && m.plan.servers == 0 {
-		broken = CheckServer
+	if broken == "" && m.plan.Servers == 0 {
+		broken = event.CheckServer
 	}
 	if broken == "" {
 		m.Counter = o.newCounter(m)
 	}
-	if o.plan.Spec.Kind == Undrain {
+	if o.plan.Spec.Kind == spec.Undrain {
 		return // the counter is for a rollback alone
 	}
-	c.try(broken, CheckCounter, func() (Seen, []Finding) {
+	c.try(broken, event.CheckCounter, func() (event.Seen, []spec.Finding) {
 		first, err := m.Counter.Count(ctx)
 		if err != nil {
-			return Seen{}, missing("counter", fmt.Errorf("count the open connections with %s: %w", m.plan.counterText(), err))
+			return event.Seen{}, missing("counter", fmt.Errorf("count the open connections with %s: %w", m.plan.CounterText(), err))
 		}
-		return Seen{Counter: m.plan.counterText(), Open: &first.Open}, o.checkReach(ctx, m, first)
+		return event.Seen{Counter: m.plan.CounterText(), Open: &first.Open}, o.checkReach(ctx, m, first)
 	})
 }
 
 // checkReach finds a counter that looks at the wrong place: nothing listens on
 // the server's port on the backend, and yet the server answers. Its port is then
 // forwarded, and ss on the backend would count 0 for ever.
-func (o *Operation) checkReach(ctx context.Context, m *row, first remote.Count) []Finding {
-	if _, ok := m.Counter.(*remote.Counter); !ok || first.Open > 0 || len(m.plan.up) == 0 {
+func (o *Operation) checkReach(ctx context.Context, m *row, first remote.Count) []spec.Finding {
+	if _, ok := m.Counter.(*remote.Counter); !ok || first.Open > 0 || len(m.plan.UpPorts) == 0 {
 		return nil
 	}
-	listening, err := remote.Listening(ctx, m.Host, m.plan.up)
+	listening, err := remote.Listening(ctx, m.Host, m.plan.UpPorts)
 	if err != nil {
 		return missing("counter", fmt.Errorf("on %s: %w", m.Host.Name(), err))
 	}
 	i := slices.Index(listening, false)
-	if i < 0 || o.lbs.With(m.plan).Each(ctx, func(ctx context.Context, lb *LB) error { return o.whole.connect(ctx, lb, m.plan) }) != nil {
+	if i < 0 || o.lbs.With(m.plan).Each(ctx, func(ctx context.Context, lb *fleet.LB) error { return o.whole.connect(ctx, lb, m.plan) }) != nil {
 		return nil
 	}
-	return []Finding{{Code: "forwarded", Override: "--poll lb or --ssh-host", Text: fmt.Sprintf(
+	return []spec.Finding{{Code: "forwarded", Override: "--poll lb or --ssh-host", Text: fmt.Sprintf(
 		"%s answers, but on %s nothing listens on port %d: its connections cannot be counted there (a forwarded port, or another host?)",
-		strings.Join(m.plan.Targets, ", "), m.Host.Name(), m.plan.up[i])}}
+		strings.Join(m.plan.Targets, ", "), m.Host.Name(), m.plan.UpPorts[i])}}
 }

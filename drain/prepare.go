@@ -7,18 +7,22 @@ import (
 	"time"
 
 	"github.com/drainctl/drainctl/drain/balancer"
+	"github.com/drainctl/drainctl/drain/event"
+	"github.com/drainctl/drainctl/drain/fleet"
 	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/drain/plan"
+	"github.com/drainctl/drainctl/drain/spec"
 )
 
 // Options are what a run needs besides its spec.
 type Options struct {
-	Connect Connector
-	Emit    func(Event)
+	Connect fleet.Connector
+	Emit    func(event.Event)
 	// Ask asks the operator a question; nil: there is nobody to ask.
 	Ask func(ctx context.Context, question string) (yes bool, err error)
 	// Accept is asked about the plan before anything is touched, and after it was
 	// made: an error ends the run.
-	Accept func(*Plan) error
+	Accept func(*plan.Plan) error
 	// Version is drainctl's, for the history.
 	Version string
 
@@ -34,16 +38,16 @@ type bounds struct {
 // An Operation is a run that was prepared: planned, locked and checked.
 type Operation struct {
 	options Options
-	asked   Spec // as it was given
-	plan    *Plan
+	asked   spec.Spec // as it was given
+	plan    *plan.Plan
 	id      string
 	began   time.Time
-	lbs     Fleet
-	whole   *batch  // the table: all rows
-	steps   int     // that were begun
-	checks  []Check // of the backends
-	skipped []Skip  // by --only-if
-	result  *Result
+	lbs     fleet.Fleet
+	whole   *batch        // the table: all rows
+	steps   int           // that were begun
+	checks  []event.Check // of the backends
+	skipped []plan.Skip   // by --only-if
+	result  *event.Result
 
 	mu     sync.Mutex        // guards what follows
 	curves map[string]*curve // of the waits, by backend
@@ -51,35 +55,35 @@ type Operation struct {
 
 // Prepare plans a run, locks its backends and tries everything it will need.
 // Nothing is touched. The caller closes the operation.
-func Prepare(ctx context.Context, spec Spec, options Options) (o *Operation, err error) {
-	o = newOperation(spec, options)
-	if err := spec.check(); err != nil {
+func Prepare(ctx context.Context, sp spec.Spec, options Options) (o *Operation, err error) {
+	o = newOperation(sp, options)
+	if err := sp.Check(); err != nil {
 		return nil, err
 	}
 	defer func() {
 		if err != nil {
 			o.Close()
-			o, err = nil, beforeTouching(ctx, err)
+			o, err = nil, spec.BeforeTouching(ctx, err)
 		}
 	}()
-	if spec, err = o.connect(ctx, spec); err != nil {
+	if sp, err = o.connect(ctx, sp); err != nil {
 		return o, err
 	}
-	if spec, err = o.expand(ctx, spec); err != nil {
+	if sp, err = o.expand(ctx, sp); err != nil {
 		return o, err
 	}
 	// Once for what was mistyped, and once more when the locks are held: what
 	// another operator has done by then is in it.
-	reports, err := o.report(ctx, spec, false)
+	reports, err := o.report(ctx, sp, false)
 	if err != nil {
 		return o, err
 	}
-	o.plan = newPlan(spec, reports, false)
-	o.id, o.began = cmp.Or(spec.Continues, newID(reports)), time.Now()
-	if err := o.lbs.Lock(ctx, o.locks(), spec.Wait, o.emit); err != nil {
+	o.plan = plan.New(sp, reports, false)
+	o.id, o.began = cmp.Or(sp.Continues, newID(reports)), time.Now()
+	if err := o.lbs.Lock(ctx, o.locks(), sp.Wait, o.emit); err != nil {
 		return o, err
 	}
-	if o.plan, err = o.planAgain(ctx, spec); err != nil {
+	if o.plan, err = o.planAgain(ctx, sp); err != nil {
 		return o, err
 	}
 	if err := o.accept(); err != nil {
@@ -90,7 +94,7 @@ func Prepare(ctx context.Context, spec Spec, options Options) (o *Operation, err
 		return o, err
 	}
 	o.adopt(savedTable(o.plan.Spec, o.plan.LBs))
-	if spec.Kind != Run {
+	if sp.Kind != spec.Run {
 		return o, nil
 	}
 	return o, o.askOnlyIf(ctx)
@@ -98,28 +102,28 @@ func Prepare(ctx context.Context, spec Spec, options Options) (o *Operation, err
 
 // DryRun plans a run and no more. The plan's verdict is what a run would end
 // with, as far as can be known without root and without logging in to a backend.
-func DryRun(ctx context.Context, spec Spec, options Options) (*Plan, error) {
-	o := newOperation(spec, options)
-	if err := spec.check(); err != nil {
+func DryRun(ctx context.Context, sp spec.Spec, options Options) (*plan.Plan, error) {
+	o := newOperation(sp, options)
+	if err := sp.Check(); err != nil {
 		return nil, err
 	}
 	defer o.Close()
-	spec, err := o.connect(ctx, spec)
+	sp, err := o.connect(ctx, sp)
 	if err != nil {
-		return nil, beforeTouching(ctx, err)
+		return nil, spec.BeforeTouching(ctx, err)
 	}
-	if spec, err = o.expand(ctx, spec); err != nil {
-		return nil, beforeTouching(ctx, err)
+	if sp, err = o.expand(ctx, sp); err != nil {
+		return nil, spec.BeforeTouching(ctx, err)
 	}
-	reports, err := o.report(ctx, spec, true)
+	reports, err := o.report(ctx, sp, true)
 	if err == nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
 	if err == nil {
-		o.plan, err = o.planOf(ctx, spec, reports, true)
+		o.plan, err = o.planOf(ctx, sp, reports, true)
 	}
 	if err != nil {
-		return nil, beforeTouching(ctx, err)
+		return nil, spec.BeforeTouching(ctx, err)
 	}
 	return o.plan, o.accept()
 }
@@ -132,95 +136,95 @@ func (o *Operation) accept() error {
 }
 
 // newOperation is an operation that has reached nothing yet.
-func newOperation(spec Spec, options Options) *Operation {
+func newOperation(sp spec.Spec, options Options) *Operation {
 	if options.Emit == nil {
-		options.Emit = func(Event) {}
+		options.Emit = func(event.Event) {}
 	}
-	return &Operation{options: options, asked: spec, plan: &Plan{Spec: spec}, lbs: NewFleet(spec, options.Connect)}
+	return &Operation{options: options, asked: sp, plan: &plan.Plan{Spec: sp}, lbs: fleet.New(sp, options.Connect)}
 }
 
 // connect reaches the LBs. What an undrain takes over of the drain may say how
 // nginx is run on them.
-func (o *Operation) connect(ctx context.Context, spec Spec) (Spec, error) {
+func (o *Operation) connect(ctx context.Context, sp spec.Spec) (spec.Spec, error) {
 	var err error
-	if o.lbs, err = o.lbs.Open(ctx, spec, o.emit); err != nil || spec.Kind != Undrain {
-		return spec, err
+	if o.lbs, err = o.lbs.Open(ctx, sp, o.emit); err != nil || sp.Kind != spec.Undrain {
+		return sp, err
 	}
-	states, err := Gather(ctx, o.lbs, func(ctx context.Context, lb *LB) (callersState, error) {
+	states, err := fleet.Gather(ctx, o.lbs, func(ctx context.Context, lb *fleet.LB) (spec.CallersState, error) {
 		s, err := lb.State(ctx)
 		if err != nil {
 			// The plan says what that means.
-			return callersState{}, nil
+			return spec.CallersState{}, nil
 		}
-		return callersState{State: s, caller: lb.Caller()}, nil
+		return spec.CallersState{State: s, Caller: lb.Caller()}, nil
 	})
 	if err != nil {
-		return spec, err
+		return sp, err
 	}
-	full, err := spec.inherit(drainsOf(spec, states))
-	if err != nil || full.Nginx == spec.Nginx {
+	full, err := sp.Inherit(spec.DrainsOf(sp, states))
+	if err != nil || full.Nginx == sp.Nginx {
 		return full, err
 	}
-	o.plan = &Plan{Spec: full}
+	o.plan = &plan.Plan{Spec: full}
 	o.lbs.Close()
-	return full, o.lbs.Each(ctx, func(ctx context.Context, lb *LB) error { return lb.Open(ctx, full.Nginx) })
+	return full, o.lbs.Each(ctx, func(ctx context.Context, lb *fleet.LB) error { return lb.Open(ctx, full.Nginx) })
 }
 
 // report asks every LB.
-func (o *Operation) report(ctx context.Context, spec Spec, preflight bool) ([]LBPlan, error) {
-	reports, err := Gather(ctx, o.lbs, func(ctx context.Context, lb *LB) (LBPlan, error) {
-		q := query(spec)
+func (o *Operation) report(ctx context.Context, sp spec.Spec, preflight bool) ([]plan.LBPlan, error) {
+	reports, err := fleet.Gather(ctx, o.lbs, func(ctx context.Context, lb *fleet.LB) (plan.LBPlan, error) {
+		q := plan.Query(sp)
 		q.Preflight = preflight
 		return lb.Ask(ctx, q)
 	})
 	if err != nil {
 		return nil, err
 	}
-	return reports, missingEverywhere(spec, reports)
+	return reports, plan.MissingEverywhere(sp, reports)
 }
 
 // planAgain plans with the locks held. What an undrain takes over is read again.
-func (o *Operation) planAgain(ctx context.Context, spec Spec) (*Plan, error) {
-	reports, err := o.report(ctx, spec, true)
+func (o *Operation) planAgain(ctx context.Context, sp spec.Spec) (*plan.Plan, error) {
+	reports, err := o.report(ctx, sp, true)
 	if err != nil {
 		return nil, err
 	}
-	if spec.Kind == Undrain {
-		var states []callersState
+	if sp.Kind == spec.Undrain {
+		var states []spec.CallersState
 		for i, r := range reports {
-			states = append(states, callersState{State: r.Report.State, caller: o.lbs[i].Caller()})
+			states = append(states, spec.CallersState{State: r.Report.State, Caller: o.lbs[i].Caller()})
 		}
-		full, err := o.asked.inherit(drainsOf(o.asked, states))
+		full, err := o.asked.Inherit(spec.DrainsOf(o.asked, states))
 		if err != nil {
 			return nil, err
 		}
-		full.Nginx = spec.Nginx
-		spec = full
+		full.Nginx = sp.Nginx
+		sp = full
 	}
-	if spec.Continues != "" {
+	if sp.Continues != "" {
 		// Another operator may have continued it, or it was waited for. It may have
 		// begun, or not have ended, on some LBs alone.
 		states := make([]journal.State, len(reports))
 		for i, r := range reports {
 			states[i] = r.Report.State
 		}
-		if _, err := FindUnfinished(together(states), spec.Continues); err != nil {
+		if _, err := spec.FindUnfinished(spec.MergeStates(states), sp.Continues); err != nil {
 			return nil, err
 		}
 	}
-	return o.planOf(ctx, spec, reports, false)
+	return o.planOf(ctx, sp, reports, false)
 }
 
 // planOf is the plan of a spec and the LBs' reports.
-func (o *Operation) planOf(ctx context.Context, spec Spec, reports []LBPlan, dry bool) (*Plan, error) {
-	if spec.Kind != Run {
-		return newPlan(spec, reports, dry), nil
+func (o *Operation) planOf(ctx context.Context, sp spec.Spec, reports []plan.LBPlan, dry bool) (*plan.Plan, error) {
+	if sp.Kind != spec.Run {
+		return plan.New(sp, reports, dry), nil
 	}
-	return o.planRun(ctx, spec, reports, dry)
+	return o.planRun(ctx, sp, reports, dry)
 }
 
 // newID is an ID by the LBs' clocks: they compare it with these.
-func newID(reports []LBPlan) string {
+func newID(reports []plan.LBPlan) string {
 	latest, now := "", time.Time{}
 	for _, r := range reports {
 		latest = max(latest, r.Report.State.LastID)
@@ -236,14 +240,14 @@ func newID(reports []LBPlan) string {
 
 // locks asks for the locks of the plan's backends.
 func (o *Operation) locks() balancer.LockRequest {
-	spec := o.plan.Spec
+	sp := o.plan.Spec
 	r := balancer.LockRequest{Holder: journal.Holder{
-		ID: o.id, Kind: string(spec.Kind), Targets: spec.Targets, User: spec.User, Host: spec.Host, Reason: spec.Reason, Time: o.began,
+		ID: o.id, Kind: string(sp.Kind), Targets: sp.Targets, User: sp.User, Host: sp.Host, Reason: sp.Reason, Time: o.began,
 	}}
-	for _, text := range spec.Targets {
-		r.Backends = append(r.Backends, LockName(text))
+	for _, text := range sp.Targets {
+		r.Backends = append(r.Backends, fleet.LockName(text))
 	}
-	r.Backends = once(r.Backends)
+	r.Backends = plan.Once(r.Backends)
 	return r
 }
 
@@ -258,9 +262,9 @@ func (o *Operation) Close() {
 }
 
 // Plan is the plan that the operation was prepared with.
-func (o *Operation) Plan() *Plan { return o.plan }
+func (o *Operation) Plan() *plan.Plan { return o.plan }
 
 // reconnect makes connections that broke anew.
 func (o *Operation) reconnect(ctx context.Context) error {
-	return o.lbs.Each(ctx, func(ctx context.Context, lb *LB) error { return lb.Reconnect(ctx, o.locks()) })
+	return o.lbs.Each(ctx, func(ctx context.Context, lb *fleet.LB) error { return lb.Reconnect(ctx, o.locks()) })
 }

@@ -8,19 +8,23 @@ import (
 
 	"github.com/drainctl/drainctl/drain/backend"
 	"github.com/drainctl/drainctl/drain/balancer"
+	"github.com/drainctl/drainctl/drain/event"
 	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/drain/plan"
+	"github.com/drainctl/drainctl/drain/spec"
+	"github.com/drainctl/drainctl/drain/status"
 )
 
 // An ending is the input of resultOf: the table of an operation and the last report of each LB.
 type ending struct {
-	spec    Spec
+	spec    spec.Spec
 	id      string
 	rows    []*row
-	begun   bool     // false: it failed before its first step
-	err     error    // that ended the whole operation; nil: each row has its own end
-	lbs     []LBPlan // before the operation
-	seen    []seenLB // after it; none where nothing is changed
-	skipped []Skip
+	begun   bool          // false: it failed before its first step
+	err     error         // that ended the whole operation; nil: each row has its own end
+	lbs     []plan.LBPlan // before the operation
+	seen    []seenLB      // after it; none where nothing is changed
+	skipped []plan.Skip
 }
 
 // A seenLB is the last report of an LB, or the reason why there is none.
@@ -32,92 +36,92 @@ type seenLB struct {
 
 // resultOf computes the result of an operation: the exit code, the state that it left, and the next
 // commands. The error is the [Failure] of an operation that is not done. It is a pure function.
-func resultOf(e ending) (*Result, error) {
+func resultOf(e ending) (*event.Result, error) {
 	exit := e.exit()
-	r := &Result{Kind: e.spec.Kind, Targets: e.spec.Targets, ExitCode: exit, Result: e.outcome(exit), Findings: []Finding{}, Next: []Command{}, Skipped: e.skipped}
+	r := &event.Result{Kind: e.spec.Kind, Targets: e.spec.Targets, ExitCode: exit, Result: e.outcome(exit), Findings: []spec.Finding{}, Next: []spec.Command{}, Skipped: e.skipped}
 	r.Changed = e.changed()
-	r.AllDown = e.spec.Kind == Undrain
+	r.AllDown = e.spec.Kind == spec.Undrain
 	for _, lb := range e.lbs {
-		up, down := sides(lb.Report.Servers, e.spec.Kind)
-		r.StayDown = once(append(r.StayDown, names(down)...))
+		up, down := plan.Sides(lb.Report.Servers, e.spec.Kind)
+		r.StayDown = plan.Once(append(r.StayDown, plan.ServerNames(down)...))
 		r.AllDown = r.AllDown && len(up) == 0
 	}
-	if e.spec.Kind != Run {
+	if e.spec.Kind != spec.Run {
 		r.Targets = targetsOf(slices.DeleteFunc(slices.Clone(e.rows), func(r *row) bool { return r.end == skipped }))
 		if len(r.Targets) == 0 || !e.any(func(r *row) bool { return r.end == skipped }) {
 			r.Targets = e.spec.Targets // as they were typed
 		}
 	}
 	for _, row := range e.rows {
-		if e.spec.Kind == Run {
+		if e.spec.Kind == spec.Run {
 			switch {
 			case row.end == ended:
 				r.Done = append(r.Done, row.Name)
-			case row.end == "" && row.reached == waiting:
+			case row.end == "" && row.reached == plan.Waiting:
 				r.Untouched = append(r.Untouched, row.Name)
 			}
 		}
 		if row.standing(e.spec.Kind) && row.Service.Unit != "" {
-			r.Services = append(r.Services, ServiceStand{Unit: row.Service.Unit, Backend: row.Name, Touched: row.Touched})
+			r.Services = append(r.Services, spec.ServiceStand{Unit: row.Service.Unit, Backend: row.Name, Touched: row.Touched})
 		}
 	}
-	if exit == Done {
+	if exit == spec.Done {
 		return r, nil
 	}
 	err := e.error()
 	r.Error, r.GateClosed = err.Error(), errors.Is(e.err, errGate)
-	var refusal *Refusal
-	if errors.As(err, &refusal) && exit == Refused {
+	var refusal *spec.Refusal
+	if errors.As(err, &refusal) && exit == spec.Refused {
 		r.Findings = refusal.Findings
 	}
 	stands := e.stands(exit)
-	if stands.Standing == Changed {
+	if stands.Standing == spec.Changed {
 		stands.Services = r.Services
 	}
 	r.Stands = &stands
 	for _, row := range e.rows {
 		r.Log = append(r.Log, slices.Concat(row.why.Log, row.stuck.Log)...)
 	}
-	if e.spec.Kind == Run || !e.all(rolledBack) {
+	if e.spec.Kind == spec.Run || !e.all(rolledBack) {
 		r.Backends = e.backends()
 	}
-	if exit != Refused {
+	if exit != spec.Refused {
 		r.Next = append(r.Next, e.next(r)...)
 	}
-	return r, &Failure{Exit: r.ExitCode, Err: err, Stands: *r.Stands, Log: r.Log, Next: r.Next}
+	return r, &spec.Failure{Exit: r.ExitCode, Err: err, Stands: *r.Stands, Log: r.Log, Next: r.Next}
 }
 
 // exit returns the exit code.
-func (e ending) exit() Exit {
-	interrupted := errors.Is(e.err, ErrInterrupted)
+func (e ending) exit() spec.Exit {
+	interrupted := errors.Is(e.err, spec.ErrInterrupted)
 	late, failed := true, false // late: every failure was a timeout, also of an app that was stopped anyway
 	for _, r := range e.rows {
 		if r.why.Err != nil {
 			failed = true
 			late = late && r.why.Outcome == StepTimedOut
-			interrupted = interrupted || errors.Is(r.why.Err, ErrInterrupted)
+			interrupted = interrupted || errors.Is(r.why.Err, spec.ErrInterrupted)
 		}
 	}
 	switch {
 	case !e.begun:
 		if interrupted {
-			return Interrupted
+			return spec.Interrupted
 		}
-		return Failed
+		return spec.Failed
 	case e.any((*row).isPartial):
-		return Partial
+		return spec.Partial
 	case e.err == nil && !failed:
-		return Done
-	case interrupted && (e.spec.Kind == Run || e.all(rolledBack)):
-		return Interrupted
+		return spec.Done
+	case interrupted && (e.spec.Kind == spec.Run || e.all(rolledBack)):
+		return spec.Interrupted
 	case !e.changed() && e.refusal() != nil, !e.changed() && errors.Is(e.err, errGate):
-		return Refused
-	case e.spec.Kind == Run, !late && e.all(rolledBack):
-		return Failed
+		return spec.Refused
+	case e.spec.Kind == spec.Run, !late && e.all(rolledBack):
+		return spec.Failed
 	case !late:
-		return Partial
+		return spec.Partial
 	}
-	return TimedOut
+	return spec.TimedOut
 }
 
 func (e ending) any(is func(*row) bool) bool { return slices.ContainsFunc(e.rows, is) }
@@ -137,23 +141,23 @@ func (e ending) refusal() error {
 		errs = append(errs, r.why.Err)
 	}
 	for _, err := range errs {
-		var f *Failure
+		var f *spec.Failure
 		var refused *balancer.Error
 		switch {
-		case errors.As(err, &f) && f.Exit == Refused:
+		case errors.As(err, &f) && f.Exit == spec.Refused:
 			return f.Err
 		case balancer.CodeOf(err) == balancer.CodeRefused && errors.As(err, &refused):
-			return &Refusal{Findings: []Finding{{Code: string(refused.Code), Text: err.Error(), Override: refused.Override}}, cause: err}
+			return &spec.Refusal{Findings: []spec.Finding{{Code: string(refused.Code), Text: err.Error(), Override: refused.Override}}, Cause: err}
 		}
 	}
 	return nil
 }
 
 // outcome returns the result for the journal. A partial or not drained operation can be resumed.
-func (e ending) outcome(exit Exit) journal.Result {
+func (e ending) outcome(exit spec.Exit) journal.Result {
 	isDone := func(r *row) bool { return r.end == ended }
 	switch {
-	case exit == Done:
+	case exit == spec.Done:
 		return journal.ResultDone
 	case !e.begun && e.spec.Continues == "":
 		return journal.ResultRolledBack
@@ -163,7 +167,7 @@ func (e ending) outcome(exit Exit) journal.Result {
 		return journal.ResultPartial
 	case e.any(func(r *row) bool { return r.end == notDrained }):
 		return journal.ResultNotDrained
-	case e.spec.Kind == Run && e.any(func(r *row) bool { return r.end == ended || r.end == rolledBack }):
+	case e.spec.Kind == spec.Run && e.any(func(r *row) bool { return r.end == ended || r.end == rolledBack }):
 		return journal.ResultPartial
 	case e.any(isDone):
 		return journal.ResultDone
@@ -211,41 +215,41 @@ func (r *row) failure() error {
 	switch {
 	case r.stuck.Err == nil:
 		return r.why.Err
-	case errors.Is(r.stuck.Err, ErrInterrupted):
+	case errors.Is(r.stuck.Err, spec.ErrInterrupted):
 		return fmt.Errorf("%w; the rollback was interrupted too", r.why.Err)
 	}
 	return fmt.Errorf("%w; the rollback failed too: %w", r.why.Err, r.stuck.Err)
 }
 
 // backends returns the results of the rows for which a step failed.
-func (e ending) backends() (all []BackendResult) {
+func (e ending) backends() (all []event.BackendResult) {
 	results := map[End]journal.Result{ended: journal.ResultDone, rolledBack: journal.ResultRolledBack, notDrained: journal.ResultNotDrained, left: journal.ResultPartial}
 	for _, r := range e.rows {
 		if err := r.failure(); err != nil {
-			all = append(all, BackendResult{Backend: r.Name, Result: results[r.end], Error: err.Error()})
+			all = append(all, event.BackendResult{Backend: r.Name, Result: results[r.end], Error: err.Error()})
 		}
 	}
 	return all
 }
 
 // standing returns the state after the operation in a few words; empty if the operation is done.
-func (e ending) standing(exit Exit) Standing {
+func (e ending) standing(exit spec.Exit) spec.Standing {
 	switch {
-	case exit == Done:
+	case exit == spec.Done:
 		return ""
-	case !e.begun, exit == Refused:
-		return Untouched
-	case e.spec.Kind == Run && exit != Partial:
-		return AllBack
+	case !e.begun, exit == spec.Refused:
+		return spec.Untouched
+	case e.spec.Kind == spec.Run && exit != spec.Partial:
+		return spec.AllBack
 	case e.all(rolledBack):
-		return AsBefore
+		return spec.AsBefore
 	}
-	return Changed
+	return spec.Changed
 }
 
 // stands returns the state after the operation.
-func (e ending) stands(exit Exit) (s Stands) {
-	if s.Standing = e.standing(exit); s.Standing != Changed {
+func (e ending) stands(exit spec.Exit) (s spec.Stands) {
+	if s.Standing = e.standing(exit); s.Standing != spec.Changed {
 		return s
 	}
 	open, late := 0, false
@@ -265,7 +269,7 @@ func (e ending) stands(exit Exit) (s Stands) {
 }
 
 // standsOn returns the state of one LB.
-func (e ending) standsOn(lb LBPlan, seen seenLB) (all []LBStands) {
+func (e ending) standsOn(lb plan.LBPlan, seen seenLB) (all []spec.LBStands) {
 	var standing []*row
 	for _, r := range e.rows {
 		if r.standing(e.spec.Kind) {
@@ -273,10 +277,10 @@ func (e ending) standsOn(lb LBPlan, seen seenLB) (all []LBStands) {
 		}
 	}
 	if seen.err != nil {
-		return []LBStands{{LB: lb.LB, Servers: names(serversOf(lb, standing)), Down: e.spec.Kind != Undrain, Edited: e.changed(), Unknown: seen.err.Error()}}
+		return []spec.LBStands{{LB: lb.LB, Servers: plan.ServerNames(serversOf(lb, standing)), Down: e.spec.Kind != spec.Undrain, Edited: e.changed(), Unknown: seen.err.Error()}}
 	}
 	var down, unloaded []balancer.Server
-	for _, s := range serversOf(LBPlan{LB: lb.LB, Report: seen.report}, standing) {
+	for _, s := range serversOf(plan.LBPlan{LB: lb.LB, Report: seen.report}, standing) {
 		switch {
 		case s.Down:
 			down = append(down, s)
@@ -288,48 +292,48 @@ func (e ending) standsOn(lb LBPlan, seen seenLB) (all []LBStands) {
 		return slices.ContainsFunc(seen.report.State.MarksOn(s.Server), func(m journal.Mark) bool { return m.Operation == e.id })
 	})
 	if len(unloaded) > 0 {
-		all = append(all, LBStands{LB: lb.LB, Servers: names(unloaded), Edited: true})
+		all = append(all, spec.LBStands{LB: lb.LB, Servers: plan.ServerNames(unloaded), Edited: true})
 	}
 	if len(down) > 0 || len(all) == 0 {
-		all = append(all, LBStands{LB: lb.LB, Servers: names(down), Down: true, Edited: ours, Loaded: seen.loaded})
+		all = append(all, spec.LBStands{LB: lb.LB, Servers: plan.ServerNames(down), Down: true, Edited: ours, Loaded: seen.loaded})
 	}
 	return all
 }
 
 // undrain returns the command that puts targets back. It reads its settings from the journal.
-func (e ending) undrain(targets []string, reason string) []Command {
-	return undrainCommand(targets, e.spec.words(append([]string{"upstream"}, whereFlags...)...), e.despite(reason))
+func (e ending) undrain(targets []string, reason string) []spec.Command {
+	return status.UndrainCommand(targets, e.spec.Words(append([]string{"upstream"}, spec.WhereFlags...)...), e.despite(reason))
 }
 
 // resume returns the command that resumes the operation.
-func (e ending) resume(reason string) []Command {
-	return resumeCommand(e.id, e.spec.words(whereFlags...), e.despite(reason))
+func (e ending) resume(reason string) []spec.Command {
+	return status.ResumeCommand(e.id, e.spec.Words(spec.WhereFlags...), e.despite(reason))
 }
 
 // next returns the commands to type next. It offers a resume only if the journal has something to
 // resume.
-func (e ending) next(r *Result) (all []Command) {
-	resume := func(reason string) []Command {
+func (e ending) next(r *event.Result) (all []spec.Command) {
+	resume := func(reason string) []spec.Command {
 		if r.Result != journal.ResultPartial && r.Result != journal.ResultNotDrained {
 			return nil
 		}
 		return e.resume(reason)
 	}
-	var own []Command
+	var own []spec.Command
 	unwound := false // and that failed
 	for _, row := range e.rows {
 		unwound = unwound || row.stuck.Err != nil
 		own = append(own, slices.Concat(row.why.Next, row.stuck.Next)...)
 	}
 	switch {
-	case r.Stands.Standing == AsBefore, r.Stands.Standing == Untouched:
+	case r.Stands.Standing == spec.AsBefore, r.Stands.Standing == spec.Untouched:
 		return nil
-	case e.spec.Kind == Run:
+	case e.spec.Kind == spec.Run:
 		all = resume("continues")
 		var open []*row
 		for _, row := range e.rows {
 			if row.end == left {
-				all = append(all, e.undrain(row.plan.Targets, "puts "+nameOr(row.Name, "it")+" back")...)
+				all = append(all, e.undrain(row.plan.Targets, "puts "+status.NameOr(row.Name, "it")+" back")...)
 			} else if row.isPartial() {
 				open = append(open, row)
 			}
@@ -337,7 +341,7 @@ func (e ending) next(r *Result) (all []Command) {
 		if len(open) > 0 {
 			all = append(all, e.undrain(e.spec.Targets, "puts all of them back")...)
 		}
-	case unwound && e.spec.Kind != Undrain:
+	case unwound && e.spec.Kind != spec.Undrain:
 		all = append(e.undrain(e.spec.Targets, "puts it back"), resume("continues")...)
 	case e.any((*row).isPartial):
 		all = resume(map[bool]string{true: "continues", false: "waits again"}[unwound])
@@ -365,18 +369,18 @@ func (e ending) despite(reason string) string {
 const notBegun journal.Result = "not begun"
 
 // ResultOf returns the result of a command that ended before an operation began.
-func ResultOf(err error) *Result {
-	r := &Result{ExitCode: ExitOf(err), Result: journal.ResultDone, Findings: []Finding{}, Next: []Command{}}
+func ResultOf(err error) *event.Result {
+	r := &event.Result{ExitCode: spec.ExitOf(err), Result: journal.ResultDone, Findings: []spec.Finding{}, Next: []spec.Command{}}
 	if err == nil {
 		return r
 	}
 	r.Result, r.Error = notBegun, err.Error()
-	var f *Failure
+	var f *spec.Failure
 	if errors.As(err, &f) {
 		err, r.Stands, r.Log = f.Err, &f.Stands, f.Log
 		r.Next = append(r.Next, f.Next...)
 	}
-	var refusal *Refusal
+	var refusal *spec.Refusal
 	if errors.As(err, &refusal) {
 		r.Findings = refusal.Findings
 	}

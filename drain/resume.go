@@ -3,34 +3,36 @@ package drain
 import (
 	"context"
 
+	"github.com/drainctl/drainctl/drain/fleet"
 	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/drain/spec"
 )
 
 // Resumed is the spec that continues with an interrupted operation: name is its
 // ID or its target, or empty for the only one there is. spec has what is given
 // now.
-func Resumed(ctx context.Context, spec Spec, name string, c Connector) (Spec, error) {
-	all, err := AskAll(ctx, spec, c, func(ctx context.Context, lb *LB) (callersState, error) {
+func Resumed(ctx context.Context, sp spec.Spec, name string, c fleet.Connector) (spec.Spec, error) {
+	all, err := fleet.AskAll(ctx, sp, c, func(ctx context.Context, lb *fleet.LB) (spec.CallersState, error) {
 		s, err := lb.State(ctx)
-		return callersState{State: s, caller: lb.Caller()}, err
+		return spec.CallersState{State: s, Caller: lb.Caller()}, err
 	})
 	if err != nil {
-		return spec, beforeTouching(ctx, err)
+		return sp, spec.BeforeTouching(ctx, err)
 	}
 	states := make([]journal.State, len(all))
 	for i, s := range all {
 		states[i] = s.State
 	}
-	op, err := FindUnfinished(together(states), name)
+	op, err := spec.FindUnfinished(spec.MergeStates(states), name)
 	if err != nil {
-		return spec, err
+		return sp, err
 	}
 	foreign := false
 	for _, s := range all {
-		if err := s.checkResume(op.ID); err != nil {
-			return spec, err
+		if err := s.CheckResume(op.ID); err != nil {
+			return sp, err
 		}
-		foreign = foreign || s.isForeign(op.ID)
+		foreign = foreign || s.IsForeign(op.ID)
 	}
-	return spec.resume(recordedOperation{Operation: op, foreign: foreign})
+	return sp.Resume(spec.RecordedOperation{Operation: op, Foreign: foreign})
 }

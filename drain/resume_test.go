@@ -10,11 +10,15 @@ import (
 	"testing"
 	"time"
 
+	"github.com/drainctl/drainctl/drain/event"
 	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/drain/plan"
+	"github.com/drainctl/drainctl/drain/spec"
+	"github.com/drainctl/drainctl/drain/status"
 )
 
 // interrupted is an operation as the state has it, on a server of its own.
-func interrupted(id string, k Kind, target string, result journal.Result) journal.Operation {
+func interrupted(id string, k spec.Kind, target string, result journal.Result) journal.Operation {
 	return journal.Operation{ID: id, Kind: string(k), Targets: []string{target}, User: "ann", Host: "desk", Result: result,
 		Began: time.Date(2026, 5, 4, 12, 0, 0, 0, time.Local), Spec: json.RawMessage(`{}`),
 		Servers: []journal.Located{{Server: journal.Server{Module: "http", Upstream: "web", Address: target}}}}
@@ -22,12 +26,12 @@ func interrupted(id string, k Kind, target string, result journal.Result) journa
 
 func TestFindUnfinished(t *testing.T) {
 	const a, b = "20260504-120000.000-aaaa", "20260504-120001.000-bbbb"
-	one := []journal.Operation{interrupted(a, Drain, "10.0.0.1:80", "")}
-	two := append(slices.Clone(one), interrupted(b, Undrain, "10.0.0.2:80", journal.ResultPartial))
-	done := []journal.Operation{interrupted(a, Drain, "10.0.0.1:80", journal.ResultDone)}
-	left := []journal.Operation{interrupted(a, Drain, "10.0.0.1:80", journal.ResultNotDrained)}
-	continued := append(slices.Clone(one), interrupted(b, Drain, "10.0.0.1:80", journal.ResultDone))
-	again := append(slices.Clone(one), interrupted(b, Drain, "10.0.0.1:80", ""))
+	one := []journal.Operation{interrupted(a, spec.Drain, "10.0.0.1:80", "")}
+	two := append(slices.Clone(one), interrupted(b, spec.Undrain, "10.0.0.2:80", journal.ResultPartial))
+	done := []journal.Operation{interrupted(a, spec.Drain, "10.0.0.1:80", journal.ResultDone)}
+	left := []journal.Operation{interrupted(a, spec.Drain, "10.0.0.1:80", journal.ResultNotDrained)}
+	continued := append(slices.Clone(one), interrupted(b, spec.Drain, "10.0.0.1:80", journal.ResultDone))
+	again := append(slices.Clone(one), interrupted(b, spec.Drain, "10.0.0.1:80", ""))
 	for _, test := range []struct {
 		name string
 		ops  []journal.Operation
@@ -37,7 +41,7 @@ func TestFindUnfinished(t *testing.T) {
 		{"the only one", one, "", a},
 		{"by its ID", two, b, b},
 		{"by its target", two, "10.0.0.1:80", a},
-		{"by its target, written another way", []journal.Operation{interrupted(a, Drain, "LocalHost:80", "")}, "localhost:80", a},
+		{"by its target, written another way", []journal.Operation{interrupted(a, spec.Drain, "LocalHost:80", "")}, "localhost:80", a},
 		{"left by --on-timeout leave", left, "", a},
 		{"the latest on a server", again, "", b},
 		{"which of two", two, "", "2 operations were interrupted\nhint: name one by its ID: " + a + " (drain 10.0.0.1:80 by ann on desk, 2026-05-04 12:00:00), " + b},
@@ -47,12 +51,12 @@ func TestFindUnfinished(t *testing.T) {
 		{"none at all of that name", nil, a, "no operation " + a + " was interrupted, or another one has continued it"},
 		{"continued by another", continued, a, "no operation " + a + " was interrupted, or another one has continued it"},
 	} {
-		op, err := FindUnfinished(journal.State{Operations: test.ops}, test.ask)
+		op, err := spec.FindUnfinished(journal.State{Operations: test.ops}, test.ask)
 		switch {
 		case err == nil && op.ID != test.want:
 			t.Errorf("%s: %s, want %s", test.name, op.ID, test.want)
-		case err != nil && (ExitOf(err) != Usage || !strings.HasPrefix(err.Error(), test.want)):
-			t.Errorf("%s: exit %d, %v; want %s", test.name, ExitOf(err), err, test.want)
+		case err != nil && (spec.ExitOf(err) != spec.Usage || !strings.HasPrefix(err.Error(), test.want)):
+			t.Errorf("%s: exit %d, %v; want %s", test.name, spec.ExitOf(err), err, test.want)
 		}
 	}
 }
@@ -61,14 +65,14 @@ func TestFindUnfinished(t *testing.T) {
 func TestResumeOfWhatIsContinued(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	if _, err := r.broken(r.spec(Drain), faultBefore, "nginx -s reload"); err == nil {
+	if _, err := r.broken(r.spec(spec.Drain), faultBefore, "nginx -s reload"); err == nil {
 		t.Fatal("the run has not noticed that it is dead")
 	}
 	resumed, err := Resumed(t.Context(), r.spec(""), r.unit.addr, connector{r})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s := r.status(); s.State != StateInterrupted || s.Operation == nil || s.Operation.ID != resumed.Continues || s.Next[0].Words[1] != "resume" {
+	if s := r.status(); s.State != status.StateInterrupted || s.Operation == nil || s.Operation.ID != resumed.Continues || s.Next[0].Words[1] != "resume" {
 		t.Errorf("status %q, %+v", s.State, s.Next)
 	}
 	if _, err := r.run(resumed); err != nil || r.read() != r.drained() || r.unit.active() {
@@ -77,10 +81,10 @@ func TestResumeOfWhatIsContinued(t *testing.T) {
 	if s := r.state(); len(s.Operations) != 1 || s.Operations[0].ID != resumed.Continues || len(s.Marks) != 1 {
 		t.Errorf("left %s, %d marks", listOf(s.Operations), len(s.Marks))
 	}
-	if _, err := r.run(resumed); ExitOf(err) != Usage || !strings.Contains(err.Error(), "or another one has continued it") {
-		t.Errorf("resumed twice: exit %d, %v", ExitOf(err), err)
+	if _, err := r.run(resumed); spec.ExitOf(err) != spec.Usage || !strings.Contains(err.Error(), "or another one has continued it") {
+		t.Errorf("resumed twice: exit %d, %v", spec.ExitOf(err), err)
 	}
-	if _, err := r.run(r.spec(Undrain)); err != nil || r.read() != r.was || !r.unit.active() {
+	if _, err := r.run(r.spec(spec.Undrain)); err != nil || r.read() != r.was || !r.unit.active() {
 		t.Fatalf("undrain: %v", err)
 	}
 }
@@ -89,17 +93,17 @@ func TestResumeOfWhatIsContinued(t *testing.T) {
 func TestReadHistory(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	spec := r.spec(Drain)
-	spec.Reason = "new kernel"
-	if _, err := r.run(spec); err != nil {
+	sp := r.spec(spec.Drain)
+	sp.Reason = "new kernel"
+	if _, err := r.run(sp); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.broken(r.spec(Undrain), faultBefore, "call load"); err == nil {
+	if _, err := r.broken(r.spec(spec.Undrain), faultBefore, "call load"); err == nil {
 		t.Fatal("the run has not noticed that it is dead")
 	}
-	read := func() ([]HistoryEntry, []string) {
+	read := func() ([]status.HistoryEntry, []string) {
 		t.Helper()
-		entries, unreadable, err := ReadHistory(t.Context(), r.spec(""), connector{r})
+		entries, unreadable, err := status.ReadHistory(t.Context(), r.spec(""), connector{r})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -110,29 +114,29 @@ func TestReadHistory(t *testing.T) {
 		t.Fatalf("%d operations, unreadable %q", len(entries), unreadable)
 	}
 	drain, undrain := entries[0], entries[1]
-	if drain.Began.Kind != Drain || drain.Began.Reason != "new kernel" || drain.Began.User != "tester" || drain.Ended == nil || drain.Ended.Result != journal.ResultDone || drain.Ended.ExitCode != Done {
+	if drain.Began.Kind != spec.Drain || drain.Began.Reason != "new kernel" || drain.Began.User != "tester" || drain.Ended == nil || drain.Ended.Result != journal.ResultDone || drain.Ended.ExitCode != spec.Done {
 		t.Errorf("the drain is %+v, %+v", drain.Began, drain.Ended)
 	}
-	if undrain.Began.Kind != Undrain || undrain.Ended != nil {
+	if undrain.Began.Kind != spec.Undrain || undrain.Ended != nil {
 		t.Errorf("the undrain that crashed is %+v, %+v", undrain.Began, undrain.Ended)
 	}
-	events, unread, err := ReadOperation(t.Context(), r.spec(""), drain.ID, connector{r})
+	events, unread, err := status.ReadOperation(t.Context(), r.spec(""), drain.ID, connector{r})
 	if err != nil || unread != 0 {
 		t.Fatalf("%d unread, %v", unread, err)
 	}
-	var steps []StepName
+	var steps []plan.StepName
 	for _, e := range events {
 		if e.Head().Operation != drain.ID || e.Head().Time.IsZero() {
 			t.Errorf("an event of %q at %s", e.Head().Operation, e.Head().Time)
 		}
-		if s, ok := e.(*StepDone); ok {
+		if s, ok := e.(*event.StepDone); ok {
 			steps = append(steps, s.Step)
 		}
 	}
-	if !slices.Equal(steps, []StepName{StepMarkDown, StepWait, StepService}) {
+	if !slices.Equal(steps, []plan.StepName{plan.StepMarkDown, plan.StepWait, plan.StepService}) {
 		t.Errorf("the history has the steps %q", steps)
 	}
-	if _, _, err := ReadOperation(t.Context(), r.spec(""), "20260101-000000.000-aaaa", connector{r}); ExitOf(err) != Usage {
+	if _, _, err := status.ReadOperation(t.Context(), r.spec(""), "20260101-000000.000-aaaa", connector{r}); spec.ExitOf(err) != spec.Usage {
 		t.Errorf("an operation that never was: %v", err)
 	}
 
@@ -156,7 +160,7 @@ func TestReadHistory(t *testing.T) {
 	if len(entries) != 2 || entries[0].Truncated != 1 || len(unreadable) != 1 || !strings.Contains(unreadable[0], foreign) {
 		t.Errorf("%d operations, unreadable %q", len(entries), unreadable)
 	}
-	again, unread, err := ReadOperation(t.Context(), r.spec(""), drain.ID, connector{r})
+	again, unread, err := status.ReadOperation(t.Context(), r.spec(""), drain.ID, connector{r})
 	if err != nil || unread != 2 || len(again) != len(events) {
 		t.Errorf("%d events, %d unread, %v; want %d and 2", len(again), unread, err, len(events))
 	}
@@ -164,14 +168,14 @@ func TestReadHistory(t *testing.T) {
 
 // Each event is read back from the history as it was written.
 func TestEventsSurvive(t *testing.T) {
-	for _, e := range Events() {
+	for _, e := range event.All() {
 		name := e.Head().Event
-		e.Head().Step, e.Head().LB = StepWait, "lb1"
+		e.Head().Step, e.Head().LB = plan.StepWait, "lb1"
 		line, err := json.Marshal(e)
 		if err != nil {
 			t.Fatal(err)
 		}
-		back, err := ParseEvent(line)
+		back, err := event.Parse(line)
 		if err != nil || reflect.TypeOf(back) != reflect.TypeOf(e) {
 			t.Fatalf("%s came back as %T: %v", name, back, err)
 		}
@@ -180,7 +184,7 @@ func TestEventsSurvive(t *testing.T) {
 		}
 	}
 	for _, line := range []string{"", "{}", "[]", `{"event":"teleported"}`, `{"event":"step_done","changed":"x"}`} {
-		if e, err := ParseEvent([]byte(line)); err == nil {
+		if e, err := event.Parse([]byte(line)); err == nil {
 			t.Errorf("%q is the event %+v", line, e)
 		}
 	}

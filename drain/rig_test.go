@@ -18,7 +18,10 @@ import (
 	"time"
 
 	"github.com/drainctl/drainctl/drain/balancer"
+	"github.com/drainctl/drainctl/drain/event"
 	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/drain/plan"
+	"github.com/drainctl/drainctl/drain/spec"
 	"github.com/drainctl/drainctl/remote"
 )
 
@@ -232,14 +235,14 @@ func (r *rig) rewind(m moment) {
 }
 
 // spec asks for the rig's target.
-func (r *rig) spec(k Kind) Spec {
-	s := DefaultSpec(k)
+func (r *rig) spec(k spec.Kind) spec.Spec {
+	s := spec.Default(k)
 	s.Targets = []string{r.unit.addr}
-	s.Nginx = Nginx{Conf: r.conf, StateDir: r.stateDir()}
+	s.Nginx = spec.Nginx{Conf: r.conf, StateDir: r.stateDir()}
 	s.Given = []string{"nginx-conf", "state-dir"}
 	s.Timeout, s.HealthTimeout, s.ReloadTimeout, s.StopTimeout = patience, patience, patience, patience
 	s.User, s.Host = "tester", "rig"
-	if k == Drain {
+	if k == spec.Drain {
 		s.Service = "app"
 	}
 	return s
@@ -348,29 +351,29 @@ func (h systemdHost) Run(ctx context.Context, c remote.Command) (remote.Result, 
 // A connector reaches the rig, without faults.
 type connector struct{ r *rig }
 
-func (c connector) LB(_ context.Context, _ string, n Nginx) (balancer.Balancer, error) {
+func (c connector) LB(_ context.Context, _ string, n spec.Nginx) (balancer.Balancer, error) {
 	o, err := n.Options()
 	return balancer.NewLocal(o), err
 }
 
-func (c connector) Backend(context.Context, Backend) (remote.Host, error) {
+func (c connector) Backend(context.Context, plan.Backend) (remote.Host, error) {
 	return systemdHost{remote.Local(nil), c.r.unit}, nil
 }
 
 // told keeps the events of a run.
 type told struct {
 	mu     sync.Mutex
-	events []Event
+	events []event.Event
 }
 
-func (l *told) emit(e Event) {
+func (l *told) emit(e event.Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.events = append(l.events, e)
 }
 
 // eventsOf is the events of one type.
-func eventsOf[E Event](l *told) []E {
+func eventsOf[E event.Event](l *told) []E {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var all []E
@@ -385,37 +388,37 @@ func eventsOf[E Event](l *told) []E {
 // warnings is what an operator was warned of.
 func (l *told) warnings() string {
 	var texts []string
-	for _, w := range eventsOf[*Warning](l) {
+	for _, w := range eventsOf[*event.Warning](l) {
 		texts = append(texts, w.Text)
 	}
 	return strings.Join(texts, "\n")
 }
 
 // run does what the command line does: prepare and run.
-func run(hard, soft context.Context, spec Spec, o Options) error {
+func run(hard, soft context.Context, sp spec.Spec, o Options) error {
 	if o.Emit == nil {
-		o.Emit = func(Event) {}
+		o.Emit = func(event.Event) {}
 	}
 	defer checked(&o)()
-	op, err := Prepare(soft, spec, o)
+	op, err := Prepare(soft, sp, o)
 	if err != nil {
 		return err
 	}
 	defer op.Close()
 	err = op.Run(hard, soft)
-	valid(Stamp(op.Result()))
+	valid(event.Stamp(op.Result()))
 	return err
 }
 
 // run runs without faults.
-func (r *rig) run(spec Spec) (*told, error) {
+func (r *rig) run(sp spec.Spec) (*told, error) {
 	l := &told{}
 	ctx := context.Background()
-	return l, run(ctx, ctx, spec, Options{Connect: connector{r}, Emit: l.emit, bounds: shortBounds})
+	return l, run(ctx, ctx, sp, Options{Connect: connector{r}, Emit: l.emit, bounds: shortBounds})
 }
 
 // refusalsOf returns the findings that refuse a plan, each with what overrides it.
-func refusalsOf(p *Plan) (texts []string) {
+func refusalsOf(p *plan.Plan) (texts []string) {
 	for _, f := range p.Findings {
 		if !f.Warning {
 			texts = append(texts, f.Text+" | "+f.Override)

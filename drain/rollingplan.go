@@ -6,47 +6,50 @@ import (
 	"strings"
 
 	"github.com/drainctl/drainctl/drain/balancer"
+	"github.com/drainctl/drainctl/drain/fleet"
+	"github.com/drainctl/drainctl/drain/plan"
+	"github.com/drainctl/drainctl/drain/spec"
 )
 
 // expand names the backends of a rolling run whose operator named none: all of
 // the upstreams.
-func (o *Operation) expand(ctx context.Context, spec Spec) (Spec, error) {
-	if spec.Kind != Run || len(spec.Targets) > 0 {
-		return spec, nil
+func (o *Operation) expand(ctx context.Context, sp spec.Spec) (spec.Spec, error) {
+	if sp.Kind != spec.Run || len(sp.Targets) > 0 {
+		return sp, nil
 	}
-	reports, err := Gather(ctx, o.lbs, func(ctx context.Context, lb *LB) (LBPlan, error) {
-		return lb.Ask(ctx, balancer.Query{Upstreams: spec.Upstreams})
+	reports, err := fleet.Gather(ctx, o.lbs, func(ctx context.Context, lb *fleet.LB) (plan.LBPlan, error) {
+		return lb.Ask(ctx, balancer.Query{Upstreams: sp.Upstreams})
 	})
 	for _, lb := range reports {
 		if lb.Report == nil {
 			continue
 		}
 		for _, s := range lb.Report.Servers {
-			name := LockName(s.Address)
-			if slices.ContainsFunc(lb.Report.Servers, func(o balancer.Server) bool { return LockName(o.Address) == name && o.Address != s.Address }) {
+			name := fleet.LockName(s.Address)
+			if slices.ContainsFunc(lb.Report.Servers, func(o balancer.Server) bool { return fleet.LockName(o.Address) == name && o.Address != s.Address }) {
 				name = s.Address // each port may be an app of its own
 			}
-			spec.Targets = once(append(spec.Targets, name))
+			sp.Targets = plan.Once(append(sp.Targets, name))
 		}
 	}
-	if err == nil && len(spec.Targets) == 0 {
-		err = usage("upstream %s has no server", strings.Join(spec.Upstreams, ", "))
+	if err == nil && len(sp.Targets) == 0 {
+		err = spec.UsageError("upstream %s has no server", strings.Join(sp.Upstreams, ", "))
 	}
-	return spec, err
+	return sp, err
 }
 
 // planRun plans a rolling run: which backends are in it, in which batches, and
 // what the guards say of each batch while the others are up.
-func (o *Operation) planRun(ctx context.Context, spec Spec, reports []LBPlan, dry bool) (*Plan, error) {
-	whole := newPlan(spec, reports, dry)
-	skips, saved := notInPool(whole), savedTable(spec, reports)
-	p := whole.only(func(b Backend) bool {
-		return !slices.ContainsFunc(skips, func(s Skip) bool { return s.Backend == b.Name })
+func (o *Operation) planRun(ctx context.Context, sp spec.Spec, reports []plan.LBPlan, dry bool) (*plan.Plan, error) {
+	whole := plan.New(sp, reports, dry)
+	skips, saved := notInPool(whole), savedTable(sp, reports)
+	p := whole.Only(func(b plan.Backend) bool {
+		return !slices.ContainsFunc(skips, func(s plan.Skip) bool { return s.Backend == b.Name })
 	})
 	p.Skipped = skips
 	backends := slices.Clone(p.Backends)
 	// As the run takes them: what is out already comes first.
-	slices.SortStableFunc(backends, func(a, b Backend) int { return b.down - a.down })
+	slices.SortStableFunc(backends, func(a, b plan.Backend) int { return b.Down - a.Down })
 	var names []string
 	for _, b := range backends {
 		if r, ok := saved.row(b.Name); !ok || !r.isWorked() {
@@ -54,24 +57,24 @@ func (o *Operation) planRun(ctx context.Context, spec Spec, reports []LBPlan, dr
 		}
 	}
 	var err error
-	if p.Batches, err = batches(spec.Rollout, names); err != nil {
+	if p.Batches, err = batches(sp.Rollout, names); err != nil {
 		return nil, err
 	}
 	for _, lb := range p.LBs {
 		lb.Report.Diff = "" // of all batches at once
 	}
 	for i, batch := range p.Batches {
-		part := p.only(func(b Backend) bool { return slices.Contains(batch, b.Name) }).Spec
-		part.Kind = Drain
-		q := query(part)
+		part := p.Only(func(b plan.Backend) bool { return slices.Contains(batch, b.Name) }).Spec
+		part.Kind = spec.Drain
+		q := plan.Query(part)
 		q.Preflight = false
 		// What an earlier run has left down is back by then.
 		q.Returning = slices.DeleteFunc(slices.Clone(p.Spec.Targets), func(t string) bool { return slices.Contains(part.Targets, t) })
-		asked, err := Gather(ctx, o.lbs, func(ctx context.Context, lb *LB) (LBPlan, error) { return lb.Ask(ctx, q) })
+		asked, err := fleet.Gather(ctx, o.lbs, func(ctx context.Context, lb *fleet.LB) (plan.LBPlan, error) { return lb.Ask(ctx, q) })
 		if err != nil {
 			return nil, err
 		}
-		planned := newPlan(part, asked, dry)
+		planned := plan.New(part, asked, dry)
 		for _, d := range planned.Diffs() {
 			d.Batch = i + 1
 			p.BatchDiffs = append(p.BatchDiffs, d)
@@ -82,22 +85,22 @@ func (o *Operation) planRun(ctx context.Context, spec Spec, reports []LBPlan, dr
 			}
 		}
 	}
-	p.ExitCode = ExitOf(p.Verdict())
+	p.ExitCode = spec.ExitOf(p.Verdict())
 	return p, nil
 }
 
 // notInPool is the backends that somebody has taken out of the pool, but for those
 // that the run that is continued has.
-func notInPool(p *Plan) (skips []Skip) {
+func notInPool(p *plan.Plan) (skips []plan.Skip) {
 	for _, b := range p.Backends {
-		if !b.out() {
+		if !b.IsOut() {
 			continue
 		}
 		reason, ours := "it is marked down outside drainctl", false
 		for _, lb := range p.LBs {
 			op, resumes := continued(p.Spec, lb)
 			for _, m := range lb.Report.State.Marks {
-				if !matches(b.targets(), m.Address) {
+				if !spec.Matches(b.ParsedTargets(), m.Address) {
 					continue
 				}
 				ours = ours || resumes && m.Operation == op.ID
@@ -107,17 +110,17 @@ func notInPool(p *Plan) (skips []Skip) {
 			}
 		}
 		if !ours {
-			skips = append(skips, Skip{Backend: b.Name, Reason: reason})
+			skips = append(skips, plan.Skip{Backend: b.Name, Reason: reason})
 		}
 	}
 	return skips
 }
 
 // batches shares backends out.
-func batches[T any](r Rollout, backends []T) (all [][]T, err error) {
-	size, err := BatchSize(r.Batch, len(backends))
+func batches[T any](r spec.Rollout, backends []T) (all [][]T, err error) {
+	size, err := spec.BatchSize(r.Batch, len(backends))
 	if err != nil {
-		return nil, usage("--batch %w", err)
+		return nil, spec.UsageError("--batch %w", err)
 	}
 	if r.Canary && len(backends) > 1 {
 		all, backends = append(all, backends[:1]), backends[1:]

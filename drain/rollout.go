@@ -10,6 +10,10 @@ import (
 	"time"
 
 	"github.com/drainctl/drainctl/drain/balancer"
+	"github.com/drainctl/drainctl/drain/event"
+	"github.com/drainctl/drainctl/drain/fleet"
+	"github.com/drainctl/drainctl/drain/plan"
+	"github.com/drainctl/drainctl/drain/spec"
 )
 
 // errGate says that a gate is closed: no further batch begins.
@@ -29,19 +33,19 @@ func (o *Operation) roll(hard, soft context.Context) error {
 
 // rollBatches takes one batch after the other. The last one is still marked down when it returns.
 func (o *Operation) rollBatches(hard, soft context.Context) error {
-	spec := o.plan.Spec.Rollout
+	sp := o.plan.Spec.Rollout
 	// An earlier process did the work on these, and may not have seen them healthy.
-	worked := o.whole.where(func(r *row) bool { return r.isOpen() && r.phase >= starting })
+	worked := o.whole.where(func(r *row) bool { return r.isOpen() && r.phase >= plan.Starting })
 	if err := o.makeHealthy(hard, worked); err != nil {
 		return err
 	}
 	if err := o.checkFailures(); err != nil {
 		return err
 	}
-	todo := o.whole.where(func(r *row) bool { return r.isOpen() && r.phase == waiting }).rows
+	todo := o.whole.where(func(r *row) bool { return r.isOpen() && r.phase == plan.Waiting }).rows
 	// What is out already comes first.
-	slices.SortStableFunc(todo, func(a, b *row) int { return b.plan.down - a.plan.down })
-	all, err := batches(spec, todo)
+	slices.SortStableFunc(todo, func(a, b *row) int { return b.plan.Down - a.plan.Down })
+	all, err := batches(sp, todo)
 	if err != nil {
 		return err
 	}
@@ -49,14 +53,14 @@ func (o *Operation) rollBatches(hard, soft context.Context) error {
 		if err := o.ready(soft); err != nil {
 			return err
 		}
-		o.emit(&BatchStarted{Number: i + 1, Of: len(all), Backends: namesOf(rows)})
+		o.emit(&event.BatchStarted{Number: i + 1, Of: len(all), Backends: namesOf(rows)})
 		if err := o.rollBatch(hard, soft, rows); err != nil {
 			return err
 		}
 		if err := o.checkFailures(); err != nil {
 			return err
 		}
-		if i+1 < len(all) && (spec.Pause > 0 || spec.Canary && i == 0) {
+		if i+1 < len(all) && (sp.Pause > 0 || sp.Canary && i == 0) {
 			if err := o.pause(hard, soft, i); err != nil {
 				return err
 			}
@@ -79,16 +83,16 @@ func (o *Operation) ready(soft context.Context) error {
 	if soft.Err() != nil {
 		return context.Cause(soft)
 	}
-	spec := o.plan.Spec.Rollout
-	if err := o.awaitGenerations(soft, spec.MaxGenerations); err != nil {
+	sp := o.plan.Spec.Rollout
+	if err := o.awaitGenerations(soft, sp.MaxGenerations); err != nil {
 		return err
 	}
-	if spec.Gate == "" {
+	if sp.Gate == "" {
 		return nil
 	}
-	code, err := o.runHere(soft, splitWords(spec.Gate), Backend{}, StepName("gate"))
+	code, err := o.runHere(soft, splitWords(sp.Gate), plan.Backend{}, plan.StepName("gate"))
 	if err == nil && code != 0 {
-		err = fmt.Errorf("%w: %s ended with exit status %d", errGate, spec.Gate, code)
+		err = fmt.Errorf("%w: %s ended with exit status %d", errGate, sp.Gate, code)
 	}
 	return err
 }
@@ -99,7 +103,7 @@ const generationsInterval = 500 * time.Millisecond
 // awaitGenerations waits until no LB has more earlier generations than limit.
 func (o *Operation) awaitGenerations(ctx context.Context, limit *int) error {
 	for told := false; limit != nil; told = true {
-		seen, err := Gather(ctx, o.lbs, func(ctx context.Context, lb *LB) (balancer.Watched, error) {
+		seen, err := fleet.Gather(ctx, o.lbs, func(ctx context.Context, lb *fleet.LB) (balancer.Watched, error) {
 			return lb.Watch(ctx, balancer.WatchRequest{Generation: true})
 		})
 		if err != nil {
@@ -108,7 +112,7 @@ func (o *Operation) awaitGenerations(ctx context.Context, limit *int) error {
 		most := 0
 		for i, w := range seen {
 			if most = max(most, w.Generation.Earlier); !told && w.Generation.Earlier > *limit {
-				o.emit(&GenerationsAwaited{Header: Header{LB: o.lbs[i].Name}, Generation: *w.Generation, Limit: *limit})
+				o.emit(&event.GenerationsAwaited{Header: event.Header{LB: o.lbs[i].Name}, Generation: *w.Generation, Limit: *limit})
 			}
 		}
 		if most <= *limit {
@@ -128,8 +132,8 @@ func (o *Operation) rollBatch(hard, soft context.Context, rows []*row) error {
 	if err != nil {
 		return err
 	}
-	path := o.plan.path()
-	out := slices.Index(path, working) + 1
+	path := o.plan.Path()
+	out := slices.Index(path, plan.Working) + 1
 	if b, err = o.walk(hard, soft, b, path[:out]); err != nil || len(b.rows) == 0 {
 		return err
 	}
@@ -142,10 +146,10 @@ func (o *Operation) makeHealthy(hard context.Context, b *batch) error {
 	if len(b.rows) == 0 {
 		return nil
 	}
-	path := o.plan.path()
-	rest, err := o.walk(hard, hard, b, path[slices.Index(path, working)+1:len(path)-1])
+	path := o.plan.Path()
+	rest, err := o.walk(hard, hard, b, path[slices.Index(path, plan.Working)+1:len(path)-1])
 	for _, r := range rest.rows {
-		r.phase, r.reached = clearing, clearing
+		r.phase, r.reached = plan.Clearing, plan.Clearing
 	}
 	return err
 }
@@ -153,9 +157,9 @@ func (o *Operation) makeHealthy(hard context.Context, b *batch) error {
 // planBatch plans the edit that takes some backends out while others return, and asks the guards.
 func (o *Operation) planBatch(ctx context.Context, rows []*row) (*batch, error) {
 	b := o.whole.only(rows)
-	lbs, err := Gather(ctx, o.lbs, func(ctx context.Context, lb *LB) (LBPlan, error) {
+	lbs, err := fleet.Gather(ctx, o.lbs, func(ctx context.Context, lb *fleet.LB) (plan.LBPlan, error) {
 		if err := lb.Reconnect(ctx, o.locks()); err != nil {
-			return LBPlan{}, err
+			return plan.LBPlan{}, err
 		}
 		return b.plan(ctx, lb)
 	})
@@ -166,18 +170,18 @@ func (o *Operation) planBatch(ctx context.Context, rows []*row) (*batch, error) 
 	for i, part := range lbs {
 		o.learn(i, part)
 	}
-	return b, newPlan(b.spec(), lbs, false).Verdict()
+	return b, plan.New(b.spec(), lbs, false).Verdict()
 }
 
 // pause puts the batch back, with a reload of its own, and waits, or asks, before the next one.
 func (o *Operation) pause(hard, soft context.Context, i int) error {
-	spec := o.plan.Spec.Rollout
+	sp := o.plan.Spec.Rollout
 	if err := o.putBack(hard); err != nil {
 		return err
 	}
-	wait := spec.Pause
-	if spec.Canary && i == 0 {
-		if o.options.Ask != nil && spec.CanaryWait == 0 {
+	wait := sp.Pause
+	if sp.Canary && i == 0 {
+		if o.options.Ask != nil && sp.CanaryWait == 0 {
 			done := o.whole.where(func(r *row) bool { return r.end == ended }).rows
 			yes, err := o.options.Ask(soft, fmt.Sprintf("%s is done and back in the pool; go on with the rest?", strings.Join(namesOf(done), ", ")))
 			if err == nil && !yes {
@@ -185,15 +189,15 @@ func (o *Operation) pause(hard, soft context.Context, i int) error {
 			}
 			return err
 		}
-		wait = max(wait, spec.CanaryWait)
+		wait = max(wait, sp.CanaryWait)
 	}
-	o.emit(&Paused{For: InSeconds(wait)})
+	o.emit(&event.Paused{For: spec.InSeconds(wait)})
 	return sleep(soft, wait)
 }
 
 // putBack clears the marks of the healthy backends, on as many LBs as possible.
 func (o *Operation) putBack(hard context.Context) error {
-	rest, err := o.walk(hard, hard, o.whole.only(o.returning()), []Phase{clearing})
+	rest, err := o.walk(hard, hard, o.whole.only(o.returning()), []plan.Phase{plan.Clearing})
 	for _, r := range rest.rows {
 		r.end = ended
 	}

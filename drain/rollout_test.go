@@ -14,7 +14,10 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/drainctl/drainctl/drain/event"
 	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/drain/plan"
+	"github.com/drainctl/drainctl/drain/spec"
 )
 
 // worked makes sure how often each backend was worked on.
@@ -28,7 +31,7 @@ func (p *pool) worked(want ...int) {
 }
 
 // ended makes sure how a run ended.
-func (o outcome) ended(t *testing.T, exit Exit, s Standing, says string) {
+func (o outcome) ended(t *testing.T, exit spec.Exit, s spec.Standing, says string) {
 	t.Helper()
 	if o.exit != exit || o.stands().Standing != s || !strings.Contains(fmt.Sprint(o.err), says) {
 		t.Errorf("exit %d, %q: %v; want exit %d, %q and %q", o.exit, o.stands().Standing, o.err, exit, s, says)
@@ -38,7 +41,7 @@ func (o outcome) ended(t *testing.T, exit Exit, s Standing, says string) {
 // putBack undrains all of it, and makes sure that this is enough.
 func (p *pool) putBack() {
 	p.t.Helper()
-	if out := p.run(p.spec(Undrain)); out.exit != Done {
+	if out := p.run(p.spec(spec.Undrain)); out.exit != spec.Done {
 		p.t.Errorf("undrain: exit %d: %v", out.exit, out.err)
 	}
 	p.whole()
@@ -54,23 +57,23 @@ func (p *pool) putBack() {
 func TestRolloutReloads(t *testing.T) {
 	for _, test := range []struct {
 		name    string
-		change  func(*Rollout)
+		change  func(*spec.Rollout)
 		reloads int
 	}{
-		{"three batches", func(*Rollout) {}, 4},
-		{"two batches", func(r *Rollout) { r.Batch = "2" }, 3},
-		{"a percentage", func(r *Rollout) { r.Batch = "67%" }, 3},
-		{"a small percentage", func(r *Rollout) { r.Batch = "1%" }, 4},
-		{"with a pause", func(r *Rollout) { r.Pause = time.Millisecond }, 6},
-		{"with a canary", func(r *Rollout) { r.Canary, r.CanaryWait = true, time.Millisecond }, 5},
-		{"a canary, and the rest at once", func(r *Rollout) { r.Canary, r.CanaryWait, r.Batch = true, time.Millisecond, "2" }, 4},
+		{"three batches", func(*spec.Rollout) {}, 4},
+		{"two batches", func(r *spec.Rollout) { r.Batch = "2" }, 3},
+		{"a percentage", func(r *spec.Rollout) { r.Batch = "67%" }, 3},
+		{"a small percentage", func(r *spec.Rollout) { r.Batch = "1%" }, 4},
+		{"with a pause", func(r *spec.Rollout) { r.Pause = time.Millisecond }, 6},
+		{"with a canary", func(r *spec.Rollout) { r.Canary, r.CanaryWait = true, time.Millisecond }, 5},
+		{"a canary, and the rest at once", func(r *spec.Rollout) { r.Canary, r.CanaryWait, r.Batch = true, time.Millisecond, "2" }, 4},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			p := newPool(t, 2)
-			spec := p.spec(Run)
-			test.change(&spec.Rollout)
-			out := p.run(spec)
-			out.ended(t, Done, "", "")
+			sp := p.spec(spec.Run)
+			test.change(&sp.Rollout)
+			out := p.run(sp)
+			out.ended(t, spec.Done, "", "")
 			for _, lb := range p.lbs {
 				if lb.reloads != test.reloads {
 					t.Errorf("%s was reloaded %d times, want %d", lb.name, lb.reloads, test.reloads)
@@ -96,13 +99,13 @@ func TestRolloutOfWhatNotEveryLBHas(t *testing.T) {
 			t.Run(fmt.Sprintf("lacks %d, has one %t", lacks, alone), func(t *testing.T) {
 				t.Parallel()
 				p := newPool(t, 2)
-				spec, lb := p.spec(Run), p.lbs[1]
+				sp, lb := p.spec(spec.Run), p.lbs[1]
 				lb.lines = slices.Delete(lb.lines, lacks, lacks+1)
 				if alone {
 					p.apps = append(p.apps, &poolApp{pool: p, name: "192.168.1.99", active: true})
 					lb.lines = append(lb.lines[:1], poolLine{address: "192.168.1.99:8080", serving: true})
 				}
-				p.run(spec).ended(t, Done, "", "")
+				p.run(sp).ended(t, spec.Done, "", "")
 				for _, lb := range p.lbs {
 					for _, l := range lb.lines {
 						if l.down || !l.serving {
@@ -121,14 +124,14 @@ func TestRolloutOfWhatNotEveryLBHas(t *testing.T) {
 // TestRolloutGuards: a batch that leaves too few is refused, and nothing is touched.
 func TestRolloutGuards(t *testing.T) {
 	p := newPool(t, 2)
-	spec := p.spec(Run)
-	spec.Rollout.Batch = "100%"
-	out := p.run(spec)
-	out.ended(t, Refused, Untouched, "would have no live server left")
+	sp := p.spec(spec.Run)
+	sp.Rollout.Batch = "100%"
+	out := p.run(sp)
+	out.ended(t, spec.Refused, spec.Untouched, "would have no live server left")
 	p.whole()
 	p.worked(0, 0, 0)
-	spec.Rollout.Batch, spec.MinUp = "2", 2
-	p.run(spec).ended(t, Refused, Untouched, "fewer than 2")
+	sp.Rollout.Batch, sp.MinUp = "2", 2
+	p.run(sp).ended(t, spec.Refused, spec.Untouched, "fewer than 2")
 	if n := p.lbs[0].reloads; n != 0 {
 		t.Errorf("%d reloads", n)
 	}
@@ -140,34 +143,34 @@ func TestRolloutWorkFails(t *testing.T) {
 	for _, test := range []struct {
 		name   string
 		breaks func(*poolApp)
-		change func(*Spec) // the limits of the one that fails alone are short
-		exit   Exit
-		stands Standing
+		change func(*spec.Spec) // the limits of the one that fails alone are short
+		exit   spec.Exit
+		stands spec.Standing
 		says   string
 		out    bool  // the one that fails stays out
 		works  []int // of each
 		done   int
 	}{
-		{"leave", func(a *poolApp) { a.noBoot = true }, func(*Spec) {}, Partial, Changed, "reboot", true, []int{1, 0, 0}, 1},
-		{"undrain", func(a *poolApp) { a.noBoot = true }, func(s *Spec) { s.Rollout.OnFailure = FailureUndrain }, Failed, AllBack, "reboot", false, []int{1, 0, 0}, 1},
-		{"leave, and go on", func(a *poolApp) { a.noBoot = true }, func(s *Spec) { s.Rollout.MaxFailures = 1 }, Partial, Changed, "reboot", true, []int{1, 0, 1}, 2},
-		{"undrain, and go on", func(a *poolApp) { a.noBoot = true }, func(s *Spec) { s.Rollout.MaxFailures, s.Rollout.OnFailure = 1, FailureUndrain }, Failed, AllBack, "reboot", false, []int{1, 0, 1}, 2},
-		{"in a batch with one that does not", func(a *poolApp) { a.noBoot = true }, func(s *Spec) { s.Rollout.Batch = "2" }, Partial, Changed, "reboot", true, []int{1, 0, 0}, 1},
-		{"does not come up", func(a *poolApp) { a.noStart = true }, func(s *Spec) { s.Rollout.MaxFailures = 1 }, Partial, Changed, "systemctl start", true, []int{1, 1, 1}, 2},
-		{"is sick", func(a *poolApp) { a.sick = true }, func(*Spec) {}, Partial, Changed, "not healthy", true, []int{1, 1, 0}, 1},
-		{"cannot be stopped", func(a *poolApp) { a.noStop = true }, func(*Spec) {}, Failed, AllBack, "systemctl stop", false, []int{1, 0, 0}, 1},
-		{"is not drained", func(a *poolApp) { a.open = 1 }, func(*Spec) {}, Failed, AllBack, "not drained", false, []int{1, 0, 0}, 1},
-		{"is not drained, and go on", func(a *poolApp) { a.open = 1 }, func(s *Spec) { s.Rollout.MaxFailures = 1 }, Failed, AllBack, "not drained", false, []int{1, 0, 1}, 2},
+		{"leave", func(a *poolApp) { a.noBoot = true }, func(*spec.Spec) {}, spec.Partial, spec.Changed, "reboot", true, []int{1, 0, 0}, 1},
+		{"undrain", func(a *poolApp) { a.noBoot = true }, func(s *spec.Spec) { s.Rollout.OnFailure = spec.FailureUndrain }, spec.Failed, spec.AllBack, "reboot", false, []int{1, 0, 0}, 1},
+		{"leave, and go on", func(a *poolApp) { a.noBoot = true }, func(s *spec.Spec) { s.Rollout.MaxFailures = 1 }, spec.Partial, spec.Changed, "reboot", true, []int{1, 0, 1}, 2},
+		{"undrain, and go on", func(a *poolApp) { a.noBoot = true }, func(s *spec.Spec) { s.Rollout.MaxFailures, s.Rollout.OnFailure = 1, spec.FailureUndrain }, spec.Failed, spec.AllBack, "reboot", false, []int{1, 0, 1}, 2},
+		{"in a batch with one that does not", func(a *poolApp) { a.noBoot = true }, func(s *spec.Spec) { s.Rollout.Batch = "2" }, spec.Partial, spec.Changed, "reboot", true, []int{1, 0, 0}, 1},
+		{"does not come up", func(a *poolApp) { a.noStart = true }, func(s *spec.Spec) { s.Rollout.MaxFailures = 1 }, spec.Partial, spec.Changed, "systemctl start", true, []int{1, 1, 1}, 2},
+		{"is sick", func(a *poolApp) { a.sick = true }, func(*spec.Spec) {}, spec.Partial, spec.Changed, "not healthy", true, []int{1, 1, 0}, 1},
+		{"cannot be stopped", func(a *poolApp) { a.noStop = true }, func(*spec.Spec) {}, spec.Failed, spec.AllBack, "systemctl stop", false, []int{1, 0, 0}, 1},
+		{"is not drained", func(a *poolApp) { a.open = 1 }, func(*spec.Spec) {}, spec.Failed, spec.AllBack, "not drained", false, []int{1, 0, 0}, 1},
+		{"is not drained, and go on", func(a *poolApp) { a.open = 1 }, func(s *spec.Spec) { s.Rollout.MaxFailures = 1 }, spec.Failed, spec.AllBack, "not drained", false, []int{1, 0, 1}, 2},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			p := newPool(t, 2)
 			ill := p.apps[1]
 			test.breaks(ill)
-			spec := p.spec(Run)
-			test.change(&spec)
-			shortenLimits(t, &spec, ill)
-			out := p.run(spec)
+			sp := p.spec(spec.Run)
+			test.change(&sp)
+			shortenLimits(t, &sp, ill)
+			out := p.run(sp)
 			out.ended(t, test.exit, test.stands, test.says)
 			p.worked(test.works...)
 			if len(out.result.Done) != test.done || len(out.result.Done)+len(out.result.Untouched)+1 != 3 {
@@ -190,7 +193,7 @@ func TestRolloutWorkFails(t *testing.T) {
 			// What is done is not done again, the rest is, with as much time as it takes.
 			again := p.resumes()
 			again.PerBackend = nil
-			p.run(again).ended(t, Done, "", "")
+			p.run(again).ended(t, spec.Done, "", "")
 			p.whole()
 			for i, a := range p.apps {
 				if a.works < 1 || test.works[i] == 1 && slices.Contains(out.result.Done, a.name) && a.works != 1 {
@@ -208,8 +211,8 @@ func TestRolloutAwaitsGenerations(t *testing.T) {
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
 			t.Parallel()
 			p := newPool(t, 2)
-			spec, limit := p.spec(Run), 1
-			spec.Targets, spec.Rollout.MaxGenerations = spec.Targets[:1], &limit
+			sp, limit := p.spec(spec.Run), 1
+			sp.Targets, sp.Rollout.MaxGenerations = sp.Targets[:1], &limit
 			slow := p.lbs[i]
 			slow.earlier = limit + 1
 			looks := 0
@@ -225,9 +228,9 @@ func TestRolloutAwaitsGenerations(t *testing.T) {
 					}
 				}
 			}
-			out := p.run(spec)
-			out.ended(t, Done, "", "")
-			if told := eventsOf[*GenerationsAwaited](out.told); len(told) != 1 || told[0].LB != slow.name {
+			out := p.run(sp)
+			out.ended(t, spec.Done, "", "")
+			if told := eventsOf[*event.GenerationsAwaited](out.told); len(told) != 1 || told[0].LB != slow.name {
 				t.Errorf("told %+v", told)
 			}
 			p.whole()
@@ -236,14 +239,14 @@ func TestRolloutAwaitsGenerations(t *testing.T) {
 }
 
 // resumes is the spec that continues with what was interrupted.
-func (p *pool) resumes() Spec {
+func (p *pool) resumes() spec.Spec {
 	p.t.Helper()
-	spec, err := Resumed(context.Background(), p.spec(Run), "", p)
+	sp, err := Resumed(context.Background(), p.spec(spec.Run), "", p)
 	p.over()
 	if err != nil {
 		p.t.Error(err)
 	}
-	return spec
+	return sp
 }
 
 // resumed continues with what was interrupted.
@@ -257,24 +260,24 @@ func resumed(p *pool) outcome {
 func (o outcome) truthful(p *pool) {
 	p.t.Helper()
 	s := o.stands()
-	if s.Standing == Untouched { // whatever was so before
+	if s.Standing == spec.Untouched { // whatever was so before
 		return
 	}
-	if o.exit != Partial {
+	if o.exit != spec.Partial {
 		p.serving()
 		return
 	}
-	if s.Standing != Changed {
+	if s.Standing != spec.Changed {
 		p.t.Errorf("exit 5, and it stands %q", s.Standing)
 	}
 	for _, lb := range p.lbs {
-		all := slices.DeleteFunc(slices.Clone(s.LBs), func(l LBStands) bool { return l.LB != lb.name })
+		all := slices.DeleteFunc(slices.Clone(s.LBs), func(l spec.LBStands) bool { return l.LB != lb.name })
 		if len(all) == 0 {
 			p.t.Errorf("nothing is said of %s", lb.name)
 			continue
 		}
 		for _, l := range lb.lines {
-			i := slices.IndexFunc(all, func(s LBStands) bool { return slices.Contains(s.Servers, l.address+" in pool") })
+			i := slices.IndexFunc(all, func(s spec.LBStands) bool { return slices.Contains(s.Servers, l.address+" in pool") })
 			said := i >= 0
 			if (l.down || !l.serving) && !said && all[0].Unknown == "" {
 				p.t.Errorf("%s is without %s, which is not said: %+v", lb.name, l.address, s)
@@ -285,7 +288,7 @@ func (o outcome) truthful(p *pool) {
 		}
 	}
 	for _, a := range p.apps {
-		if !a.active && !slices.ContainsFunc(s.Services, func(st ServiceStand) bool { return st.Backend == a.name }) {
+		if !a.active && !slices.ContainsFunc(s.Services, func(st spec.ServiceStand) bool { return st.Backend == a.name }) {
 			p.t.Errorf("%s: the app is stopped, which is not said: %+v", a.name, s)
 		}
 	}
@@ -302,10 +305,10 @@ func (o outcome) truthful(p *pool) {
 // TestRolloutGate: when the gate is closed, no further batch begins.
 func TestRolloutGate(t *testing.T) {
 	p := newPool(t, 2)
-	spec := p.spec(Run)
-	spec.Rollout.Gate = "false"
-	out := p.run(spec)
-	out.ended(t, Refused, Untouched, "the gate is closed: false ended with exit status 1")
+	sp := p.spec(spec.Run)
+	sp.Rollout.Gate = "false"
+	out := p.run(sp)
+	out.ended(t, spec.Refused, spec.Untouched, "the gate is closed: false ended with exit status 1")
 	p.whole()
 	p.worked(0, 0, 0)
 	if len(p.lbs[0].state.Operations) > 0 || p.lbs[0].reloads > 0 || out.result.Changed || !out.result.GateClosed {
@@ -313,19 +316,19 @@ func TestRolloutGate(t *testing.T) {
 	}
 
 	closed := filepath.Join(t.TempDir(), "closed")
-	spec.Rollout.Gate = "test ! -e " + closed
+	sp.Rollout.Gate = "test ! -e " + closed
 	p.at[p.apps[1].name+" systemctl reboot"] = func() { touch(t, closed) }
-	out = p.run(spec)
-	out.ended(t, Failed, AllBack, "the gate is closed: test ! -e")
+	out = p.run(sp)
+	out.ended(t, spec.Failed, spec.AllBack, "the gate is closed: test ! -e")
 	p.whole()
 	p.worked(1, 1, 0)
 	r := out.result
 	if r.Result != journal.ResultPartial || !r.GateClosed || !slices.Equal(r.Untouched, []string{p.apps[2].name}) || len(r.Done) != 2 || r.Next[0].Words[1] != "resume" {
 		t.Errorf("result %+v", r)
 	}
-	resumed(p).ended(t, Failed, AllBack, "the gate is closed")
+	resumed(p).ended(t, spec.Failed, spec.AllBack, "the gate is closed")
 	untouch(t, closed)
-	resumed(p).ended(t, Done, "", "")
+	resumed(p).ended(t, spec.Done, "", "")
 	p.whole()
 	p.worked(1, 1, 1)
 }
@@ -334,10 +337,10 @@ func TestRolloutGate(t *testing.T) {
 func TestRolloutOnlyIf(t *testing.T) {
 	p := newPool(t, 2)
 	p.apps[1].skip = true
-	spec := p.spec(Run)
-	spec.Rollout.OnlyIf = "test -e /run/reboot-required"
-	out := p.run(spec)
-	out.ended(t, Done, "", "")
+	sp := p.spec(spec.Run)
+	sp.Rollout.OnlyIf = "test -e /run/reboot-required"
+	out := p.run(sp)
+	out.ended(t, spec.Done, "", "")
 	p.worked(1, 0, 1)
 	p.whole()
 	if s := out.result.Skipped; len(s) != 1 || s[0].Backend != p.apps[1].name || p.lbs[0].reloads != 3 {
@@ -346,8 +349,8 @@ func TestRolloutOnlyIf(t *testing.T) {
 	for _, a := range p.apps {
 		a.skip = true
 	}
-	out = p.run(spec)
-	out.ended(t, Done, "", "")
+	out = p.run(sp)
+	out.ended(t, spec.Done, "", "")
 	if len(out.result.Skipped) != 3 || out.result.Changed || p.lbs[0].reloads != 3 {
 		t.Errorf("skipped %v, changed %t", out.result.Skipped, out.result.Changed)
 	}
@@ -357,12 +360,12 @@ func TestRolloutOnlyIf(t *testing.T) {
 // run, and stays theirs.
 func TestRolloutLeavesTheDrained(t *testing.T) {
 	p := newPool(t, 2)
-	theirs := p.spec(Drain)
+	theirs := p.spec(spec.Drain)
 	theirs.Targets = theirs.Targets[1:2]
-	p.run(theirs).ended(t, Done, "", "")
+	p.run(theirs).ended(t, spec.Done, "", "")
 	before := p.lbs[0].state.Marks
-	out := p.run(p.spec(Run))
-	out.ended(t, Done, "", "")
+	out := p.run(p.spec(spec.Run))
+	out.ended(t, spec.Done, "", "")
 	p.worked(1, 0, 1)
 	if s := out.result.Skipped; len(s) != 1 || !strings.Contains(s[0].Reason, "drained by tester on pool") {
 		t.Errorf("skipped %+v", s)
@@ -375,9 +378,9 @@ func TestRolloutLeavesTheDrained(t *testing.T) {
 			t.Errorf("%s: the journal has %+v", lb.name, lb.state)
 		}
 	}
-	back := p.spec(Undrain)
+	back := p.spec(spec.Undrain)
 	back.Targets = theirs.Targets
-	p.run(back).ended(t, Done, "", "")
+	p.run(back).ended(t, spec.Done, "", "")
 	p.whole()
 }
 
@@ -385,10 +388,10 @@ func TestRolloutLeavesTheDrained(t *testing.T) {
 func TestRolloutCanary(t *testing.T) {
 	for _, yes := range []bool{true, false} {
 		p := newPool(t, 2)
-		spec := p.spec(Run)
-		spec.Rollout.Canary, spec.Rollout.Batch = true, "2"
+		sp := p.spec(spec.Run)
+		sp.Rollout.Canary, sp.Rollout.Batch = true, "2"
 		asked := 0
-		out := p.run(spec, func(o *Options) {
+		out := p.run(sp, func(o *Options) {
 			o.Ask = func(_ context.Context, question string) (bool, error) {
 				asked++
 				p.whole() // and healthy, and back
@@ -403,11 +406,11 @@ func TestRolloutCanary(t *testing.T) {
 		}
 		p.whole()
 		if yes {
-			out.ended(t, Done, "", "")
+			out.ended(t, spec.Done, "", "")
 			p.worked(1, 1, 1)
 			continue
 		}
-		out.ended(t, Failed, AllBack, "the answer was no")
+		out.ended(t, spec.Failed, spec.AllBack, "the answer was no")
 		p.worked(1, 0, 0)
 	}
 }
@@ -432,15 +435,15 @@ func TestRolloutInterrupted(t *testing.T) {
 				t.Parallel()
 				p := newPool(t, 2)
 				p.fault = poolFault{who: test.who, call: test.call, kind: kind}
-				spec := p.spec(Run)
+				sp := p.spec(spec.Run)
 				if test.pause {
-					spec.Rollout.Pause = 100 * time.Millisecond
+					sp.Rollout.Pause = 100 * time.Millisecond
 				}
 				paused := 0
-				out := p.run(spec, func(o *Options) {
+				out := p.run(sp, func(o *Options) {
 					emit := o.Emit
-					o.Emit = func(e Event) {
-						if _, ok := e.(*Paused); ok {
+					o.Emit = func(e event.Event) {
+						if _, ok := e.(*event.Paused); ok {
 							paused++
 							p.end(kind)
 						}
@@ -452,17 +455,17 @@ func TestRolloutInterrupted(t *testing.T) {
 				}
 				out.truthful(p)
 				if kind == interrupts {
-					out.ended(t, Interrupted, AllBack, "interrupted")
-				} else if want := map[bool]Exit{false: Partial, true: Interrupted}[test.pause]; out.exit != want {
+					out.ended(t, spec.Interrupted, spec.AllBack, "interrupted")
+				} else if want := map[bool]spec.Exit{false: spec.Partial, true: spec.Interrupted}[test.pause]; out.exit != want {
 					t.Errorf("exit %d: %v, want %d", out.exit, out.err, want)
 				}
 				if test.works != nil {
 					p.worked(test.works...)
 				}
 				if len(out.result.Next) == 0 { // nothing is done that was to be remembered
-					p.run(spec).ended(t, Done, "", "")
+					p.run(sp).ended(t, spec.Done, "", "")
 				} else {
-					resumed(p).ended(t, Done, "", "")
+					resumed(p).ended(t, spec.Done, "", "")
 				}
 				p.whole()
 			})
@@ -475,12 +478,12 @@ func TestRolloutInterrupted(t *testing.T) {
 func TestRolloutHealthAfterResume(t *testing.T) {
 	p := newPool(t, 2)
 	p.fault = poolFault{who: p.apps[1].name, call: "systemctl reboot", kind: crashAfter}
-	p.run(p.spec(Run))
+	p.run(p.spec(spec.Run))
 	p.apps[1].sick = true
-	spec := p.resumes()
-	spec.HealthTimeout = 20 * time.Millisecond
-	out := p.run(spec)
-	out.ended(t, Partial, Changed, "not healthy")
+	sp := p.resumes()
+	sp.HealthTimeout = 20 * time.Millisecond
+	out := p.run(sp)
+	out.ended(t, spec.Partial, spec.Changed, "not healthy")
 	out.truthful(p)
 	if got := p.lbs[0].out(); !slices.Equal(got, []string{p.apps[1].name + ":8080"}) {
 		t.Errorf("out is %v", got)
@@ -492,7 +495,7 @@ func TestRolloutHealthAfterResume(t *testing.T) {
 func TestRolloutEveryFault(t *testing.T) {
 	kinds := []poolFaultKind{callFails, answerLost, linkBreaks, lbGone, crashBefore, crashAfter, interrupts, interruptsTwice}
 	p := newPool(t, 2)
-	p.run(p.spec(Run)).ended(t, Done, "", "")
+	p.run(p.spec(spec.Run)).ended(t, spec.Done, "", "")
 	var faults []poolFault
 	for who, n := range p.calls {
 		for i := range n {
@@ -527,12 +530,12 @@ func TestRolloutEveryFaultOfResume(t *testing.T) {
 	crashed := func(t *testing.T) *pool {
 		p := newPool(t, 2)
 		p.fault = poolFault{who: p.apps[1].name, call: "systemctl reboot", kind: crashBefore}
-		p.run(p.spec(Run))
+		p.run(p.spec(spec.Run))
 		p.worked(1, 0, 0)
 		return p
 	}
 	p := crashed(t)
-	resumed(p).ended(t, Done, "", "")
+	resumed(p).ended(t, spec.Done, "", "")
 	p.whole()
 	p.worked(1, 1, 1)
 	var faults []poolFault
@@ -545,9 +548,9 @@ func TestRolloutEveryFaultOfResume(t *testing.T) {
 	}
 	eachFault(t, faults, func(t *testing.T, f poolFault) {
 		p := crashed(t)
-		spec := p.resumes()
+		sp := p.resumes()
 		p.fault = f
-		out := p.run(spec)
+		out := p.run(sp)
 		t.Logf("%s %s: exit %d: %v", p.hit, f.kind, out.exit, out.err)
 		if f.kind != crashBefore && f.kind != crashAfter {
 			out.truthful(p)
@@ -566,22 +569,22 @@ func TestUndrainOfWhatAResumedRunLeft(t *testing.T) {
 	p := newPool(t, 2)
 	left := p.apps[1]
 	p.fault = poolFault{who: left.name, call: "systemctl reboot", kind: crashBefore}
-	p.run(p.spec(Run))
+	p.run(p.spec(spec.Run))
 	if left.active {
 		t.Fatal("the app runs, so leaving it would prove nothing")
 	}
 	left.open = 1 // whatever holds it
-	spec := p.resumes()
-	spec.Rollout.MaxFailures = 1
-	shortenLimits(t, &spec, left)
-	out := p.run(spec)
-	if out.exit == Done {
+	sp := p.resumes()
+	sp.Rollout.MaxFailures = 1
+	shortenLimits(t, &sp, left)
+	out := p.run(sp)
+	if out.exit == spec.Done {
 		t.Fatal("the run has drained what cannot be drained")
 	}
 	left.open = 0
-	undrain := p.spec(Undrain)
+	undrain := p.spec(spec.Undrain)
 	undrain.Targets = []string{left.name}
-	p.run(undrain).ended(t, Done, "", "")
+	p.run(undrain).ended(t, spec.Done, "", "")
 	if !left.active {
 		t.Error("the app is left stopped")
 	}
@@ -591,12 +594,12 @@ func TestUndrainOfWhatAResumedRunLeft(t *testing.T) {
 func oneFault(t *testing.T, f poolFault) {
 	p := newPool(t, 2)
 	p.fault = f
-	out := p.run(p.spec(Run))
+	out := p.run(p.spec(spec.Run))
 	t.Logf("%s %s: exit %d: %v", p.hit, f.kind, out.exit, out.err)
 	crashed := f.kind == crashBefore || f.kind == crashAfter
 	if !crashed {
 		out.truthful(p)
-		if out.exit != Partial && f.kind != lbGone {
+		if out.exit != spec.Partial && f.kind != lbGone {
 			p.whole()
 		}
 		if f.kind == lbGone {
@@ -629,7 +632,7 @@ func resumeToTheEnd(t *testing.T, p *pool) {
 	for _, a := range p.apps {
 		works[a.name] = a.works
 	}
-	resumed(p).ended(t, Done, "", "")
+	resumed(p).ended(t, spec.Done, "", "")
 	p.whole()
 	for _, a := range p.apps {
 		if slices.Contains(done, a.name) && a.works != works[a.name] {
@@ -653,7 +656,7 @@ func (p *pool) unfinished() (ids []string) {
 			ids = append(ids, op.ID)
 		}
 	}
-	return once(ids)
+	return plan.Once(ids)
 }
 
 // recordedDone is the backends whose work is recorded as done.
@@ -691,8 +694,8 @@ func untouch(t *testing.T, path string) {
 func TestRolloutJournalFull(t *testing.T) {
 	p := newPool(t, 2)
 	p.at[p.apps[1].name+" systemctl reboot"] = func() { p.fault = poolFault{who: "lb0", call: "record", kind: callFails} }
-	out := p.run(p.spec(Run))
-	out.ended(t, Failed, AllBack, errFault.Error())
+	out := p.run(p.spec(spec.Run))
+	out.ended(t, spec.Failed, spec.AllBack, errFault.Error())
 	out.truthful(p)
 	p.worked(1, 1, 0)
 	p.putBack()
@@ -713,8 +716,8 @@ func TestRolloutFileChanges(t *testing.T) {
 			planned = lb.comment
 		}
 	}
-	out := p.run(p.spec(Run))
-	out.ended(t, Failed, AllBack, "systemctl stop")
+	out := p.run(p.spec(spec.Run))
+	out.ended(t, spec.Failed, spec.AllBack, "systemctl stop")
 	p.whole()
 	p.worked(1, 0, 0)
 	if n := len(p.lbs[0].comment); n != 3 {
@@ -739,7 +742,7 @@ func TestRolloutLeavesNothingRunning(t *testing.T) {
 			if f.call != "" {
 				p.fault = f
 			}
-			out := p.run(p.spec(Run))
+			out := p.run(p.spec(spec.Run))
 			if f.call != "" && p.hit == "" {
 				t.Fatalf("the fault was not met: %v", out.err)
 			}

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/drainctl/drainctl/drain/balancer"
+	"github.com/drainctl/drainctl/drain/spec"
 )
 
 // maxRoundTrips is how many round trips to an LB a drain may take: each costs what the
@@ -18,7 +19,7 @@ type agentConnector struct {
 	clients *[]*balancer.Client
 }
 
-func (c agentConnector) LB(ctx context.Context, name string, n Nginx) (balancer.Balancer, error) {
+func (c agentConnector) LB(ctx context.Context, name string, n spec.Nginx) (balancer.Balancer, error) {
 	b, err := c.connector.LB(ctx, name, n)
 	if err != nil {
 		return nil, err
@@ -34,7 +35,7 @@ func (c agentConnector) LB(ctx context.Context, name string, n Nginx) (balancer.
 func TestRoundTrips(t *testing.T) {
 	r := newRig(t)
 	var clients []*balancer.Client
-	err := run(t.Context(), t.Context(), r.spec(Drain), Options{Connect: agentConnector{connector{r}, &clients}})
+	err := run(t.Context(), t.Context(), r.spec(spec.Drain), Options{Connect: agentConnector{connector{r}, &clients}})
 	if err != nil || r.read() != r.drained() || r.unit.active() {
 		t.Fatalf("%v\n%s", err, r.read())
 	}

@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"sync"
 
+	"github.com/drainctl/drainctl/drain/event"
 	"github.com/santhosh-tekuri/jsonschema/v6"
 )
 
@@ -31,9 +32,9 @@ var compiledEvents = sync.OnceValue(func() map[string]*jsonschema.Schema {
 		panic(err)
 	}
 	all := map[string]*jsonschema.Schema{}
-	for _, e := range Events() {
+	for _, e := range event.All() {
 		name := e.Head().Event
-		part, err := c.Compile("events#/$defs/drain." + reflect.TypeOf(e).Elem().Name())
+		part, err := c.Compile("events#/$defs/event." + reflect.TypeOf(e).Elem().Name())
 		if err != nil {
 			panic(fmt.Sprintf("event %s has no schema, make docs writes it: %v", name, err))
 		}
@@ -43,7 +44,7 @@ var compiledEvents = sync.OnceValue(func() map[string]*jsonschema.Schema {
 })
 
 // valid panics when an event of a test is not as its published schema says.
-func valid(e Event) {
+func valid(e event.Event) {
 	text, err := json.Marshal(e)
 	if err != nil {
 		panic(err)
@@ -65,9 +66,9 @@ func valid(e Event) {
 // slowed down.
 func checked(o *Options) (check func()) {
 	var mu sync.Mutex
-	var seen []Event
+	var seen []event.Event
 	emit := o.Emit
-	o.Emit = func(e Event) {
+	o.Emit = func(e event.Event) {
 		mu.Lock()
 		seen = append(seen, e)
 		mu.Unlock()

@@ -8,7 +8,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/drainctl/drainctl/drain/event"
 	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/drain/spec"
 )
 
 // lose ends the connections to an LB.
@@ -68,32 +70,32 @@ func TestReconnection(t *testing.T) {
 	ended := func(lb *poolLB) { lb.drainedByOther(0) }
 	for _, test := range []struct {
 		name      string
-		kind      Kind
+		kind      spec.Kind
 		meanwhile func(*poolLB) // nil: nobody has done anything
-		exit      Exit
-		stands    Standing
+		exit      spec.Exit
+		stands    spec.Standing
 		says      string
 	}{
-		{"nobody", Drain, nil, Failed, AsBefore, "lb1 broke"},
-		{"locked", Drain, locked, Partial, Changed, "192.168.1.10 is locked"},
-		{"ended", Drain, ended, Partial, Changed, "another operator has ended operation"},
-		{"our own agent", Drain, nil, Failed, AsBefore, "lb1 broke"},
-		{"nobody", Run, nil, Failed, AllBack, "lb1 broke"},
-		{"locked", Run, locked, Partial, Changed, "192.168.1.10 is locked"},
-		{"ended", Run, ended, Partial, Changed, "another operator has ended operation"},
+		{"nobody", spec.Drain, nil, spec.Failed, spec.AsBefore, "lb1 broke"},
+		{"locked", spec.Drain, locked, spec.Partial, spec.Changed, "192.168.1.10 is locked"},
+		{"ended", spec.Drain, ended, spec.Partial, spec.Changed, "another operator has ended operation"},
+		{"our own agent", spec.Drain, nil, spec.Failed, spec.AsBefore, "lb1 broke"},
+		{"nobody", spec.Run, nil, spec.Failed, spec.AllBack, "lb1 broke"},
+		{"locked", spec.Run, locked, spec.Partial, spec.Changed, "192.168.1.10 is locked"},
+		{"ended", spec.Run, ended, spec.Partial, spec.Changed, "another operator has ended operation"},
 	} {
 		t.Run(string(test.kind)+"/"+test.name, func(t *testing.T) {
 			t.Parallel()
 			p := newPool(t, 2)
-			spec, lb := p.spec(test.kind), p.lbs[1]
-			event := "192.168.1.10 systemctl reboot"
-			if test.kind == Drain {
-				spec.Targets, event = spec.Targets[:1], "lb1 watch"
+			sp, lb := p.spec(test.kind), p.lbs[1]
+			ev := "192.168.1.10 systemctl reboot"
+			if test.kind == spec.Drain {
+				sp.Targets, ev = sp.Targets[:1], "lb1 watch"
 				p.apps[0].open = 1 // it is waited for
 			}
 			found := ""
-			p.at[event] = func() {
-				delete(p.at, event)
+			p.at[ev] = func() {
+				delete(p.at, ev)
 				lb.lingers = test.name == "our own agent"
 				lb.lose()
 				p.at["lb1 connect"] = func() {
@@ -105,7 +107,7 @@ func TestReconnection(t *testing.T) {
 					found = lb.all(t)
 				}
 			}
-			out := p.run(spec)
+			out := p.run(sp)
 			out.ended(t, test.exit, test.stands, test.says)
 			switch now := lb.all(t); {
 			case found == "":
@@ -115,7 +117,7 @@ func TestReconnection(t *testing.T) {
 			case test.meanwhile == nil && len(lb.out()) > 0:
 				t.Errorf("lb1 is without %v", lb.out())
 			}
-			if got := p.lbs[0].out(); test.kind == Drain && len(got) > 0 {
+			if got := p.lbs[0].out(); test.kind == spec.Drain && len(got) > 0 {
 				t.Errorf("lb0 is without %v", got)
 			}
 			if i := slices.IndexFunc(p.apps, func(a *poolApp) bool { return !a.active }); i >= 0 {
@@ -134,9 +136,9 @@ func TestAnyLBIsLost(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			p := newPool(t, 3)
-			spec := p.spec(Run)
-			spec.Rollout.Canary = true
-			out := p.run(spec, func(o *Options) {
+			sp := p.spec(spec.Run)
+			sp.Rollout.Canary = true
+			out := p.run(sp, func(o *Options) {
 				o.Ask = func(ctx context.Context, _ string) (bool, error) {
 					p.mu.Lock()
 					for _, lb := range p.lbs {
@@ -153,9 +155,9 @@ func TestAnyLBIsLost(t *testing.T) {
 					}
 				}
 			})
-			out.ended(t, Failed, AllBack, "the lock on the target was lost: the connection to the load balancer "+name+" broke")
+			out.ended(t, spec.Failed, spec.AllBack, "the lock on the target was lost: the connection to the load balancer "+name+" broke")
 			p.worked(1, 0, 0)
-			resumed(p).ended(t, Done, "", "")
+			resumed(p).ended(t, spec.Done, "", "")
 			p.whole()
 			p.worked(1, 1, 1)
 		})
@@ -167,9 +169,9 @@ func TestAnyLBIsLost(t *testing.T) {
 func TestLBIsLostBeforehand(t *testing.T) {
 	p := newPool(t, 2)
 	p.at["lb1 connections"] = p.lbs[1].lose
-	spec := p.spec(Drain)
-	spec.Targets = spec.Targets[:1]
-	p.run(spec).ended(t, Failed, Untouched, "broke")
+	sp := p.spec(spec.Drain)
+	sp.Targets = sp.Targets[:1]
+	p.run(sp).ended(t, spec.Failed, spec.Untouched, "broke")
 	p.whole()
 	p.putBack()
 }
@@ -184,14 +186,14 @@ func TestLockOrder(t *testing.T) {
 				t.Parallel()
 				p := newPool(t, len(order))
 				other := p.lbs[i].lockedByOther(p.apps[0])
-				spec := p.spec(Drain)
-				spec.LBs, spec.Wait = order, true
-				spec.Targets = spec.Targets[:1]
+				sp := p.spec(spec.Drain)
+				sp.LBs, sp.Wait = order, true
+				sp.Targets = sp.Targets[:1]
 				waited := 0
-				out := p.run(spec, func(o *Options) {
+				out := p.run(sp, func(o *Options) {
 					emit := o.Emit
-					o.Emit = func(e Event) {
-						if _, ok := e.(*LockAwaited); ok {
+					o.Emit = func(e event.Event) {
+						if _, ok := e.(*event.LockAwaited); ok {
 							waited++
 							p.mu.Lock()
 							for k, lb := range p.lbs {
@@ -205,7 +207,7 @@ func TestLockOrder(t *testing.T) {
 						emit(e)
 					}
 				})
-				out.ended(t, Done, "", "")
+				out.ended(t, spec.Done, "", "")
 				if waited != 1 {
 					t.Errorf("drainctl waited %d times", waited)
 				}
@@ -229,36 +231,36 @@ func TestPoolShrinks(t *testing.T) {
 	}
 	for _, test := range []struct {
 		name   string
-		kind   Kind
+		kind   spec.Kind
 		at     string // when it happens
 		gone   int    // backends
 		minUp  int
-		exit   Exit
-		stands Standing
+		exit   spec.Exit
+		stands spec.Standing
 		says   string
 		works  []int
 	}{
-		{"before a batch", Run, "192.168.1.10 systemctl reboot", 1, 2, Failed, AllBack, "fewer than 2", []int{1, 0, 0}},
-		{"before the edit of a batch", Run, "lb0 stage", 1, 2, Refused, Untouched, "fewer than 2", []int{0, 0, 0}},
-		{"before the edit of a drain", Drain, "lb0 stage", 2, 0, Refused, Untouched, "no live server left", []int{0, 0, 0}},
-		{"before the edit of a drain, of one", Drain, "lb0 stage", 1, 2, Refused, Untouched, "fewer than 2", []int{0, 0, 0}},
+		{"before a batch", spec.Run, "192.168.1.10 systemctl reboot", 1, 2, spec.Failed, spec.AllBack, "fewer than 2", []int{1, 0, 0}},
+		{"before the edit of a batch", spec.Run, "lb0 stage", 1, 2, spec.Refused, spec.Untouched, "fewer than 2", []int{0, 0, 0}},
+		{"before the edit of a drain", spec.Drain, "lb0 stage", 2, 0, spec.Refused, spec.Untouched, "no live server left", []int{0, 0, 0}},
+		{"before the edit of a drain, of one", spec.Drain, "lb0 stage", 1, 2, spec.Refused, spec.Untouched, "fewer than 2", []int{0, 0, 0}},
 	} {
 		t.Run(string(test.kind)+"/"+test.name, func(t *testing.T) {
 			t.Parallel()
 			p := newPool(t, 1)
-			spec := p.spec(test.kind)
-			if test.kind == Drain {
-				spec.Targets = spec.Targets[:1]
+			sp := p.spec(test.kind)
+			if test.kind == spec.Drain {
+				sp.Targets = sp.Targets[:1]
 			}
 			if test.minUp > 0 {
-				spec.MinUp = test.minUp
+				sp.MinUp = test.minUp
 			}
 			happens := gone(p, test.gone)
 			p.at[test.at] = func() {
 				delete(p.at, test.at)
 				happens()
 			}
-			out := p.run(spec)
+			out := p.run(sp)
 			out.ended(t, test.exit, test.stands, test.says)
 			p.worked(test.works...)
 			for _, lb := range p.lbs {

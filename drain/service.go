@@ -6,10 +6,13 @@ import (
 	"sync"
 
 	"github.com/drainctl/drainctl/drain/backend"
+	"github.com/drainctl/drainctl/drain/event"
+	"github.com/drainctl/drainctl/drain/plan"
+	"github.com/drainctl/drainctl/drain/status"
 )
 
 // control stops, or starts, the service on every backend that has one.
-func (b *batch) control(ctx context.Context, p Phase) Verdict {
+func (b *batch) control(ctx context.Context, p plan.Phase) Verdict {
 	verdicts := make([]Verdict, len(b.rows))
 	var all sync.WaitGroup
 	for i, r := range b.rows {
@@ -22,21 +25,21 @@ func (b *batch) control(ctx context.Context, p Phase) Verdict {
 }
 
 // control stops or starts the service of one backend.
-func (r *row) control(ctx context.Context, p Phase) Verdict {
+func (r *row) control(ctx context.Context, p plan.Phase) Verdict {
 	act := r.Stop
-	if p == starting {
+	if p == plan.Starting {
 		act = r.Start
 	}
 	state, changed, err := act(ctx, r.plan.Settings.StopTimeout)
 	if err == nil {
-		return Verdict{Changed: changed, Detail: Detail{Services: []ServiceState{{Unit: r.Service.Unit, Backend: r.Name, Active: state.Active}}}}
+		return Verdict{Changed: changed, Detail: event.Detail{Services: []event.ServiceState{{Unit: r.Service.Unit, Backend: r.Name, Active: state.Active}}}}
 	}
 	v := failed(changed, err)
 	var late *backend.StoppingError
 	switch {
 	case errors.As(err, &late):
-		v.Next = killCommand(r.Service.Unit, r.Name, "ends the app")
-		if p == stopping { // systemd goes on with it
+		v.Next = status.KillCommand(r.Service.Unit, r.Name, "ends the app")
+		if p == plan.Stopping { // systemd goes on with it
 			v.Outcome = Irreversible
 		}
 	case changed:

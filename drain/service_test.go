@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/drainctl/drainctl/drain/plan"
+	"github.com/drainctl/drainctl/drain/spec"
 	"github.com/drainctl/drainctl/remote"
 )
 
@@ -44,31 +46,31 @@ func (h *scriptedHost) Run(ctx context.Context, c remote.Command) (remote.Result
 func TestService(t *testing.T) {
 	for _, test := range []struct {
 		name    string
-		p       Phase
+		p       plan.Phase
 		host    *scriptedHost
 		outcome Outcome
 		changed bool
 		says    string // the error
 		command string
 	}{
-		{"stop", stopping, &scriptedHost{states: []string{"active", "inactive"}}, StepOK, true, "", "systemctl stop app"},
-		{"stop, and it ends with an error code", stopping, &scriptedHost{states: []string{"active", "failed"}}, StepOK, true, "", "systemctl stop app"},
-		{"stop, which takes a while", stopping, &scriptedHost{states: []string{"active", "deactivating", "inactive"}}, StepOK, true, "", "systemctl stop app"},
-		{"stopped already", stopping, &scriptedHost{states: []string{"inactive"}}, StepOK, false, "", ""},
-		{"stop fails", stopping, &scriptedHost{states: []string{"active"}, code: 1, says: "Job failed."}, StepError, true, "Job failed.", "systemctl stop app"},
-		{"stop does nothing", stopping, &scriptedHost{states: []string{"active"}}, StepError, true, "systemctl stop app succeeded, but the unit is active", "systemctl stop app"},
-		{"stop does not end", stopping, &scriptedHost{states: []string{"active", "deactivating"}, hang: true}, Irreversible, true, "app was told to stop and has not ended within 150ms (--stop-timeout); it is deactivating", "systemctl stop app"},
-		{"start", starting, &scriptedHost{states: []string{"inactive", "active"}}, StepOK, true, "", "systemctl start app"},
-		{"start, which takes a while", starting, &scriptedHost{states: []string{"inactive", "activating", "active"}}, StepOK, true, "", "systemctl start app"},
-		{"started already", starting, &scriptedHost{states: []string{"active"}}, StepOK, false, "", ""},
-		{"start, while it still stops", starting, &scriptedHost{states: []string{"deactivating", "deactivating", "inactive", "active"}}, StepOK, true, "", "systemctl start app"},
-		{"start, and it never stops", starting, &scriptedHost{states: []string{"deactivating"}}, StepError, false, "has not ended within 150ms", ""},
-		{"start fails", starting, &scriptedHost{states: []string{"inactive"}, code: 1, says: "Job failed.", log: "boom"}, StepError, true, "Job failed.", "systemctl start app"},
-		{"start, and it ends at once", starting, &scriptedHost{states: []string{"inactive", "activating", "failed"}, log: "boom"}, StepError, true, "systemctl start app succeeded, but the unit is failed", "systemctl start app"},
+		{"stop", plan.Stopping, &scriptedHost{states: []string{"active", "inactive"}}, StepOK, true, "", "systemctl stop app"},
+		{"stop, and it ends with an error code", plan.Stopping, &scriptedHost{states: []string{"active", "failed"}}, StepOK, true, "", "systemctl stop app"},
+		{"stop, which takes a while", plan.Stopping, &scriptedHost{states: []string{"active", "deactivating", "inactive"}}, StepOK, true, "", "systemctl stop app"},
+		{"stopped already", plan.Stopping, &scriptedHost{states: []string{"inactive"}}, StepOK, false, "", ""},
+		{"stop fails", plan.Stopping, &scriptedHost{states: []string{"active"}, code: 1, says: "Job failed."}, StepError, true, "Job failed.", "systemctl stop app"},
+		{"stop does nothing", plan.Stopping, &scriptedHost{states: []string{"active"}}, StepError, true, "systemctl stop app succeeded, but the unit is active", "systemctl stop app"},
+		{"stop does not end", plan.Stopping, &scriptedHost{states: []string{"active", "deactivating"}, hang: true}, Irreversible, true, "app was told to stop and has not ended within 150ms (--stop-timeout); it is deactivating", "systemctl stop app"},
+		{"start", plan.Starting, &scriptedHost{states: []string{"inactive", "active"}}, StepOK, true, "", "systemctl start app"},
+		{"start, which takes a while", plan.Starting, &scriptedHost{states: []string{"inactive", "activating", "active"}}, StepOK, true, "", "systemctl start app"},
+		{"started already", plan.Starting, &scriptedHost{states: []string{"active"}}, StepOK, false, "", ""},
+		{"start, while it still stops", plan.Starting, &scriptedHost{states: []string{"deactivating", "deactivating", "inactive", "active"}}, StepOK, true, "", "systemctl start app"},
+		{"start, and it never stops", plan.Starting, &scriptedHost{states: []string{"deactivating"}}, StepError, false, "has not ended within 150ms", ""},
+		{"start fails", plan.Starting, &scriptedHost{states: []string{"inactive"}, code: 1, says: "Job failed.", log: "boom"}, StepError, true, "Job failed.", "systemctl start app"},
+		{"start, and it ends at once", plan.Starting, &scriptedHost{states: []string{"inactive", "activating", "failed"}, log: "boom"}, StepError, true, "systemctl start app succeeded, but the unit is failed", "systemctl start app"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			w, _ := waitOf(nil, nil, func(s *Spec) { s.Service, s.StopTimeout = "app", 150*time.Millisecond })
+			w, _ := waitOf(nil, nil, func(s *spec.Spec) { s.Service, s.StopTimeout = "app", 150*time.Millisecond })
 			m := w.rows[0]
 			m.Touched, m.Service = false, remote.Service{Host: test.host, Unit: "app"}
 			v := w.control(t.Context(), test.p)
@@ -94,10 +96,10 @@ func TestService(t *testing.T) {
 // A rollback touches the services that this run has touched, and no other.
 func TestServiceOfARollback(t *testing.T) {
 	host := &scriptedHost{states: []string{"inactive"}}
-	w, _ := waitOf(nil, nil, func(s *Spec) { s.Service = "app" })
+	w, _ := waitOf(nil, nil, func(s *spec.Spec) { s.Service = "app" })
 	m := w.rows[0]
 	m.Touched, m.Service = false, remote.Service{Host: host, Unit: "app"}
-	m.phase, m.reached = stopping, stopping
+	m.phase, m.reached = plan.Stopping, plan.Stopping
 	if w.o.unwind(t.Context(), w, failed(false, errFault)); m.end != rolledBack || host.looks > 0 || len(host.commands) > 0 {
 		t.Errorf("%s, %q", m.end, host.commands)
 	}
@@ -107,10 +109,10 @@ func TestServiceOfARollback(t *testing.T) {
 // asking again, so that the stop follows the last request closely.
 func TestStopAsksNothingBefore(t *testing.T) {
 	host := &scriptedHost{states: []string{"inactive"}}
-	w, _ := waitOf(nil, nil, func(s *Spec) { s.Service = "app" })
+	w, _ := waitOf(nil, nil, func(s *spec.Spec) { s.Service = "app" })
 	m := w.rows[0]
 	m.Active, m.Service = true, remote.Service{Host: host, Unit: "app"}
-	if v := w.control(t.Context(), stopping); v.Err != nil || !v.Changed || host.looks != 1 {
+	if v := w.control(t.Context(), plan.Stopping); v.Err != nil || !v.Changed || host.looks != 1 {
 		t.Errorf("%+v after %d looks", v, host.looks)
 	}
 }

@@ -6,7 +6,10 @@ import (
 
 	"github.com/drainctl/drainctl/drain/backend"
 	"github.com/drainctl/drainctl/drain/balancer"
+	"github.com/drainctl/drainctl/drain/fleet"
 	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/drain/plan"
+	"github.com/drainctl/drainctl/drain/spec"
 )
 
 // An End is how a backend ended. Empty: its steps are not all done.
@@ -24,9 +27,9 @@ const (
 // A row is one backend of an operation, and how far it has come.
 type row struct {
 	*backend.Backend
-	plan    Backend
-	phase   Phase
-	reached Phase // the furthest phase, also of an earlier process
+	plan    plan.Backend
+	phase   plan.Phase
+	reached plan.Phase // the furthest phase, also of an earlier process
 	end     End
 	why     Verdict // of the step that failed for it last
 	stuck   Verdict // of the step that failed in its rollback
@@ -34,33 +37,33 @@ type row struct {
 }
 
 // standing reports whether the operation has left the backend in another state than before.
-func (r *row) standing(k Kind) bool {
+func (r *row) standing(k spec.Kind) bool {
 	switch {
 	case r.end == rolledBack, r.end == skipped:
 		return false
-	case k == Run:
+	case k == spec.Run:
 		return r.isPartial()
 	}
 	return true
 }
 
 // isPartial reports whether a step for the backend has begun and it is neither done nor rolled back.
-func (r *row) isPartial() bool { return r.end == left || r.end == "" && r.reached > waiting }
+func (r *row) isPartial() bool { return r.end == left || r.end == "" && r.reached > plan.Waiting }
 
 // isOpen reports whether the row has no end yet.
 func (r *row) isOpen() bool { return r.end == "" }
 
 // reverses reports whether the rollback of a row takes the step of a phase. The rollback of a drain
 // or a rolling run takes steps of an undrain, and that of an undrain takes steps of a drain.
-func (r *row) reverses(p Phase) bool {
+func (r *row) reverses(p plan.Phase) bool {
 	switch p {
-	case starting: // again, what was stopped or worked on
-		return r.Service.Unit != "" && (r.Touched || r.reached >= working)
-	case checking:
-		return r.Touched || r.reached >= working
-	case marking: // again, what may have been cleared
-		return r.reached == clearing
-	case draining, stopping: // again, what was started; and only when nginx sends nothing there
+	case plan.Starting: // again, what was stopped or worked on
+		return r.Service.Unit != "" && (r.Touched || r.reached >= plan.Working)
+	case plan.Checking:
+		return r.Touched || r.reached >= plan.Working
+	case plan.Marking: // again, what may have been cleared
+		return r.reached == plan.Clearing
+	case plan.Draining, plan.Stopping: // again, what was started; and only when nginx sends nothing there
 		return r.Touched
 	}
 	return true
@@ -79,19 +82,19 @@ const (
 
 // fateOf decides what becomes of a backend after a step, by the furthest phase that it has reached. A
 // rolling run puts a backend back that fails before the work, and leaves it out after the work.
-func fateOf(s Spec, reached Phase, v Verdict) fate {
+func fateOf(s spec.Spec, reached plan.Phase, v Verdict) fate {
 	switch {
 	case v.Outcome == StepOK:
 		return proceed
-	case s.Kind == Run && (reached > working || reached == working && s.Rollout.OnFailure == FailureLeave):
+	case s.Kind == spec.Run && (reached > plan.Working || reached == plan.Working && s.Rollout.OnFailure == spec.FailureLeave):
 		return leave
-	case s.Kind == Run:
+	case s.Kind == spec.Run:
 		return rollBack
 	case v.Outcome == Irreversible:
 		return leave
-	case v.Outcome == StepTimedOut && s.OnTimeout == TimeoutStop:
+	case v.Outcome == StepTimedOut && s.OnTimeout == spec.TimeoutStop:
 		return stopAnyway
-	case v.Outcome == StepTimedOut && s.OnTimeout == TimeoutLeave:
+	case v.Outcome == StepTimedOut && s.OnTimeout == spec.TimeoutLeave:
 		return leave
 	}
 	return rollBack
@@ -101,7 +104,7 @@ func fateOf(s Spec, reached Phase, v Verdict) fate {
 type batch struct {
 	o    *Operation
 	rows []*row
-	lbs  []LBPlan // the latest report of each LB
+	lbs  []plan.LBPlan // the latest report of each LB
 }
 
 // newWhole returns the batch of all backends of the operation.
@@ -131,7 +134,7 @@ func (b *batch) without(rows []*row) *batch {
 // returning returns the rows of a rolling run that are healthy and still marked down. The edit that
 // takes the next batch out clears their marks.
 func (o *Operation) returning() []*row {
-	return o.whole.where(func(r *row) bool { return r.end == "" && r.phase == clearing }).rows
+	return o.whole.where(func(r *row) bool { return r.end == "" && r.phase == plan.Clearing }).rows
 }
 
 func namesOf(rows []*row) (all []string) {
@@ -150,16 +153,18 @@ func targetsOf(rows []*row) (all []string) {
 }
 
 // part returns the latest report of one LB.
-func (b *batch) part(lb *LB) LBPlan { return b.lbs[slices.Index(b.o.lbs, lb)] }
+func (b *batch) part(lb *fleet.LB) plan.LBPlan { return b.lbs[slices.Index(b.o.lbs, lb)] }
 
 // servers returns the servers of rows on one LB.
-func (b *batch) servers(lb *LB, rows []*row) []balancer.Server { return serversOf(b.part(lb), rows) }
+func (b *batch) servers(lb *fleet.LB, rows []*row) []balancer.Server {
+	return serversOf(b.part(lb), rows)
+}
 
 // serversOf returns the servers of rows on one LB.
-func serversOf(lb LBPlan, rows []*row) []balancer.Server {
+func serversOf(lb plan.LBPlan, rows []*row) []balancer.Server {
 	rows = rowsOn(lb.LB, rows)
 	return slices.DeleteFunc(slices.Clone(lb.Report.Servers), func(s balancer.Server) bool {
-		return !slices.ContainsFunc(rows, func(r *row) bool { return matches(r.plan.targets(), s.Address) })
+		return !slices.ContainsFunc(rows, func(r *row) bool { return spec.Matches(r.plan.ParsedTargets(), s.Address) })
 	})
 }
 
@@ -177,11 +182,11 @@ type table struct {
 
 // A savedRow is one row of a table.
 type savedRow struct {
-	Backend string `json:"backend"`
-	Phase   Phase  `json:"phase"`
-	Reached Phase  `json:"reached"`
-	End     End    `json:"end,omitempty"`
-	Active  bool   `json:"active,omitempty"` // its service ran before
+	Backend string     `json:"backend"`
+	Phase   plan.Phase `json:"phase"`
+	Reached plan.Phase `json:"reached"`
+	End     End        `json:"end,omitempty"`
+	Active  bool       `json:"active,omitempty"` // its service ran before
 }
 
 // table returns the rows for the journal.
@@ -196,13 +201,13 @@ func (o *Operation) table() json.RawMessage {
 
 // continued returns the operation on an LB that the spec resumes. It ignores an operation with the same
 // ID that another user recorded.
-func continued(s Spec, lb LBPlan) (op journal.Operation, ok bool) {
+func continued(s spec.Spec, lb plan.LBPlan) (op journal.Operation, ok bool) {
 	op, ok = lb.Report.State.Find(s.Continues)
-	return op, ok && op.Recorder.IsSame(s.recorder)
+	return op, ok && op.Recorder.IsSame(s.Recorder)
 }
 
 // savedTable returns the latest table of the operation that the spec resumes.
-func savedTable(s Spec, lbs []LBPlan) (latest table) {
+func savedTable(s spec.Spec, lbs []plan.LBPlan) (latest table) {
 	for _, lb := range lbs {
 		var t table
 		op, ok := continued(s, lb)
@@ -225,7 +230,7 @@ func (t table) row(name string) (savedRow, bool) {
 // isWorked reports whether a resumed run skips the work on the backend. It repeats the work if the
 // backend failed to start or to become healthy afterwards.
 func (r savedRow) isWorked() bool {
-	return r.End == ended || r.End == "" && r.Phase >= starting || r.End == left && r.Phase == clearing
+	return r.End == ended || r.End == "" && r.Phase >= plan.Starting || r.End == left && r.Phase == plan.Clearing
 }
 
 // adopt takes over the table of an earlier process. Rows that are done, and still as wanted, stay done.
@@ -238,21 +243,21 @@ func (o *Operation) adopt(t table) {
 		saved, ok := t.row(r.Name)
 		undrained := !o.covers(r)
 		switch {
-		case !ok, saved.End == rolledBack, undrained && k == Run && !saved.isWorked():
+		case !ok, saved.End == rolledBack, undrained && k == spec.Run && !saved.isWorked():
 			continue // as if there had been no earlier process
-		case undrained && k != Run:
+		case undrained && k != spec.Run:
 			r.end = skipped
-			o.skipped = append(o.skipped, Skip{Backend: r.Name, Reason: "it was undrained meanwhile"})
+			o.skipped = append(o.skipped, plan.Skip{Backend: r.Name, Reason: "it was undrained meanwhile"})
 			continue
 		}
-		r.Active, r.reached, r.changed = saved.Active, saved.Reached, saved.Reached > waiting
+		r.Active, r.reached, r.changed = saved.Active, saved.Reached, saved.Reached > plan.Waiting
 		if r.Service.Unit != "" { // it may have been stopped, or started
-			r.Touched = k == Undrain && !saved.Active && r.reached >= starting || k != Undrain && saved.Active && r.reached >= stopping
+			r.Touched = k == spec.Undrain && !saved.Active && r.reached >= plan.Starting || k != spec.Undrain && saved.Active && r.reached >= plan.Stopping
 		}
 		switch {
-		case saved.End == ended && (k == Run || !o.needsEdit(r)), undrained:
+		case saved.End == ended && (k == spec.Run || !o.needsEdit(r)), undrained:
 			r.phase, r.end = saved.Phase, ended
-		case k == Run && saved.isWorked():
+		case k == spec.Run && saved.isWorked():
 			r.phase = saved.Phase
 		}
 	}
@@ -276,13 +281,13 @@ func (o *Operation) covers(r *row) bool {
 
 // needsEdit reports whether a server of the row is not as wanted.
 func (o *Operation) needsEdit(r *row) bool {
-	return slices.ContainsFunc(o.whole.lbs, func(lb LBPlan) bool {
+	return slices.ContainsFunc(o.whole.lbs, func(lb plan.LBPlan) bool {
 		return slices.ContainsFunc(serversOf(lb, []*row{r}), func(s balancer.Server) bool { return s.Configure })
 	})
 }
 
 // learn adds servers that an LB did not have when the operation was planned.
-func (o *Operation) learn(i int, part LBPlan) {
+func (o *Operation) learn(i int, part plan.LBPlan) {
 	report := *o.whole.lbs[i].Report
 	for _, s := range part.Report.Servers {
 		if !slices.ContainsFunc(report.Servers, func(had balancer.Server) bool { return had.Server == s.Server }) {

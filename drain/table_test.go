@@ -11,36 +11,39 @@ import (
 
 	"github.com/drainctl/drainctl/drain/backend"
 	"github.com/drainctl/drainctl/drain/balancer"
+	"github.com/drainctl/drainctl/drain/event"
 	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/drain/plan"
+	"github.com/drainctl/drainctl/drain/spec"
 	"github.com/drainctl/drainctl/remote"
 )
 
 func TestFates(t *testing.T) {
 	late, bad, stuck := Verdict{Outcome: StepTimedOut}, Verdict{Outcome: StepError}, Verdict{Outcome: Irreversible}
-	on := func(k Kind, o OnTimeout, f OnFailure) Spec {
-		return Spec{Kind: k, OnTimeout: o, Rollout: Rollout{OnFailure: f}}
+	on := func(k spec.Kind, o spec.OnTimeout, f spec.OnFailure) spec.Spec {
+		return spec.Spec{Kind: k, OnTimeout: o, Rollout: spec.Rollout{OnFailure: f}}
 	}
 	for _, test := range []struct {
-		spec   Spec
-		phases []Phase
+		spec   spec.Spec
+		phases []plan.Phase
 		v      Verdict
 		want   fate
 	}{
-		{on(Drain, TimeoutRollback, ""), paths[Drain], Verdict{}, proceed},
-		{on(Run, TimeoutRollback, FailureLeave), paths[Run], Verdict{}, proceed},
-		{on(Drain, TimeoutRollback, ""), []Phase{draining}, late, rollBack},
-		{on(Drain, TimeoutLeave, ""), []Phase{draining}, late, leave},
-		{on(Drain, TimeoutStop, ""), []Phase{draining}, late, stopAnyway},
-		{on(Drain, TimeoutStop, ""), paths[Drain], bad, rollBack},
-		{on(Drain, TimeoutLeave, ""), paths[Drain], bad, rollBack},
-		{on(Drain, TimeoutRollback, ""), []Phase{stopping}, stuck, leave},
-		{on(Undrain, TimeoutRollback, ""), paths[Undrain], bad, rollBack},
-		{on(Run, TimeoutRollback, FailureLeave), []Phase{marking, draining, stopping}, bad, rollBack},
-		{on(Run, TimeoutRollback, FailureLeave), []Phase{draining}, late, rollBack},
-		{on(Run, TimeoutRollback, FailureLeave), []Phase{stopping}, stuck, rollBack},
-		{on(Run, TimeoutRollback, FailureUndrain), []Phase{working}, bad, rollBack},
-		{on(Run, TimeoutRollback, FailureLeave), []Phase{working}, bad, leave},
-		{on(Run, TimeoutRollback, FailureUndrain), []Phase{starting, checking, clearing}, bad, leave},
+		{on(spec.Drain, spec.TimeoutRollback, ""), plan.Paths[spec.Drain], Verdict{}, proceed},
+		{on(spec.Run, spec.TimeoutRollback, spec.FailureLeave), plan.Paths[spec.Run], Verdict{}, proceed},
+		{on(spec.Drain, spec.TimeoutRollback, ""), []plan.Phase{plan.Draining}, late, rollBack},
+		{on(spec.Drain, spec.TimeoutLeave, ""), []plan.Phase{plan.Draining}, late, leave},
+		{on(spec.Drain, spec.TimeoutStop, ""), []plan.Phase{plan.Draining}, late, stopAnyway},
+		{on(spec.Drain, spec.TimeoutStop, ""), plan.Paths[spec.Drain], bad, rollBack},
+		{on(spec.Drain, spec.TimeoutLeave, ""), plan.Paths[spec.Drain], bad, rollBack},
+		{on(spec.Drain, spec.TimeoutRollback, ""), []plan.Phase{plan.Stopping}, stuck, leave},
+		{on(spec.Undrain, spec.TimeoutRollback, ""), plan.Paths[spec.Undrain], bad, rollBack},
+		{on(spec.Run, spec.TimeoutRollback, spec.FailureLeave), []plan.Phase{plan.Marking, plan.Draining, plan.Stopping}, bad, rollBack},
+		{on(spec.Run, spec.TimeoutRollback, spec.FailureLeave), []plan.Phase{plan.Draining}, late, rollBack},
+		{on(spec.Run, spec.TimeoutRollback, spec.FailureLeave), []plan.Phase{plan.Stopping}, stuck, rollBack},
+		{on(spec.Run, spec.TimeoutRollback, spec.FailureUndrain), []plan.Phase{plan.Working}, bad, rollBack},
+		{on(spec.Run, spec.TimeoutRollback, spec.FailureLeave), []plan.Phase{plan.Working}, bad, leave},
+		{on(spec.Run, spec.TimeoutRollback, spec.FailureUndrain), []plan.Phase{plan.Starting, plan.Checking, plan.Clearing}, bad, leave},
 	} {
 		for _, p := range test.phases {
 			if got := fateOf(test.spec, p, test.v); got != test.want {
@@ -53,29 +56,29 @@ func TestFates(t *testing.T) {
 // The way back leads through what was done, and nothing else.
 func TestReverses(t *testing.T) {
 	for _, test := range []struct {
-		kind    Kind
-		reached Phase
+		kind    spec.Kind
+		reached plan.Phase
 		touched bool
 		unit    string
-		want    []Phase
+		want    []plan.Phase
 	}{
-		{Drain, marking, false, "app", []Phase{clearing}},
-		{Drain, stopping, false, "app", []Phase{clearing}},
-		{Drain, stopping, true, "app", []Phase{starting, checking, clearing}},
-		{Run, working, false, "", []Phase{checking, clearing}},
-		{Run, working, false, "app", []Phase{starting, checking, clearing}},
-		{Run, stopping, true, "app", []Phase{starting, checking, clearing}},
-		{Undrain, starting, false, "app", nil},
-		{Undrain, starting, true, "app", []Phase{draining, stopping}},
-		{Undrain, checking, true, "app", []Phase{draining, stopping}},
-		{Undrain, clearing, true, "app", []Phase{marking, draining, stopping}},
-		{Undrain, clearing, false, "", []Phase{marking}},
+		{spec.Drain, plan.Marking, false, "app", []plan.Phase{plan.Clearing}},
+		{spec.Drain, plan.Stopping, false, "app", []plan.Phase{plan.Clearing}},
+		{spec.Drain, plan.Stopping, true, "app", []plan.Phase{plan.Starting, plan.Checking, plan.Clearing}},
+		{spec.Run, plan.Working, false, "", []plan.Phase{plan.Checking, plan.Clearing}},
+		{spec.Run, plan.Working, false, "app", []plan.Phase{plan.Starting, plan.Checking, plan.Clearing}},
+		{spec.Run, plan.Stopping, true, "app", []plan.Phase{plan.Starting, plan.Checking, plan.Clearing}},
+		{spec.Undrain, plan.Starting, false, "app", nil},
+		{spec.Undrain, plan.Starting, true, "app", []plan.Phase{plan.Draining, plan.Stopping}},
+		{spec.Undrain, plan.Checking, true, "app", []plan.Phase{plan.Draining, plan.Stopping}},
+		{spec.Undrain, plan.Clearing, true, "app", []plan.Phase{plan.Marking, plan.Draining, plan.Stopping}},
+		{spec.Undrain, plan.Clearing, false, "", []plan.Phase{plan.Marking}},
 	} {
 		r := &row{Backend: &backend.Backend{Touched: test.touched, Service: remote.Service{Unit: test.unit}}, reached: test.reached}
-		var got []Phase
-		path := []Phase{starting, checking, clearing}
-		if test.kind == Undrain {
-			path = []Phase{marking, draining, stopping}
+		var got []plan.Phase
+		path := []plan.Phase{plan.Starting, plan.Checking, plan.Clearing}
+		if test.kind == spec.Undrain {
+			path = []plan.Phase{plan.Marking, plan.Draining, plan.Stopping}
 		}
 		for _, p := range path {
 			if r.reverses(p) {
@@ -91,18 +94,18 @@ func TestReverses(t *testing.T) {
 // A backendOf is how one backend of an ending is.
 type backendOf struct {
 	end     End
-	reached Phase
+	reached plan.Phase
 	why     error
 	stuck   error
 	late    bool
 }
 
-func endingOf(k Kind, err error, backends ...backendOf) ending {
-	e := ending{spec: Spec{Kind: k, Targets: []string{"10.0.0.1", "10.0.0.2"}}, id: journal.NewID(time.Now(), ""), begun: true, err: err}
+func endingOf(k spec.Kind, err error, backends ...backendOf) ending {
+	e := ending{spec: spec.Spec{Kind: k, Targets: []string{"10.0.0.1", "10.0.0.2"}}, id: journal.NewID(time.Now(), ""), begun: true, err: err}
 	report := &balancer.Report{}
 	for i, b := range backends {
 		address := fmt.Sprintf("10.0.0.%d", i+1)
-		r := &row{Backend: &backend.Backend{Name: address}, plan: Backend{Name: address, Targets: []string{address}}, end: b.end, reached: b.reached, phase: b.reached, changed: b.reached > waiting}
+		r := &row{Backend: &backend.Backend{Name: address}, plan: plan.Backend{Name: address, Targets: []string{address}}, end: b.end, reached: b.reached, phase: b.reached, changed: b.reached > plan.Waiting}
 		if b.why != nil {
 			r.why = failed(true, b.why)
 			if b.late {
@@ -115,53 +118,53 @@ func endingOf(k Kind, err error, backends ...backendOf) ending {
 		e.rows = append(e.rows, r)
 		report.Servers = append(report.Servers, balancer.Server{Server: keyed(address + ":80"), Name: "pool", Down: true})
 	}
-	e.lbs, e.seen = []LBPlan{{LB: "lb1", Report: report}}, []seenLB{{report: report, loaded: true}}
+	e.lbs, e.seen = []plan.LBPlan{{LB: "lb1", Report: report}}, []seenLB{{report: report, loaded: true}}
 	return e
 }
 
 func TestResults(t *testing.T) {
 	bad := errors.New("bad")
-	done, back := backendOf{end: ended, reached: stopping}, backendOf{end: rolledBack, reached: stopping, why: bad}
-	late := backendOf{end: rolledBack, reached: draining, why: bad, late: true}
-	open := backendOf{end: notDrained, reached: draining, why: bad, late: true}
-	stuck := backendOf{end: left, reached: stopping, why: bad}
-	lost := backendOf{end: left, reached: stopping, why: bad, stuck: errors.New("worse")}
+	done, back := backendOf{end: ended, reached: plan.Stopping}, backendOf{end: rolledBack, reached: plan.Stopping, why: bad}
+	late := backendOf{end: rolledBack, reached: plan.Draining, why: bad, late: true}
+	open := backendOf{end: notDrained, reached: plan.Draining, why: bad, late: true}
+	stuck := backendOf{end: left, reached: plan.Stopping, why: bad}
+	lost := backendOf{end: left, reached: plan.Stopping, why: bad, stuck: errors.New("worse")}
 	refused := &balancer.Error{Code: balancer.CodeRefused, Message: "no", Override: "--yes"}
 	for _, test := range []struct {
 		name     string
 		e        ending
-		exit     Exit
+		exit     spec.Exit
 		result   journal.Result
-		standing Standing
+		standing spec.Standing
 		next     []string // the commands
 	}{
-		{"drained", endingOf(Drain, nil, done, done), Done, journal.ResultDone, "", nil},
-		{"undrained", endingOf(Undrain, nil, done), Done, journal.ResultDone, "", nil},
-		{"one rolled back alone, for want of time", endingOf(Drain, nil, done, late), TimedOut, journal.ResultDone, Changed, []string{"undrain"}},
-		{"one rolled back alone", endingOf(Drain, nil, done, back), Partial, journal.ResultDone, Changed, []string{"undrain"}},
-		{"all rolled back", endingOf(Drain, nil, back, back), Failed, journal.ResultRolledBack, AsBefore, nil},
-		{"all rolled back, for want of time", endingOf(Drain, nil, late, late), TimedOut, journal.ResultRolledBack, AsBefore, nil},
-		{"rolled back after Ctrl-C", endingOf(Drain, ErrInterrupted, backendOf{end: rolledBack, reached: draining, why: ErrInterrupted}), Interrupted, journal.ResultRolledBack, AsBefore, nil},
-		{"one left not drained", endingOf(Drain, nil, done, open), TimedOut, journal.ResultNotDrained, Changed, []string{"resume", "undrain"}},
-		{"stopped anyway", endingOf(Drain, nil, backendOf{end: ended, reached: stopping, why: bad, late: true}), TimedOut, journal.ResultDone, Changed, []string{"undrain"}},
-		{"one does not stop", endingOf(Drain, nil, stuck, done), Partial, journal.ResultPartial, Changed, []string{"resume"}},
-		{"the rollback fails", endingOf(Drain, bad, lost), Partial, journal.ResultPartial, Changed, []string{"undrain", "resume"}},
-		{"the rollback of an undrain fails", endingOf(Undrain, bad, lost), Partial, journal.ResultPartial, Changed, []string{"resume"}},
-		{"the rollback of one fails, and another was rolled back", endingOf(Drain, nil, back, lost), Partial, journal.ResultPartial, Changed, []string{"undrain", "resume"}},
-		{"an LB refuses the first edit", endingOf(Drain, refused, backendOf{end: rolledBack, why: refused}), Refused, journal.ResultRolledBack, Untouched, nil},
-		{"an LB refuses, and another one was edited", endingOf(Drain, refused, backendOf{end: rolledBack, reached: marking, why: refused}), Failed, journal.ResultRolledBack, AsBefore, nil},
-		{"a run is done", endingOf(Run, nil, done, done), Done, journal.ResultDone, "", nil},
-		{"a run ends early", endingOf(Run, bad, done, backendOf{}), Failed, journal.ResultPartial, AllBack, []string{"resume"}},
-		{"a run ends before it does anything", endingOf(Run, bad, backendOf{}, backendOf{}), Failed, journal.ResultRolledBack, AllBack, nil},
-		{"the gate is closed at first", endingOf(Run, errGate, backendOf{}, backendOf{}), Refused, journal.ResultRolledBack, Untouched, nil},
-		{"the gate is closed later", endingOf(Run, errGate, done, backendOf{}), Failed, journal.ResultPartial, AllBack, []string{"resume"}},
-		{"a run leaves one out", endingOf(Run, nil, done, backendOf{end: left, reached: working, why: bad}), Partial, journal.ResultPartial, Changed, []string{"resume", "undrain"}},
-		{"a run puts one back", endingOf(Run, nil, done, back), Failed, journal.ResultPartial, AllBack, []string{"resume"}},
-		{"a run is interrupted between two batches", endingOf(Run, ErrInterrupted, done, backendOf{}), Interrupted, journal.ResultPartial, AllBack, []string{"resume"}},
-		{"a run is interrupted twice", endingOf(Run, ErrInterrupted, done, backendOf{reached: working}), Partial, journal.ResultPartial, Changed, []string{"resume", "undrain"}},
+		{"drained", endingOf(spec.Drain, nil, done, done), spec.Done, journal.ResultDone, "", nil},
+		{"undrained", endingOf(spec.Undrain, nil, done), spec.Done, journal.ResultDone, "", nil},
+		{"one rolled back alone, for want of time", endingOf(spec.Drain, nil, done, late), spec.TimedOut, journal.ResultDone, spec.Changed, []string{"undrain"}},
+		{"one rolled back alone", endingOf(spec.Drain, nil, done, back), spec.Partial, journal.ResultDone, spec.Changed, []string{"undrain"}},
+		{"all rolled back", endingOf(spec.Drain, nil, back, back), spec.Failed, journal.ResultRolledBack, spec.AsBefore, nil},
+		{"all rolled back, for want of time", endingOf(spec.Drain, nil, late, late), spec.TimedOut, journal.ResultRolledBack, spec.AsBefore, nil},
+		{"rolled back after Ctrl-C", endingOf(spec.Drain, spec.ErrInterrupted, backendOf{end: rolledBack, reached: plan.Draining, why: spec.ErrInterrupted}), spec.Interrupted, journal.ResultRolledBack, spec.AsBefore, nil},
+		{"one left not drained", endingOf(spec.Drain, nil, done, open), spec.TimedOut, journal.ResultNotDrained, spec.Changed, []string{"resume", "undrain"}},
+		{"stopped anyway", endingOf(spec.Drain, nil, backendOf{end: ended, reached: plan.Stopping, why: bad, late: true}), spec.TimedOut, journal.ResultDone, spec.Changed, []string{"undrain"}},
+		{"one does not stop", endingOf(spec.Drain, nil, stuck, done), spec.Partial, journal.ResultPartial, spec.Changed, []string{"resume"}},
+		{"the rollback fails", endingOf(spec.Drain, bad, lost), spec.Partial, journal.ResultPartial, spec.Changed, []string{"undrain", "resume"}},
+		{"the rollback of an undrain fails", endingOf(spec.Undrain, bad, lost), spec.Partial, journal.ResultPartial, spec.Changed, []string{"resume"}},
+		{"the rollback of one fails, and another was rolled back", endingOf(spec.Drain, nil, back, lost), spec.Partial, journal.ResultPartial, spec.Changed, []string{"undrain", "resume"}},
+		{"an LB refuses the first edit", endingOf(spec.Drain, refused, backendOf{end: rolledBack, why: refused}), spec.Refused, journal.ResultRolledBack, spec.Untouched, nil},
+		{"an LB refuses, and another one was edited", endingOf(spec.Drain, refused, backendOf{end: rolledBack, reached: plan.Marking, why: refused}), spec.Failed, journal.ResultRolledBack, spec.AsBefore, nil},
+		{"a run is done", endingOf(spec.Run, nil, done, done), spec.Done, journal.ResultDone, "", nil},
+		{"a run ends early", endingOf(spec.Run, bad, done, backendOf{}), spec.Failed, journal.ResultPartial, spec.AllBack, []string{"resume"}},
+		{"a run ends before it does anything", endingOf(spec.Run, bad, backendOf{}, backendOf{}), spec.Failed, journal.ResultRolledBack, spec.AllBack, nil},
+		{"the gate is closed at first", endingOf(spec.Run, errGate, backendOf{}, backendOf{}), spec.Refused, journal.ResultRolledBack, spec.Untouched, nil},
+		{"the gate is closed later", endingOf(spec.Run, errGate, done, backendOf{}), spec.Failed, journal.ResultPartial, spec.AllBack, []string{"resume"}},
+		{"a run leaves one out", endingOf(spec.Run, nil, done, backendOf{end: left, reached: plan.Working, why: bad}), spec.Partial, journal.ResultPartial, spec.Changed, []string{"resume", "undrain"}},
+		{"a run puts one back", endingOf(spec.Run, nil, done, back), spec.Failed, journal.ResultPartial, spec.AllBack, []string{"resume"}},
+		{"a run is interrupted between two batches", endingOf(spec.Run, spec.ErrInterrupted, done, backendOf{}), spec.Interrupted, journal.ResultPartial, spec.AllBack, []string{"resume"}},
+		{"a run is interrupted twice", endingOf(spec.Run, spec.ErrInterrupted, done, backendOf{reached: plan.Working}), spec.Partial, journal.ResultPartial, spec.Changed, []string{"resume", "undrain"}},
 	} {
 		r, err := resultOf(test.e)
-		standing := Standing("")
+		standing := spec.Standing("")
 		if r.Stands != nil {
 			standing = r.Stands.Standing
 		}
@@ -172,14 +175,14 @@ func TestResults(t *testing.T) {
 		if r.ExitCode != test.exit || r.Result != test.result || standing != test.standing || !slices.Equal(next, test.next) {
 			t.Errorf("%s: exit %d, %q, %q, next %q; want %d, %q, %q, %q", test.name, r.ExitCode, r.Result, standing, next, test.exit, test.result, test.standing, test.next)
 		}
-		if (err == nil) != (test.exit == Done) {
+		if (err == nil) != (test.exit == spec.Done) {
 			t.Errorf("%s: %v", test.name, err)
 		}
 	}
-	if r, _ := resultOf(endingOf(Drain, refused, backendOf{end: rolledBack, why: refused})); len(r.Findings) != 1 || r.Findings[0].Override != "--yes" {
+	if r, _ := resultOf(endingOf(spec.Drain, refused, backendOf{end: rolledBack, why: refused})); len(r.Findings) != 1 || r.Findings[0].Override != "--yes" {
 		t.Errorf("the refusal is %+v", r.Findings)
 	}
-	if r, _ := resultOf(endingOf(Drain, nil, done, open)); r.Stands.Open == nil || *r.Stands.Open != 2 || len(r.Backends) != 1 {
+	if r, _ := resultOf(endingOf(spec.Drain, nil, done, open)); r.Stands.Open == nil || *r.Stands.Open != 2 || len(r.Backends) != 1 {
 		t.Errorf("%+v, %+v", r.Stands, r.Backends)
 	}
 }
@@ -190,10 +193,10 @@ func TestResultsAreTruthful(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	ends := []End{"", ended, rolledBack, notDrained, left, skipped}
 	for range 20_000 {
-		k := []Kind{Drain, Undrain, Run}[random.IntN(3)]
+		k := []spec.Kind{spec.Drain, spec.Undrain, spec.Run}[random.IntN(3)]
 		var all []backendOf
 		for range 1 + random.IntN(3) {
-			b := backendOf{end: ends[random.IntN(len(ends))], reached: paths[k][random.IntN(len(paths[k]))], late: random.IntN(2) == 0}
+			b := backendOf{end: ends[random.IntN(len(ends))], reached: plan.Paths[k][random.IntN(len(plan.Paths[k]))], late: random.IntN(2) == 0}
 			if random.IntN(2) == 0 || b.end != ended {
 				b.why = errors.New("bad")
 			}
@@ -206,16 +209,16 @@ func TestResultsAreTruthful(t *testing.T) {
 		r, _ := resultOf(e)
 		isLeft := slices.ContainsFunc(e.rows, (*row).isPartial)
 		unfinished := (&journal.Operation{Result: r.Result}).Unfinished()
-		resumes := slices.ContainsFunc(r.Next, func(c Command) bool { return c.Words[1] == "resume" })
+		resumes := slices.ContainsFunc(r.Next, func(c spec.Command) bool { return c.Words[1] == "resume" })
 		text, _ := json.Marshal(r)
 		switch {
 		case resumes && !unfinished:
 			t.Fatalf("a resume is offered, and the journal has %q: %s", r.Result, text)
-		case isLeft && (r.ExitCode != Partial || r.Stands.Standing != Changed || !unfinished):
+		case isLeft && (r.ExitCode != spec.Partial || r.Stands.Standing != spec.Changed || !unfinished):
 			t.Fatalf("something is left: %s", text)
 		case isLeft && len(r.Next) == 0:
 			t.Fatalf("it is not said what to do next: %s", text)
-		case r.ExitCode == Done && slices.ContainsFunc(all, func(b backendOf) bool { return b.why != nil }):
+		case r.ExitCode == spec.Done && slices.ContainsFunc(all, func(b backendOf) bool { return b.why != nil }):
 			t.Fatalf("something failed: %s", text)
 		}
 	}
@@ -223,7 +226,7 @@ func TestResultsAreTruthful(t *testing.T) {
 
 // A table that was written down is read as it was.
 func TestTableSurvives(t *testing.T) {
-	was := table{Steps: 3, Rows: []savedRow{{Backend: "a", Phase: draining, Reached: stopping, Active: true}, {Backend: "b", End: left}}}
+	was := table{Steps: 3, Rows: []savedRow{{Backend: "a", Phase: plan.Draining, Reached: plan.Stopping, Active: true}, {Backend: "b", End: left}}}
 	text, err := json.Marshal(was)
 	if err != nil {
 		t.Fatal(err)
@@ -243,22 +246,22 @@ func TestAppThatDoesNotEndAfterTheTimeout(t *testing.T) {
 	p := newPool(t, 2)
 	slow := p.apps[0]
 	slow.open, slow.slow = 1, true
-	spec := p.spec(Drain)
-	spec.Targets, spec.OnTimeout = spec.Targets[:2], TimeoutStop
-	shortenLimits(t, &spec, slow)
-	text, err := Settings{Timeout: 20 * time.Millisecond, StopTimeout: 20 * time.Millisecond}.Only("timeout", "stop-timeout")
+	sp := p.spec(spec.Drain)
+	sp.Targets, sp.OnTimeout = sp.Targets[:2], spec.TimeoutStop
+	shortenLimits(t, &sp, slow)
+	text, err := spec.Settings{Timeout: 20 * time.Millisecond, StopTimeout: 20 * time.Millisecond}.Only("timeout", "stop-timeout")
 	if err != nil {
 		t.Fatal(err)
 	}
-	spec.PerBackend[slow.name] = text
-	out := p.run(spec)
-	out.ended(t, Partial, Changed, "has not ended within 20ms")
+	sp.PerBackend[slow.name] = text
+	out := p.run(sp)
+	out.ended(t, spec.Partial, spec.Changed, "has not ended within 20ms")
 	out.truthful(p)
 	if b := out.result.Backends; len(b) != 1 || b[0].Backend != slow.name {
 		t.Errorf("the backends that ended otherwise: %+v", b)
 	}
 	slow.ending, slow.slow, slow.active, slow.open = false, false, false, 0
-	resumed(p).ended(t, Done, "", "")
+	resumed(p).ended(t, spec.Done, "", "")
 	if !slices.Equal(p.lbs[0].out(), []string{p.apps[0].name + ":8080", p.apps[1].name + ":8080"}) {
 		t.Errorf("out are %v", p.lbs[0].out())
 	}
@@ -268,43 +271,43 @@ func TestAppThatDoesNotEndAfterTheTimeout(t *testing.T) {
 // Each step that is done was begun before, also on the way back, and what happens in it says which
 // way it goes.
 func TestStepsAreAnnounced(t *testing.T) {
-	for _, k := range []Kind{Drain, Undrain, Run} {
+	for _, k := range []spec.Kind{spec.Drain, spec.Undrain, spec.Run} {
 		p := newPool(t, 2)
-		spec := func(k Kind) Spec {
+		sp := func(k spec.Kind) spec.Spec {
 			s := p.spec(k)
 			s.Targets = s.Targets[:2]
 			return s
 		}
-		if k == Undrain {
-			p.run(spec(Drain)).ended(t, Done, "", "")
+		if k == spec.Undrain {
+			p.run(sp(spec.Drain)).ended(t, spec.Done, "", "")
 		}
-		p.apps[1].noStop, p.apps[1].noStart = k != Undrain, k == Undrain
-		out := p.run(spec(k))
+		p.apps[1].noStop, p.apps[1].noStart = k != spec.Undrain, k == spec.Undrain
+		out := p.run(sp(k))
 		type step struct {
-			name StepName
-			d    Direction
+			name plan.StepName
+			d    plan.Direction
 		}
 		begun, undone := map[step]int{}, 0
-		for _, e := range eventsOf[Event](out.told) {
+		for _, e := range eventsOf[event.Event](out.told) {
 			h := e.Head()
 			at := step{h.Step, h.Direction}
 			switch e := e.(type) {
-			case *StepStarted:
+			case *event.StepStarted:
 				begun[at]++
 				if e.Rollback {
 					undone++
 				}
-			case *StepDone:
+			case *event.StepDone:
 				if begun[at]--; begun[at] < 0 {
 					t.Errorf("%s: %v is done, and was not begun", k, at)
 				}
-			case *Edited, *Reloaded:
+			case *event.Edited, *event.Reloaded:
 				if begun[at] < 1 {
 					t.Errorf("%s: %s of %v, which was not begun", k, e.Head().Event, at)
 				}
 			}
 		}
-		if undone == 0 && k != Undrain {
+		if undone == 0 && k != spec.Undrain {
 			t.Errorf("%s: no step of the rollback was announced", k)
 		}
 	}
@@ -313,7 +316,7 @@ func TestStepsAreAnnounced(t *testing.T) {
 // The commands of a result hold no flag that another user wrote into a target or an ID.
 func TestNextCommandsHoldNoFlagOfOthers(t *testing.T) {
 	const good = "127.0.0.2"
-	reader := DefaultSpec("")
+	reader := spec.Default("")
 	reader.Nginx.StateDir, reader.Given = "/reader", []string{"state-dir"}
 	for _, bad := range []string{"--reload-command=x", "-x", "a b", "x\ny", "$(x)"} {
 		e := ending{spec: reader, id: bad}

@@ -11,6 +11,10 @@ import (
 
 	"github.com/drainctl/drainctl/drain/backend"
 	"github.com/drainctl/drainctl/drain/balancer"
+	"github.com/drainctl/drainctl/drain/event"
+	"github.com/drainctl/drainctl/drain/fleet"
+	"github.com/drainctl/drainctl/drain/plan"
+	"github.com/drainctl/drainctl/drain/spec"
 )
 
 // healthAttempts bounds how often a wait for health begins anew after the connection to an LB broke.
@@ -18,9 +22,9 @@ const healthAttempts = 5
 
 // await waits until no connection to the backends is open, or until they are healthy. It changes
 // nothing. A connection to an LB that breaks while health is asked for is made anew.
-func (b *batch) await(ctx context.Context, p Phase, back bool) Verdict {
+func (b *batch) await(ctx context.Context, p plan.Phase, back bool) Verdict {
 	v := b.awaitOnce(ctx, p, back)
-	for try := 0; v.Err != nil && p == checking && b.o.lbs.IsBroken() && ctx.Err() == nil && try < healthAttempts; try++ {
+	for try := 0; v.Err != nil && p == plan.Checking && b.o.lbs.IsBroken() && ctx.Err() == nil && try < healthAttempts; try++ {
 		if err := b.o.reconnect(ctx); err != nil {
 			return failed(false, err)
 		}
@@ -30,21 +34,21 @@ func (b *batch) await(ctx context.Context, p Phase, back bool) Verdict {
 }
 
 // awaitOnce waits for every backend, side by side.
-func (b *batch) awaitOnce(ctx context.Context, p Phase, back bool) Verdict {
+func (b *batch) awaitOnce(ctx context.Context, p plan.Phase, back bool) Verdict {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	look := newLookout(b)
 	verdicts := make([]Verdict, len(b.rows))
-	spec := b.o.plan.Spec
+	sp := b.o.plan.Spec
 	var all sync.WaitGroup
 	for i, r := range b.rows {
 		all.Go(func() {
-			if p == draining {
+			if p == plan.Draining {
 				verdicts[i] = b.drained(ctx, r, look, back)
 			} else {
 				verdicts[i] = b.healthy(ctx, r)
 			}
-			if v := verdicts[i]; spec.Together && !back && fateOf(spec, r.reached, v) == rollBack {
+			if v := verdicts[i]; sp.Together && !back && fateOf(sp, r.reached, v) == rollBack {
 				cancel(v.Err)
 			}
 		})
@@ -64,23 +68,23 @@ func (b *batch) drained(ctx context.Context, m *row, look *lookout, back bool) V
 	case err != nil:
 		return failed(false, err)
 	}
-	return Verdict{Detail: Detail{Open: &last.Count.Open, Waited: InSeconds(last.Elapsed)}}
+	return Verdict{Detail: event.Detail{Open: &last.Count.Open, Waited: spec.InSeconds(last.Elapsed)}}
 }
 
 // wait is what to wait for on one backend. A rollback looks for nobody else.
 func (b *batch) wait(m *row, look *lookout, back bool) backend.Wait {
 	set := m.plan.Settings
-	head := Header{Target: m.Name, Step: StepWait, Direction: Forward}
-	owner := b.o.plan.owner(m.plan)
+	head := event.Header{Target: m.Name, Step: plan.StepWait, Direction: plan.Forward}
+	owner := b.o.plan.Owner(m.plan)
 	w := backend.Wait{
 		Threshold: set.Threshold, Interval: set.Interval, Timeout: set.Timeout, Ignored: set.IgnorePeers,
 		Others: !back, Look: look.look,
 		Reading: func(r backend.Reading) {
-			e := &Waiting{
+			e := &event.Waiting{
 				Header: head, Open: r.Count.Open, Threshold: set.Threshold, Peers: r.Count.Peers, MorePeers: r.Count.MorePeers,
-				Elapsed: InSeconds(r.Elapsed), Limit: InSeconds(set.Timeout), Low: r.Low,
+				Elapsed: spec.InSeconds(r.Elapsed), Limit: spec.InSeconds(set.Timeout), Low: r.Low,
 				// Some may have closed since they were looked at.
-				Held: heldOf(r.Held, min(MaxHeld, r.Count.Open), owner),
+				Held: heldOf(r.Held, min(event.MaxHeld, r.Count.Open), owner),
 			}
 			if r.Stuck {
 				e.Stuck = b.stuck(m, r.Held, owner)
@@ -91,7 +95,7 @@ func (b *batch) wait(m *row, look *lookout, back bool) backend.Wait {
 			b.o.emit(e)
 		},
 		Client: func(a netip.Addr, isNew bool, quiet time.Duration) {
-			b.o.emit(&OtherClient{Header: head, Address: a.String(), New: isNew, Quiet: InSeconds(quiet)})
+			b.o.emit(&event.OtherClient{Header: head, Address: a.String(), New: isNew, Quiet: spec.InSeconds(quiet)})
 		},
 	}
 	for _, lb := range b.o.plan.LBs {
@@ -108,7 +112,7 @@ const (
 
 // HealthText says how health is judged.
 func HealthText(health string) string {
-	if health == HealthTCP || health == "" {
+	if health == spec.HealthTCP || health == "" {
 		return "TCP connect from the load balancer"
 	}
 	return "GET " + health
@@ -117,7 +121,7 @@ func HealthText(health string) string {
 // healthy checks the health of a backend from every LB until it passes several
 // times in a row.
 func (b *batch) healthy(ctx context.Context, m *row) Verdict {
-	limit, how := m.plan.Settings.HealthTimeout, HealthText(m.plan.health())
+	limit, how := m.plan.Settings.HealthTimeout, HealthText(m.plan.HealthCheck())
 	began, passed := time.Now(), 0
 	for {
 		err := b.health(ctx, m.plan)
@@ -126,9 +130,9 @@ func (b *batch) healthy(ctx context.Context, m *row) Verdict {
 		}
 		elapsed := time.Since(began)
 		passed++
-		e := &HealthChecked{
-			Header: Header{Target: m.Name, Step: StepWait, Direction: Reverse},
-			Needed: healthChecks, Elapsed: InSeconds(elapsed), Limit: InSeconds(limit),
+		e := &event.HealthChecked{
+			Header: event.Header{Target: m.Name, Step: plan.StepWait, Direction: plan.Reverse},
+			Needed: healthChecks, Elapsed: spec.InSeconds(elapsed), Limit: spec.InSeconds(limit),
 		}
 		if err != nil {
 			passed, e.Error = 0, err.Error()
@@ -137,7 +141,7 @@ func (b *batch) healthy(ctx context.Context, m *row) Verdict {
 		b.o.emit(e)
 		switch {
 		case passed >= healthChecks:
-			return Verdict{Detail: Detail{Checks: passed}}
+			return Verdict{Detail: event.Detail{Checks: passed}}
 		case err != nil && b.o.lbs.IsBroken():
 			return failed(false, err)
 		case limit > 0 && elapsed >= limit:
@@ -160,9 +164,9 @@ func (b *batch) healthy(ctx context.Context, m *row) Verdict {
 
 // health asks every LB that sends requests to a backend for its health. What an undrain
 // leaves down is not asked.
-func (b *batch) health(ctx context.Context, p Backend) error {
-	return b.o.lbs.With(p).Each(ctx, func(ctx context.Context, lb *LB) error {
-		if url := p.health(); url != HealthTCP {
+func (b *batch) health(ctx context.Context, p plan.Backend) error {
+	return b.o.lbs.With(p).Each(ctx, func(ctx context.Context, lb *fleet.LB) error {
+		if url := p.HealthCheck(); url != spec.HealthTCP {
 			return lb.Health(ctx, balancer.HealthCheck{URL: url})
 		}
 		return b.connect(ctx, lb, p)
@@ -171,10 +175,10 @@ func (b *batch) health(ctx context.Context, p Backend) error {
 
 // connect has an LB connect to the servers of a backend that are in the pool, or come
 // back to it.
-func (b *batch) connect(ctx context.Context, lb *LB, p Backend) error {
-	spec := b.o.plan.Spec
-	servers := b.part(lb).serversOf(p, func(s balancer.Server) bool {
-		return !s.Down || s.Managed || spec.Kind == Undrain && spec.Force
+func (b *batch) connect(ctx context.Context, lb *fleet.LB, p plan.Backend) error {
+	sp := b.o.plan.Spec
+	servers := b.part(lb).ServersOf(p, func(s balancer.Server) bool {
+		return !s.Down || s.Managed || sp.Kind == spec.Undrain && sp.Force
 	})
 	if len(servers) == 0 {
 		return nil

@@ -13,6 +13,10 @@ import (
 
 	"github.com/drainctl/drainctl/drain/backend"
 	"github.com/drainctl/drainctl/drain/balancer"
+	"github.com/drainctl/drainctl/drain/event"
+	"github.com/drainctl/drainctl/drain/fleet"
+	"github.com/drainctl/drainctl/drain/plan"
+	"github.com/drainctl/drainctl/drain/spec"
 	"github.com/drainctl/drainctl/remote"
 )
 
@@ -71,24 +75,24 @@ func (w *watchedLB) Watch(_ context.Context, r balancer.WatchRequest) (balancer.
 
 // add adds a backend whose counter is made up.
 func (b *batch) add(name string, c backend.Counter) {
-	spec := b.o.plan.Spec
-	b.rows = append(b.rows, &row{Backend: &backend.Backend{Name: name, Counter: c}, plan: Backend{Name: name, Targets: spec.Targets, Settings: spec.Settings}})
+	sp := b.o.plan.Spec
+	b.rows = append(b.rows, &row{Backend: &backend.Backend{Name: name, Counter: c}, plan: plan.Backend{Name: name, Targets: sp.Targets, Settings: sp.Settings}})
 }
 
 // waitOf is the batch of a drain with a counter and an LB that are made up.
-func waitOf(c backend.Counter, lb *watchedLB, change ...func(*Spec)) (*batch, *told) {
-	spec := DefaultSpec(Drain)
-	spec.Interval, spec.Timeout = time.Millisecond, time.Minute
+func waitOf(c backend.Counter, lb *watchedLB, change ...func(*spec.Spec)) (*batch, *told) {
+	sp := spec.Default(spec.Drain)
+	sp.Interval, sp.Timeout = time.Millisecond, time.Minute
 	for _, ch := range change {
-		ch(&spec)
+		ch(&sp)
 	}
 	l := &told{}
-	spec.Targets = []string{"10.0.0.1"}
+	sp.Targets = []string{"10.0.0.1"}
 	server := balancer.Server{Server: keyed("10.0.0.1:80"), Managed: true, Down: true}
-	lbs := []LBPlan{{LB: ThisMachine, Report: &balancer.Report{Servers: []balancer.Server{server}}}}
-	o := &Operation{options: Options{Emit: l.emit}, plan: &Plan{Spec: spec, LBs: lbs}}
+	lbs := []plan.LBPlan{{LB: fleet.ThisMachine, Report: &balancer.Report{Servers: []balancer.Server{server}}}}
+	o := &Operation{options: Options{Emit: l.emit}, plan: &plan.Plan{Spec: sp, LBs: lbs}}
 	if lb != nil {
-		o.lbs = Fleet{{Balancer: lb, Name: ThisMachine}}
+		o.lbs = fleet.Fleet{{Balancer: lb, Name: fleet.ThisMachine}}
 	}
 	o.whole = &batch{o: o, lbs: lbs}
 	o.whole.add("app-1", c)
@@ -102,13 +106,13 @@ func TestWaitForSeveralBackends(t *testing.T) {
 	s, other := &script{counts: []int{3, 2, 0}}, &script{counts: []int{9, 8, 7, 0}}
 	w, _ := waitOf(s, &watchedLB{})
 	w.add("app-2", other)
-	if v := w.await(t.Context(), draining, false); v.Err != nil || s.reads != 5 || other.reads != 6 {
+	if v := w.await(t.Context(), plan.Draining, false); v.Err != nil || s.reads != 5 || other.reads != 6 {
 		t.Errorf("%+v after %d and %d readings", v, s.reads, other.reads)
 	}
 	for _, counts := range [][2]int{{0, 4}, {4, 0}} {
-		w, _ = waitOf(&script{counts: counts[:1]}, &watchedLB{}, func(s *Spec) { s.Timeout = 50 * time.Millisecond })
+		w, _ = waitOf(&script{counts: counts[:1]}, &watchedLB{}, func(s *spec.Spec) { s.Timeout = 50 * time.Millisecond })
 		w.add("app-2", &script{counts: counts[1:]})
-		if v := w.await(t.Context(), draining, false); v.Outcome != StepTimedOut {
+		if v := w.await(t.Context(), plan.Draining, false); v.Outcome != StepTimedOut {
 			t.Errorf("%v: %+v", counts, v)
 		}
 	}
@@ -118,17 +122,17 @@ func TestWaitForSeveralBackends(t *testing.T) {
 // time, also together. Only a rollback is everyone's.
 func TestTimeoutOfOneOfSeveral(t *testing.T) {
 	for _, test := range []struct {
-		do      OnTimeout
+		do      spec.OnTimeout
 		drained bool
-	}{{TimeoutStop, true}, {TimeoutLeave, true}, {TimeoutRollback, false}} {
+	}{{spec.TimeoutStop, true}, {spec.TimeoutLeave, true}, {spec.TimeoutRollback, false}} {
 		synctest.Test(t, func(t *testing.T) {
 			busy := slices.Repeat([]int{1}, 1000)
-			w, _ := waitOf(&script{counts: busy[:1]}, &watchedLB{}, func(s *Spec) {
+			w, _ := waitOf(&script{counts: busy[:1]}, &watchedLB{}, func(s *spec.Spec) {
 				s.Together, s.OnTimeout, s.Timeout, s.Interval = true, test.do, time.Second, time.Second
 			})
 			w.add("app-2", &script{counts: append(busy, 0)})
 			w.rows[1].plan.Settings.Timeout = time.Hour
-			v := w.await(t.Context(), draining, false)
+			v := w.await(t.Context(), plan.Draining, false)
 			if drained := len(v.Failed) == 1 && v.Failed[0].Name == "app-1"; v.Outcome != StepTimedOut || drained != test.drained {
 				t.Errorf("%s: %+v, failed for %v", test.do, v, namesOf(v.Failed))
 			}
@@ -141,7 +145,7 @@ func TestTimeoutOfOneOfSeveral(t *testing.T) {
 func TestWaitOfARollback(t *testing.T) {
 	s, lb := &script{counts: []int{0}}, &watchedLB{}
 	w, _ := waitOf(s, lb)
-	if v := w.await(t.Context(), draining, true); v.Err != nil || s.reads != backend.LowReadings || lb.looks == 0 {
+	if v := w.await(t.Context(), plan.Draining, true); v.Err != nil || s.reads != backend.LowReadings || lb.looks == 0 {
 		t.Errorf("%+v after %d readings and %d looks", v, s.reads, lb.looks)
 	}
 }
@@ -151,16 +155,16 @@ func TestWaitOfARollback(t *testing.T) {
 func TestWaitForBufferedRequests(t *testing.T) {
 	lb, s := &watchedLB{held: []int{3, 3, 1, 0}}, &script{counts: []int{0}}
 	w, l := waitOf(s, lb)
-	if v := w.await(t.Context(), draining, false); v.Err != nil || lb.buffered != 4 || s.reads != backend.LowReadings+3 {
+	if v := w.await(t.Context(), plan.Draining, false); v.Err != nil || lb.buffered != 4 || s.reads != backend.LowReadings+3 {
 		t.Errorf("%+v after %d looks and %d readings, want 4 and %d", v, lb.buffered, s.reads, backend.LowReadings+3)
 	}
-	if told := eventsOf[*Buffered](l); len(told) != 1 || told[0].Requests != 3 || told[0].GaveUp {
+	if told := eventsOf[*event.Buffered](l); len(told) != 1 || told[0].Requests != 3 || told[0].GaveUp {
 		t.Errorf("told %+v, want it once", told)
 	}
 	// Where they cannot be counted, the connections alone have to do.
 	lb, s = &watchedLB{held: []int{-1}}, &script{counts: []int{0}}
 	w, l = waitOf(s, lb)
-	if v := w.await(t.Context(), draining, false); v.Err != nil || s.reads != backend.LowReadings || len(eventsOf[*Buffered](l)) != 0 {
+	if v := w.await(t.Context(), plan.Draining, false); v.Err != nil || s.reads != backend.LowReadings || len(eventsOf[*event.Buffered](l)) != 0 {
 		t.Errorf("%+v after %d readings", v, s.reads)
 	}
 }
@@ -179,7 +183,7 @@ func TestWaitForBufferedRequestsEnds(t *testing.T) {
 			t.Errorf("it goes on for ever: %t, %v", held, err)
 		}
 	}
-	if told := eventsOf[*Buffered](l); len(told) != 2 || told[0].GaveUp || !told[1].GaveUp {
+	if told := eventsOf[*event.Buffered](l); len(told) != 2 || told[0].GaveUp || !told[1].GaveUp {
 		t.Errorf("told %+v", told)
 	}
 	// The time begins with the first request that is held, not with the first look.
@@ -200,8 +204,8 @@ func TestWaitForBufferedRequestsEnds(t *testing.T) {
 // always right before the end.
 func TestWaitWatches(t *testing.T) {
 	lb := &watchedLB{}
-	w, _ := waitOf(&script{counts: []int{0}}, lb, func(s *Spec) { s.Interval = time.Hour })
-	if v := w.await(t.Context(), draining, false); v.Err != nil || lb.looks != 2 {
+	w, _ := waitOf(&script{counts: []int{0}}, lb, func(s *spec.Spec) { s.Interval = time.Hour })
+	if v := w.await(t.Context(), plan.Draining, false); v.Err != nil || lb.looks != 2 {
 		t.Errorf("%+v after %d looks", v, lb.looks)
 	}
 	for _, d := range []struct {
@@ -214,7 +218,7 @@ func TestWaitWatches(t *testing.T) {
 		{balancer.Drift{Reason: balancer.DriftUnknown, Places: []string{"/x"}, Reloaded: true}, "another process reloaded nginx and then changed /x: what nginx has loaded is not known"},
 	} {
 		w, _ := waitOf(&script{counts: []int{1}}, &watchedLB{drift: &d.drift})
-		if v := w.await(t.Context(), draining, false); v.Outcome != StepError || v.Err.Error() != d.want {
+		if v := w.await(t.Context(), plan.Draining, false); v.Outcome != StepError || v.Err.Error() != d.want {
 			t.Errorf("got %+v, want %q", v, d.want)
 		}
 	}
@@ -242,13 +246,13 @@ func TestLookThatFails(t *testing.T) {
 	// The last look before the stop must have seen: a reading beside one that failed
 	// does not count.
 	lb = &watchedLB{errs: []error{nil, broken, broken, nil}}
-	w, _ = waitOf(&script{counts: []int{0}}, lb, func(s *Spec) { s.Interval = time.Hour })
-	if v := w.await(t.Context(), draining, false); v.Err != nil || lb.looks != 4 {
+	w, _ = waitOf(&script{counts: []int{0}}, lb, func(s *spec.Spec) { s.Interval = time.Hour })
+	if v := w.await(t.Context(), plan.Draining, false); v.Err != nil || lb.looks != 4 {
 		t.Errorf("%+v after %d looks, want 4", v, lb.looks)
 	}
 	// Before its time, nothing is looked at.
 	lb = &watchedLB{}
-	w, _ = waitOf(nil, lb, func(s *Spec) { s.Interval = time.Hour })
+	w, _ = waitOf(nil, lb, func(s *spec.Spec) { s.Interval = time.Hour })
 	_, _ = newLookout(w).look(t.Context(), false, false)
 	if lb.looks != 0 {
 		t.Errorf("%d looks", lb.looks)
@@ -273,20 +277,20 @@ func TestHealthMustPassSeveralTimes(t *testing.T) {
 	sick := errors.New("connection refused")
 	check := func(limit time.Duration, checks ...error) (Verdict, *sickLB, *told) {
 		lb := &sickLB{checks: checks}
-		w, l := waitOf(nil, nil, func(s *Spec) { s.Kind, s.HealthTimeout = Undrain, limit })
-		w.o.lbs, w.o.options.bounds = Fleet{{Balancer: lb, Name: ThisMachine}}, shortBounds
-		return w.await(t.Context(), checking, false), lb, l
+		w, l := waitOf(nil, nil, func(s *spec.Spec) { s.Kind, s.HealthTimeout = spec.Undrain, limit })
+		w.o.lbs, w.o.options.bounds = fleet.Fleet{{Balancer: lb, Name: fleet.ThisMachine}}, shortBounds
+		return w.await(t.Context(), plan.Checking, false), lb, l
 	}
 	v, lb, _ := check(time.Minute, nil)
 	if v.Err != nil || lb.n != healthChecks || v.Detail.Checks != healthChecks {
 		t.Errorf("%+v after %d checks", v, lb.n)
 	}
 	v, lb, l := check(time.Minute, sick, nil, nil, sick, nil)
-	if told := eventsOf[*HealthChecked](l); v.Err != nil || lb.n != 4+healthChecks || told[2].Passed != 2 || told[3].Passed != 0 || told[3].Error != sick.Error() {
+	if told := eventsOf[*event.HealthChecked](l); v.Err != nil || lb.n != 4+healthChecks || told[2].Passed != 2 || told[3].Passed != 0 || told[3].Error != sick.Error() {
 		t.Errorf("%+v after %d checks", v, lb.n)
 	}
 	v, _, _ = check(50*time.Millisecond, sick)
-	if want := fmt.Sprintf("not healthy after 50ms (%s): connection refused", HealthText(HealthTCP)); v.Outcome != StepError || !strings.HasPrefix(v.Err.Error(), want) {
+	if want := fmt.Sprintf("not healthy after 50ms (%s): connection refused", HealthText(spec.HealthTCP)); v.Outcome != StepError || !strings.HasPrefix(v.Err.Error(), want) {
 		t.Errorf("got %v, want %q", v.Err, want)
 	}
 }
@@ -295,15 +299,15 @@ func TestHealthMustPassSeveralTimes(t *testing.T) {
 func TestOtherClientsNotLookedFor(t *testing.T) {
 	host := remote.Local(nil)
 	for _, test := range []struct {
-		spec    func(*Spec)
-		backend Backend
+		spec    func(*spec.Spec)
+		backend plan.Backend
 		want    bool
 	}{
-		{func(*Spec) {}, Backend{Name: "a", Address: "10.0.0.1", Ports: []uint16{80}}, true},
-		{func(*Spec) {}, Backend{Name: "this machine", Ports: []uint16{80}}, false},
-		{func(*Spec) {}, Backend{Name: "this machine", Sockets: []string{"/a.sock"}}, false},
-		{func(s *Spec) { s.Counter = CounterLB }, Backend{Name: "a", Address: "10.0.0.1", Ports: []uint16{80}}, false},
-		{func(s *Spec) { s.Counter, s.StatusURL = CounterStubStatus, "http://localhost/" }, Backend{Name: "a", Address: "10.0.0.1", Ports: []uint16{80}}, false},
+		{func(*spec.Spec) {}, plan.Backend{Name: "a", Address: "10.0.0.1", Ports: []uint16{80}}, true},
+		{func(*spec.Spec) {}, plan.Backend{Name: "this machine", Ports: []uint16{80}}, false},
+		{func(*spec.Spec) {}, plan.Backend{Name: "this machine", Sockets: []string{"/a.sock"}}, false},
+		{func(s *spec.Spec) { s.Counter = spec.CounterLB }, plan.Backend{Name: "a", Address: "10.0.0.1", Ports: []uint16{80}}, false},
+		{func(s *spec.Spec) { s.Counter, s.StatusURL = spec.CounterStubStatus, "http://localhost/" }, plan.Backend{Name: "a", Address: "10.0.0.1", Ports: []uint16{80}}, false},
 	} {
 		w, _ := waitOf(nil, nil, test.spec)
 		test.backend.Settings = w.o.plan.Spec.Settings

@@ -4,6 +4,10 @@ import (
 	"context"
 	"slices"
 	"time"
+
+	"github.com/drainctl/drainctl/drain/event"
+	"github.com/drainctl/drainctl/drain/plan"
+	"github.com/drainctl/drainctl/drain/spec"
 )
 
 // An Outcome is how a step ended.
@@ -21,10 +25,10 @@ const (
 type Verdict struct {
 	Outcome Outcome
 	Changed bool // it changed something, if only for a while; also when it failed
-	Detail  Detail
+	Detail  event.Detail
 	Err     error
-	Log     []string  // the app's last log lines
-	Next    []Command // for an irreversible failure
+	Log     []string       // the app's last log lines
+	Next    []spec.Command // for an irreversible failure
 	// Failed are the rows that it failed for, and Each has why. If it failed and there are none,
 	// it failed for all of them together.
 	Failed []*row
@@ -67,13 +71,13 @@ func joined(rows []*row, verdicts []Verdict) Verdict {
 
 // run does the step of a phase. In a rollback, back is set and the step undoes only what this operation
 // did. A step can be repeated; it then does what is still to be done.
-func (b *batch) run(ctx context.Context, p Phase, back bool) Verdict {
+func (b *batch) run(ctx context.Context, p plan.Phase, back bool) Verdict {
 	switch p {
-	case marking, clearing:
+	case plan.Marking, plan.Clearing:
 		return b.reconcile(ctx, p, back)
-	case draining, checking:
+	case plan.Draining, plan.Checking:
 		return b.await(ctx, p, back)
-	case stopping, starting:
+	case plan.Stopping, plan.Starting:
 		return b.control(ctx, p)
 	}
 	return b.work(ctx)
@@ -81,10 +85,10 @@ func (b *batch) run(ctx context.Context, p Phase, back bool) Verdict {
 
 // walk takes a batch through phases. rest are the rows that come to the end of them. An error is
 // about all rows and ends the operation; they were rolled back, or left out after their work.
-func (o *Operation) walk(hard, soft context.Context, b *batch, path []Phase) (rest *batch, err error) {
+func (o *Operation) walk(hard, soft context.Context, b *batch, path []plan.Phase) (rest *batch, err error) {
 	for _, p := range path {
 		ctx := soft
-		if o.plan.Spec.Kind == Run && p >= working {
+		if o.plan.Spec.Kind == spec.Run && p >= plan.Working {
 			ctx = hard // after Ctrl-C, the batch returns to the pool before the run ends
 		}
 		v := o.take(ctx, b, p, false)
@@ -105,7 +109,7 @@ func (o *Operation) walk(hard, soft context.Context, b *batch, path []Phase) (re
 // its rows; of a rolling run the batch, but what was worked on stays out, unless --on-failure says
 // otherwise.
 func (o *Operation) unwindAll(hard context.Context, b *batch, v Verdict) error {
-	if o.plan.Spec.Kind != Run {
+	if o.plan.Spec.Kind != spec.Run {
 		o.unwind(hard, o.whole.where(func(r *row) bool { return r.end == "" || r.end == notDrained }), v)
 		return v.Err
 	}
@@ -119,21 +123,21 @@ func (o *Operation) unwindAll(hard context.Context, b *batch, v Verdict) error {
 	o.unwind(hard, back, v)
 	for _, r := range back.rows {
 		if r.end == rolledBack { // a resume begins with it
-			r.phase, r.reached, r.end, r.why = waiting, waiting, "", Verdict{}
+			r.phase, r.reached, r.end, r.why = plan.Waiting, plan.Waiting, "", Verdict{}
 		}
 	}
 	return v.Err
 }
 
 // settle decides what becomes of the rows that failed in a step. It returns the others.
-func (o *Operation) settle(hard context.Context, b *batch, p Phase, v Verdict) (rest *batch) {
-	spec := o.plan.Spec
+func (o *Operation) settle(hard context.Context, b *batch, p plan.Phase, v Verdict) (rest *batch) {
+	sp := o.plan.Spec
 	var back, stay []*row
 	for _, r := range v.Failed {
 		r.why = v.of(r)
-		switch fateOf(spec, r.reached, r.why) {
+		switch fateOf(sp, r.reached, r.why) {
 		case stopAnyway:
-			o.emit(&StoppingAnyway{Header: Header{Target: r.Name, Step: p.step(), Direction: p.direction()}, Error: r.why.Err.Error()})
+			o.emit(&event.StoppingAnyway{Header: event.Header{Target: r.Name, Step: p.Step(), Direction: p.Direction()}, Error: r.why.Err.Error()})
 		case leave:
 			r.end = left
 			if r.why.Outcome == StepTimedOut {
@@ -147,7 +151,7 @@ func (o *Operation) settle(hard context.Context, b *batch, p Phase, v Verdict) (
 	rest = b.without(slices.Concat(back, stay))
 	switch {
 	case len(back) == 0:
-	case spec.Together && spec.Kind != Run:
+	case sp.Together && sp.Kind != spec.Run:
 		o.unwind(hard, o.whole.where(func(r *row) bool { return r.end == "" || r.end == notDrained }), v)
 		return b.only(nil)
 	default:
@@ -163,9 +167,9 @@ func (o *Operation) unwind(ctx context.Context, b *batch, why Verdict) {
 	for _, r := range b.rows {
 		r.why = why.of(r)
 	}
-	path := paths[Undrain]
-	if o.plan.Spec.Kind == Undrain {
-		path = paths[Drain]
+	path := plan.Paths[spec.Undrain]
+	if o.plan.Spec.Kind == spec.Undrain {
+		path = plan.Paths[spec.Drain]
 	}
 	rest := b
 	for _, p := range path {
@@ -194,25 +198,25 @@ func (o *Operation) unwind(ctx context.Context, b *batch, why Verdict) {
 func (o *Operation) tellRollback(b *batch, why Verdict) {
 	if len(b.rows) == len(o.whole.rows) {
 		if slices.ContainsFunc(b.rows, func(r *row) bool { return r.changed }) {
-			o.emit(&RollingBack{Error: why.Err.Error()})
+			o.emit(&event.RollingBack{Error: why.Err.Error()})
 		}
 		return
 	}
 	for _, r := range b.rows {
-		o.emit(&RollingBack{Header: Header{Target: r.Name}, Error: why.of(r).Err.Error()})
+		o.emit(&event.RollingBack{Header: event.Header{Target: r.Name}, Error: why.of(r).Err.Error()})
 	}
 }
 
 // take runs the step of one phase and says how it went. The journal of every LB has it before it
 // begins. On the way back to the pool, a journal that cannot be written is a warning: it is no reason
 // to leave an app stopped.
-func (o *Operation) take(ctx context.Context, b *batch, p Phase, back bool) Verdict {
-	head := Header{Step: p.step(), Direction: p.direction()}
+func (o *Operation) take(ctx context.Context, b *batch, p plan.Phase, back bool) Verdict {
+	head := event.Header{Step: p.Step(), Direction: p.Direction()}
 	if ctx.Err() != nil {
 		return failed(false, context.Cause(ctx))
 	}
-	run := o.plan.Spec.Kind == Run
-	wayBack := back || run && p > working
+	run := o.plan.Spec.Kind == spec.Run
+	wayBack := back || run && p > plan.Working
 	if wayBack && o.lbs.IsBroken() {
 		// An LB that is gone is no reason to leave the app stopped. Steps that need it fail.
 		_ = o.reconnect(ctx)
@@ -222,7 +226,7 @@ func (o *Operation) take(ctx context.Context, b *batch, p Phase, back bool) Verd
 		if err := o.record(ctx); err != nil && !wayBack {
 			return o.failedStep(head, failed(false, err))
 		} else if err != nil {
-			o.emit(&Warning{Text: err.Error()})
+			o.emit(&event.Warning{Text: err.Error()})
 		}
 	}
 	for _, r := range b.rows {
@@ -244,23 +248,23 @@ func (o *Operation) take(ctx context.Context, b *batch, p Phase, back bool) Verd
 		}
 		return o.failedStep(head, v)
 	}
-	o.emit(&StepDone{Header: head, Changed: v.Changed, Elapsed: InSeconds(time.Since(began)), Detail: v.Detail})
+	o.emit(&event.StepDone{Header: head, Changed: v.Changed, Elapsed: spec.InSeconds(time.Since(began)), Detail: v.Detail})
 	return v
 }
 
 // begins reports whether the step is still to be announced. The first step of a drain or an undrain
 // is announced when the operation begins.
-func (o *Operation) begins(b *batch, p Phase) bool {
+func (o *Operation) begins(b *batch, p plan.Phase) bool {
 	return slices.ContainsFunc(b.rows, func(r *row) bool { return r.phase != p })
 }
 
 // announce emits the beginning of a step, and notes it in the table.
-func (o *Operation) announce(b *batch, p Phase, back bool) {
-	e := &StepStarted{Header: Header{Step: p.step(), Direction: p.direction()}, Rollback: back, Description: b.describe(p)}
-	switch path := o.plan.path(); {
+func (o *Operation) announce(b *batch, p plan.Phase, back bool) {
+	e := &event.StepStarted{Header: event.Header{Step: p.Step(), Direction: p.Direction()}, Rollback: back, Description: b.describe(p)}
+	switch path := o.plan.Path(); {
 	case back:
-	case o.plan.Spec.Kind == Run:
-		if p == marking {
+	case o.plan.Spec.Kind == spec.Run:
+		if p == plan.Marking {
 			e.Description.Returning = targetsOf(o.returning())
 		}
 	default:
@@ -275,29 +279,29 @@ func (o *Operation) announce(b *batch, p Phase, back bool) {
 	o.emit(e)
 }
 
-func (o *Operation) failedStep(head Header, v Verdict) Verdict {
+func (o *Operation) failedStep(head event.Header, v Verdict) Verdict {
 	if len(v.Failed) == 0 || len(o.whole.rows) == 1 {
-		o.emit(&StepFailed{Header: head, Error: v.Err.Error()})
+		o.emit(&event.StepFailed{Header: head, Error: v.Err.Error()})
 		return v
 	}
 	for _, r := range v.Failed {
 		head.Target = r.Name
-		o.emit(&StepFailed{Header: head, Error: v.of(r).Err.Error()})
+		o.emit(&event.StepFailed{Header: head, Error: v.of(r).Err.Error()})
 	}
 	return v
 }
 
 // describe says what the step of a phase will do with the batch.
-func (b *batch) describe(p Phase) Description {
-	var backends []Backend
+func (b *batch) describe(p plan.Phase) plan.Description {
+	var backends []plan.Backend
 	for _, r := range b.rows {
 		backends = append(backends, r.plan)
 	}
-	var lbs []LBPlan
+	var lbs []plan.LBPlan
 	for _, lb := range b.lbs {
 		report := *lb.Report
 		report.Servers = serversOf(lb, b.rows)
-		lbs = append(lbs, LBPlan{LB: lb.LB, Report: &report})
+		lbs = append(lbs, plan.LBPlan{LB: lb.LB, Report: &report})
 	}
-	return describe(b.o.plan.Spec, p, backends, lbs)
+	return plan.Describe(b.o.plan.Spec, p, backends, lbs)
 }

@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/drainctl/drainctl/drain/event"
+	"github.com/drainctl/drainctl/drain/plan"
 	"github.com/drainctl/drainctl/remote"
 )
 
@@ -38,7 +40,7 @@ func (b *batch) work(ctx context.Context) Verdict {
 func (o *Operation) work(ctx context.Context, m *row) error {
 	r := o.plan.Spec.Rollout
 	if r.Reboot {
-		o.emit(&Rebooting{Header: Header{Target: m.Name, Step: StepWork}})
+		o.emit(&event.Rebooting{Header: event.Header{Target: m.Name, Step: plan.StepWork}})
 		if err := m.Reboot(ctx, r.RebootTimeout); err != nil {
 			return err
 		}
@@ -50,9 +52,9 @@ func (o *Operation) work(ctx context.Context, m *row) error {
 	}
 	var words []string
 	for _, w := range r.Command {
-		words = append(words, m.plan.fill(w))
+		words = append(words, m.plan.Fill(w))
 	}
-	run := func() (int, error) { return o.runHere(ctx, words, m.plan, StepWork) }
+	run := func() (int, error) { return o.runHere(ctx, words, m.plan, plan.StepWork) }
 	if r.OnBackend {
 		run = func() (int, error) { return o.runThere(ctx, m, words) }
 	}
@@ -73,12 +75,12 @@ const workGrace = 10 * time.Second
 // runHere runs a command on this machine, never through a shell, and shows what
 // it prints. It has a process group of its own: a Ctrl-C at the terminal is for
 // drainctl to handle. When ctx ends, the group is killed.
-func (o *Operation) runHere(ctx context.Context, words []string, b Backend, step StepName) (code int, err error) {
+func (o *Operation) runHere(ctx context.Context, words []string, b plan.Backend, step plan.StepName) (code int, err error) {
 	cmd := exec.CommandContext(ctx, words[0], words[1:]...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = workGrace
-	values := []string{b.fill("{host}"), b.fill("{address}"), b.fill("{port}"), b.fill("{upstream}"), o.id}
+	values := []string{b.Fill("{host}"), b.Fill("{address}"), b.Fill("{port}"), b.Fill("{upstream}"), o.id}
 	cmd.Env = os.Environ()
 	for i, name := range WorkVariables {
 		cmd.Env = append(cmd.Env, name+"="+values[i])
@@ -125,7 +127,7 @@ func (o *Operation) runThere(ctx context.Context, m *row, words []string) (code 
 	defer stop()
 	defer stream.Close()
 	_ = stream.CloseWrite()
-	told := o.tell(stream, m.Name, StepWork)
+	told := o.tell(stream, m.Name, plan.StepWork)
 	code, err = stream.Wait()
 	cut := awaitOutput(told)
 	if ctx.Err() != nil {
@@ -154,7 +156,7 @@ const maxWorkLine = 64 << 10
 // tell tells each line of a command's output as an event, and one longer than maxWorkLine
 // in pieces. What a command prints may hold a secret: it is shown, and not kept in the
 // history. The channel has the error of the reading, and is closed when that is over.
-func (o *Operation) tell(output io.Reader, backend string, step StepName) <-chan error {
+func (o *Operation) tell(output io.Reader, backend string, step plan.StepName) <-chan error {
 	over := make(chan error, 1)
 	go func() {
 		defer close(over)
@@ -162,7 +164,7 @@ func (o *Operation) tell(output io.Reader, backend string, step StepName) <-chan
 		for {
 			line, err := lines.ReadSlice('\n')
 			if len(line) > 0 {
-				o.emit(&WorkOutput{Header: Header{Target: backend, Step: step}, Line: strings.TrimRight(string(line), "\r\n")})
+				o.emit(&event.WorkOutput{Header: event.Header{Target: backend, Step: step}, Line: strings.TrimRight(string(line), "\r\n")})
 			}
 			switch {
 			case err == nil, errors.Is(err, bufio.ErrBufferFull):
@@ -192,17 +194,17 @@ func (o *Operation) askOnlyIf(ctx context.Context) error {
 	if len(words) == 0 {
 		return nil
 	}
-	skips := make([]*Skip, len(o.whole.rows))
+	skips := make([]*plan.Skip, len(o.whole.rows))
 	errs := make([]error, len(o.whole.rows))
 	var all sync.WaitGroup
 	for i, m := range o.whole.rows {
-		if !m.isOpen() || m.reached > waiting { // under way since an earlier process asked
+		if !m.isOpen() || m.reached > plan.Waiting { // under way since an earlier process asked
 			continue
 		}
 		all.Go(func() {
 			var args []string
 			for _, w := range words {
-				args = append(args, m.plan.fill(w))
+				args = append(args, m.plan.Fill(w))
 			}
 			r, err := m.Host.Run(ctx, remote.Command{Args: args, Limit: onlyIfLimit})
 			switch {
@@ -211,7 +213,7 @@ func (o *Operation) askOnlyIf(ctx context.Context) error {
 			case r.Code == 126 || r.Code == 127:
 				errs[i] = fmt.Errorf("--only-if on %s: %w\nhint: it is a command and its words; for a shell's line, say sh -c '...'", m.Name, r.Err(args...))
 			case r.Code != 0:
-				skips[i] = &Skip{Backend: m.Name, Reason: fmt.Sprintf("--only-if: exit status %d", r.Code)}
+				skips[i] = &plan.Skip{Backend: m.Name, Reason: fmt.Sprintf("--only-if: exit status %d", r.Code)}
 			}
 		})
 	}
@@ -220,7 +222,7 @@ func (o *Operation) askOnlyIf(ctx context.Context) error {
 		if s != nil {
 			o.whole.rows[i].end = skipped
 			o.skipped = append(o.skipped, *s)
-			o.emit(&BackendSkipped{Header: Header{Target: s.Backend}, Reason: s.Reason})
+			o.emit(&event.BackendSkipped{Header: event.Header{Target: s.Backend}, Reason: s.Reason})
 		}
 	}
 	return errors.Join(errs...)

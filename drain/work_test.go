@@ -8,15 +8,17 @@ import (
 	"time"
 
 	"github.com/drainctl/drainctl/drain/backend"
+	"github.com/drainctl/drainctl/drain/event"
+	"github.com/drainctl/drainctl/drain/plan"
 	"github.com/drainctl/drainctl/remote"
 )
 
 // A line of a command's output is told in pieces if it is long, and nothing of it is lost.
 func TestOutputOfLongLines(t *testing.T) {
 	var told []string
-	o := &Operation{options: Options{Emit: func(e Event) { told = append(told, e.(*WorkOutput).Line) }}}
+	o := &Operation{options: Options{Emit: func(e event.Event) { told = append(told, e.(*event.WorkOutput).Line) }}}
 	long := strings.Repeat("x", 10*maxWorkLine+5)
-	if err := <-o.tell(strings.NewReader("one\r\n"+long+"\ntwo\nthree"), "app-1", StepWork); err != nil {
+	if err := <-o.tell(strings.NewReader("one\r\n"+long+"\ntwo\nthree"), "app-1", plan.StepWork); err != nil {
 		t.Fatal(err)
 	}
 	if n := len(told); n != 14 || told[0] != "one" || told[n-2] != "two" || told[n-1] != "three" || strings.Join(told[1:n-2], "") != long {
@@ -36,7 +38,7 @@ func TestWorkThatLeavesAProcess(t *testing.T) {
 	m := &row{Backend: &backend.Backend{Name: "app-1", Host: remote.Local(nil)}}
 	for where, run := range map[string]func(o *Operation, words []string) (int, error){
 		"here": func(o *Operation, words []string) (int, error) {
-			return o.runHere(t.Context(), words, Backend{}, StepWork)
+			return o.runHere(t.Context(), words, plan.Backend{}, plan.StepWork)
 		},
 		"on the backend": func(o *Operation, words []string) (int, error) { return o.runThere(t.Context(), m, words) },
 	} {
@@ -45,10 +47,10 @@ func TestWorkThatLeavesAProcess(t *testing.T) {
 				t.Parallel()
 				var mu sync.Mutex
 				var told []string
-				o := &Operation{options: Options{Emit: func(e Event) {
+				o := &Operation{options: Options{Emit: func(e event.Event) {
 					mu.Lock()
 					defer mu.Unlock()
-					told = append(told, e.(*WorkOutput).Line)
+					told = append(told, e.(*event.WorkOutput).Line)
 				}}}
 				began := time.Now()
 				code, err := run(o, []string{"sh", "-c", script})

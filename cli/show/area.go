@@ -9,7 +9,9 @@ import (
 
 	"github.com/charmbracelet/x/ansi"
 
-	"github.com/drainctl/drainctl/drain"
+	"github.com/drainctl/drainctl/drain/event"
+	"github.com/drainctl/drainctl/drain/plan"
+	"github.com/drainctl/drainctl/drain/spec"
 )
 
 // On a terminal the steps are one list: those that are over are lines that stay, and
@@ -72,12 +74,12 @@ func (v *Text) clear() {
 
 // onScreen shows an event that is shown in another way on a terminal than in a log, and
 // tells whether it is such a one.
-func (v *Text) onScreen(e drain.Event, notes []*waitRow) bool {
+func (v *Text) onScreen(e event.Event, notes []*waitRow) bool {
 	switch e := e.(type) {
-	case *drain.StepStarted, *drain.Edited, *drain.Reloaded, *drain.Rebooting, *drain.Waiting, *drain.HealthChecked:
-	case *drain.StepDone:
+	case *event.StepStarted, *event.Edited, *event.Reloaded, *event.Rebooting, *event.Waiting, *event.HealthChecked:
+	case *event.StepDone:
 		v.stepDone(e, notes)
-	case *drain.StepFailed:
+	case *event.StepFailed:
 		name, place := v.run.named(e.Step, e.Direction)
 		v.line("%s", v.screen.text(fmt.Sprintf("%s %s%s%s: failed: %s", v.bad.Sprint("✗"), v.bold.Sprint(place), v.on(e), name, oneLine(e.Error))))
 	default:
@@ -87,13 +89,13 @@ func (v *Text) onScreen(e drain.Event, notes []*waitRow) bool {
 }
 
 // stepDone is the lines that stay of a step.
-func (v *Text) stepDone(e *drain.StepDone, notes []*waitRow) {
+func (v *Text) stepDone(e *event.StepDone, notes []*waitRow) {
 	name, place := v.run.named(e.Step, e.Direction)
 	state, mark := "done", v.good.Sprint("✓")
 	switch {
 	case v.run.undoes(e.Direction):
 		name, state, mark = stepText(e.Step, e.Direction.Opposite()), "rolled back", v.warn.Sprint("↺")
-	case !e.Changed && e.Step != drain.StepWait:
+	case !e.Changed && e.Step != plan.StepWait:
 		state = "unchanged"
 	}
 	v.line("%s", v.screen.text(fmt.Sprintf("%s %s%s: %s in %s", mark, v.bold.Sprint(place), name, state, took(e.Elapsed.Duration()))))
@@ -103,7 +105,7 @@ func (v *Text) stepDone(e *drain.StepDone, notes []*waitRow) {
 		v.told(indent, indent+"  ", text)
 	}
 	for _, n := range notes {
-		if e.Step == drain.StepMarkDown && n.text != pendingText {
+		if e.Step == plan.StepMarkDown && n.text != pendingText {
 			v.told(indent, indent+"  ", v.owner(n, v.fleet)+n.text)
 		}
 	}
@@ -235,10 +237,10 @@ func (p *progress) place() string {
 
 // undoes tells whether a step is taken the other way than the one that was begun: in
 // a rollback.
-func (p *progress) undoes(d drain.Direction) bool { return p.rollingBack || d != p.direction }
+func (p *progress) undoes(d plan.Direction) bool { return p.rollingBack || d != p.direction }
 
 // named is what a step is called, and its number.
-func (p *progress) named(step drain.StepName, d drain.Direction) (name, place string) {
+func (p *progress) named(step plan.StepName, d plan.Direction) (name, place string) {
 	if p.undoes(d) {
 		return stepText(step, d), ""
 	}
@@ -265,7 +267,7 @@ func (p *progress) shown(height int) []*waitRow {
 // held is the connections that hold on longest, of all backends.
 func (p *progress) held() (texts []string) {
 	type held struct {
-		drain.Held
+		event.Held
 		of string
 	}
 	var all []held
@@ -277,7 +279,7 @@ func (p *progress) held() (texts []string) {
 		}
 	}
 	slices.SortStableFunc(all, func(a, b held) int { return cmp.Compare(b.OpenFor, a.OpenFor) })
-	for _, h := range all[:min(len(all), drain.MaxHeld)] {
+	for _, h := range all[:min(len(all), event.MaxHeld)] {
 		texts = append(texts, heldText(h.Held, map[bool]string{true: h.of}[len(p.rows) > 1]))
 	}
 	return texts
@@ -289,7 +291,7 @@ func (p *progress) pending() (texts []string) {
 		return nil
 	}
 	for i, s := range p.steps {
-		if i >= p.last && len(p.batches) == 0 && p.kind != drain.Run {
+		if i >= p.last && len(p.batches) == 0 && p.kind != spec.Run {
 			texts = append(texts, fmt.Sprintf("· %d/%d %s: pending", i+1, len(p.steps), title(s.Step, s.Direction, s.Description)))
 		}
 	}

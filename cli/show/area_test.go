@@ -12,8 +12,10 @@ import (
 
 	"github.com/charmbracelet/x/ansi"
 
-	"github.com/drainctl/drainctl/drain"
 	"github.com/drainctl/drainctl/drain/balancer"
+	"github.com/drainctl/drainctl/drain/event"
+	"github.com/drainctl/drainctl/drain/plan"
+	"github.com/drainctl/drainctl/drain/spec"
 	"github.com/drainctl/drainctl/remote"
 )
 
@@ -33,10 +35,10 @@ func onTTY() *shown {
 }
 
 // tells has the view know of events, and draws nothing.
-func (s *shown) tells(events ...drain.Event) {
+func (s *shown) tells(events ...event.Event) {
 	for _, e := range events {
 		e.Head().Time = began
-		s.run.heed(drain.Stamp(e))
+		s.run.heed(event.Stamp(e))
 	}
 }
 
@@ -45,28 +47,28 @@ func (s *shown) area(width, height int, after time.Duration) string {
 	return strings.Join(s.Text.area(width, height, began.Add(after)), "\n")
 }
 
-func drainPlan(backends ...string) *drain.Planned {
-	p := &drain.Plan{Spec: drain.Spec{Kind: drain.Drain}, Steps: []drain.PlannedStep{
-		{Step: drain.StepMarkDown, Direction: drain.Forward, Description: drain.Description{Servers: []string{"10.0.0.1:80 in pool"}}},
-		{Step: drain.StepWait, Direction: drain.Forward, Description: drain.Description{Counter: "ss on app1", Limit: 300}},
-		{Step: drain.StepService, Direction: drain.Forward, Description: drain.Description{Service: "app", Backend: "app1"}},
+func drainPlan(backends ...string) *event.Planned {
+	p := &plan.Plan{Spec: spec.Spec{Kind: spec.Drain}, Steps: []plan.Step{
+		{Step: plan.StepMarkDown, Direction: plan.Forward, Description: plan.Description{Servers: []string{"10.0.0.1:80 in pool"}}},
+		{Step: plan.StepWait, Direction: plan.Forward, Description: plan.Description{Counter: "ss on app1", Limit: 300}},
+		{Step: plan.StepService, Direction: plan.Forward, Description: plan.Description{Service: "app", Backend: "app1"}},
 	}}
 	for _, name := range backends {
-		p.Backends = append(p.Backends, drain.Backend{Name: name})
+		p.Backends = append(p.Backends, plan.Backend{Name: name})
 	}
-	return &drain.Planned{Plan: p}
+	return &event.Planned{Plan: p}
 }
 
 // starts begins a step of a plan.
-func starts(p *drain.Planned, number int) *drain.StepStarted {
+func starts(p *event.Planned, number int) *event.StepStarted {
 	s := p.Plan.Steps[number-1]
-	return &drain.StepStarted{Header: step(s.Step, s.Direction), Number: number, Of: len(p.Plan.Steps), Description: s.Description}
+	return &event.StepStarted{Header: step(s.Step, s.Direction), Number: number, Of: len(p.Plan.Steps), Description: s.Description}
 }
 
 // reads is a reading some seconds after the wait has begun.
-func reads(backend string, seconds, open int) *drain.Waiting {
+func reads(backend string, seconds, open int) *event.Waiting {
 	e := waitsFor(backend, open)
-	e.Elapsed, e.Limit, e.Peers = drain.Seconds(seconds), 300, []remote.Peer{{Addr: netip.MustParseAddr("10.0.0.9"), Count: open}}
+	e.Elapsed, e.Limit, e.Peers = spec.Seconds(seconds), 300, []remote.Peer{{Addr: netip.MustParseAddr("10.0.0.9"), Count: open}}
 	return e
 }
 
@@ -74,7 +76,7 @@ func reads(backend string, seconds, open int) *drain.Waiting {
 func waits() *shown {
 	p := drainPlan("app1")
 	s := onTTY()
-	s.tells(p, starts(p, 1), &drain.StepDone{Header: step(drain.StepMarkDown, drain.Forward)}, starts(p, 2))
+	s.tells(p, starts(p, 1), &event.StepDone{Header: step(plan.StepMarkDown, plan.Forward)}, starts(p, 2))
 	for second := range 21 {
 		s.tells(reads("app1", second, 60-second))
 	}
@@ -84,11 +86,11 @@ func waits() *shown {
 func TestAreaOfAWait(t *testing.T) {
 	s := waits()
 	last := reads("app1", 20, 40)
-	last.Held = []drain.Held{
+	last.Held = []event.Held{
 		{Address: "10.0.0.9", Port: 40312, LB: "lb1", OpenFor: 192, Idle: 12.3},
 		{Address: "2001:db8::9", Port: 443, OpenFor: 61, Idle: 1},
 	}
-	last.Stuck = &drain.Stuck{Reason: drain.StuckUpgraded, Connections: 3, OpenFor: 720, ShutdownTimeout: 600, CanStop: true}
+	last.Stuck = &event.Stuck{Reason: event.StuckUpgraded, Connections: 3, OpenFor: 720, ShutdownTimeout: 600, CanStop: true}
 	stuck := waits()
 	stuck.tells(last)
 	interrupted := waits()
@@ -165,7 +167,7 @@ func TestAreaOfMany(t *testing.T) {
 	for i, name := range names[1:] {
 		s.tells(reads(name, 0, 40), reads(name, 1, max(0, 20-i)))
 	}
-	s.tells(&drain.Waiting{Header: reads("app2", 1, 1).Header, Error: "ssh: gone", Limit: 300})
+	s.tells(&event.Waiting{Header: reads("app2", 1, 1).Header, Error: "ssh: gone", Limit: 300})
 	const want = `
 ▸ 2/3 wait until no connection is open, by ss on app1: running, 1s of 5m
       app2: not countable ████▅
@@ -188,11 +190,11 @@ func TestAreaOfMany(t *testing.T) {
 func TestAreaOfLBs(t *testing.T) {
 	p := drainPlan("app1")
 	for _, lb := range []string{"lb1", "lb2"} {
-		p.Plan.LBs = append(p.Plan.LBs, drain.LBPlan{LB: lb, Report: &balancer.Report{}})
+		p.Plan.LBs = append(p.Plan.LBs, plan.LBPlan{LB: lb, Report: &balancer.Report{}})
 	}
 	s := onTTY()
 	s.fleet = true
-	reloaded := &drain.Reloaded{Header: step(drain.StepMarkDown, drain.Forward), Generation: balancer.Generation{Serving: 2}}
+	reloaded := &event.Reloaded{Header: step(plan.StepMarkDown, plan.Forward), Generation: balancer.Generation{Serving: 2}}
 	reloaded.LB = "lb2"
 	s.tells(p, starts(p, 1), reloaded)
 	const want = `
@@ -205,7 +207,7 @@ func TestAreaOfLBs(t *testing.T) {
 	if got := s.area(78, 24, 0); "\n"+got != want {
 		t.Errorf("%s\nwant%s", got, want)
 	}
-	s.stepDone(&drain.StepDone{Header: step(drain.StepMarkDown, drain.Forward), Changed: true, Elapsed: 1.24, Detail: drain.Detail{Down: []string{"10.0.0.1:80 in pool"}}}, s.run.rows)
+	s.stepDone(&event.StepDone{Header: step(plan.StepMarkDown, plan.Forward), Changed: true, Elapsed: 1.24, Detail: event.Detail{Down: []string{"10.0.0.1:80 in pool"}}}, s.run.rows)
 	if got, want := s.out.String(), "✓ 1/3 mark 10.0.0.1:80 in pool down: done in 1.2s\n      lb2: a new generation serves: 2 workers\n"; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
@@ -214,12 +216,12 @@ func TestAreaOfLBs(t *testing.T) {
 // An undrain shows the checks that have passed, and the last error.
 func TestAreaOfHealth(t *testing.T) {
 	s := onTTY()
-	check := func(passed int, err string) *drain.HealthChecked {
-		return &drain.HealthChecked{Header: step(drain.StepWait, drain.Reverse), Passed: passed, Needed: 3, Error: err}
+	check := func(passed int, err string) *event.HealthChecked {
+		return &event.HealthChecked{Header: step(plan.StepWait, plan.Reverse), Passed: passed, Needed: 3, Error: err}
 	}
-	s.tells(&drain.StepStarted{Header: step(drain.StepWait, drain.Reverse), Number: 2, Of: 3, Description: drain.Description{Health: "tcp", Limit: 60}})
+	s.tells(&event.StepStarted{Header: step(plan.StepWait, plan.Reverse), Number: 2, Of: 3, Description: plan.Description{Health: "tcp", Limit: 60}})
 	for _, test := range []struct {
-		event *drain.HealthChecked
+		event *event.HealthChecked
 		want  string
 	}{
 		{check(0, "connection\nrefused"), "      not healthy yet: connection refused"},
@@ -237,16 +239,16 @@ func TestAreaOfHealth(t *testing.T) {
 // area.
 func TestTranscript(t *testing.T) {
 	p, s := drainPlan("app1"), onTTY()
-	for _, e := range []drain.Event{
-		starts(p, 1), &drain.Edited{}, &drain.Reloaded{Generation: balancer.Generation{Serving: 2}},
-		&drain.StepDone{Header: step(drain.StepMarkDown, drain.Forward), Changed: true, Elapsed: 0.5},
-		starts(p, 2), reads("app1", 0, 3), &drain.WorkOutput{Header: drain.Header{Target: "app1"}, Line: "a\x1b[2Jb\rc"},
-		&drain.StepFailed{Header: step(drain.StepWait, drain.Forward), Error: "not drained after 5m"},
-		&drain.RollingBack{Error: "not drained after 5m"},
-		&drain.StepDone{Header: step(drain.StepMarkDown, drain.Reverse), Changed: true, Elapsed: 12, Detail: drain.Detail{Restored: true}},
-		&drain.Result{ExitCode: drain.TimedOut},
+	for _, e := range []event.Event{
+		starts(p, 1), &event.Edited{}, &event.Reloaded{Generation: balancer.Generation{Serving: 2}},
+		&event.StepDone{Header: step(plan.StepMarkDown, plan.Forward), Changed: true, Elapsed: 0.5},
+		starts(p, 2), reads("app1", 0, 3), &event.WorkOutput{Header: event.Header{Target: "app1"}, Line: "a\x1b[2Jb\rc"},
+		&event.StepFailed{Header: step(plan.StepWait, plan.Forward), Error: "not drained after 5m"},
+		&event.RollingBack{Error: "not drained after 5m"},
+		&event.StepDone{Header: step(plan.StepMarkDown, plan.Reverse), Changed: true, Elapsed: 12, Detail: event.Detail{Restored: true}},
+		&event.Result{ExitCode: spec.TimedOut},
 	} {
-		s.Event(drain.Stamp(e))
+		s.Event(event.Stamp(e))
 	}
 	want := []string{
 		"✓ 1/3 mark 10.0.0.1:80 in pool down: done in 0.5s", "      a new generation serves: 2 workers",
@@ -265,18 +267,18 @@ func TestTranscript(t *testing.T) {
 
 func TestStuckText(t *testing.T) {
 	for _, test := range []struct {
-		stuck drain.Stuck
+		stuck event.Stuck
 		want  string
 	}{
-		{drain.Stuck{Reason: drain.StuckUpgraded, Connections: 3, OpenFor: 720, ShutdownTimeout: 600, CanStop: true},
+		{event.Stuck{Reason: event.StuckUpgraded, Connections: 3, OpenFor: 720, ShutdownTimeout: 600, CanStop: true},
 			"3 upgraded connections (WebSocket?) have been open for 12m; they end when the client leaves, at worker_shutdown_timeout (10m), or with --on-timeout stop"},
-		{drain.Stuck{Reason: drain.StuckUpgraded, Connections: 1, OpenFor: 720},
+		{event.Stuck{Reason: event.StuckUpgraded, Connections: 1, OpenFor: 720},
 			"1 upgraded connection (WebSocket?) has been open for 12m; it ends when the client leaves"},
-		{drain.Stuck{Reason: drain.StuckSending, Connections: 2, OpenFor: 90, CanStop: true},
+		{event.Stuck{Reason: event.StuckSending, Connections: 2, OpenFor: 90, CanStop: true},
 			"2 connections on which only the backend sends (a download, an event stream?) have been open for 1m30s; they end when all is sent or the client leaves, or with --on-timeout stop"},
-		{drain.Stuck{Reason: drain.StuckSilent, Connections: 2, OpenFor: 90, ShutdownTimeout: 60},
+		{event.Stuck{Reason: event.StuckSilent, Connections: 2, OpenFor: 90, ShutdownTimeout: 60},
 			"2 connections on which nothing is sent (a slow request?) have been open for 1m30s; they end when the app answers or nginx gives up, or at worker_shutdown_timeout (1m)"},
-		{drain.Stuck{Reason: drain.StuckClients, Connections: 2, OpenFor: 90, ShutdownTimeout: 60},
+		{event.Stuck{Reason: event.StuckClients, Connections: 2, OpenFor: 90, ShutdownTimeout: 60},
 			"2 connections of other clients than the load balancers have been open for 1m30s; they end when the client leaves"},
 	} {
 		if got := stuckText(&test.stuck); got != test.want {
@@ -287,14 +289,14 @@ func TestStuckText(t *testing.T) {
 
 // In a log it is said once why a wait is stuck.
 func TestStuckInALog(t *testing.T) {
-	out := shows(t, func(emit func(drain.Event)) {
-		emit(&drain.StepStarted{Header: step(drain.StepWait, drain.Forward), Number: 2, Of: 3})
+	out := shows(t, func(emit func(event.Event)) {
+		emit(&event.StepStarted{Header: step(plan.StepWait, plan.Forward), Number: 2, Of: 3})
 		for range 5 {
 			e := waitsFor("a", 3)
-			e.Stuck = &drain.Stuck{Reason: drain.StuckUpgraded, Connections: 3, OpenFor: 60}
+			e.Stuck = &event.Stuck{Reason: event.StuckUpgraded, Connections: 3, OpenFor: 60}
 			emit(e)
 		}
-		emit(&drain.Result{})
+		emit(&event.Result{})
 	})
 	if strings.Count(out, "they end when the client leaves\n") != 1 {
 		t.Errorf("%s", out)

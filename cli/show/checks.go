@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/drainctl/drainctl/drain"
+	"github.com/drainctl/drainctl/drain/event"
 )
 
 // Checks shows a line for each check, and a summary.
@@ -18,14 +19,14 @@ func (v *Text) Checks(r *drain.CheckReport) {
 	for _, c := range r.Checks {
 		where, name = max(where, len(c.LB+c.Backend)), max(name, len(c.Name))
 	}
-	marks := map[drain.CheckResult]string{
-		drain.CheckOK: v.good.Sprint("ok         "), drain.CheckWarning: v.warn.Sprint("warning    "),
-		drain.CheckFailed: v.bad.Sprint("FAILED     "), drain.NotChecked: v.faint.Sprint("not checked"),
+	marks := map[event.CheckResult]string{
+		event.CheckOK: v.good.Sprint("ok         "), event.CheckWarning: v.warn.Sprint("warning    "),
+		event.CheckFailed: v.bad.Sprint("FAILED     "), event.NotChecked: v.faint.Sprint("not checked"),
 	}
 	for _, c := range r.Checks {
 		text := ""
 		switch {
-		case c.Result == drain.CheckOK:
+		case c.Result == event.CheckOK:
 			text = seenText(c)
 		case c.Finding != nil:
 			// What a tool has said may be of several lines.
@@ -35,8 +36,8 @@ func (v *Text) Checks(r *drain.CheckReport) {
 		}
 		v.line("%s", strings.TrimRight(fmt.Sprintf("%s  %-*s  %-*s  %s", marks[c.Result], where, c.LB+c.Backend, name, c.Name, text), " "))
 	}
-	sum := fmt.Sprintf("%s: %d ok", count(len(r.Checks), "check"), r.Count(drain.CheckOK))
-	for _, result := range []drain.CheckResult{drain.CheckWarning, drain.CheckFailed, drain.NotChecked} {
+	sum := fmt.Sprintf("%s: %d ok", count(len(r.Checks), "check"), r.Count(event.CheckOK))
+	for _, result := range []event.CheckResult{event.CheckWarning, event.CheckFailed, event.NotChecked} {
 		if n := r.Count(result); n > 0 {
 			sum += fmt.Sprintf(", %d %s", n, result)
 		}
@@ -45,7 +46,7 @@ func (v *Text) Checks(r *drain.CheckReport) {
 }
 
 // checkTexts say what a check is about that drainctl check does not have.
-var checkTexts = map[drain.CheckName]string{
+var checkTexts = map[event.CheckName]string{
 	"live-servers":       "enough live servers remain in each upstream",
 	"one-live-server":    "more than one live server remains",
 	"remaining-upstream": "no other upstream still sends to it",
@@ -59,32 +60,32 @@ var checkTexts = map[drain.CheckName]string{
 }
 
 // checkText is a check in words, or its name.
-func checkText(name drain.CheckName) string { return cmp.Or(checkTexts[name], string(name)) }
+func checkText(name event.CheckName) string { return cmp.Or(checkTexts[name], string(name)) }
 
 // seenText is what a check that passed saw. One of the history may have seen less.
-func seenText(c drain.Check) string {
+func seenText(c event.Check) string {
 	s := c.Seen
 	switch c.Name {
-	case drain.CheckSSH:
+	case event.CheckSSH:
 		return s.Host
-	case drain.CheckHostKey:
+	case event.CheckHostKey:
 		return "known"
-	case drain.CheckSudo, drain.CheckReboot:
+	case event.CheckSudo, event.CheckReboot:
 		if s.User == "root" {
 			return "not needed: the login is root's"
 		}
 		what := map[bool]string{true: "start the agent", false: "stop and start the unit"}[c.LB != ""]
-		if c.Name == drain.CheckReboot {
+		if c.Name == event.CheckReboot {
 			what = "reboot"
 		}
 		return fmt.Sprintf("%s may %s", cmp.Or(s.User, "the login user"), what)
-	case drain.CheckAgent:
+	case event.CheckAgent:
 		return "drainctl " + s.Version
-	case drain.CheckConfiguration:
+	case event.CheckConfiguration:
 		return s.Configuration
-	case drain.CheckServer:
+	case event.CheckServer:
 		return strings.Join(s.Servers, ", ")
-	case drain.CheckNginx:
+	case event.CheckNginx:
 		text := strings.TrimSpace("nginx " + s.Version)
 		if s.Generation == nil {
 			return text
@@ -94,27 +95,27 @@ func seenText(c drain.Check) string {
 			text += "; " + earlier(*s.Generation)
 		}
 		return text
-	case drain.CheckTest:
+	case event.CheckTest:
 		return "passed"
-	case drain.CheckFiles:
+	case event.CheckFiles:
 		return "can be replaced"
-	case drain.CheckPending:
+	case event.CheckPending:
 		return "nothing was changed since nginx was last loaded"
-	case drain.CheckJournal:
+	case event.CheckJournal:
 		return "can be read"
-	case drain.CheckSpace:
+	case event.CheckSpace:
 		return fmt.Sprintf("%d MB free for the journal", s.Free>>20)
-	case drain.CheckClock:
+	case event.CheckClock:
 		if skew := s.Skew.Duration().Abs().Round(time.Millisecond); skew > 0 {
 			return fmt.Sprintf("%s from this machine's", skew)
 		}
 		return "as this machine's"
-	case drain.CheckUnit:
+	case event.CheckUnit:
 		if s.Service == nil {
 			return ""
 		}
 		return s.Service.Unit + " is " + s.Service.Active
-	case drain.CheckCounter:
+	case event.CheckCounter:
 		if s.Open == nil {
 			return ""
 		}

@@ -22,6 +22,10 @@ import (
 	"github.com/prometheus/common/model"
 
 	"github.com/drainctl/drainctl/drain"
+	"github.com/drainctl/drainctl/drain/event"
+	"github.com/drainctl/drainctl/drain/plan"
+	"github.com/drainctl/drainctl/drain/spec"
+	"github.com/drainctl/drainctl/drain/status"
 )
 
 // evil has everything that a text of a stranger could do to a terminal or to a log that
@@ -125,21 +129,21 @@ func filled[T any](text string, yes bool) T {
 
 // keepKnown gives the enumerations in an event back the values on which what is shown
 // depends.
-func keepKnown(e drain.Event, step drain.StepName, d drain.Direction) drain.Event {
+func keepKnown(e event.Event, step plan.StepName, d plan.Direction) event.Event {
 	h := e.Head()
 	h.Step, h.Direction = step, d
 	switch e := e.(type) {
-	case *drain.Planned:
-		e.Plan.Spec.Kind = drain.Run
-	case *drain.Result:
-		e.ExitCode = drain.Partial
-		e.Stands.Standing = drain.Changed
+	case *event.Planned:
+		e.Plan.Spec.Kind = spec.Run
+	case *event.Result:
+		e.ExitCode = spec.Partial
+		e.Stands.Standing = spec.Changed
 	}
 	return e
 }
 
 // evilEvents are all events, each in every direction, with a text in every string.
-func evilEvents(t testing.TB, text string) (all []drain.Event) {
+func evilEvents(t testing.TB, text string) (all []event.Event) {
 	t.Helper()
 	names, err := os.ReadFile("../../testdata/field_names.txt")
 	if err != nil {
@@ -148,34 +152,34 @@ func evilEvents(t testing.TB, text string) (all []drain.Event) {
 	known := map[string]bool{}
 	for line := range strings.Lines(string(names)) {
 		name, _, _ := strings.Cut(strings.TrimSpace(line), ".")
-		if _, err := drain.ParseEvent(fmt.Appendf(nil, `{"event":%q}`, name)); err == nil {
+		if _, err := event.Parse(fmt.Appendf(nil, `{"event":%q}`, name)); err == nil {
 			known[name] = true
 		}
 	}
 	if len(known) < 26 {
 		t.Fatalf("%d events are known", len(known))
 	}
-	for _, step := range []drain.StepName{drain.StepMarkDown, drain.StepWait, drain.StepService, drain.StepWork, drain.StepName(text)} {
-		for i, d := range []drain.Direction{drain.Forward, drain.Reverse} {
+	for _, step := range []plan.StepName{plan.StepMarkDown, plan.StepWait, plan.StepService, plan.StepWork, plan.StepName(text)} {
+		for i, d := range []plan.Direction{plan.Forward, plan.Reverse} {
 			for name := range known {
-				e, _ := drain.ParseEvent(fmt.Appendf(nil, `{"event":%q}`, name))
+				e, _ := event.Parse(fmt.Appendf(nil, `{"event":%q}`, name))
 				fill(reflect.ValueOf(e).Elem(), text, i == 0, 12)
-				all = append(all, drain.Stamp(keepKnown(e, step, d)))
+				all = append(all, event.Stamp(keepKnown(e, step, d)))
 			}
 		}
 	}
-	slices.SortStableFunc(all, func(a, b drain.Event) int { return rank(a) - rank(b) })
+	slices.SortStableFunc(all, func(a, b event.Event) int { return rank(a) - rank(b) })
 	return all
 }
 
 // rank is the order in which events come.
-func rank(e drain.Event) int {
+func rank(e event.Event) int {
 	switch e.(type) {
-	case *drain.OperationStarted:
+	case *event.OperationStarted:
 		return -2
-	case *drain.Planned:
+	case *event.Planned:
 		return -1
-	case *drain.Result:
+	case *event.Result:
 		return 1
 	}
 	return 0
@@ -213,17 +217,17 @@ func viewed(t testing.TB, v View, text string) {
 		v.Event(e)
 	}
 	for _, yes := range []bool{true, false} {
-		v.Status(filled[*drain.Status](text, yes))
+		v.Status(filled[*status.Status](text, yes))
 		v.Checks(checksOf(text, yes))
-		v.History(filled[[]drain.HistoryEntry](text, yes), []string{text})
-		v.Operation(Operation{ID: text, Events: evilEvents(t, text), Truncated: 1, Next: filled[[]drain.Command](text, yes)})
+		v.History(filled[[]status.HistoryEntry](text, yes), []string{text})
+		v.Operation(Operation{ID: text, Events: evilEvents(t, text), Truncated: 1, Next: filled[[]spec.Command](text, yes)})
 		v.Config([]string{text}, filled[[]ConfigValue](text, yes))
-		v.Signal(drain.Kind(text), yes)
+		v.Signal(spec.Kind(text), yes)
 	}
 	v.Trace(text, text)
 	if v := TextOf(v); v != nil {
-		v.Commands(filled[*drain.Status](text, true), []string{"--lb", text})
-		v.Initialized(text, filled[[]drain.LBPlan](text, false), []string{"--lb", text})
+		v.Commands(filled[*status.Status](text, true), []string{"--lb", text})
+		v.Initialized(text, filled[[]plan.LBPlan](text, false), []string{"--lb", text})
 		v.Welcome(text)
 		v.Warn(errors.New(text))
 	}
@@ -238,9 +242,9 @@ func checksOf(text string, yes bool) *drain.CheckReport {
 		c.Name = name
 		r.Checks = append(r.Checks, c)
 	}
-	for _, name := range []drain.CheckName{drain.CheckSSH, drain.CheckSudo, drain.CheckAgent, drain.CheckConfiguration, drain.CheckServer, drain.CheckNginx, drain.CheckUnit, drain.CheckCounter} {
+	for _, name := range []event.CheckName{event.CheckSSH, event.CheckSudo, event.CheckAgent, event.CheckConfiguration, event.CheckServer, event.CheckNginx, event.CheckUnit, event.CheckCounter} {
 		c := r.Checks[0]
-		c.Name, c.Result = name, drain.CheckOK
+		c.Name, c.Result = name, event.CheckOK
 		r.Checks = append(r.Checks, c)
 	}
 	return r
@@ -260,7 +264,7 @@ func TestNothingRawIsShown(t *testing.T) {
 		live.screen = &screen{out: &screenOut}
 		viewed(t, live, evil)
 		watch := NewWatch(live, time.Second)
-		watch.Status(filled[*drain.Status](evil, true))
+		watch.Status(filled[*status.Status](evil, true))
 		wantClean(t, "live", screenOut.String())
 		for _, text := range []string{"title", "FORGED"} {
 			if !strings.Contains(screenOut.String(), text) {
@@ -273,7 +277,7 @@ func TestNothingRawIsShown(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantClean(t, "page", page.String())
-	conf := FirstConfig(drain.Spec{LBs: []string{evil}}, filled[[]drain.LBPlan](evil, false), map[string]string{evil: evil})
+	conf := FirstConfig(spec.Spec{LBs: []string{evil}}, filled[[]plan.LBPlan](evil, false), map[string]string{evil: evil})
 	wantClean(t, "first configuration", conf)
 }
 
@@ -332,9 +336,9 @@ func TestNoWorkflowCommandOfOthers(t *testing.T) {
 // The job's summary has no Markdown, no HTML and no link of others.
 func TestSummaryIsNotAlive(t *testing.T) {
 	const text = "</code><script>x</script>\n\n[a](http://b) ![c](d) `e` | @f #1 **g**\n\n# h\n<!-- " + evil
-	r := &Record{command: text, backends: []string{text}, Spec: drain.Spec{Targets: []string{text}}, result: filled[*drain.Result](text, true),
-		steps: []stepRecord{{step: drain.StepName(text), backends: []string{text}, err: text}}}
-	r.result.ExitCode = drain.Partial
+	r := &Record{command: text, backends: []string{text}, Spec: spec.Spec{Targets: []string{text}}, result: filled[*event.Result](text, true),
+		steps: []stepRecord{{step: plan.StepName(text), backends: []string{text}, err: text}}}
+	r.result.ExitCode = spec.Partial
 	file := filepath.Join(t.TempDir(), "summary.md")
 	if err := WriteSummary(file, r); err != nil {
 		t.Fatal(err)
@@ -356,12 +360,12 @@ func TestSummaryIsNotAlive(t *testing.T) {
 func TestMetricLabelsSurvive(t *testing.T) {
 	const text = "a\"b\\c\nd{e=\"f\"} 1\r# HELP x\n" + evil
 	r := NewRecord(text)
-	r.open, r.result = map[string]int{text: 1}, &drain.Result{}
-	r.steps = []stepRecord{{step: drain.StepName(text), direction: drain.Direction(text)}}
-	st := filled[*drain.Status](text, true)
+	r.open, r.result = map[string]int{text: 1}, &event.Result{}
+	r.steps = []stepRecord{{step: plan.StepName(text), direction: plan.Direction(text)}}
+	st := filled[*status.Status](text, true)
 	st.LBs[0].JournalError = ""
 	file := filepath.Join(t.TempDir(), "drainctl.prom")
-	if err := WriteMetrics(file, r, drain.Spec{LBs: []string{text}}, st); err != nil {
+	if err := WriteMetrics(file, r, spec.Spec{LBs: []string{text}}, st); err != nil {
 		t.Fatal(err)
 	}
 	f, err := os.Open(file)
@@ -403,9 +407,9 @@ func FuzzClean(f *testing.F) {
 		var out, errOut bytes.Buffer
 		v := NewText(&out, &errOut, Options{})
 		v.Trace(text, text)
-		v.Event(drain.Stamp(&drain.Warning{Text: text}))
-		v.Event(drain.Stamp(&drain.StepFailed{Error: text}))
-		v.History([]drain.HistoryEntry{{ID: text, Began: &drain.OperationStarted{User: text, Host: text, Reason: text, Targets: []string{text}}}}, []string{text})
+		v.Event(event.Stamp(&event.Warning{Text: text}))
+		v.Event(event.Stamp(&event.StepFailed{Error: text}))
+		v.History([]status.HistoryEntry{{ID: text, Began: &event.OperationStarted{User: text, Host: text, Reason: text, Targets: []string{text}}}}, []string{text})
 		for _, r := range out.String() + errOut.String() {
 			if !isVisible(r) && r != '\n' {
 				t.Fatalf("%q shows %q", text, r)

@@ -11,23 +11,24 @@ import (
 
 	"go.yaml.in/yaml/v4"
 
-	"github.com/drainctl/drainctl/drain"
 	"github.com/drainctl/drainctl/drain/backend"
 	"github.com/drainctl/drainctl/drain/balancer"
+	"github.com/drainctl/drainctl/drain/plan"
+	"github.com/drainctl/drainctl/drain/spec"
 )
 
 // FirstConfig is a configuration file for what was found on load balancers. What
 // would change how drainctl works is a comment, but for what a drain would be
 // refused without. units are those of upstreams, as far as they are known.
-func FirstConfig(spec drain.Spec, lbs []drain.LBPlan, units map[string]string) string {
+func FirstConfig(sp spec.Spec, lbs []plan.LBPlan, units map[string]string) string {
 	c := configText{units: units}
 	c.line("# drainctl's configuration file, begun by `drainctl init` on %s. Flags", time.Now().Format(time.DateOnly))
 	c.line("# and environment variables come before it. A line with # before its key is a")
 	c.line("# suggestion. `drainctl config` shows what holds, and where it comes from.")
-	c.groups(spec)
+	c.groups(sp)
 	c.defaults(lbs)
 	c.upstreams(lbs)
-	c.nginx(spec, lbs)
+	c.nginx(sp, lbs)
 	return c.String()
 }
 
@@ -38,33 +39,33 @@ type configText struct {
 
 func (c *configText) line(format string, args ...any) { fmt.Fprintf(c, format+"\n", args...) }
 
-func (c *configText) groups(spec drain.Spec) {
-	if len(spec.LBs) == 0 {
+func (c *configText) groups(sp spec.Spec) {
+	if len(sp.LBs) == 0 {
 		c.line("\n# Load balancers by group, for drainctl on another machine: --group NAME.")
 		c.line("# groups:\n#   all: [deploy@lb1, deploy@lb2]")
 		return
 	}
 	c.line("\n# Load balancers by group: --group all.")
 	c.line("groups:\n  all:")
-	for _, lb := range spec.LBs {
+	for _, lb := range sp.LBs {
 		c.line("    - %s", yamlText(lb))
 	}
 }
 
-func (c *configText) defaults(lbs []drain.LBPlan) {
+func (c *configText) defaults(lbs []plan.LBPlan) {
 	c.line("\n# For every run.\ndefaults:")
 	cut, path := shutdownTimeout(lbs)
 	switch {
 	case cut == 0:
 		c.line("  # worker_shutdown_timeout is not set: nginx lets open requests end.")
-		c.line("  # timeout: %s             # how long a drain waits for them", backend.Span(drain.DefaultTimeout))
-	case cut < drain.DefaultTimeout:
+		c.line("  # timeout: %s             # how long a drain waits for them", backend.Span(spec.DefaultTimeout))
+	case cut < spec.DefaultTimeout:
 		c.line("  # nginx cuts what is still open after worker_shutdown_timeout, %s", backend.Span(cut))
 		c.line("  # (%s). A drain that waits longer is refused.", Clean(path))
 		c.line("  timeout: %s", backend.Span(cut))
 	default:
 		c.line("  # worker_shutdown_timeout is %s: a drain may wait as long.", backend.Span(cut))
-		c.line("  # timeout: %s", backend.Span(drain.DefaultTimeout))
+		c.line("  # timeout: %s", backend.Span(spec.DefaultTimeout))
 	}
 	c.line("  # on-timeout: rollback    # or leave (down, running), or stop (anyway)")
 	c.line("  # poll: lb                # where the backends allow no SSH; else ss")
@@ -73,7 +74,7 @@ func (c *configText) defaults(lbs []drain.LBPlan) {
 
 // shutdownTimeout is the shortest worker_shutdown_timeout, and where it is; 0: there
 // is none.
-func shutdownTimeout(lbs []drain.LBPlan) (cut time.Duration, path string) {
+func shutdownTimeout(lbs []plan.LBPlan) (cut time.Duration, path string) {
 	for _, lb := range lbs {
 		if t := lb.Report.ShutdownTimeout; t > 0 && (cut == 0 || t < cut) {
 			cut, path = t, lb.Report.ConfPath
@@ -82,7 +83,7 @@ func shutdownTimeout(lbs []drain.LBPlan) (cut time.Duration, path string) {
 	return cut, path
 }
 
-func (c *configText) upstreams(lbs []drain.LBPlan) {
+func (c *configText) upstreams(lbs []plan.LBPlan) {
 	var names []string
 	servers := map[string][]balancer.Server{} // of each, once
 	primaries := map[string]int{}
@@ -108,7 +109,7 @@ func (c *configText) upstreams(lbs []drain.LBPlan) {
 	c.line("\n# For the backends of an upstream; for one alone, a section \"backends\" has its\n# address as a key.")
 	c.line("#   service  the systemd unit that a drain stops, and an undrain starts")
 	c.line("#   health   what must answer before an undrain lets requests in")
-	c.line("#   min-up   live servers that a drain must leave; %d where nothing is said", drain.DefaultMinUp)
+	c.line("#   min-up   live servers that a drain must leave; %d where nothing is said", spec.DefaultMinUp)
 	c.line("upstreams:")
 	for _, name := range names {
 		c.upstream(name, servers[name], primaries[name])
@@ -150,14 +151,14 @@ func (c *configText) upstream(name string, servers []balancer.Server, primaries 
 const maxListed = 6
 
 // nginx is how this machine's nginx is run, as far as that was said.
-func (c *configText) nginx(spec drain.Spec, lbs []drain.LBPlan) {
-	if len(spec.LBs) > 0 {
+func (c *configText) nginx(sp spec.Spec, lbs []plan.LBPlan) {
+	if len(sp.LBs) > 0 {
 		c.line("\n# How nginx is run on a load balancer, its own /etc/drainctl.yaml says there.")
 		return
 	}
 	c.line("\n# How this machine's nginx is run (here: %s, %s).", cmp.Or("nginx "+Clean(lbs[0].Report.Version), "nginx"), Clean(lbs[0].Report.ConfPath))
 	var given []string
-	drain.EachFlag(spec.Nginx, func(name string, field reflect.Value) {
+	spec.EachFlag(sp.Nginx, func(name string, field reflect.Value) {
 		if text := fmt.Sprint(field); field.Kind() == reflect.Int && !field.IsZero() {
 			given = append(given, fmt.Sprintf("  %s: %s", name, text))
 		} else if !field.IsZero() {

@@ -7,7 +7,8 @@ import (
 	"os"
 	"strings"
 
-	"github.com/drainctl/drainctl/drain"
+	"github.com/drainctl/drainctl/drain/event"
+	"github.com/drainctl/drainctl/drain/spec"
 )
 
 // OnGithub tells whether this is a job of GitHub Actions.
@@ -43,17 +44,17 @@ func NewGithub(v *Text) View {
 	return &githubView{Text: v}
 }
 
-func (v *githubView) Event(e drain.Event) {
+func (v *githubView) Event(e event.Event) {
 	switch e := e.(type) {
-	case *drain.StepStarted:
+	case *event.StepStarted:
 		if !e.Rollback { // it is in the group of the rollback
 			v.group(true)
 		}
-	case *drain.RollingBack:
+	case *event.RollingBack:
 		v.group(true)
-	case *drain.BatchStarted:
+	case *event.BatchStarted:
 		v.group(false)
-	case *drain.Result:
+	case *event.Result:
 		v.group(false)
 		defer v.annotate(e)
 	}
@@ -71,8 +72,8 @@ func (v *githubView) group(begin bool) {
 }
 
 // annotate makes a failure an annotation.
-func (v *githubView) annotate(r *drain.Result) {
-	if r.ExitCode != drain.Done {
+func (v *githubView) annotate(r *event.Result) {
+	if r.ExitCode != spec.Done {
 		githubCommand(v.err, "error title=drainctl", outcome(cleaned(r)))
 	}
 }

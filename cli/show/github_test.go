@@ -8,19 +8,20 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/drainctl/drainctl/drain"
+	"github.com/drainctl/drainctl/drain/event"
+	"github.com/drainctl/drainctl/drain/spec"
 )
 
 // What is shown on GitHub is no workflow command, unless it is ours.
 func TestGitHubEscapes(t *testing.T) {
 	var out, errOut bytes.Buffer
 	v := NewGithub(NewText(&out, &errOut, Options{}))
-	v.Event(drain.Stamp(&drain.Result{ExitCode: drain.Failed, Error: "50%\nof it\r", Log: []string{"::error::mine"}}))
+	v.Event(event.Stamp(&event.Result{ExitCode: spec.Failed, Error: "50%\nof it\r", Log: []string{"::error::mine"}}))
 	lines := strings.Split(strings.TrimSpace(errOut.String()), "\n")
 	if !slices.Contains(lines, `  \x3a:error::mine`) || lines[len(lines)-1] != `::error title=drainctl::50%25%0Aof it\r` {
 		t.Errorf("%q", lines)
 	}
-	r := &Record{command: "drain", result: &drain.Result{ExitCode: drain.Failed, Error: "a|b <script>"}, steps: []stepRecord{{err: "x | y\nz"}}}
+	r := &Record{command: "drain", result: &event.Result{ExitCode: spec.Failed, Error: "a|b <script>"}, steps: []stepRecord{{err: "x | y\nz"}}}
 	file := filepath.Join(t.TempDir(), "summary.md")
 	if err := WriteSummary(file, r); err != nil {
 		t.Fatal(err)

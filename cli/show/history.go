@@ -5,7 +5,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/drainctl/drainctl/drain"
+	"github.com/drainctl/drainctl/drain/spec"
 )
 
 // Operation shows one operation of the history as a timeline.
@@ -120,7 +120,7 @@ func (v *Text) ended(t *timeline) {
 	} else {
 		next = r.Next
 		mark := v.bad
-		if r.ExitCode == drain.Done {
+		if r.ExitCode == spec.Done {
 			mark = v.good
 		}
 		v.line("  %s %7s  %s (exit code %d: %s)", r.Time.Local().Format("15:04:05"), took(r.Time.Sub(t.Began.Time)), mark.Sprint(r.Result), r.ExitCode, exitText(r.ExitCode))

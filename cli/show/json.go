@@ -9,7 +9,10 @@ import (
 	"time"
 
 	"github.com/drainctl/drainctl/drain"
+	"github.com/drainctl/drainctl/drain/event"
 	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/drain/spec"
+	"github.com/drainctl/drainctl/drain/status"
 )
 
 // A jsonView prints JSON and nothing else on standard output: an object a line
@@ -51,7 +54,7 @@ type (
 	statusDocument struct {
 		Event string    `json:"event" jsonschema:"enum=status"`
 		Time  time.Time `json:"time"`
-		*drain.Status
+		*status.Status
 	}
 	// A checkDocument is what was tried of all that a run needs.
 	checkDocument struct {
@@ -75,7 +78,7 @@ type (
 	}
 	historyOperation struct {
 		ID        string            `json:"id"`
-		Kind      drain.Kind        `json:"kind"`
+		Kind      spec.Kind         `json:"kind"`
 		Targets   []string          `json:"targets"`
 		Recorder  *journal.Recorder `json:"recorder,omitempty"` // as the load balancer saw them
 		User      string            `json:"user"`
@@ -91,7 +94,7 @@ type (
 		Event     string        `json:"event" jsonschema:"enum=operation"`
 		Time      time.Time     `json:"time"`
 		ID        string        `json:"id"`
-		Events    []drain.Event `json:"events"`
+		Events    []event.Event `json:"events"`
 		Truncated int           `json:"truncated"`
 	}
 )
@@ -101,7 +104,7 @@ func (v *jsonView) print(object any) {
 	defer v.mu.Unlock()
 	b, err := json.Marshal(object)
 	if err != nil {
-		b, _ = json.Marshal(drain.Stamp(&drain.Warning{Text: err.Error()}))
+		b, _ = json.Marshal(event.Stamp(&event.Warning{Text: err.Error()}))
 	}
 	b = cleanJSON(b)
 	if v.beside.onGithub {
@@ -111,9 +114,9 @@ func (v *jsonView) print(object any) {
 	v.printed = true
 }
 
-func (v *jsonView) Event(e drain.Event) {
-	_, isPlan := e.(*drain.Planned)
-	_, isResult := e.(*drain.Result)
+func (v *jsonView) Event(e event.Event) {
+	_, isPlan := e.(*event.Planned)
+	_, isResult := e.(*event.Result)
 	if !v.options.Document || isPlan || isResult && !v.printed {
 		v.print(e)
 	}
@@ -122,13 +125,13 @@ func (v *jsonView) Event(e drain.Event) {
 	}
 }
 
-func (v *jsonView) Status(st *drain.Status) { v.print(statusDocument{"status", time.Now(), st}) }
+func (v *jsonView) Status(st *status.Status) { v.print(statusDocument{"status", time.Now(), st}) }
 
 func (v *jsonView) Checks(r *drain.CheckReport) {
 	v.print(checkDocument{"check", time.Now(), r})
 }
 
-func (v *jsonView) History(entries []drain.HistoryEntry, unreadable []string) {
+func (v *jsonView) History(entries []status.HistoryEntry, unreadable []string) {
 	doc := historyDocument{Event: "history", Time: time.Now(), Operations: []historyOperation{}, Unreadable: append([]string{}, unreadable...)}
 	for _, e := range entries {
 		op := historyOperation{
@@ -160,7 +163,7 @@ func (v *jsonView) Trace(host, command string) {
 	}
 }
 
-func (v *jsonView) Signal(kind drain.Kind, first bool) {
+func (v *jsonView) Signal(kind spec.Kind, first bool) {
 	if v.options.Document {
 		v.beside.Signal(kind, first)
 		return

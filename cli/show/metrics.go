@@ -9,18 +9,19 @@ import (
 
 	"github.com/google/renameio/v2"
 
-	"github.com/drainctl/drainctl/drain"
 	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/drain/spec"
+	"github.com/drainctl/drainctl/drain/status"
 )
 
 // WriteMetrics replaces file by the metrics of an operation, if there was one, and
 // of the servers that are drained now, in Prometheus' text format.
-func WriteMetrics(file string, r *Record, spec drain.Spec, st *drain.Status) error {
+func WriteMetrics(file string, r *Record, sp spec.Spec, st *status.Status) error {
 	var all metrics
 	if r != nil {
 		all.operation(r)
 	}
-	all.servers(spec, st)
+	all.servers(sp, st)
 	if err := renameio.WriteFile(file, all.text(), 0o644, renameio.WithStaticPermissions(0o644)); err != nil {
 		return fmt.Errorf("--metrics: %w", err)
 	}
@@ -88,11 +89,11 @@ func (m *metrics) operation(r *Record) {
 	m.gauge("operation_end_time_seconds", "Unix time of the end of the last operation.", "operation")(float64(r.result.Time.UnixMilli())/1000, r.Kind())
 }
 
-func (m *metrics) servers(spec drain.Spec, st *drain.Status) {
+func (m *metrics) servers(sp spec.Spec, st *status.Status) {
 	read := m.gauge("lb_read", "1 if the load balancer's servers and journal could be read.", "lb")
 	since := m.gauge("server_drained_since_seconds", "Unix time of the operation that took a server, which is down now, out of its pool.", "lb", "upstream", "server")
-	for _, name := range lbsOf(spec) {
-		i := slices.IndexFunc(st.LBs, func(lb drain.LBStatus) bool { return lb.LB == name })
+	for _, name := range lbsOf(sp) {
+		i := slices.IndexFunc(st.LBs, func(lb status.LBStatus) bool { return lb.LB == name })
 		if i < 0 || st.LBs[i].JournalError != "" {
 			read(0, name)
 			continue

@@ -3,13 +3,14 @@ package show
 import (
 	"slices"
 
-	"github.com/drainctl/drainctl/drain"
+	"github.com/drainctl/drainctl/drain/plan"
+	"github.com/drainctl/drainctl/drain/status"
 	"github.com/drainctl/drainctl/remote"
 )
 
 // Commands shows what to type next, with servers that there are; where are the
 // flags that name the load balancers.
-func (v *Text) Commands(st *drain.Status, where []string) {
+func (v *Text) Commands(st *status.Status, where []string) {
 	st, where = cleaned(st), cleaned(where)
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -56,20 +57,20 @@ func (v *Text) commands(t *commandTable) {
 }
 
 // examples are a server that may be drained, and one that is.
-func examples(st *drain.Status) (up, down string) {
+func examples(st *status.Status) (up, down string) {
 	ups := map[string]int{}
 	for _, r := range statusRows(st.LBs) {
-		if same(r, stateOf, differ) == string(drain.StateUp) {
+		if same(r, stateOf, differ) == string(status.StateUp) {
 			ups[r.upstream]++
 		}
 	}
 	for _, r := range statusRows(st.LBs) {
 		switch same(r, stateOf, differ) {
-		case string(drain.StateUp):
+		case string(status.StateUp):
 			if up == "" && (ups[r.upstream] > 1 || len(ups) == 1) {
 				up = r.any().Address
 			}
-		case string(drain.StateDrained):
+		case string(status.StateDrained):
 			down = r.any().Address
 		}
 	}
@@ -94,7 +95,7 @@ func (v *Text) Welcome(conf string) {
 }
 
 // Initialized says where a first configuration file was written, and what to type next.
-func (v *Text) Initialized(path string, lbs []drain.LBPlan, where []string) {
+func (v *Text) Initialized(path string, lbs []plan.LBPlan, where []string) {
 	path, lbs, where = Clean(path), cleaned(lbs), cleaned(where)
 	v.mu.Lock()
 	defer v.mu.Unlock()

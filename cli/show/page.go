@@ -10,8 +10,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/drainctl/drainctl/drain"
+	"github.com/drainctl/drainctl/drain/event"
 	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/drain/spec"
 )
 
 //go:embed page.html
@@ -44,7 +45,7 @@ type page struct {
 	Diffs   []pageDiff
 	Maker   string
 
-	recorded []drain.Event // as the history has them
+	recorded []event.Event // as the history has them
 }
 
 type pageEntry struct {
@@ -100,7 +101,7 @@ func (p *page) Mood() string {
 	switch {
 	case p.Ended == nil:
 		return "warn"
-	case p.Ended.ExitCode == drain.Done:
+	case p.Ended.ExitCode == spec.Done:
 		return "good"
 	}
 	return "bad"
@@ -113,7 +114,7 @@ func (p *page) Standing() []string {
 	return p.standing()
 }
 
-func (p *page) Next() []drain.Command {
+func (p *page) Next() []spec.Command {
 	if p.Ended == nil {
 		return p.Operation.Next
 	}
@@ -191,7 +192,7 @@ func (e pageEntry) NoteTexts() (all []note) {
 // A checkRow is a check, with all places where it saw the same.
 type checkRow struct {
 	Name, Seen string
-	Result     drain.CheckResult
+	Result     event.CheckResult
 	Mood       string
 	Where      []string
 }
@@ -203,7 +204,7 @@ func (p *page) CheckRows() (rows []checkRow) {
 		if c.Finding != nil {
 			r.Seen = c.Finding.Text
 		}
-		if c.Result != drain.CheckOK {
+		if c.Result != event.CheckOK {
 			r.Mood = "warn"
 		}
 		where := c.LB + c.Backend

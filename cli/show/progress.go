@@ -4,14 +4,16 @@ import (
 	"slices"
 	"time"
 
-	"github.com/drainctl/drainctl/drain"
 	"github.com/drainctl/drainctl/drain/backend"
+	"github.com/drainctl/drainctl/drain/event"
+	"github.com/drainctl/drainctl/drain/plan"
+	"github.com/drainctl/drainctl/drain/spec"
 )
 
 // A progress is what is known of a run that is under way, from its events.
 type progress struct {
-	kind    drain.Kind
-	steps   []drain.PlannedStep
+	kind    spec.Kind
+	steps   []plan.Step
 	batches [][]string
 	batch   int // the number of the one under way
 	// Those that a row each is shown of, where there are several.
@@ -20,8 +22,8 @@ type progress struct {
 	name, how string // what is under way; empty: nothing
 	number    int    // of the step in steps, from 1; 0: it is none of them
 	of        int
-	direction drain.Direction
-	what      drain.Description
+	direction plan.Direction
+	what      plan.Description
 	began     time.Time
 	rows      []*waitRow // of its LBs or backends
 	over      bool       // the next has not begun yet
@@ -39,21 +41,21 @@ type waitRow struct {
 	open              int
 	counts            series
 	left              time.Duration // an estimate; 0: there is none
-	waiting           *drain.Waiting
+	waiting           *event.Waiting
 	healthError       string // the latest
 }
 
 // heed notes what has happened.
-func (p *progress) heed(e drain.Event) {
+func (p *progress) heed(e event.Event) {
 	switch e := e.(type) {
-	case *drain.Planned:
+	case *event.Planned:
 		p.planned(e.Plan)
-	case *drain.BatchStarted:
+	case *event.BatchStarted:
 		p.batch, p.over, p.backends = e.Number, true, e.Backends
 		if e.Of != len(p.batches) {
 			p.batches = nil // a run that is continued has other ones
 		}
-	case *drain.StepStarted:
+	case *event.StepStarted:
 		p.begin(title(e.Step, e.Direction, e.Description), e.Time)
 		p.how = how(e.Step, e.Direction, e.Description)
 		p.direction, p.what = e.Direction, e.Description
@@ -62,52 +64,52 @@ func (p *progress) heed(e drain.Event) {
 			p.touched, p.rollingBack = true, false
 		}
 		p.await(e.Step)
-	case *drain.RollingBack:
+	case *event.RollingBack:
 		p.begin(words(e), e.Time)
 		p.rollingBack = true
-	case *drain.LockAwaited, *drain.GenerationsAwaited, *drain.Paused:
+	case *event.LockAwaited, *event.GenerationsAwaited, *event.Paused:
 		p.begin(words(e), e.Head().Time)
-	case *drain.StepDone:
+	case *event.StepDone:
 		p.rows, p.over = nil, !p.rollingBack // in a rollback the next step follows unsaid
-	case *drain.StepFailed:
+	case *event.StepFailed:
 		p.over = true
 		p.backends = slices.DeleteFunc(slices.Clone(p.backends), func(name string) bool { return name == e.Target })
-	case *drain.Edited, *drain.Reloaded:
+	case *event.Edited, *event.Reloaded:
 		p.row(e.Head().LB).text = words(e)
-	case *drain.Rebooting:
+	case *event.Rebooting:
 		p.row(e.Target).text = words(e)
-	case *drain.WorkOutput:
+	case *event.WorkOutput:
 		p.row(e.Target).text = e.Line
-	case *drain.Waiting:
+	case *event.Waiting:
 		p.row(e.Target).reading(e)
-	case *drain.HealthChecked:
+	case *event.HealthChecked:
 		r := p.row(e.Target)
 		r.text, r.short, r.done = health(e), checksNow(e), e.Passed >= e.Needed
 		if e.Error != "" {
 			r.healthError = e.Error
 		}
-	case *drain.Result:
+	case *event.Result:
 		p.name = ""
 	}
 }
 
-func (p *progress) planned(plan *drain.Plan) {
-	p.kind, p.steps, p.batches = plan.Spec.Kind, plan.Steps, plan.Batches
-	for _, lb := range plan.LBs {
+func (p *progress) planned(pl *plan.Plan) {
+	p.kind, p.steps, p.batches = pl.Spec.Kind, pl.Steps, pl.Batches
+	for _, lb := range pl.LBs {
 		p.lbs = append(p.lbs, lb.LB)
 	}
-	for _, b := range plan.Backends {
+	for _, b := range pl.Backends {
 		p.backends = append(p.backends, b.Name)
 	}
 }
 
 // await makes the rows of a step whose LBs or backends are told of one by one.
-func (p *progress) await(step drain.StepName) {
+func (p *progress) await(step plan.StepName) {
 	names := p.backends
 	switch step {
-	case drain.StepMarkDown:
+	case plan.StepMarkDown:
 		names = p.lbs
-	case drain.StepService:
+	case plan.StepService:
 		return
 	}
 	if len(names) > 1 {
@@ -120,7 +122,7 @@ func (p *progress) await(step drain.StepName) {
 // begin is for what is under way from now on.
 func (p *progress) begin(name string, at time.Time) {
 	p.name, p.how, p.began, p.rows, p.over = name, "", at, nil, false
-	p.number, p.what = 0, drain.Description{}
+	p.number, p.what = 0, plan.Description{}
 }
 
 // row is the one of an LB or a backend.
@@ -142,7 +144,7 @@ func (p *progress) waited() []*waitRow {
 }
 
 // reading notes a reading of the connection counter.
-func (r *waitRow) reading(e *drain.Waiting) {
+func (r *waitRow) reading(e *event.Waiting) {
 	r.text, r.short, r.done, r.waiting = waiting(e), openNow(e), e.Low >= backend.LowReadings, e
 	if e.Error == "" {
 		r.open = e.Open
@@ -156,7 +158,7 @@ func (r *waitRow) reading(e *drain.Waiting) {
 
 // stuck tells whether an event is the first to say why a wait is stuck, or says
 // something else than the one before.
-func (p *progress) stuck(e *drain.Waiting) bool {
+func (p *progress) stuck(e *event.Waiting) bool {
 	before := p.row(e.Target).waiting
 	return e.Stuck != nil && (before == nil || before.Stuck == nil || before.Stuck.Reason != e.Stuck.Reason)
 }

@@ -7,17 +7,19 @@ import (
 
 	"github.com/fatih/color"
 
-	"github.com/drainctl/drainctl/drain"
 	"github.com/drainctl/drainctl/drain/balancer"
+	"github.com/drainctl/drainctl/drain/event"
 	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/drain/plan"
+	"github.com/drainctl/drainctl/drain/spec"
 )
 
 // result is the end: the summary of what is done, or what went wrong, what is so
 // now, and what to type next.
-func (v *Text) result(r *drain.Result) {
+func (v *Text) result(r *event.Result) {
 	v.clear()
 	v.backends(r)
-	if r.ExitCode == drain.Done {
+	if r.ExitCode == spec.Done {
 		if r.Kind != "" {
 			v.line("%s", v.bold.Sprint(summary(r)))
 		}
@@ -33,7 +35,7 @@ func (v *Text) result(r *drain.Result) {
 			v.errLine("  %s", line)
 		}
 	}
-	if s := r.Stands; s != nil && r.ExitCode != drain.Usage {
+	if s := r.Stands; s != nil && r.ExitCode != spec.Usage {
 		v.errLine("drainctl: state: %s", standsText(*s))
 	}
 	for _, c := range r.Next {
@@ -42,8 +44,8 @@ func (v *Text) result(r *drain.Result) {
 }
 
 // backends tells how each backend ended, where they ended in different ways.
-func (v *Text) backends(r *drain.Result) {
-	if r.Kind == drain.Run && len(r.Done) > 0 {
+func (v *Text) backends(r *event.Result) {
+	if r.Kind == spec.Run && len(r.Done) > 0 {
 		v.line("%s %s", v.good.Sprint("done:"), strings.Join(r.Done, ", "))
 	}
 	for _, s := range r.Skipped {
@@ -71,7 +73,7 @@ func endOf(r journal.Result) string {
 }
 
 // nextText is a command as it is typed, and why.
-func nextText(c drain.Command) string {
+func nextText(c spec.Command) string {
 	text := c.String()
 	if c.On != "" {
 		text += "   (on " + c.On + ": " + c.Reason + ")"
@@ -83,10 +85,10 @@ func nextText(c drain.Command) string {
 
 // why prints what went wrong: of a refusal every finding, each with the flag
 // that overrides it right after it.
-func (v *Text) why(r *drain.Result) {
+func (v *Text) why(r *event.Result) {
 	found := slices.Clone(r.Findings)
 	if len(found) == 0 {
-		found = []drain.Finding{{Text: r.Error}}
+		found = []spec.Finding{{Text: r.Error}}
 	}
 	for _, f := range found {
 		if f.Warning {
@@ -107,7 +109,7 @@ func (v *Text) why(r *drain.Result) {
 const hintMark = "hint: "
 
 // toldLines is what a finding says, and what to do about it.
-func toldLines(f drain.Finding) []string {
+func toldLines(f spec.Finding) []string {
 	lines := strings.Split(strings.TrimRight(f.Text, "\n"), "\n")
 	if f.Override != "" {
 		lines = append(lines, hintMark+"use "+f.Override+" to override")
@@ -116,11 +118,11 @@ func toldLines(f drain.Finding) []string {
 }
 
 // standsText says what is so now.
-func standsText(s drain.Stands) string { return strings.Join(standsParts(s), "; ") }
+func standsText(s spec.Stands) string { return strings.Join(standsParts(s), "; ") }
 
 // standsParts is that, one thing after the other.
-func standsParts(s drain.Stands) (parts []string) {
-	if s.Standing != drain.Changed {
+func standsParts(s spec.Stands) (parts []string) {
+	if s.Standing != spec.Changed {
 		return []string{string(s.Standing)}
 	}
 	for _, lb := range s.LBs {
@@ -159,7 +161,7 @@ func standsParts(s drain.Stands) (parts []string) {
 }
 
 // summary is the last word of a run that is done.
-func summary(r *drain.Result) string {
+func summary(r *event.Result) string {
 	target := strings.Join(r.Targets, ", ")
 	var services []string
 	for _, s := range r.Services {
@@ -176,11 +178,11 @@ func summary(r *drain.Result) string {
 	const outside = "as it was marked down outside drainctl (--force clears it)"
 	var text string
 	switch {
-	case r.Kind == drain.Run:
+	case r.Kind == spec.Run:
 		return fmt.Sprintf("%s done and back in the pool", count(len(r.Done), "backend"))
-	case r.Kind == drain.Drain && service != "":
+	case r.Kind == spec.Drain && service != "":
 		text = fmt.Sprintf("%s %s drained, and %s %s stopped", target, is, service, map[bool]string{true: "are", false: "is"}[len(services) > 1])
-	case r.Kind == drain.Drain:
+	case r.Kind == spec.Drain:
 		text = fmt.Sprintf("%s %s drained; nothing was stopped (no --service)", target, is)
 	case r.AllDown && service != "":
 		text = fmt.Sprintf("%s %s down, %s; %s %s", target, stays, outside, service, runs)
@@ -201,7 +203,7 @@ func summary(r *drain.Result) string {
 }
 
 // plan shows what will be done, or with --dry-run would be.
-func (v *Text) plan(p *drain.Plan) {
+func (v *Text) plan(p *plan.Plan) {
 	would := ""
 	if p.DryRun {
 		would = " (dry run: nothing is touched)"
@@ -244,8 +246,8 @@ func (v *Text) plan(p *drain.Plan) {
 }
 
 // verdict says what a real run would end with.
-func (v *Text) verdict(p *drain.Plan) {
-	if p.ExitCode == drain.Done {
+func (v *Text) verdict(p *plan.Plan) {
+	if p.ExitCode == spec.Done {
 		v.line("all checks passed")
 		return
 	}
@@ -264,7 +266,7 @@ const maxServersShown = 20
 
 // servers lists the servers of a plan: a line each on one LB, a table with a row
 // for each line and LB on several. LBs that say the same are one row.
-func (v *Text) servers(p *drain.Plan) {
+func (v *Text) servers(p *plan.Plan) {
 	type row struct{ server, state, change string }
 	var rows []row
 	where := map[row][]string{}
@@ -310,16 +312,16 @@ func parameters(s balancer.Server) string {
 
 // generations tells what earlier generations of nginx hold: each reload leaves one
 // behind.
-func (v *Text) generations(p *drain.Plan) {
+func (v *Text) generations(p *plan.Plan) {
 	for _, lb := range p.LBs {
-		if g := lb.Report.Generation; p.Spec.Kind == drain.Run && g != nil && g.Earlier > 0 {
+		if g := lb.Report.Generation; p.Spec.Kind == spec.Run && g != nil && g.Earlier > 0 {
 			v.line("  on %s, %s", lb.LB, earlier(*g))
 		}
 	}
 }
 
 // diffs prints what the plan changes.
-func (v *Text) diffs(p *drain.Plan) {
+func (v *Text) diffs(p *plan.Plan) {
 	for _, d := range p.Diffs() {
 		var of []string
 		if d.Batch > 0 {

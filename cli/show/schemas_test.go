@@ -12,7 +12,7 @@ import (
 
 	"github.com/invopop/jsonschema"
 
-	"github.com/drainctl/drainctl/drain"
+	"github.com/drainctl/drainctl/drain/event"
 )
 
 // The published schemas are those of the types. UPDATE_DOCS=1 writes them.
@@ -22,7 +22,7 @@ func TestSchemas(t *testing.T) {
 		"events":    eventSchema(),
 		"history":   schemaOf(&historyDocument{}),
 		"operation": operationSchema(),
-		"plan":      schemaOf(drain.Stamp(&drain.Planned{})),
+		"plan":      schemaOf(event.Stamp(&event.Planned{})),
 		"settings":  schemaOf(&configDocument{}),
 		"status":    schemaOf(&statusDocument{}),
 	}
@@ -48,7 +48,7 @@ func TestSchemas(t *testing.T) {
 // eventSchema returns the schema of a line of --output json.
 func eventSchema() *jsonschema.Schema {
 	all := []any{&commandLine{}, &signalLine{}}
-	for _, e := range drain.Events() {
+	for _, e := range event.All() {
 		all = append(all, e)
 	}
 	return schemaOf(all...)
@@ -80,7 +80,7 @@ func schemaOf(values ...any) *jsonschema.Schema {
 	for _, v := range values {
 		one := r.Reflect(v)
 		maps.Copy(s.Definitions, one.Definitions)
-		if e, ok := v.(drain.Event); ok {
+		if e, ok := v.(event.Event); ok {
 			name, _ := one.Definitions[path.Base(one.Ref)].Properties.Get("event")
 			name.Const = e.Head().Event
 		}

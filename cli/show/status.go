@@ -11,15 +11,15 @@ import (
 	"github.com/charmbracelet/x/ansi"
 	"github.com/fatih/color"
 
-	"github.com/drainctl/drainctl/drain"
 	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/drain/status"
 )
 
 // Status shows the servers of all LBs in one table, and the operations that their
 // states come from. A terminal has a heading for each upstream, and lines that fit
 // it. Elsewhere nothing depends on a width or on the time of day: a server is a
 // line with its upstream, however long.
-func (v *Text) Status(st *drain.Status) {
+func (v *Text) Status(st *status.Status) {
 	st = cleaned(st)
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -30,18 +30,18 @@ func (v *Text) Status(st *drain.Status) {
 
 // A statusRow is a server on all LBs.
 type statusRow struct {
-	upstream string                // with its module
-	on       []*drain.ServerStatus // by LB; nil: it has none such
+	upstream string                 // with its module
+	on       []*status.ServerStatus // by LB; nil: it has none such
 }
 
 // any is the server on the first LB that has it.
-func (r statusRow) any() *drain.ServerStatus {
-	return r.on[slices.IndexFunc(r.on, func(s *drain.ServerStatus) bool { return s != nil })]
+func (r statusRow) any() *status.ServerStatus {
+	return r.on[slices.IndexFunc(r.on, func(s *status.ServerStatus) bool { return s != nil })]
 }
 
 // statusRows puts the LBs' servers together: upstream by upstream, in the order of
 // their files. Of lines that are alike, the first of one LB is the first of another.
-func statusRows(lbs []drain.LBStatus) []statusRow {
+func statusRows(lbs []status.LBStatus) []statusRow {
 	var rows []statusRow
 	known, upstreams := map[string]int{}, map[string]int{}
 	for l, lb := range lbs {
@@ -59,7 +59,7 @@ func statusRows(lbs []drain.LBStatus) []statusRow {
 			if !ok {
 				at = len(rows)
 				known[key] = at
-				rows = append(rows, statusRow{upstream, make([]*drain.ServerStatus, len(lbs))})
+				rows = append(rows, statusRow{upstream, make([]*status.ServerStatus, len(lbs))})
 			}
 			rows[at].on[l] = s
 		}
@@ -89,7 +89,7 @@ type statusColumn struct {
 	width  int
 }
 
-func (v *Text) statusLines(st *drain.Status, width int) []string {
+func (v *Text) statusLines(st *status.Status, width int) []string {
 	t := newStatusTable(v, st, width)
 	var lines []string
 	warn := func(text string) {
@@ -120,7 +120,7 @@ func (v *Text) statusLines(st *drain.Status, width int) []string {
 	return lines
 }
 
-func newStatusTable(v *Text, st *drain.Status, width int) *statusTable {
+func newStatusTable(v *Text, st *status.Status, width int) *statusTable {
 	t := &statusTable{Text: v, rows: statusRows(st.LBs), having: map[string][]string{}, width: width}
 	for _, lb := range st.LBs {
 		t.lbs = append(t.lbs, lb.LB)
@@ -300,7 +300,7 @@ func (t *statusTable) line(r statusRow) (lines []string) {
 		case ansi.StringWidth(cell) > c.width:
 			lines = append(lines, t.wrap("  ", cell)...)
 			padded = c.pad("")
-		case c.head == "STATE" && cell != string(drain.StateUp):
+		case c.head == "STATE" && cell != string(status.StateUp):
 			padded = strings.Replace(padded, cell, t.shade(cell).Sprint(cell), 1)
 		}
 		text += padded + "  "
@@ -320,8 +320,8 @@ func (t *statusTable) line(r statusRow) (lines []string) {
 
 // shade is the colour of a state other than up: red is for a person to look at.
 func (t *statusTable) shade(state string) *color.Color {
-	switch drain.State(state) {
-	case drain.StateDrained, drain.StateDraining, drain.StateUndraining:
+	switch status.State(state) {
+	case status.StateDrained, status.StateDraining, status.StateUndraining:
 		return t.warn
 	}
 	return t.bad
@@ -339,7 +339,7 @@ func (t *statusTable) wrap(indent, text string) (lines []string) {
 const differ = "DIFFERS"
 
 // same is what all LBs say of a server, else other.
-func same(r statusRow, say func(*drain.ServerStatus) string, other string) string {
+func same(r statusRow, say func(*status.ServerStatus) string, other string) string {
 	text := say(r.any())
 	for _, s := range r.on {
 		if s != nil && say(s) != text {
@@ -349,14 +349,14 @@ func same(r statusRow, say func(*drain.ServerStatus) string, other string) strin
 	return text
 }
 
-func stateOf(s *drain.ServerStatus) string { return string(s.State) }
+func stateOf(s *status.ServerStatus) string { return string(s.State) }
 
-func place(s *drain.ServerStatus) string { return fmt.Sprintf("%s:%d", s.File, s.Line) }
+func place(s *status.ServerStatus) string { return fmt.Sprintf("%s:%d", s.File, s.Line) }
 
-func parametersOf(s *drain.ServerStatus) string { return strings.TrimSpace(parameters(s.Server)) }
+func parametersOf(s *status.ServerStatus) string { return strings.TrimSpace(parameters(s.Server)) }
 
 // openOn is the connections from one LB.
-func openOn(s *drain.ServerStatus) string {
+func openOn(s *status.ServerStatus) string {
 	switch {
 	case s == nil:
 		return "-"
@@ -400,11 +400,11 @@ func backendOpen(r statusRow) string {
 func (t *statusTable) notes(r statusRow) []string {
 	say := t.cause
 	if same(r, stateOf, differ) == differ {
-		say = func(s *drain.ServerStatus) string { return cmp.Or(t.cause(s), stateOf(s)) }
+		say = func(s *status.ServerStatus) string { return cmp.Or(t.cause(s), stateOf(s)) }
 	}
 	notes := t.byLB(r, say)
 	if same(r, parametersOf, differ) == differ {
-		notes = append(notes, t.byLB(r, func(s *drain.ServerStatus) string { return "parameters: " + cmp.Or(parametersOf(s), "none") })...)
+		notes = append(notes, t.byLB(r, func(s *status.ServerStatus) string { return "parameters: " + cmp.Or(parametersOf(s), "none") })...)
 	}
 	var lacking []string
 	for l, s := range r.on {
@@ -422,7 +422,7 @@ func (t *statusTable) notes(r statusRow) []string {
 }
 
 // byLB is what the LBs say: once where all say the same, else each with whose it is.
-func (t *statusTable) byLB(r statusRow, say func(*drain.ServerStatus) string) (notes []string) {
+func (t *statusTable) byLB(r statusRow, say func(*status.ServerStatus) string) (notes []string) {
 	var texts []string
 	on := map[string][]string{}
 	for l, s := range r.on {
@@ -458,13 +458,13 @@ func listed(names []string) string {
 
 // cause is who brought a server to its state, when and why; empty where no
 // operation has.
-func (t *statusTable) cause(s *drain.ServerStatus) string {
+func (t *statusTable) cause(s *status.ServerStatus) string {
 	what, by := string(s.State), ""
 	switch h, op := s.Holder, s.Operation; {
 	case h != nil && h.Time.IsZero():
 		return what + " by another drainctl, which has not recorded yet what it does"
 	case h != nil:
-		if s.State == drain.StateUp {
+		if s.State == status.StateUp {
 			what = "locked for a rolling run"
 		}
 		by = t.author(journal.By(h.Recorder, h.User, h.Host), h.Reason, h.ID, h.Time, "for ", "")
@@ -473,10 +473,10 @@ func (t *statusTable) cause(s *drain.ServerStatus) string {
 	default:
 		at := op.Began
 		switch s.State {
-		case drain.StateNotDrained:
+		case status.StateNotDrained:
 			what += fmt.Sprintf(", app running, %s left", count(op.Open, "connection"))
 			at = cmp.Or(op.Ended, at)
-		case drain.StateDrained:
+		case status.StateDrained:
 			at = cmp.Or(op.Ended, at)
 		}
 		by = t.author(journal.By(op.Recorder, op.User, op.Host), op.Reason, op.ID, at, "", " ago")

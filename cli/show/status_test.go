@@ -10,22 +10,24 @@ import (
 
 	"github.com/charmbracelet/x/ansi"
 
-	"github.com/drainctl/drainctl/drain"
 	"github.com/drainctl/drainctl/drain/balancer"
+	"github.com/drainctl/drainctl/drain/fleet"
 	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/drain/spec"
+	"github.com/drainctl/drainctl/drain/status"
 )
 
 // aServer is a server that is up.
-func aServer(upstream, address string, open int, params ...string) drain.ServerStatus {
-	return drain.ServerStatus{State: drain.StateUp, Server: balancer.Server{
+func aServer(upstream, address string, open int, params ...string) status.ServerStatus {
+	return status.ServerStatus{State: status.StateUp, Server: balancer.Server{
 		Server: journal.Server{Module: "http", Upstream: upstream, Address: address}, Name: upstream, Text: address,
 		Parameters: params, Open: open, File: "/etc/nginx/conf.d/" + upstream + ".conf", Line: 4,
 	}}
 }
 
 // aDrained is one that was drained three days ago.
-func aDrained(s drain.ServerStatus) drain.ServerStatus {
-	s.State, s.Parameters = drain.StateDrained, append(s.Parameters, "down")
+func aDrained(s status.ServerStatus) status.ServerStatus {
+	s.State, s.Parameters = status.StateDrained, append(s.Parameters, "down")
 	s.Operation = &journal.Operation{
 		ID: "20261122-031205.123-ab12", Kind: "drain", User: "ann", Host: "desk", Reason: "new kernel",
 		Began: time.Now().Add(-80 * time.Hour), Ended: time.Now().Add(-79 * time.Hour),
@@ -34,7 +36,7 @@ func aDrained(s drain.ServerStatus) drain.ServerStatus {
 }
 
 // shownStatus is a status as a terminal of a width has it.
-func shownStatus(width int, options Options, st *drain.Status) string {
+func shownStatus(width int, options Options, st *status.Status) string {
 	return strings.Join(NewText(io.Discard, io.Discard, options).statusLines(st, width), "\n") + "\n"
 }
 
@@ -43,12 +45,12 @@ func TestStatusOfOneLB(t *testing.T) {
 	n := 9
 	counted.OnBackend = &n
 	interrupted := aServer("pool", "10.0.0.9:80", -1)
-	interrupted.State = drain.StateInterrupted
+	interrupted.State = status.StateInterrupted
 	interrupted.Operation = &journal.Operation{ID: "x", User: "bob", Host: "desk", Began: time.Now().Add(-5 * time.Minute)}
-	interrupted.Next = []drain.Command{{Words: []string{"drainctl", "resume", "x"}, Reason: "continues"}}
+	interrupted.Next = []spec.Command{{Words: []string{"drainctl", "resume", "x"}, Reason: "continues"}}
 	lost := aServer("pool", "10.0.0.10:80", 0)
 	lost.BackendError = "ssh to 10.0.0.10: no answer"
-	st := &drain.Status{LBs: []drain.LBStatus{{LB: drain.ThisMachine, Servers: []drain.ServerStatus{
+	st := &status.Status{LBs: []status.LBStatus{{LB: fleet.ThisMachine, Servers: []status.ServerStatus{
 		aDrained(aServer("web", "10.0.0.1:80", 0)), aDrained(aServer("web", "10.0.0.2:80", 1)), counted, interrupted, lost,
 	}}}}
 	for width, want := range map[int]string{
@@ -83,11 +85,11 @@ web
 
 // The LBs of a fleet are compared: what differs is said in words.
 func TestStatusOfLBsThatDiffer(t *testing.T) {
-	lb := func(name string, servers ...drain.ServerStatus) drain.LBStatus {
-		return drain.LBStatus{LB: name, Servers: servers}
+	lb := func(name string, servers ...status.ServerStatus) status.LBStatus {
+		return status.LBStatus{LB: name, Servers: servers}
 	}
 	a, b := "app1.production.eu-west-1.internal.example.com:8080", "10.0.0.2:80"
-	st := &drain.Status{Unreachable: []string{"lb4"}, LBs: []drain.LBStatus{
+	st := &status.Status{Unreachable: []string{"lb4"}, LBs: []status.LBStatus{
 		lb("ann@lb1", aDrained(aServer("web", a, 0)), aServer("web", b, 12, "weight=5")),
 		lb("ann@lb2:22", aServer("web", b, 3), aServer("web", a, 4), aServer("only", b, 0)),
 		lb("ann@lb3", aServer("web", a, -1)),
@@ -125,7 +127,7 @@ only (on lb2 only)
 // terminal, and no word of them is lost.
 func TestStatusFits(t *testing.T) {
 	long := strings.Repeat("a_name_that_a_template_has_made-", 4)
-	var servers []drain.ServerStatus
+	var servers []status.ServerStatus
 	for i := range 200 {
 		s := aServer(fmt.Sprint(long, i/50), fmt.Sprintf("app%d.%s.example.com:8080", i, strings.Repeat("x", i%60)), i*7, "weight=5", "max_fails=3")
 		if i%3 == 0 {
@@ -133,7 +135,7 @@ func TestStatusFits(t *testing.T) {
 		}
 		servers = append(servers, s)
 	}
-	st := &drain.Status{LBs: []drain.LBStatus{{LB: "lb1", Servers: servers}, {LB: "lb2", Servers: servers[:100]}}}
+	st := &status.Status{LBs: []status.LBStatus{{LB: "lb1", Servers: servers}, {LB: "lb2", Servers: servers[:100]}}}
 	for _, width := range []int{30, 40, 80, 132, 200} {
 		text := shownStatus(width, Options{Verbose: true}, st)
 		for line := range strings.Lines(text) {

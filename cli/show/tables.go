@@ -7,9 +7,9 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/drainctl/drainctl/drain"
 	"github.com/drainctl/drainctl/drain/backend"
 	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/drain/status"
 )
 
 // clockFormat is how times are shown, in the local zone.
@@ -58,7 +58,7 @@ func (v *Text) Config(files []string, values []ConfigValue) {
 }
 
 // resultText is how an operation of the history ended.
-func resultText(e drain.HistoryEntry) string {
+func resultText(e status.HistoryEntry) string {
 	if e.Ended == nil {
 		return "not ended"
 	}
@@ -66,7 +66,7 @@ func resultText(e drain.HistoryEntry) string {
 }
 
 // History shows the list of operations, the latest last.
-func (v *Text) History(entries []drain.HistoryEntry, unreadable []string) {
+func (v *Text) History(entries []status.HistoryEntry, unreadable []string) {
 	entries, unreadable = cleaned(entries), cleaned(unreadable)
 	v.mu.Lock()
 	defer v.mu.Unlock()

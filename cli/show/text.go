@@ -17,7 +17,11 @@ import (
 	"github.com/drainctl/drainctl/drain"
 	"github.com/drainctl/drainctl/drain/backend"
 	"github.com/drainctl/drainctl/drain/balancer"
+	"github.com/drainctl/drainctl/drain/event"
+	"github.com/drainctl/drainctl/drain/fleet"
 	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/drain/plan"
+	"github.com/drainctl/drainctl/drain/spec"
 	"github.com/drainctl/drainctl/remote"
 )
 
@@ -116,11 +120,11 @@ func (v *Text) begins(text string) {
 func (v *Text) warning(text string) { v.told(v.warn.Sprint("warning:")+" ", "  ", text) }
 
 // Event shows what happens in a run.
-func (v *Text) Event(e drain.Event) {
+func (v *Text) Event(e event.Event) {
 	e = cleaned(e)
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	stuck, _ := e.(*drain.Waiting)
+	stuck, _ := e.(*event.Waiting)
 	first := stuck != nil && v.run.stuck(stuck)
 	notes := v.run.rows // of a step that ends now
 	v.run.heed(e)
@@ -137,48 +141,48 @@ func (v *Text) Event(e drain.Event) {
 }
 
 // event shows an event as lines.
-func (v *Text) event(e drain.Event) {
+func (v *Text) event(e event.Event) {
 	switch e := e.(type) {
-	case *drain.Planned:
+	case *event.Planned:
 		v.fleet, v.many = len(e.Plan.LBs) > 1, len(e.Plan.Backends) > 1
 		v.plan(e.Plan)
-	case *drain.BatchStarted:
+	case *event.BatchStarted:
 		v.line("%s %s", v.bold.Sprintf("batch %d/%d", e.Number, e.Of), strings.Join(e.Backends, ", "))
-	case *drain.StepStarted:
+	case *event.StepStarted:
 		if e.Rollback {
 			v.line("  %s", words(e))
 			break
 		}
 		v.begins(v.bold.Sprint(cmp.Or(v.run.place(), "  ")) + words(e))
-	case *drain.WorkOutput:
+	case *event.WorkOutput:
 		v.line("  %s %s", v.faint.Sprint(e.Target+":"), e.Line)
-	case *drain.StepDone:
+	case *event.StepDone:
 		mark := v.good.Sprint("done:")
-		if !e.Changed && e.Step != drain.StepWait {
+		if !e.Changed && e.Step != plan.StepWait {
 			mark = v.good.Sprint("unchanged:")
 		}
 		for _, text := range done(e) {
 			v.line("  %s %s", mark, text)
 			mark = "     "
 		}
-	case *drain.Waiting:
+	case *event.Waiting:
 		v.log.reading(false)
-	case *drain.HealthChecked:
+	case *event.HealthChecked:
 		v.log.reading(e.Error == "")
-	case *drain.Result:
+	case *event.Result:
 		v.log.end()
 		v.result(e)
-	case *drain.RollingBack:
+	case *event.RollingBack:
 		v.begins(v.warn.Sprint(v.on(e) + words(e)))
-	case *drain.StepFailed:
+	case *event.StepFailed:
 		v.line("  %s %s%s", v.bad.Sprint("failed:"), v.on(e), e.Error)
-	case *drain.LockAwaited:
+	case *event.LockAwaited:
 		v.log.begin()
 		v.line("  %s %s%s", v.warn.Sprint("warning:"), v.on(e), words(e))
-	case *drain.GenerationsAwaited, *drain.Paused:
+	case *event.GenerationsAwaited, *event.Paused:
 		v.log.begin()
 		v.line("  %s", words(e))
-	case *drain.Warning, *drain.OtherClient, *drain.StoppingAnyway, *drain.LBSkipped, *drain.BackendSkipped:
+	case *event.Warning, *event.OtherClient, *event.StoppingAnyway, *event.LBSkipped, *event.BackendSkipped:
 		v.line("  %s %s%s", v.warn.Sprint("warning:"), v.on(e), words(e))
 	default:
 		if text := words(e); text != "" {
@@ -188,7 +192,7 @@ func (v *Text) event(e drain.Event) {
 }
 
 // on says which LB or backend an event is about, where there are several.
-func (v *Text) on(e drain.Event) string {
+func (v *Text) on(e event.Event) string {
 	switch h := e.Head(); {
 	case h.LB != "" && v.fleet:
 		return h.LB + ": "
@@ -199,57 +203,57 @@ func (v *Text) on(e drain.Event) string {
 }
 
 // words is an event in words, for the story and for the history.
-func words(e drain.Event) string {
+func words(e event.Event) string {
 	switch e := e.(type) {
-	case *drain.StepStarted:
+	case *event.StepStarted:
 		return describe(e.Step, e.Direction, e.Description)
-	case *drain.StepDone:
+	case *event.StepDone:
 		return "done: " + strings.Join(done(e), "; ")
-	case *drain.StepFailed:
+	case *event.StepFailed:
 		return "failed: " + e.Error
-	case *drain.LockAwaited:
-		return "waiting for another operation to end: " + drain.HolderText(e.Holder)
-	case *drain.Edited:
+	case *event.LockAwaited:
+		return "waiting for another operation to end: " + fleet.HolderText(e.Holder)
+	case *event.Edited:
 		return "edited and tested: " + strings.Join(paths(e.Edits), ", ")
-	case *drain.NotLoaded:
+	case *event.NotLoaded:
 		return strings.Join(e.Files, ", ") + " was changed after nginx was last loaded"
-	case *drain.Reloaded:
+	case *event.Reloaded:
 		text := "a new generation serves: " + count(e.Serving, "worker")
 		if e.Finishing > 0 {
 			text += "; " + finishing(e.Finishing, "earlier worker")
 		}
 		return text
-	case *drain.Waiting:
+	case *event.Waiting:
 		return waiting(e)
-	case *drain.HealthChecked:
+	case *event.HealthChecked:
 		return health(e)
-	case *drain.OtherClient:
+	case *event.OtherClient:
 		if e.New {
 			return fmt.Sprintf("%s still opens connections: another load balancer? (--ignore-peer %s if it may)", e.Address, e.Address)
 		}
 		return fmt.Sprintf("%s was connected within the last minute, besides the load balancer: waiting %s for new connections from it", e.Address, backend.Span(e.Quiet.Duration()))
-	case *drain.Buffered:
+	case *event.Buffered:
 		if e.GaveUp {
 			return fmt.Sprintf("earlier workers of nginx still hold %s without a server after %s; if it is sent to one now, that may be this backend", count(e.Requests, "request"), backend.Span(e.Limit.Duration()))
 		}
 		return fmt.Sprintf("earlier workers of nginx hold %s that may yet be sent to the backend; waiting for that, at most %s", count(e.Requests, "request"), backend.Span(e.Limit.Duration()))
-	case *drain.RollingBack:
+	case *event.RollingBack:
 		return "rolling back"
-	case *drain.StoppingAnyway:
+	case *event.StoppingAnyway:
 		return "the time is up, the service is stopped anyway: what is still open is cut"
-	case *drain.Warning:
+	case *event.Warning:
 		return e.Text
-	case *drain.LBSkipped:
+	case *event.LBSkipped:
 		return fmt.Sprintf("%s cannot be reached and is left out; it may still send requests to the target: %s", e.LB, e.Error)
-	case *drain.BackendSkipped:
+	case *event.BackendSkipped:
 		return "skipped: " + e.Reason
-	case *drain.GenerationsAwaited:
+	case *event.GenerationsAwaited:
 		return fmt.Sprintf("waiting on %s until at most %d earlier generations of nginx are left; %s", e.LB, e.Limit, earlier(e.Generation))
-	case *drain.Paused:
+	case *event.Paused:
 		return fmt.Sprintf("pausing for %s", backend.Span(e.For.Duration()))
-	case *drain.Rebooting:
+	case *event.Rebooting:
 		return e.Target + " is told to reboot"
-	case *drain.AgentCopied:
+	case *event.AgentCopied:
 		return fmt.Sprintf("%s has no drainctl: this one was copied to %s there (it can be removed)", e.LB, e.Path)
 	}
 	return ""
@@ -264,61 +268,61 @@ func paths(edits []journal.Edit) []string {
 }
 
 // describe says what a step will do, how, and for how long.
-func describe(step drain.StepName, d drain.Direction, what drain.Description) string {
+func describe(step plan.StepName, d plan.Direction, what plan.Description) string {
 	text := title(step, d, what) + how(step, d, what)
-	if step == drain.StepWait {
+	if step == plan.StepWait {
 		text += fmt.Sprintf(" (%s)", limit(what.Limit, atTimeout(what)))
 	}
 	return text
 }
 
 // title says what a step will do.
-func title(step drain.StepName, d drain.Direction, what drain.Description) string {
+func title(step plan.StepName, d plan.Direction, what plan.Description) string {
 	servers := strings.Join(what.Servers, ", ")
 	switch {
-	case step == drain.StepMarkDown && d == drain.Forward:
+	case step == plan.StepMarkDown && d == plan.Forward:
 		back := ""
 		if len(what.Returning) > 0 {
 			back = ", clear down on " + strings.Join(what.Returning, ", ")
 		}
 		return "mark " + servers + " down" + back
-	case step == drain.StepMarkDown:
+	case step == plan.StepMarkDown:
 		return "clear down on " + servers
-	case step == drain.StepWork:
+	case step == plan.StepWork:
 		return work(what)
-	case step == drain.StepWait && d == drain.Forward:
+	case step == plan.StepWait && d == plan.Forward:
 		few := "no connection is"
 		if what.Threshold > 0 {
 			few = count(what.Threshold, "connection") + " or fewer are"
 		}
 		return "wait until " + few + " open"
-	case step == drain.StepWait:
+	case step == plan.StepWait:
 		return "wait until healthy"
-	case d == drain.Forward:
+	case d == plan.Forward:
 		return fmt.Sprintf("stop %s on %s", what.Service, what.Backend)
 	}
 	return fmt.Sprintf("start %s on %s", what.Service, what.Backend)
 }
 
 // how says how it does that.
-func how(step drain.StepName, d drain.Direction, what drain.Description) string {
+func how(step plan.StepName, d plan.Direction, what plan.Description) string {
 	switch {
-	case step == drain.StepMarkDown:
+	case step == plan.StepMarkDown:
 		return ", test, reload, verify the new workers"
-	case step == drain.StepWait && d == drain.Forward:
+	case step == plan.StepWait && d == plan.Forward:
 		return ", by " + what.Counter
-	case step == drain.StepWait:
+	case step == plan.StepWait:
 		return ": " + drain.HealthText(what.Health)
-	case step == drain.StepService && d == drain.Forward:
+	case step == plan.StepService && d == plan.Forward:
 		return ", verify that it is inactive"
-	case step == drain.StepService:
+	case step == plan.StepService:
 		return ", verify that it is active"
 	}
 	return ""
 }
 
 // work is what a rolling run does with a backend that is out.
-func work(what drain.Description) string {
+func work(what plan.Description) string {
 	var parts []string
 	if what.Reboot {
 		parts = append(parts, "reboot, and see another boot")
@@ -352,7 +356,7 @@ func finishing(n int, thing string) string {
 }
 
 // limit says for how long a wait goes on, and what is done then.
-func limit(s drain.Seconds, then string) string {
+func limit(s spec.Seconds, then string) string {
 	if s == 0 {
 		return "no limit"
 	}
@@ -360,18 +364,18 @@ func limit(s drain.Seconds, then string) string {
 }
 
 // atTimeout is what --on-timeout asks for, in words.
-func atTimeout(what drain.Description) string {
+func atTimeout(what plan.Description) string {
 	switch what.OnTimeout {
-	case drain.TimeoutLeave:
+	case spec.TimeoutLeave:
 		return "leave it down and running"
-	case drain.TimeoutStop:
+	case spec.TimeoutStop:
 		return "stop " + what.Service + " anyway"
 	}
 	return "roll back"
 }
 
 // done is what is so after a step, a line each.
-func done(e *drain.StepDone) []string {
+func done(e *event.StepDone) []string {
 	var lines []string
 	d := e.Detail
 	if len(d.Down) > 0 {
@@ -402,7 +406,7 @@ func done(e *drain.StepDone) []string {
 	return lines
 }
 
-func waiting(e *drain.Waiting) string {
+func waiting(e *event.Waiting) string {
 	limit := ""
 	if e.Limit > 0 {
 		limit = " of " + backend.Span(e.Limit.Duration())
@@ -415,7 +419,7 @@ func waiting(e *drain.Waiting) string {
 }
 
 // openFrom is how many connections are open, and whose they are.
-func openFrom(e *drain.Waiting) string {
+func openFrom(e *event.Waiting) string {
 	from := ""
 	for i, peer := range e.Peers {
 		from += fmt.Sprintf("%s%s (%d)", map[bool]string{true: ", from ", false: ", "}[i == 0], peer.Addr, peer.Count)
@@ -426,7 +430,7 @@ func openFrom(e *drain.Waiting) string {
 	return openNow(e) + from
 }
 
-func health(e *drain.HealthChecked) string {
+func health(e *event.HealthChecked) string {
 	elapsed := e.Elapsed.Duration().Round(100 * time.Millisecond)
 	if e.Error != "" {
 		return fmt.Sprintf("not healthy yet: %s; %s", e.Error, elapsed)
@@ -454,15 +458,15 @@ func waitText(p *progress, several bool) string {
 }
 
 // stuckWords are what connections look like, and when they end by themselves.
-var stuckWords = map[drain.StuckReason]struct{ one, several, looks, end string }{
-	drain.StuckUpgraded: {"upgraded connection", "upgraded connections", " (WebSocket?)", "the client leaves"},
-	drain.StuckSending:  {"connection on which only the backend sends", "connections on which only the backend sends", " (a download, an event stream?)", "all is sent or the client leaves"},
-	drain.StuckSilent:   {"connection on which nothing is sent", "connections on which nothing is sent", " (a slow request?)", "the app answers or nginx gives up"},
-	drain.StuckClients:  {"connection of another client than the load balancers", "connections of other clients than the load balancers", "", "the client leaves"},
+var stuckWords = map[event.StuckReason]struct{ one, several, looks, end string }{
+	event.StuckUpgraded: {"upgraded connection", "upgraded connections", " (WebSocket?)", "the client leaves"},
+	event.StuckSending:  {"connection on which only the backend sends", "connections on which only the backend sends", " (a download, an event stream?)", "all is sent or the client leaves"},
+	event.StuckSilent:   {"connection on which nothing is sent", "connections on which nothing is sent", " (a slow request?)", "the app answers or nginx gives up"},
+	event.StuckClients:  {"connection of another client than the load balancers", "connections of other clients than the load balancers", "", "the client leaves"},
 }
 
 // stuckSummary says what the connections look like that keep a wait from ending.
-func stuckSummary(s *drain.Stuck) string {
+func stuckSummary(s *event.Stuck) string {
 	w := stuckWords[s.Reason]
 	what := w.several
 	if s.Connections == 1 {
@@ -472,13 +476,13 @@ func stuckSummary(s *drain.Stuck) string {
 }
 
 // stuckText says why a wait is not over, and what would end it.
-func stuckText(s *drain.Stuck) string {
+func stuckText(s *event.Stuck) string {
 	have, end := "have been open", "they end"
 	if s.Connections == 1 {
 		have, end = "has been open", "it ends"
 	}
 	ends := []string{end + " when " + stuckWords[s.Reason].end}
-	if s.ShutdownTimeout > 0 && s.Reason != drain.StuckClients {
+	if s.ShutdownTimeout > 0 && s.Reason != event.StuckClients {
 		ends = append(ends, fmt.Sprintf("at worker_shutdown_timeout (%s)", backend.Span(s.ShutdownTimeout.Duration())))
 	}
 	if s.CanStop {
@@ -492,7 +496,7 @@ func stuckText(s *drain.Stuck) string {
 }
 
 // heldText is a connection that holds on, of a backend where there are several.
-func heldText(h drain.Held, of string) string {
+func heldText(h event.Held, of string) string {
 	text := net.JoinHostPort(h.Address, strconv.Itoa(int(h.Port)))
 	if of != "" {
 		text += " to " + of
@@ -501,7 +505,7 @@ func heldText(h drain.Held, of string) string {
 	if h.Idle >= 0 { // else it is not known
 		text += ", idle " + span(h.Idle.Duration())
 	}
-	if h.LB != "" && h.LB != h.Address && h.LB != drain.ThisMachine {
+	if h.LB != "" && h.LB != h.Address && h.LB != fleet.ThisMachine {
 		text += ", by " + h.LB
 	}
 	return text
@@ -543,7 +547,7 @@ func outlook(p *progress, now time.Time) string {
 	}
 	if limit > 0 {
 		then := atTimeout(p.what)
-		if p.kind == drain.Run && p.direction == drain.Reverse {
+		if p.kind == spec.Run && p.direction == plan.Reverse {
 			then = "leave it out of the pool"
 		}
 		parts = append(parts, fmt.Sprintf("after %s: %s", span(limit), then))
@@ -590,7 +594,7 @@ func footer(p *progress) string {
 		return "Ctrl-C again: " + again
 	case p.rollingBack:
 		return "Ctrl-C twice: " + again
-	case p.kind == drain.Run:
+	case p.kind == spec.Run:
 		return "Ctrl-C: put this batch back, then end"
 	}
 	return "Ctrl-C: roll back"
@@ -600,12 +604,12 @@ func footer(p *progress) string {
 const again = "stop at once, and say what is left to undo"
 
 // interruptedText is what the first Ctrl-C does, or the second.
-func interruptedText(p *progress, kind drain.Kind, first bool) string {
+func interruptedText(p *progress, kind spec.Kind, first bool) string {
 	now := "rolling back"
 	switch {
 	case !first:
 		return "interrupted again: stopping at once"
-	case kind == drain.Run && p.touched:
+	case kind == spec.Run && p.touched:
 		now = "no further batch begins, and this one is put back first"
 	case !p.touched:
 		return "interrupted: nothing is changed yet; Ctrl-C again stops at once"
@@ -614,14 +618,14 @@ func interruptedText(p *progress, kind drain.Kind, first bool) string {
 }
 
 // openNow is a reading in a word or two.
-func openNow(e *drain.Waiting) string {
+func openNow(e *event.Waiting) string {
 	if e.Error != "" {
 		return "not countable"
 	}
 	return fmt.Sprintf("%d open", e.Open)
 }
 
-func checksNow(e *drain.HealthChecked) string {
+func checksNow(e *event.HealthChecked) string {
 	if e.Error != "" {
 		return "not healthy"
 	}
@@ -647,7 +651,7 @@ func (v *Text) Trace(host, command string) {
 }
 
 // Signal says that a Signal was received.
-func (v *Text) Signal(kind drain.Kind, first bool) {
+func (v *Text) Signal(kind spec.Kind, first bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.line("%s", v.warn.Sprint(interruptedText(&v.run, kind, first)))
@@ -671,8 +675,8 @@ func (v *Text) Pause(f func()) {
 }
 
 // outcome is how it ended, in a sentence.
-func outcome(r *drain.Result) string {
-	if r.ExitCode == drain.Done {
+func outcome(r *event.Result) string {
+	if r.ExitCode == spec.Done {
 		return summary(r)
 	}
 	text, hints, hinted := strings.Cut(r.Error, "\n"+hintMark)
@@ -698,21 +702,21 @@ func summaryRow(s stepRecord) []string {
 	switch {
 	case s.err != "":
 		result = "failed: " + s.err
-	case !s.changed && s.step != drain.StepWait:
+	case !s.changed && s.step != plan.StepWait:
 		result = "unchanged"
 	}
 	return []string{stepText(s.step, s.direction), strings.Join(s.backends, ", "), result, backend.Span(s.ended.Sub(s.began).Round(10 * time.Millisecond))}
 }
 
 // stepText is the name of a step in a direction.
-func stepText(step drain.StepName, d drain.Direction) string {
-	if d == drain.Reverse {
+func stepText(step plan.StepName, d plan.Direction) string {
+	if d == plan.Reverse {
 		switch step {
-		case drain.StepMarkDown:
+		case plan.StepMarkDown:
 			return "clear down"
-		case drain.StepWait:
+		case plan.StepWait:
 			return "wait until healthy"
-		case drain.StepService:
+		case plan.StepService:
 			return "start service"
 		}
 	}

@@ -8,26 +8,29 @@ import (
 	"time"
 
 	"github.com/drainctl/drainctl/drain"
+	"github.com/drainctl/drainctl/drain/event"
 	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/drain/plan"
+	"github.com/drainctl/drainctl/drain/spec"
 )
 
 // An Operation is one operation of the history, as it was read.
 type Operation struct {
 	ID        string
-	Events    []drain.Event
-	Truncated int             // lines that could not be read
-	Next      []drain.Command // where it has not ended
+	Events    []event.Event
+	Truncated int            // lines that could not be read
+	Next      []spec.Command // where it has not ended
 }
 
 // A timeline is an operation as a person reads it: its events put together into
 // steps.
 type timeline struct {
 	Operation
-	Began     *drain.OperationStarted // never nil; empty where that line is lost
-	Ended     *drain.Result           // nil: it has not ended
+	Began     *event.OperationStarted // never nil; empty where that line is lost
+	Ended     *event.Result           // nil: it has not ended
 	LBs       []string
 	Entries   []*entry
-	Checks    []drain.Check
+	Checks    []event.Check
 	Unchecked []string
 	More      int // checks that were not kept
 
@@ -51,7 +54,7 @@ type entry struct {
 	Notes      []*note
 	Curves     []*waitCurve
 	Diffs      []*note
-	key        drain.Header // of a step: its name and direction
+	key        event.Header // of a step: its name and direction
 	last       time.Time    // of its events
 	unfinished bool         // and the operation went on without its end
 }
@@ -85,9 +88,9 @@ const (
 
 // newTimeline puts the events of an operation together.
 func newTimeline(op Operation) *timeline {
-	t := &timeline{Operation: op, Began: &drain.OperationStarted{}}
+	t := &timeline{Operation: op, Began: &event.OperationStarted{}}
 	for _, e := range op.Events {
-		_, skipped := e.(*drain.LBSkipped)
+		_, skipped := e.(*event.LBSkipped)
 		if lb := e.Head().LB; lb != "" && !skipped && !slices.Contains(t.LBs, lb) {
 			t.LBs = append(t.LBs, lb)
 		}
@@ -99,21 +102,21 @@ func newTimeline(op Operation) *timeline {
 	return t
 }
 
-func (t *timeline) add(e drain.Event) {
+func (t *timeline) add(e event.Event) {
 	h := e.Head()
 	switch e := e.(type) {
-	case *drain.OperationStarted:
+	case *event.OperationStarted:
 		t.started(e)
-	case *drain.Result:
+	case *event.Result:
 		t.Ended = e
-	case *drain.Checked:
+	case *event.Checked:
 		t.Checks, t.More = append(t.Checks, e.Checks...), t.More+e.More
 		t.Unchecked = append(t.Unchecked, e.Unchecked...)
-	case *drain.BatchStarted:
+	case *event.BatchStarted:
 		t.forward()
 		t.members = e.Backends
 		t.entry(entryBatch, h, fmt.Sprintf("batch %d/%d", e.Number, e.Of)).Backends = e.Backends
-	case *drain.RollingBack:
+	case *event.RollingBack:
 		t.undoing = true
 		if h.Target != "" {
 			t.rolled = append(t.rolled, h.Target)
@@ -122,18 +125,18 @@ func (t *timeline) add(e drain.Event) {
 		if s := t.entry(entryRollback, h, words(e)); !told {
 			s.note(e.Error, "", moodFailed)
 		}
-	case *drain.StepStarted:
+	case *event.StepStarted:
 		if !e.Rollback {
 			t.forward()
 		}
 		t.begin(h).What = describe(e.Step, e.Direction, e.Description)
-	case *drain.StepDone:
+	case *event.StepDone:
 		t.of(h).done(e)
-	case *drain.StepFailed:
+	case *event.StepFailed:
 		t.failed(e)
-	case *drain.Waiting:
+	case *event.Waiting:
 		t.of(h).reading(e)
-	case *drain.Edited:
+	case *event.Edited:
 		s := t.of(h)
 		for _, text := range edits(e.Edits) {
 			s.note(text, h.LB, moodPlain)
@@ -145,7 +148,7 @@ func (t *timeline) add(e drain.Event) {
 }
 
 // started notes who began the operation, or resumed it.
-func (t *timeline) started(e *drain.OperationStarted) {
+func (t *timeline) started(e *event.OperationStarted) {
 	t.members, t.Ended = e.Targets, nil
 	if e.Continues == "" || t.Began.Time.IsZero() {
 		t.Began = e
@@ -161,16 +164,16 @@ func (t *timeline) forward() {
 }
 
 // happened notes what has no place of its own, under the step in which it happened.
-func (t *timeline) happened(e drain.Event) {
+func (t *timeline) happened(e event.Event) {
 	text, lb, m := words(e), e.Head().LB, moodPlain
 	switch e := e.(type) {
-	case *drain.StoppingAnyway: // it goes on all the same
+	case *event.StoppingAnyway: // it goes on all the same
 		m, t.failing = moodWarning, slices.DeleteFunc(t.failing, func(f string) bool { return f == e.Target })
-	case *drain.Warning, *drain.OtherClient, *drain.NotLoaded:
+	case *event.Warning, *event.OtherClient, *event.NotLoaded:
 		m = moodWarning
-	case *drain.LBSkipped, *drain.BackendSkipped:
+	case *event.LBSkipped, *event.BackendSkipped:
 		m, lb = moodWarning, "" // which is in the text
-	case *drain.GenerationsAwaited, *drain.AgentCopied:
+	case *event.GenerationsAwaited, *event.AgentCopied:
 		lb = ""
 	}
 	if text = t.about(e.Head(), text); text != "" {
@@ -180,7 +183,7 @@ func (t *timeline) happened(e drain.Event) {
 
 // place is where a note on an event belongs: to its step, which may have ended, to
 // what another LB has said, or between steps.
-func (t *timeline) place(h *drain.Header, text string) *entry {
+func (t *timeline) place(h *event.Header, text string) *entry {
 	switch s := t.step; {
 	case s != nil && (h.Step == s.key.Step || h.Step == "" && s.Result == ""):
 		return s
@@ -193,7 +196,7 @@ func (t *timeline) place(h *drain.Header, text string) *entry {
 	return t.entry(entryNote, h, "")
 }
 
-func (t *timeline) entry(kind entryKind, h *drain.Header, title string) *entry {
+func (t *timeline) entry(kind entryKind, h *event.Header, title string) *entry {
 	e := &entry{Kind: kind, At: h.Time, last: h.Time, Title: title}
 	if h.Target != "" {
 		e.Backends = []string{h.Target}
@@ -203,7 +206,7 @@ func (t *timeline) entry(kind entryKind, h *drain.Header, title string) *entry {
 }
 
 // begin is a step that begins.
-func (t *timeline) begin(h *drain.Header) *entry {
+func (t *timeline) begin(h *event.Header) *entry {
 	kind := entryStep
 	if t.undoing {
 		kind = entryUndo
@@ -217,7 +220,7 @@ func (t *timeline) begin(h *drain.Header) *entry {
 }
 
 // of is the step that an event is of.
-func (t *timeline) of(h *drain.Header) *entry {
+func (t *timeline) of(h *event.Header) *entry {
 	s := t.step
 	if s == nil || h.Step != "" && !s.is(h) {
 		s = t.begin(h)
@@ -229,14 +232,14 @@ func (t *timeline) of(h *drain.Header) *entry {
 }
 
 // is tells whether an event is of this step. Some do not say its direction.
-func (e *entry) is(h *drain.Header) bool {
+func (e *entry) is(h *event.Header) bool {
 	same := h.Direction == "" || e.key.Direction == "" || h.Direction == e.key.Direction
 	return e.Result == "" && h.Step == e.key.Step && same
 }
 
-func (e *entry) done(d *drain.StepDone) {
+func (e *entry) done(d *event.StepDone) {
 	e.Result, e.Took = "done", max(0, d.Elapsed.Duration())
-	if !d.Changed && d.Step != drain.StepWait {
+	if !d.Changed && d.Step != plan.StepWait {
 		e.Result = "unchanged"
 	}
 	if began := d.Time.Add(-e.Took); began.Before(e.At) {
@@ -247,7 +250,7 @@ func (e *entry) done(d *drain.StepDone) {
 			e.note(text, "", moodPlain)
 		}
 	}
-	if d.Step != drain.StepWait && d.Step != drain.StepWork {
+	if d.Step != plan.StepWait && d.Step != plan.StepWork {
 		e.What = "" // it is so
 	}
 	if d.Detail.Open != nil && len(e.Curves) == 1 {
@@ -256,7 +259,7 @@ func (e *entry) done(d *drain.StepDone) {
 }
 
 // failed notes that a step failed: for all of it, or for one backend after the other.
-func (t *timeline) failed(f *drain.StepFailed) {
+func (t *timeline) failed(f *event.StepFailed) {
 	s := t.step
 	again := s != nil && s.Result == "failed" && f.Step == s.key.Step && f.Direction == s.key.Direction
 	if !again {
@@ -274,7 +277,7 @@ func (t *timeline) failed(f *drain.StepFailed) {
 }
 
 // about names the backend that a text is about, where there are several.
-func (t *timeline) about(h *drain.Header, text string) string {
+func (t *timeline) about(h *event.Header, text string) string {
 	if text == "" || h.Target == "" || len(t.Began.Targets) < 2 || strings.Contains(text, h.Target) {
 		return text
 	}
@@ -404,8 +407,8 @@ func located(s journal.Located) string {
 // checkSum says how many checks there were before it began.
 func (t *timeline) checkSum() string {
 	r := drain.CheckReport{Checks: t.Checks}
-	text := fmt.Sprintf("checked before it began: %d ok", r.Count(drain.CheckOK))
-	if n := r.Count(drain.CheckWarning); n > 0 {
+	text := fmt.Sprintf("checked before it began: %d ok", r.Count(event.CheckOK))
+	if n := r.Count(event.CheckWarning); n > 0 {
 		text += ", " + count(n, "warning")
 	}
 	if t.More > 0 {
@@ -415,21 +418,21 @@ func (t *timeline) checkSum() string {
 }
 
 // exitText is an exit code in words.
-func exitText(code drain.Exit) string {
+func exitText(code spec.Exit) string {
 	switch code {
-	case drain.Done:
+	case spec.Done:
 		return "done, or unchanged"
-	case drain.Failed:
+	case spec.Failed:
 		return "failed, and everything is as it was before"
-	case drain.Usage:
+	case spec.Usage:
 		return "the request makes no sense"
-	case drain.TimedOut:
+	case spec.TimedOut:
 		return "not drained in time"
-	case drain.Refused:
+	case spec.Refused:
 		return "refused, and nothing was touched"
-	case drain.Partial:
+	case spec.Partial:
 		return "a person must look"
-	case drain.Interrupted:
+	case spec.Interrupted:
 		return "interrupted, and rolled back"
 	}
 	return "not known"
@@ -441,11 +444,11 @@ const unendedText = "it has not ended, or did not live to say so"
 // standing is what is so after the operation, a line each.
 func (t *timeline) standing() (lines []string) {
 	r := t.Ended
-	if r.ExitCode == drain.Done {
+	if r.ExitCode == spec.Done {
 		lines = append(lines, summary(r))
 	}
 	for _, line := range strings.Split(r.Error, "\n") {
-		told := slices.ContainsFunc(r.Backends, func(b drain.BackendResult) bool {
+		told := slices.ContainsFunc(r.Backends, func(b event.BackendResult) bool {
 			return line == b.Error || line == b.Backend+": "+b.Error
 		})
 		if line != "" && !told {

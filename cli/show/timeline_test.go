@@ -14,7 +14,10 @@ import (
 
 	"golang.org/x/net/html"
 
-	"github.com/drainctl/drainctl/drain"
+	"github.com/drainctl/drainctl/drain/event"
+	"github.com/drainctl/drainctl/drain/plan"
+	"github.com/drainctl/drainctl/drain/spec"
+	"github.com/drainctl/drainctl/drain/status"
 )
 
 const histories = "../../testdata/histories/"
@@ -36,14 +39,14 @@ func parsed(t testing.TB, text []byte) Operation {
 	t.Helper()
 	op := Operation{ID: "20261125-031858.465-fx77"}
 	for line := range bytes.Lines(text) {
-		e, err := drain.ParseEvent(line)
+		e, err := event.Parse(line)
 		if err != nil {
 			op.Truncated++
 			continue
 		}
 		op.Events = append(op.Events, e)
 	}
-	op.Next = drain.Unended(drain.Spec{}, op.ID, op.Events)
+	op.Next = status.Unended(spec.Spec{}, op.ID, op.Events)
 	return op
 }
 
@@ -93,42 +96,42 @@ func TestTimeline(t *testing.T) {
 
 // What the events do not say in the order of a plain drain.
 func TestTimelineOf(t *testing.T) {
-	at := func(second int) drain.Header {
-		return drain.Header{Time: time.Date(2026, 11, 25, 23, 59, second, 0, time.Local)}
+	at := func(second int) event.Header {
+		return event.Header{Time: time.Date(2026, 11, 25, 23, 59, second, 0, time.Local)}
 	}
-	step := func(second int, name drain.StepName, d drain.Direction) drain.Header {
+	step := func(second int, name plan.StepName, d plan.Direction) event.Header {
 		h := at(second)
 		h.Step, h.Direction = name, d
 		return h
 	}
-	on := func(h drain.Header, lb string) drain.Header { h.LB = lb; return h }
-	of := func(h drain.Header, target string) drain.Header { h.Target = target; return h }
-	wait := func(second int) drain.Header { return step(second, drain.StepWait, drain.Forward) }
+	on := func(h event.Header, lb string) event.Header { h.LB = lb; return h }
+	of := func(h event.Header, target string) event.Header { h.Target = target; return h }
+	wait := func(second int) event.Header { return step(second, plan.StepWait, plan.Forward) }
 	for name, c := range map[string]struct {
-		events []drain.Event
+		events []event.Event
 		want   []string
 	}{
 		"two backends of which one fails, and the other goes on": {
-			[]drain.Event{
-				&drain.OperationStarted{Header: at(0), Targets: []string{"10.0.0.1", "10.0.0.2"}},
-				&drain.StepStarted{Header: wait(1)},
-				&drain.Waiting{Header: of(wait(1), "10.0.0.1"), Open: 5, Limit: 3},
-				&drain.StepFailed{Header: of(wait(4), "10.0.0.1"), Error: "not drained"},
-				&drain.RollingBack{Header: of(at(4), "10.0.0.1"), Error: "not drained"},
-				&drain.StepDone{Header: step(5, drain.StepMarkDown, drain.Reverse), Changed: true},
-				&drain.StepStarted{Header: step(6, drain.StepService, drain.Forward)},
-				&drain.StepDone{Header: step(7, drain.StepService, drain.Forward), Changed: true},
+			[]event.Event{
+				&event.OperationStarted{Header: at(0), Targets: []string{"10.0.0.1", "10.0.0.2"}},
+				&event.StepStarted{Header: wait(1)},
+				&event.Waiting{Header: of(wait(1), "10.0.0.1"), Open: 5, Limit: 3},
+				&event.StepFailed{Header: of(wait(4), "10.0.0.1"), Error: "not drained"},
+				&event.RollingBack{Header: of(at(4), "10.0.0.1"), Error: "not drained"},
+				&event.StepDone{Header: step(5, plan.StepMarkDown, plan.Reverse), Changed: true},
+				&event.StepStarted{Header: step(6, plan.StepService, plan.Forward)},
+				&event.StepDone{Header: step(7, plan.StepService, plan.Forward), Changed: true},
 			},
 			[]string{"step wait 10.0.0.1,10.0.0.2 failed [failed: 10.0.0.1: not drained]", "rollback rolling back []", "undo clear down 10.0.0.1 done []", "step stop service 10.0.0.2 done []"},
 		},
 		"two backends, of which one is stopped with connections open": {
-			[]drain.Event{
-				&drain.OperationStarted{Header: at(0), Targets: []string{"10.0.0.1", "10.0.0.2"}},
-				&drain.StepStarted{Header: wait(1)},
-				&drain.StepFailed{Header: of(wait(4), "10.0.0.1"), Error: "not drained"},
-				&drain.StepFailed{Header: of(wait(4), "10.0.0.2"), Error: "10.0.0.2 is gone"},
-				&drain.StoppingAnyway{Header: of(wait(4), "10.0.0.1")},
-				&drain.StepStarted{Header: step(6, drain.StepService, drain.Forward)},
+			[]event.Event{
+				&event.OperationStarted{Header: at(0), Targets: []string{"10.0.0.1", "10.0.0.2"}},
+				&event.StepStarted{Header: wait(1)},
+				&event.StepFailed{Header: of(wait(4), "10.0.0.1"), Error: "not drained"},
+				&event.StepFailed{Header: of(wait(4), "10.0.0.2"), Error: "10.0.0.2 is gone"},
+				&event.StoppingAnyway{Header: of(wait(4), "10.0.0.1")},
+				&event.StepStarted{Header: step(6, plan.StepService, plan.Forward)},
 			},
 			[]string{
 				"step wait 10.0.0.1,10.0.0.2 failed [failed: 10.0.0.1: not drained|failed: 10.0.0.2 is gone|warning: 10.0.0.1: the time is up, the service is stopped anyway: what is still open is cut]",
@@ -136,35 +139,35 @@ func TestTimelineOf(t *testing.T) {
 			},
 		},
 		"what comes after the end of its step": {
-			[]drain.Event{
-				&drain.StepStarted{Header: wait(1)},
-				&drain.StepFailed{Header: wait(4), Error: "not drained"},
-				&drain.StoppingAnyway{Header: wait(4)},
+			[]event.Event{
+				&event.StepStarted{Header: wait(1)},
+				&event.StepFailed{Header: wait(4), Error: "not drained"},
+				&event.StoppingAnyway{Header: wait(4)},
 			},
 			[]string{"step wait failed [failed: not drained|warning: the time is up, the service is stopped anyway: what is still open is cut]"},
 		},
 		"a rollback whose edits come before its step is named": {
-			[]drain.Event{
-				&drain.RollingBack{Header: at(4), Error: "no"},
-				&drain.Reloaded{Header: on(step(5, drain.StepMarkDown, ""), "lb1")},
-				&drain.StepDone{Header: step(6, drain.StepMarkDown, drain.Reverse), Changed: true, Detail: drain.Detail{Restored: true}},
+			[]event.Event{
+				&event.RollingBack{Header: at(4), Error: "no"},
+				&event.Reloaded{Header: on(step(5, plan.StepMarkDown, ""), "lb1")},
+				&event.StepDone{Header: step(6, plan.StepMarkDown, plan.Reverse), Changed: true, Detail: event.Detail{Restored: true}},
 			},
 			[]string{"rollback rolling back [failed: no]", "undo clear down done [a new generation serves: 0 workers|configuration as before]"},
 		},
 		"the same on both LBs, and what is of one": {
-			[]drain.Event{
-				&drain.StepStarted{Header: step(1, drain.StepMarkDown, drain.Forward)},
-				&drain.NotLoaded{Header: on(step(1, drain.StepMarkDown, ""), "lb1"), Files: []string{"f"}},
-				&drain.Warning{Header: on(step(1, drain.StepMarkDown, ""), "lb1"), Text: "w"},
-				&drain.Warning{Header: on(step(1, drain.StepMarkDown, ""), "lb2"), Text: "w"},
+			[]event.Event{
+				&event.StepStarted{Header: step(1, plan.StepMarkDown, plan.Forward)},
+				&event.NotLoaded{Header: on(step(1, plan.StepMarkDown, ""), "lb1"), Files: []string{"f"}},
+				&event.Warning{Header: on(step(1, plan.StepMarkDown, ""), "lb1"), Text: "w"},
+				&event.Warning{Header: on(step(1, plan.StepMarkDown, ""), "lb2"), Text: "w"},
 			},
 			[]string{"step mark down no end [warning: f was changed after nginx was last loaded (on lb1)|warning: w (on every LB)]"},
 		},
 		"between steps": {
-			[]drain.Event{
-				&drain.LBSkipped{Header: on(at(0), "lb3"), Error: "refused"},
-				&drain.BatchStarted{Header: at(1), Number: 1, Of: 2, Backends: []string{"a"}},
-				&drain.Paused{Header: at(2), For: 60},
+			[]event.Event{
+				&event.LBSkipped{Header: on(at(0), "lb3"), Error: "refused"},
+				&event.BatchStarted{Header: at(1), Number: 1, Of: 2, Backends: []string{"a"}},
+				&event.Paused{Header: at(2), For: 60},
 			},
 			[]string{"note [warning: lb3 cannot be reached and is left out; it may still send requests to the target: refused]", "batch batch 1/2 []", "note [pausing for 1m]"},
 		},
@@ -224,7 +227,7 @@ func TestCurveOfValues(t *testing.T) {
 func TestChart(t *testing.T) {
 	e := &entry{}
 	for i, open := range []int{3, 5, 2} {
-		e.reading(&drain.Waiting{Open: open, Elapsed: drain.Seconds(i * 2), Threshold: 2, Limit: 10})
+		e.reading(&event.Waiting{Open: open, Elapsed: spec.Seconds(i * 2), Threshold: 2, Limit: 10})
 	}
 	w := chart{e.Curves[0], "c"}
 	w.close(8 * time.Second)
@@ -262,7 +265,7 @@ func elements(t *testing.T, page []byte) (all []string) {
 }
 
 // hostile has every text of an operation be the same one.
-func hostile(events []drain.Event, text string) (all []drain.Event) {
+func hostile(events []event.Event, text string) (all []event.Event) {
 	var fill func(v reflect.Value)
 	fill = func(v reflect.Value) {
 		switch v.Kind() {
@@ -306,7 +309,7 @@ func FuzzHostileText(f *testing.F) {
 		page := func(text string) []byte {
 			op := recorded(t, "stuck")
 			op.ID, op.Events = text, hostile(op.Events, text)
-			op.Next = []drain.Command{{Words: []string{text}, Reason: text, On: text}}
+			op.Next = []spec.Command{{Words: []string{text}, Reason: text, On: text}}
 			var b bytes.Buffer
 			if err := WritePage(&b, op, text); err != nil {
 				t.Fatal(err)

@@ -9,19 +9,22 @@ import (
 	"github.com/mattn/go-isatty"
 
 	"github.com/drainctl/drainctl/drain"
+	"github.com/drainctl/drainctl/drain/event"
+	"github.com/drainctl/drainctl/drain/spec"
+	"github.com/drainctl/drainctl/drain/status"
 )
 
 // A View shows what happens: as text for a person, or as JSON for a program. A
 // write that fails is ignored: who stops reading does not stop a drain.
 type View interface {
-	Event(drain.Event)
-	Status(*drain.Status)
+	Event(event.Event)
+	Status(*status.Status)
 	Checks(*drain.CheckReport)
-	History(entries []drain.HistoryEntry, unreadable []string)
+	History(entries []status.HistoryEntry, unreadable []string)
 	Operation(Operation)
 	Config(files []string, values []ConfigValue)
 	Trace(host, command string)
-	Signal(kind drain.Kind, first bool)
+	Signal(kind spec.Kind, first bool)
 	Pause(func()) // keeps quiet while somebody types
 }
 
@@ -34,11 +37,11 @@ type Options struct {
 // A FanOut is a view whose events others are told as well.
 type FanOut struct {
 	View
-	Others []func(drain.Event)
+	Others []func(event.Event)
 }
 
 // Event implements [View].
-func (f FanOut) Event(e drain.Event) {
+func (f FanOut) Event(e event.Event) {
 	f.View.Event(e)
 	for _, tell := range f.Others {
 		tell(e)

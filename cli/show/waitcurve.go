@@ -7,8 +7,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/drainctl/drainctl/drain"
 	"github.com/drainctl/drainctl/drain/backend"
+	"github.com/drainctl/drainctl/drain/event"
+	"github.com/drainctl/drainctl/drain/spec"
 )
 
 // A waitCurve is the open connections to one backend during a wait.
@@ -19,8 +20,8 @@ type waitCurve struct {
 	Limit     time.Duration // 0: none
 	Length    time.Duration // of the wait
 	Failed    bool
-	Held      []drain.Held // that were last seen to hold on longest
-	Stuck     *drain.Stuck
+	Held      []event.Held // that were last seen to hold on longest
+	Stuck     *event.Stuck
 }
 
 // A point of a waitCurve is a reading.
@@ -30,7 +31,7 @@ type point struct {
 }
 
 // reading adds a reading of the connection counter.
-func (e *entry) reading(w *drain.Waiting) {
+func (e *entry) reading(w *event.Waiting) {
 	if w.Error != "" {
 		e.note(strings.TrimPrefix(w.Target+": ", ": ")+"the connections could not be counted for a while: "+w.Error, "", moodWarning)
 		return
@@ -50,7 +51,7 @@ func (e *entry) reading(w *drain.Waiting) {
 	}
 }
 
-func (s *waitCurve) add(at drain.Seconds, open int) {
+func (s *waitCurve) add(at spec.Seconds, open int) {
 	s.Points = append(s.Points, point{max(0, at.Duration()), max(0, open)})
 }
 

@@ -9,26 +9,27 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/drainctl/drainctl/drain"
+	"github.com/drainctl/drainctl/drain/event"
+	"github.com/drainctl/drainctl/drain/plan"
 )
 
 // shows gives what a text view, not on a terminal, prints of what happens.
-func shows(t *testing.T, happens func(emit func(drain.Event))) string {
+func shows(t *testing.T, happens func(emit func(event.Event))) string {
 	var out bytes.Buffer
 	synctest.Test(t, func(*testing.T) {
 		v := NewText(&out, io.Discard, Options{})
-		happens(func(e drain.Event) { v.Event(drain.Stamp(e)) })
+		happens(func(e event.Event) { v.Event(event.Stamp(e)) })
 		synctest.Wait()
 	})
 	return out.String()
 }
 
-func step(name drain.StepName, d drain.Direction) drain.Header {
-	return drain.Header{Step: name, Direction: d}
+func step(name plan.StepName, d plan.Direction) event.Header {
+	return event.Header{Step: name, Direction: d}
 }
 
-func waitsFor(backend string, open int) *drain.Waiting {
-	e := &drain.Waiting{Header: step(drain.StepWait, drain.Forward), Open: open}
+func waitsFor(backend string, open int) *event.Waiting {
+	e := &event.Waiting{Header: step(plan.StepWait, plan.Forward), Open: open}
 	if e.Target = backend; open == 0 {
 		e.Low = 3
 	}
@@ -38,9 +39,9 @@ func waitsFor(backend string, open int) *drain.Waiting {
 // Not on a terminal a wait is a line every 10 s, which names each backend that is
 // not done.
 func TestWaitInALog(t *testing.T) {
-	out := shows(t, func(emit func(drain.Event)) {
-		emit(&drain.Planned{Plan: &drain.Plan{Backends: make([]drain.Backend, 3)}})
-		emit(&drain.StepStarted{Header: step(drain.StepWait, drain.Forward), Number: 2, Of: 3})
+	out := shows(t, func(emit func(event.Event)) {
+		emit(&event.Planned{Plan: &plan.Plan{Backends: make([]plan.Backend, 3)}})
+		emit(&event.StepStarted{Header: step(plan.StepWait, plan.Forward), Number: 2, Of: 3})
 		for second := range 35 {
 			emit(waitsFor("a", 3))
 			emit(waitsFor("b", 2))
@@ -49,8 +50,8 @@ func TestWaitInALog(t *testing.T) {
 			}
 			time.Sleep(time.Second)
 		}
-		emit(&drain.StepDone{Header: step(drain.StepWait, drain.Forward)})
-		emit(&drain.Result{})
+		emit(&event.StepDone{Header: step(plan.StepWait, plan.Forward)})
+		emit(&event.Result{})
 		time.Sleep(time.Minute)
 	})
 	_, out, _ = strings.Cut(out, "2/3 ")
@@ -63,13 +64,13 @@ func TestWaitInALog(t *testing.T) {
 
 // One that is left of several is named, with what is known of it.
 func TestLastOfSeveralInALog(t *testing.T) {
-	out := shows(t, func(emit func(drain.Event)) {
-		emit(&drain.Planned{Plan: &drain.Plan{Backends: make([]drain.Backend, 2)}})
-		emit(&drain.StepStarted{Header: step(drain.StepWait, drain.Forward), Number: 2, Of: 3})
+	out := shows(t, func(emit func(event.Event)) {
+		emit(&event.Planned{Plan: &plan.Plan{Backends: make([]plan.Backend, 2)}})
+		emit(&event.StepStarted{Header: step(plan.StepWait, plan.Forward), Number: 2, Of: 3})
 		emit(waitsFor("a", 0))
 		emit(waitsFor("b", 2))
 		time.Sleep(11 * time.Second)
-		emit(&drain.Result{})
+		emit(&event.Result{})
 	})
 	_, out, _ = strings.Cut(out, "2/3 ")
 	if !strings.HasSuffix(out, "\n  a: 0 open; 0s\n  b: 2 open; 0s\n") || strings.Count(out, "\n") != 3 {
@@ -80,16 +81,16 @@ func TestLastOfSeveralInALog(t *testing.T) {
 // A step of which nothing is heard is not silent either, nor is one that waits
 // for a lock.
 func TestNoSilenceInALog(t *testing.T) {
-	out := shows(t, func(emit func(drain.Event)) {
-		emit(&drain.LockAwaited{})
+	out := shows(t, func(emit func(event.Event)) {
+		emit(&event.LockAwaited{})
 		time.Sleep(25 * time.Second)
-		emit(&drain.StepStarted{Header: step(drain.StepService, drain.Forward), Number: 3, Of: 3, Description: drain.Description{Service: "app", Backend: "a"}})
+		emit(&event.StepStarted{Header: step(plan.StepService, plan.Forward), Number: 3, Of: 3, Description: plan.Description{Service: "app", Backend: "a"}})
 		time.Sleep(15 * time.Second)
-		emit(&drain.RollingBack{})
+		emit(&event.RollingBack{})
 		time.Sleep(5 * time.Second)
-		emit(&drain.StepDone{Header: step(drain.StepService, drain.Reverse)})
+		emit(&event.StepDone{Header: step(plan.StepService, plan.Reverse)})
 		time.Sleep(14 * time.Second)
-		emit(&drain.Result{})
+		emit(&event.Result{})
 		time.Sleep(time.Minute)
 	})
 	if strings.Count(out, "  still: waiting for another operation to end") != 2 ||

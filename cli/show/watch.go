@@ -7,7 +7,7 @@ import (
 
 	"github.com/charmbracelet/x/ansi"
 
-	"github.com/drainctl/drainctl/drain"
+	"github.com/drainctl/drainctl/drain/status"
 )
 
 // A Watch is the view of a person who keeps looking: each status is drawn over the
@@ -16,7 +16,7 @@ type Watch struct {
 	*Text
 	every time.Duration
 	open  bool
-	last  *drain.Status
+	last  *status.Status
 	at    time.Time // of it
 }
 
@@ -31,7 +31,7 @@ func NewWatch(v View, every time.Duration) *Watch {
 }
 
 // Status draws a status.
-func (s *Watch) Status(st *drain.Status) {
+func (s *Watch) Status(st *status.Status) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.last, s.at = cleaned(st), time.Now()

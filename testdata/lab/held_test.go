@@ -9,7 +9,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/drainctl/drainctl/drain"
+	"github.com/drainctl/drainctl/drain/event"
+	"github.com/drainctl/drainctl/drain/fleet"
 	"github.com/drainctl/drainctl/testdata/lab"
 )
 
@@ -19,15 +20,15 @@ func TestWaitSaysWhoHolds(t *testing.T) {
 	l := labFor(t)
 	app := l.Apps[0]
 	for _, test := range []struct {
-		reason drain.StuckReason
+		reason event.StuckReason
 		open   func(t *testing.T)
 		polls  []string
 		lb     string
 		idle   bool
 	}{
-		{drain.StuckSilent, func(t *testing.T) { hold(t, l, app, 80) }, []string{"ss", "lb"}, drain.ThisMachine, true},
-		{drain.StuckUpgraded, func(t *testing.T) { openStream(t, l, app).talks(t) }, []string{"ss", "lb"}, drain.ThisMachine, false},
-		{drain.StuckClients, func(t *testing.T) { dialApp(t, l, app) }, []string{"ss"}, "", true}, // an LB does not see it
+		{event.StuckSilent, func(t *testing.T) { hold(t, l, app, 80) }, []string{"ss", "lb"}, fleet.ThisMachine, true},
+		{event.StuckUpgraded, func(t *testing.T) { openStream(t, l, app).talks(t) }, []string{"ss", "lb"}, fleet.ThisMachine, false},
+		{event.StuckClients, func(t *testing.T) { dialApp(t, l, app) }, []string{"ss"}, "", true}, // an LB does not see it
 	} {
 		t.Run(string(test.reason), func(t *testing.T) {
 			test.open(t)
@@ -46,14 +47,14 @@ func TestWaitSaysWhoHolds(t *testing.T) {
 }
 
 // lastWaiting is the last reading of a wait.
-func lastWaiting(t *testing.T, events string) *drain.Waiting {
+func lastWaiting(t *testing.T, events string) *event.Waiting {
 	t.Helper()
 	lines := strings.Split(events, "\n")
 	for _, line := range slices.Backward(lines) {
 		if !strings.Contains(line, `"event":"waiting"`) {
 			continue
 		}
-		e := &drain.Waiting{}
+		e := &event.Waiting{}
 		if err := json.Unmarshal([]byte(line), e); err != nil {
 			t.Fatalf("%v: %s", err, line)
 		}

@@ -25,7 +25,10 @@ import (
 	"github.com/chromedp/chromedp"
 
 	"github.com/drainctl/drainctl/cli/show"
-	"github.com/drainctl/drainctl/drain"
+	"github.com/drainctl/drainctl/drain/event"
+	"github.com/drainctl/drainctl/drain/plan"
+	"github.com/drainctl/drainctl/drain/spec"
+	"github.com/drainctl/drainctl/drain/status"
 )
 
 // limit bounds all tests together, on a slow machine too.
@@ -105,10 +108,10 @@ func openFile(t *testing.T, file string) *tab {
 	return b
 }
 
-func (b *tab) hear(event any) {
+func (b *tab) hear(ev any) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	switch e := event.(type) {
+	switch e := ev.(type) {
 	case *network.EventRequestWillBeSent:
 		b.requests = append(b.requests, e.Request.URL)
 	case *log.EventEntryAdded:
@@ -184,13 +187,13 @@ func recorded(t *testing.T, name string) show.Operation {
 	defer text.Close()
 	op := show.Operation{ID: "20261125-031858.465-fx77"}
 	for lines := bufio.NewScanner(text); lines.Scan(); {
-		e, err := drain.ParseEvent(lines.Bytes())
+		e, err := event.Parse(lines.Bytes())
 		if err != nil {
 			t.Fatal(err)
 		}
 		op.Events = append(op.Events, e)
 	}
-	op.Next = drain.Unended(drain.Spec{}, op.ID, op.Events)
+	op.Next = status.Unended(spec.Spec{}, op.ID, op.Events)
 	return op
 }
 
@@ -333,14 +336,14 @@ func TestPaper(t *testing.T) {
 func TestHostileText(t *testing.T) {
 	const attack = `</title></style></script><script>document.title='owned'</script><img src=x onerror="document.title='owned'"><svg onload="document.title='owned'">" onmouseover="x" 'x' ${1} {{.}} ` + "\u202e\x00`"
 	at := time.Date(2026, 11, 25, 3, 0, 0, 0, time.UTC)
-	head := drain.Header{Time: at, LB: attack, Target: attack, Step: drain.StepWait, Direction: drain.Forward}
-	op := show.Operation{ID: attack, Events: []drain.Event{
-		&drain.OperationStarted{Header: head, Kind: attack, Targets: []string{attack}, User: attack, Host: attack, Reason: attack, Service: attack, Drainctl: attack},
-		&drain.StepStarted{Header: head, Description: drain.Description{Counter: attack}},
-		&drain.Waiting{Header: head, Open: 3, Held: []drain.Held{{Address: attack, LB: attack}}},
-		&drain.Edited{Header: head, Diff: "--- " + attack + "\n+" + attack + "\n"},
-		&drain.StepFailed{Header: head, Error: attack},
-		&drain.Result{Header: head, ExitCode: drain.TimedOut, Error: attack, Log: []string{attack}, Next: []drain.Command{{Words: []string{attack}, Reason: attack, On: attack}}},
+	head := event.Header{Time: at, LB: attack, Target: attack, Step: plan.StepWait, Direction: plan.Forward}
+	op := show.Operation{ID: attack, Events: []event.Event{
+		&event.OperationStarted{Header: head, Kind: attack, Targets: []string{attack}, User: attack, Host: attack, Reason: attack, Service: attack, Drainctl: attack},
+		&event.StepStarted{Header: head, Description: plan.Description{Counter: attack}},
+		&event.Waiting{Header: head, Open: 3, Held: []event.Held{{Address: attack, LB: attack}}},
+		&event.Edited{Header: head, Diff: "--- " + attack + "\n+" + attack + "\n"},
+		&event.StepFailed{Header: head, Error: attack},
+		&event.Result{Header: head, ExitCode: spec.TimedOut, Error: attack, Log: []string{attack}, Next: []spec.Command{{Words: []string{attack}, Reason: attack, On: attack}}},
 	}}
 	file := filepath.Join(t.TempDir(), "hostile.html")
 	var b bytes.Buffer

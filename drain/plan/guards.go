@@ -1,0 +1,477 @@
+package plan
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/drainctl/drainctl/drain/backend"
+	"github.com/drainctl/drainctl/drain/balancer"
+	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/drain/spec"
+)
+
+// A guard is what an expert checks before touching anything: it says what speaks
+// against a plan.
+type guard func(*Plan) []spec.Finding
+
+// Guards is all of them. Those of a drain find nothing in an undrain.
+var Guards = []guard{
+	skippedFiles, missingTargets, journalReadable, unmanaged, ambiguousServers, orphanedMarks,
+	sharedLines, remainingUpstreams, liveServers, directReferences, otherNames,
+	shutdownTimeout, allAddresses, pendingFiles, problems,
+}
+
+// onEach asks about each LB by itself.
+func (p *Plan) onEach(ask func(lb LBPlan, found *[]spec.Finding)) []spec.Finding {
+	var all []spec.Finding
+	for _, lb := range p.LBs {
+		var found []spec.Finding
+		ask(lb, &found)
+		for i := range found {
+			found[i].LB = lb.LB
+		}
+		all = append(all, found...)
+	}
+	return all
+}
+
+func add(to *[]spec.Finding, f spec.Finding) { *to = append(*to, f) }
+
+// NeedsEdit tells whether a report has servers to configure.
+func NeedsEdit(lb LBPlan) bool {
+	return slices.ContainsFunc(lb.Report.Servers, func(s balancer.Server) bool { return s.Configure })
+}
+
+func skippedFiles(p *Plan) []spec.Finding {
+	return p.onEach(func(lb LBPlan, found *[]spec.Finding) {
+		for _, sk := range lb.Report.Skipped {
+			switch {
+			case sk.Unread:
+			case sk.Mentions:
+				add(found, spec.Finding{Code: "unreadable-file", Text: fmt.Sprintf("%s; the file mentions %s and cannot be understood\nhint: fix that place: drainctl edits nothing beside what it cannot read", sk.Error, strings.Join(p.Spec.Targets, ", "))})
+			default:
+				add(found, spec.Finding{Code: "unreadable-file", Warning: true, Text: fmt.Sprintf("%s; the file was skipped: it does not mention %s", sk.Error, strings.Join(p.Spec.Targets, ", "))})
+			}
+		}
+	})
+}
+
+// missingTargets names what one LB has not and another has.
+func missingTargets(p *Plan) []spec.Finding {
+	return p.onEach(func(lb LBPlan, found *[]spec.Finding) {
+		for _, m := range lb.Report.Missing {
+			add(found, spec.Finding{Code: "missing", Warning: true, Text: fmt.Sprintf("%s is no server of %s there", m.Target, lb.Report.ConfPath)})
+		}
+	})
+}
+
+// journalReadable: a drain would be recorded where nobody could read it to undo it.
+func journalReadable(p *Plan) []spec.Finding {
+	return p.onEach(func(lb LBPlan, found *[]spec.Finding) {
+		if e := lb.Report.StateError; e != nil && p.Spec.Kind != spec.Undrain && !p.mayNotRead(e) {
+			add(found, spec.Finding{Code: "journal", Override: "--state-dir", Text: e.Message})
+		}
+	})
+}
+
+// mayNotRead tells that a dry run could not read the journal for want of root.
+func (p *Plan) mayNotRead(e *balancer.Error) bool {
+	return p.DryRun && e.Code == balancer.CodePermission
+}
+
+// unmanaged judges an undrain by what the journal knows of the servers.
+func unmanaged(p *Plan) []spec.Finding {
+	if p.Spec.Kind != spec.Undrain || p.Spec.Force {
+		return nil
+	}
+	return p.onEach(func(lb LBPlan, found *[]spec.Finding) {
+		r := lb.Report
+		if r.StateError != nil && p.mayNotRead(r.StateError) {
+			return
+		}
+		_, down := Sides(r.Servers, spec.Undrain)
+		if len(down) == 0 {
+			return
+		}
+		f := spec.Finding{Code: "unmanaged", Override: "--force"}
+		orphaned := orphans(p, lb)
+		switch {
+		case r.StateError != nil:
+			f.Text = fmt.Sprintf("%s is down, and whether drainctl marked it is not known: %s", places(down), r.StateError.Message)
+		case len(orphaned) > 0:
+			f.Text = fmt.Sprintf("the journal has %s, which is not in the configuration any more; the configuration has %s down, which the journal does not have: whether they are the same is not clear", strings.Join(orphaned, ", "), places(down))
+		case !drained(r):
+			f.Text = fmt.Sprintf("%s is marked down outside drainctl: the journal has no drain of it", places(down))
+		default:
+			f.Text, f.Warning, f.Override = fmt.Sprintf("%s was marked down outside drainctl before, and stays down\nhint: --force clears it too", places(down)), true, ""
+		}
+		add(found, f)
+	})
+}
+
+// drained tells whether the journal has a drain of any of the servers.
+func drained(r *balancer.Report) bool {
+	return slices.ContainsFunc(r.Servers, func(s balancer.Server) bool {
+		return s.Managed || slices.ContainsFunc(r.State.Standing(s.Server), func(op journal.Operation) bool { return op.Kind == journal.KindDrain })
+	})
+}
+
+// ambiguousServers refuses where an upstream names the target twice and more of
+// its lines are down than drainctl has marked: which are whose cannot be told.
+func ambiguousServers(p *Plan) []spec.Finding {
+	if p.Spec.Kind != spec.Undrain || p.Spec.Force {
+		return nil
+	}
+	return p.onEach(func(lb LBPlan, found *[]spec.Finding) {
+		told := map[journal.Server]bool{}
+		for _, s := range lb.Report.Servers {
+			marks := lb.Report.State.MarksOn(s.Server)
+			if len(marks) == 0 || told[s.Server] {
+				continue
+			}
+			told[s.Server] = true
+			var down []balancer.Server
+			for _, same := range lb.Report.Servers {
+				known := slices.ContainsFunc(down, func(d balancer.Server) bool { return d.File == same.File && d.At == same.At })
+				if same.Server == s.Server && same.Down && !known {
+					down = append(down, same)
+				}
+			}
+			if len(down) > len(marks) {
+				add(found, spec.Finding{Code: "ambiguous", Override: "--force", Text: fmt.Sprintf(
+					"%s: %d lines are down, and drainctl has marked %d (%s:%d): which is not clear", places(down), len(down), len(marks), marks[0].File, marks[0].Line)})
+			}
+		}
+	})
+}
+
+// orphanedMarks warns of marks on the target that the configuration has no
+// server for.
+func orphanedMarks(p *Plan) []spec.Finding {
+	if p.Spec.Kind != spec.Undrain || p.Spec.Force {
+		return nil
+	}
+	return p.onEach(func(lb LBPlan, found *[]spec.Finding) {
+		_, down := Sides(lb.Report.Servers, spec.Undrain)
+		if gone := orphans(p, lb); len(gone) > 0 && len(down) == 0 {
+			add(found, spec.Finding{Code: "orphaned", Warning: true, Text: fmt.Sprintf("%s was drained, and is not in the configuration any more", strings.Join(gone, ", "))})
+		}
+	})
+}
+
+// orphans describes the marks on the targets whose servers are gone.
+func orphans(p *Plan, lb LBPlan) []string {
+	var texts []string
+	for _, m := range lb.Report.State.Marks {
+		here := slices.ContainsFunc(lb.Report.Servers, func(s balancer.Server) bool { return s.Server == m.Server })
+		if here || !p.Spec.Names(m.Server) {
+			continue
+		}
+		by := ""
+		if op, ok := lb.Report.State.Find(m.Operation); ok {
+			by = ", drained by " + op.Who()
+		}
+		text := fmt.Sprintf("%s in %s (%s:%d%s)", m.Address, m.Upstream, m.File, m.Line, by)
+		if !slices.Contains(texts, text) {
+			texts = append(texts, text)
+		}
+	}
+	return texts
+}
+
+// sharedLines refuses an --upstream that cannot be narrowed to: the line stands
+// in a fragment that another upstream includes too.
+func sharedLines(p *Plan) []spec.Finding {
+	return p.onEach(func(lb LBPlan, found *[]spec.Finding) {
+		for _, other := range lb.Report.Excluded {
+			for _, s := range lb.Report.Servers {
+				if s.File == other.File && s.At == other.At {
+					add(found, spec.Finding{Code: "shared-line", Override: "--upstream " + other.Name, Text: fmt.Sprintf(
+						"%s:%d: the line of %s is included by upstream %s and by upstream %s alike; an edit is for both", s.File, s.Line, s.Address, s.Name, other.Name)})
+				}
+			}
+		}
+	})
+}
+
+// remainingUpstreams finds the target in upstreams that --upstream leaves out.
+// They continue to send requests to the backend, whose service is stopped for
+// all of them.
+func remainingUpstreams(p *Plan) []spec.Finding {
+	if p.Spec.Kind != spec.Drain {
+		return nil
+	}
+	return p.onEach(func(lb LBPlan, found *[]spec.Finding) {
+		for _, s := range lb.Report.Excluded {
+			if s.Down {
+				continue
+			}
+			text := fmt.Sprintf("%s:%d: %s in %s stays up, and continues to send requests to the backend", s.File, s.Line, s.Address, s.Name)
+			service := p.serviceOf(s.Address)
+			if service == "" {
+				add(found, spec.Finding{Code: "remaining-upstream", Warning: true, Text: text})
+				continue
+			}
+			add(found, spec.Finding{Code: "remaining-upstream", Text: text + fmt.Sprintf("; stopping %s would cut them\nhint: leave out --service, or drain that one too", service),
+				Override: "--upstream " + s.Name})
+		}
+	})
+}
+
+// liveServers counts the live primaries that each upstream keeps. A backup is
+// none: nginx asks it only when no primary is left.
+func liveServers(p *Plan) []spec.Finding {
+	return p.onEach(func(lb LBPlan, found *[]spec.Finding) {
+		if p.Spec.Kind != spec.Drain || !NeedsEdit(lb) {
+			return
+		}
+		for _, u := range lb.Report.Upstreams {
+			switch {
+			case u.Live == u.Remain:
+			case u.Remain < p.minUp(lb, u.Name):
+				text := fmt.Sprintf("upstream %s (%s:%d) would keep %s, fewer than %d", u.Name, u.File, u.Line, live(u.Remain), p.minUp(lb, u.Name))
+				switch {
+				case u.Remain == 0 && u.Backup:
+					text = fmt.Sprintf("upstream %s (%s:%d) would have no live server left but a backup, which is no live primary", u.Name, u.File, u.Line)
+				case u.Remain == 0:
+					text = fmt.Sprintf("upstream %s (%s:%d) would have no live server left: nginx answers 502", u.Name, u.File, u.Line)
+				}
+				add(found, spec.Finding{Code: "live-servers", Text: text, Override: fmt.Sprintf("--min-up %d", u.Remain)})
+			case u.Remain == 1 && u.MaxFails != "0":
+				timeout := u.FailTimeout
+				if timeout == "" {
+					timeout = "10s"
+				}
+				add(found, spec.Finding{Code: "one-live-server", Warning: true, Text: fmt.Sprintf(
+					"upstream %s would have one live server left, %s: a single refused connection to it then means 502s for %s (fail_timeout)\nhint: max_fails=0 on it would prevent that", u.Name, u.Survivor, timeout)})
+			}
+		}
+	})
+}
+
+// minUp is how many live primaries an upstream must keep.
+func (p *Plan) minUp(lb LBPlan, upstream string) int {
+	var names []string
+	if i := slices.IndexFunc(lb.Report.Servers, func(s balancer.Server) bool { return s.Name == upstream }); i >= 0 {
+		names = UpstreamNames(lb.Report.Servers[i])
+	}
+	set, _ := p.Spec.SettingsOf(names, nil) // what is wrong with them was said when they were read
+	return set.MinUp
+}
+
+// serviceOf is the service of the backend behind an address.
+func (p *Plan) serviceOf(address string) string {
+	for _, b := range p.Backends {
+		if spec.Matches(b.ParsedTargets(), address) {
+			return b.Settings.Service
+		}
+	}
+	return ""
+}
+
+// longestWait is the longest timeout of the backends; 0: one has no limit.
+func (p *Plan) longestWait() (longest time.Duration) {
+	for _, b := range p.Backends {
+		if b.Settings.Timeout == 0 {
+			return 0
+		}
+		longest = max(longest, b.Settings.Timeout)
+	}
+	return longest
+}
+
+func live(n int) string {
+	if n == 1 {
+		return "1 live server"
+	}
+	return fmt.Sprintf("%d live servers", n)
+}
+
+// directReferences finds where the target is reached without the upstream.
+func directReferences(p *Plan) []spec.Finding {
+	return p.onEach(func(lb LBPlan, found *[]spec.Finding) {
+		if p.Spec.Kind != spec.Drain || !NeedsEdit(lb) {
+			return
+		}
+		for _, r := range lb.Report.References {
+			where := fmt.Sprintf("%s:%d: %s %s", r.File, r.Line, r.Directive, r.Text)
+			f := spec.Finding{Code: "direct-reference", Warning: true}
+			switch {
+			case !r.Certain:
+				f.Text = fmt.Sprintf("%s names the target outside of an upstream; if requests are sent there, down does not stop them", where)
+			case p.Spec.Allow.Direct:
+				f.Text = fmt.Sprintf("%s reaches the target outside of an upstream, and continues to do so", where)
+			default:
+				f = spec.Finding{Code: f.Code, Override: "--allow-direct", Text: fmt.Sprintf("%s reaches the target outside of an upstream: down does not stop these requests", where)}
+			}
+			add(found, f)
+		}
+	})
+}
+
+// otherNames finds servers that are the target's host by another name.
+func otherNames(p *Plan) []spec.Finding {
+	return p.onEach(func(lb LBPlan, found *[]spec.Finding) {
+		if p.Spec.Kind != spec.Drain || !NeedsEdit(lb) {
+			return
+		}
+		for _, o := range lb.Report.OtherNames {
+			if o.Server.Down {
+				continue
+			}
+			f := spec.Finding{Code: "other-name", Override: "--allow-other-names", Text: fmt.Sprintf(
+				"%s:%d: %s in %s is the same host (%s) by another name, and stays up\nhint: drain it too, as the target %s", o.Server.File, o.Server.Line, o.Server.Text, o.Server.Name, o.Address, o.Server.Address)}
+			if p.Spec.Allow.OtherNames {
+				f.Warning, f.Override = true, ""
+			}
+			add(found, f)
+		}
+	})
+}
+
+// shutdownTimeout compares worker_shutdown_timeout with the wait.
+func shutdownTimeout(p *Plan) []spec.Finding {
+	return p.onEach(func(lb LBPlan, found *[]spec.Finding) {
+		cut, wait := lb.Report.ShutdownTimeout, p.longestWait()
+		if p.Spec.Kind != spec.Drain || !NeedsEdit(lb) || cut == 0 || (wait != 0 && cut >= wait) {
+			return
+		}
+		limit := backend.Span(wait)
+		if wait == 0 {
+			limit = "0 (no limit)"
+		}
+		f := spec.Finding{Code: "shutdown-timeout", Override: fmt.Sprintf("--timeout %s or --allow-shutdown-timeout", backend.Span(cut)), Text: fmt.Sprintf(
+			"worker_shutdown_timeout %s in %s is shorter than --timeout %s: nginx itself cuts the requests that are still open then", backend.Span(cut), lb.Report.ConfPath, limit)}
+		if p.Spec.Allow.ShutdownTimeout {
+			f.Warning, f.Override = true, ""
+		}
+		add(found, f)
+	})
+}
+
+// allAddresses: down takes every address of a name out.
+func allAddresses(p *Plan) []spec.Finding {
+	if p.Spec.Kind != spec.Drain {
+		return nil
+	}
+	return p.onEach(func(lb LBPlan, found *[]spec.Finding) {
+		for _, n := range lb.Report.Names {
+			// localhost often has an address of each family, and they are one place.
+			loopback := !slices.ContainsFunc(n.Addresses, func(a netip.Addr) bool { return !a.IsLoopback() })
+			if len(n.Addresses) < 2 || loopback {
+				continue
+			}
+			var texts []string
+			for _, a := range n.Addresses {
+				texts = append(texts, a.String())
+			}
+			f := spec.Finding{Code: "several-addresses", Text: fmt.Sprintf("%s has %d addresses (%s): down takes them all out", n.Host, len(n.Addresses), strings.Join(texts, ", "))}
+			switch {
+			case !p.Spec.Allow.AllAddresses:
+				f.Override = "--allow-all-addresses"
+			case slices.ContainsFunc(p.Backends, func(b Backend) bool { return p.Spec.Needs(b.Settings) }):
+				f.Text += "; over SSH only one of them would be watched and stopped\nhint: --service stops one: leave it out"
+				f.Override = "--poll lb"
+			default:
+				f.Warning = true
+			}
+			add(found, f)
+		}
+	})
+}
+
+// pendingFiles: our reload would put somebody's unfinished work live.
+func pendingFiles(p *Plan) []spec.Finding {
+	return p.onEach(func(lb LBPlan, found *[]spec.Finding) {
+		pending, future := balancer.PendingText(lb.Report.Pending)
+		if future != "" {
+			add(found, spec.Finding{Code: "clock", Warning: true, Text: future})
+		}
+		switch {
+		case pending == "":
+		case p.Spec.Allow.Pending:
+			add(found, spec.Finding{Code: balancer.ProblemPending, Warning: true, Text: pending})
+		default:
+			add(found, spec.Finding{Code: balancer.ProblemPending, Text: pending, Override: "--accept-pending"})
+		}
+	})
+}
+
+// problemHints say what to do about problems that no flag overrides.
+var problemHints = map[string]string{
+	balancer.ProblemRunning: "\nhint: start it, as with systemctl start nginx",
+	balancer.ProblemWrite:   "\nhint: it must be a plain file that can be replaced, in a directory that can be written to",
+}
+
+// problems passes on what an LB itself found.
+func problems(p *Plan) []spec.Finding {
+	return p.onEach(func(lb LBPlan, found *[]spec.Finding) {
+		for _, pr := range lb.Report.Problems {
+			if !(p.DryRun && pr.Unknown) {
+				add(found, spec.Finding{Code: pr.Code, Text: pr.Text + problemHints[pr.Code], Override: pr.Override})
+			}
+		}
+	})
+}
+
+// unchecked is what a plan could not know.
+func unchecked(p *Plan) []string {
+	var texts []string
+	for _, lb := range p.LBs {
+		for _, sk := range lb.Report.Skipped {
+			if sk.Unread {
+				texts = append(texts, fmt.Sprintf("%s; what it holds is not known", sk.Error))
+			}
+		}
+		for _, n := range lb.Report.Names {
+			if n.Error != "" {
+				texts = append(texts, fmt.Sprintf("how many addresses %s has: %s", n.Host, n.Error))
+			}
+		}
+		if e := lb.Report.StateError; e != nil && p.mayNotRead(e) {
+			texts = append(texts, "who drained what: "+e.Message)
+		}
+		for _, pr := range lb.Report.Problems {
+			switch {
+			case !p.DryRun || !pr.Unknown:
+			case pr.Code == balancer.ProblemRunning:
+				texts = append(texts, "whether nginx runs, and with this configuration (the real run looks)")
+			default:
+				texts = append(texts, pr.Text)
+			}
+		}
+	}
+	if p.DryRun {
+		texts = append(texts, untried(p)...)
+	}
+	return texts
+}
+
+// untried says what a dry run does not try.
+func untried(p *Plan) []string {
+	var what []string
+	how := " (the real run looks)"
+	for _, b := range p.Backends {
+		set := b.Settings
+		if !p.Spec.Needs(set) {
+			continue
+		}
+		if b.Address != "" {
+			what = append(what, "SSH to "+b.Name)
+			how = " (a dry run does not log in)"
+		}
+		if set.Service != "" {
+			what = append(what, "the unit "+set.Service, "the right to stop and start it")
+		}
+		if p.Spec.Kind != spec.Undrain && set.Counter == spec.CounterSS {
+			what = append(what, "ss")
+		}
+	}
+	if len(what) == 0 {
+		return nil
+	}
+	return []string{strings.Join(Once(what), ", ") + how}
+}

@@ -189,9 +189,9 @@ func (b Binary) follow(ctx context.Context, before look, overlapped *atomic.Bool
 // maxEndingLooks is how often a child that is ending is waited for, as it is gone in a moment.
 const maxEndingLooks = 10
 
-// idleMaster waits until the master does nothing, and looks at it and its workers then: a
-// generation that comes later has read its files later, and the master has no worker to
-// replace. idle is false if the master is still busy after limit.
+// idleMaster waits until the master does nothing and no worker is being set up, and looks at it and
+// its workers then: a generation that comes later has read its files later, and the master has no
+// worker to replace. idle is false if that is not so within limit.
 func (b Binary) idleMaster(ctx context.Context, master int, limit time.Duration) (now look, idle bool, err error) {
 	began := time.Now()
 	for looks := 0; ; looks++ {
@@ -202,7 +202,7 @@ func (b Binary) idleMaster(ctx context.Context, master int, limit time.Duration)
 		if err != nil {
 			return now, false, err
 		}
-		quiet := now.idle && after.idle && now.sleeps == after.sleeps
+		quiet := now.idle && after.idle && now.sleeps == after.sleeps && !now.isStarting(Running{})
 		if quiet && (looks >= maxEndingLooks || !slices.ContainsFunc(now.listed, now.isEnding)) {
 			return now, true, nil
 		}

@@ -160,6 +160,40 @@ func TestCrashesAtAnyMoment(t *testing.T) {
 	t.Logf("%d of %d reloads were unclear", unclear, rounds)
 }
 
+// A worker that replaces a crashed one has the title of the master until it is set up. Then it
+// accepts connections with the earlier configuration, before it reads that it is to end.
+func TestReloadWhileAWorkerIsSetUp(t *testing.T) {
+	n := startVersioned(t, 1)
+	before := n.running()
+	n.events = "worker_connections 500000;" // takes a worker a while to set up
+	n.write(n.http(loads, "old"))
+	n.reload()
+	eventually(t, "a worker with more connections serves", func() bool { return n.running().Replaced(before) })
+	n.events = ""
+	n.write(n.http(loads, "new"))
+	if err := syscall.Kill(n.running().Serving()[0].PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	var replacement Process
+	eventually(t, "the master replaces it", func() bool {
+		r := n.running()
+		i := slices.IndexFunc(r.children, Process.isMaster)
+		if i >= 0 {
+			replacement = r.children[i]
+		}
+		return i >= 0 || len(r.Serving()) > 0
+	})
+	b := n.binary
+	b.ReloadCommand = []string{"sh", "-c", fmt.Sprintf("kill -HUP %d", before.Master.PID)}
+	after, err := b.reloadOnce(t.Context(), before.Master.PID, generous)
+	n.tells(err, loads)
+	for _, p := range after.children {
+		if p.same(replacement) && !p.exiting() {
+			t.Errorf("a worker with the earlier configuration is about to serve: %v", p)
+		}
+	}
+}
+
 // Two looks at the children of the master prove a load only if no crash explains them, and
 // whatever children others have given it.
 func TestOverlap(t *testing.T) {

@@ -93,6 +93,7 @@ type realNginx struct {
 	port    int
 	binary  Binary
 	since   time.Time
+	events  string // lines within events
 }
 
 // startNginx starts nginx with two workers and the given lines within http.
@@ -182,8 +183,8 @@ func (n *realNginx) write(http string) {
 	for _, kind := range []string{"client_body", "proxy", "fastcgi", "uwsgi", "scgi"} {
 		paths += fmt.Sprintf("%s_temp_path %s/%s;\n", kind, n.dir, kind)
 	}
-	src := fmt.Sprintf("worker_processes %d;\npid %s;\nerror_log %s/error.log notice;\nevents {}\nhttp {\naccess_log off;\n%s%s\n"+
-		"server { listen 127.0.0.1:%d; location /status { stub_status; } }\n}\n", n.workers, n.pidFile(), n.dir, paths, http, n.port)
+	src := fmt.Sprintf("worker_processes %d;\npid %s;\nerror_log %s/error.log notice;\nevents {%s}\nhttp {\naccess_log off;\n%s%s\n"+
+		"server { listen 127.0.0.1:%d; location /status { stub_status; } }\n}\n", n.workers, n.pidFile(), n.dir, n.events, paths, http, n.port)
 	write(n.t, n.dir, map[string]string{"nginx.conf": src})
 }
 

@@ -135,19 +135,8 @@ func TestClients(t *testing.T) {
 	t.Parallel()
 	needRoot(t)
 	needTool(t, "ip", "bash")
-	const ns, near, far = "drainctl-remote-ns2", "drremote4", "drremote5"
-	down := func() {
-		_ = exec.Command("ip", "netns", "del", ns).Run()
-		_ = exec.Command("ip", "link", "del", near).Run()
-	}
-	down()
-	t.Cleanup(down)
-	run(t, "ip", "netns", "add", ns)
-	run(t, "ip", "link", "add", near, "type", "veth", "peer", "name", far, "netns", ns)
-	run(t, "ip", "addr", "add", "198.18.81.1/30", "dev", near)
-	run(t, "ip", "link", "set", near, "up")
-	run(t, "ip", "netns", "exec", ns, "ip", "addr", "add", "198.18.81.2/30", "dev", far)
-	run(t, "ip", "netns", "exec", ns, "ip", "link", "set", far, "up")
+	const ns = "drainctl-remote-ns2"
+	makeNamespace(t, ns, "drremote4", "drremote5", "198.18.81.1", "198.18.81.2")
 	l, err := net.Listen("tcp", "0.0.0.0:0")
 	if err != nil {
 		t.Fatal(err)

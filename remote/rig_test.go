@@ -463,3 +463,21 @@ func eventually(t testing.TB, what string, is func() bool) {
 	}
 	t.Fatalf("not within 30 s: %s", what)
 }
+
+// makeNamespace makes a network namespace that only a link to this host leads to: near with address
+// here on the host, far with address there in the namespace. It removes both after the test.
+func makeNamespace(t *testing.T, ns, near, far, here, there string) {
+	t.Helper()
+	down := func() {
+		_ = exec.Command("ip", "netns", "del", ns).Run()
+		_ = exec.Command("ip", "link", "del", near).Run()
+	}
+	down() // what an earlier test that was killed has left
+	t.Cleanup(down)
+	run(t, "ip", "netns", "add", ns)
+	run(t, "ip", "link", "add", near, "type", "veth", "peer", "name", far, "netns", ns)
+	run(t, "ip", "addr", "add", here+"/30", "dev", near)
+	run(t, "ip", "link", "set", near, "up")
+	run(t, "ip", "netns", "exec", ns, "ip", "addr", "add", there+"/30", "dev", far)
+	run(t, "ip", "netns", "exec", ns, "ip", "link", "set", far, "up")
+}

@@ -315,19 +315,8 @@ func TestCutNetwork(t *testing.T) {
 	needRoot(t)
 	needTool(t, "ip")
 	makeUsers(t)
-	const ns, near, far = "drainctl-remote-ns", "drremote0", "drremote1"
-	down := func() {
-		_ = exec.Command("ip", "netns", "del", ns).Run()
-		_ = exec.Command("ip", "link", "del", near).Run()
-	}
-	down()
-	t.Cleanup(down)
-	run(t, "ip", "netns", "add", ns)
-	run(t, "ip", "link", "add", near, "type", "veth", "peer", "name", far, "netns", ns)
-	run(t, "ip", "addr", "add", "198.18.79.1/30", "dev", near)
-	run(t, "ip", "link", "set", near, "up")
-	run(t, "ip", "netns", "exec", ns, "ip", "addr", "add", "198.18.79.2/30", "dev", far)
-	run(t, "ip", "netns", "exec", ns, "ip", "link", "set", far, "up")
+	const ns, far = "drainctl-remote-ns", "drremote1"
+	makeNamespace(t, ns, "drremote0", far, "198.18.79.1", "198.18.79.2")
 	s := startServer(t, serverOptions{})
 	cmd := exec.Command("ip", "netns", "exec", ns, "/usr/sbin/sshd", "-D", "-e", "-f", filepath.Join(s.dir, "sshd_config"),
 		"-o", "ListenAddress=198.18.79.2", "-o", "Port=2222")

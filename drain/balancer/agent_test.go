@@ -134,7 +134,7 @@ func TestRefusedBegin(t *testing.T) {
 	o.Caller = journal.Recorder{UID: 1000, Name: "deploy"}
 	other := NewLocal(o)
 	defer other.Close()
-	line := Lines{[]byte("{}")}
+	line := []json.RawMessage{[]byte("{}")}
 	for name, ask := range map[string]func() error{
 		"begin": func() error {
 			return other.Begin(t.Context(), Beginning{Operation: journal.Operation{ID: testID, Kind: journal.KindDrain}, Lines: line})
@@ -165,7 +165,7 @@ func TestNothingBegun(t *testing.T) {
 	for name, ask := range map[string]func() error{
 		"stage":  func() error { _, err := c.Stage(t.Context(), stageOf(report, Out)); return err },
 		"load":   func() error { _, err := c.Load(t.Context(), LoadRequest{Timeout: patience}); return err },
-		"record": func() error { return c.Record(t.Context(), Recorded{Lines: Lines{[]byte("{}")}}) },
+		"record": func() error { return c.Record(t.Context(), Recorded{Lines: []json.RawMessage{[]byte("{}")}}) },
 		"end":    func() error { return c.End(t.Context(), Ending{Result: journal.ResultDone}) },
 	} {
 		if err := ask(); err == nil {
@@ -173,7 +173,7 @@ func TestNothingBegun(t *testing.T) {
 		}
 	}
 	for _, id := range []string{"../../../etc/cron.d/mine", "/etc/passwd", "..", "", "a/b", "a\x00b", strings.Repeat("x", 5000)} {
-		if err := r.agent().Begin(t.Context(), Beginning{Operation: journal.Operation{ID: id, Kind: journal.KindDrain}, Lines: Lines{[]byte("{}")}}); err == nil {
+		if err := r.agent().Begin(t.Context(), Beginning{Operation: journal.Operation{ID: id, Kind: journal.KindDrain}, Lines: []json.RawMessage{[]byte("{}")}}); err == nil {
 			t.Errorf("%.20q is taken for the ID of an operation", id)
 		}
 	}

@@ -305,8 +305,8 @@ type Beginning struct {
 	Resume bool `json:"resume,omitempty"`
 	// SetAside has a state of the journal that cannot be read renamed, and a new one begun.
 	// An agent does that for root alone.
-	SetAside bool  `json:"set_aside,omitempty"`
-	Lines    Lines `json:"lines,omitempty"`
+	SetAside bool              `json:"set_aside,omitempty"`
+	Lines    []json.RawMessage `json:"lines,omitempty"` // JSON objects for the history
 }
 
 // A ConnectionsQuery says what to count.
@@ -338,12 +338,9 @@ type HealthCheck struct {
 	URL     string           `json:"url,omitempty"` // asked in place of the servers
 }
 
-// Lines are JSON objects for the history.
-type Lines []json.RawMessage
-
 // A Recorded is how an operation goes.
 type Recorded struct {
-	Lines Lines `json:"lines,omitempty"`
+	Lines []json.RawMessage `json:"lines,omitempty"`
 	// Progress is how far each backend is; not looked into here.
 	Progress json.RawMessage `json:"progress,omitempty"`
 }
@@ -358,8 +355,8 @@ type Ending struct {
 	Returned  []journal.Server `json:"returned,omitempty"`
 	Supersede []string         `json:"supersede,omitempty"` // operations that this one stands in for
 	// Progress is how each backend ended; not looked into here.
-	Progress json.RawMessage `json:"progress,omitempty"`
-	Lines    Lines           `json:"lines,omitempty"`
+	Progress json.RawMessage   `json:"progress,omitempty"`
+	Lines    []json.RawMessage `json:"lines,omitempty"`
 }
 
 // A HistoryQuery asks for one operation, or with an empty ID for the list.
@@ -373,6 +370,6 @@ type History struct {
 	Unreadable []string        `json:"unreadable,omitempty"`
 	// Recorder is who recorded the operation, as the LB saw it.
 	Recorder  *journal.Recorder `json:"recorder,omitempty"`
-	Lines     Lines             `json:"lines,omitempty"`
+	Lines     []json.RawMessage `json:"lines,omitempty"`
 	Truncated int               `json:"truncated,omitempty"`
 }

@@ -3,6 +3,7 @@ package balancer
 import (
 	"bufio"
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -224,7 +225,7 @@ func TestLargeAnswersTakeBoundedMemory(t *testing.T) {
 		defer l.Close()
 		id = journal.NewID(time.Now(), "")
 		op := journal.Operation{ID: id, Kind: journal.KindDrain, Spec: []byte(spec)}
-		lines := Lines{}
+		lines := []json.RawMessage{}
 		for range n {
 			lines = append(lines, []byte(line))
 		}

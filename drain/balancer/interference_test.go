@@ -1,6 +1,7 @@
 package balancer
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 	"time"
@@ -163,7 +164,7 @@ func TestCrossCheckBeforeTheEdit(t *testing.T) {
 		t.Errorf("the plan: %v", err)
 	}
 	op := journal.Operation{ID: testID, Kind: journal.KindDrain, Targets: []string{"127.0.0.2"}}
-	if err := c.Begin(t.Context(), Beginning{Operation: op, Lines: Lines{[]byte("{}")}}); err != nil {
+	if err := c.Begin(t.Context(), Beginning{Operation: op, Lines: []json.RawMessage{[]byte("{}")}}); err != nil {
 		t.Fatal(err)
 	}
 	_, err := c.Stage(t.Context(), StageRequest{AcceptPending: true, Files: map[string]string{r.pool: hash(text)}, Wants: []Wanted{{Out, []journal.Server{

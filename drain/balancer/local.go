@@ -2,6 +2,7 @@ package balancer
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -149,11 +150,11 @@ func (l *Local) update(ctx context.Context, what string, change func(*journal.St
 }
 
 // appendHistory adds lines to the history of the operation.
-func (l *Local) appendHistory(lines Lines) error {
+func (l *Local) appendHistory(lines []json.RawMessage) error {
 	if len(lines) == 0 {
 		return nil
 	}
-	return l.effect("journal: history", func() error { return l.journal.Append(l.id, bytesOf(lines)...) })
+	return l.effect("journal: history", func() error { return l.journal.Append(l.id, lines...) })
 }
 
 // test has nginx test the configuration.

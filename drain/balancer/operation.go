@@ -2,6 +2,7 @@ package balancer
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -81,8 +82,8 @@ func (l *Local) checkHistory(id string) error {
 
 // continueHistory appends to the history of an operation that is resumed. It creates the history if
 // the operation crashed before it did.
-func (l *Local) continueHistory(lines Lines) error {
-	err := l.journal.Create(l.id, l.options.Caller, bytesOf(lines)...)
+func (l *Local) continueHistory(lines []json.RawMessage) error {
+	err := l.journal.Create(l.id, l.options.Caller, lines...)
 	if errors.Is(err, fs.ErrExist) {
 		err = l.appendHistory(lines)
 	}
@@ -134,7 +135,7 @@ func (l *Local) beginAnew(ctx context.Context, b Beginning) error {
 		err = l.journal.Rename(op.ID, spare)
 	}
 	if err == nil {
-		err = l.effect("journal: new history", func() error { return l.journal.Create(op.ID, caller, bytesOf(b.Lines)...) })
+		err = l.effect("journal: new history", func() error { return l.journal.Create(op.ID, caller, b.Lines...) })
 	}
 	return err
 }
@@ -216,14 +217,6 @@ func (l *Local) Record(ctx context.Context, r Recorded) error {
 		return asError(fmt.Errorf("write the journal: %w", err))
 	}
 	return nil
-}
-
-func bytesOf(lines Lines) [][]byte {
-	all := make([][]byte, len(lines))
-	for i, line := range lines {
-		all[i] = line
-	}
-	return all
 }
 
 // End implements [Balancer].

@@ -2,6 +2,7 @@ package balancer
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"io/fs"
@@ -191,7 +192,7 @@ func (r *rig) began(b Balancer, id string, q Query) *Report {
 	for _, s := range report.Servers {
 		op.Servers = append(op.Servers, journal.Located{Server: s.Server, File: s.File, Line: s.Line, Down: s.Down})
 	}
-	if err := b.Begin(r.t.Context(), Beginning{Operation: op, Lines: Lines{[]byte(`{"event":"operation_started"}`)}}); err != nil {
+	if err := b.Begin(r.t.Context(), Beginning{Operation: op, Lines: []json.RawMessage{[]byte(`{"event":"operation_started"}`)}}); err != nil {
 		r.t.Fatal(err)
 	}
 	return report

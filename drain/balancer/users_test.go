@@ -2,6 +2,7 @@ package balancer
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -73,7 +74,7 @@ func (r *rig) state() *journal.State {
 }
 
 func operation(id, kind string, servers ...journal.Located) Beginning {
-	return Beginning{Operation: journal.Operation{ID: id, Kind: kind, Servers: servers}, Lines: Lines{[]byte("{}")}}
+	return Beginning{Operation: journal.Operation{ID: id, Kind: kind, Servers: servers}, Lines: []json.RawMessage{[]byte("{}")}}
 }
 
 func resumption(id, kind string) Beginning {
@@ -250,7 +251,7 @@ func TestIDOfAnother(t *testing.T) {
 				t.Errorf("root's drain is recorded as that of %v", op.Recorder)
 			}
 			for _, err := range []error{
-				l.Record(t.Context(), Recorded{Lines: Lines{[]byte("{}")}, Progress: []byte("1")}),
+				l.Record(t.Context(), Recorded{Lines: []json.RawMessage{[]byte("{}")}, Progress: []byte("1")}),
 				l.End(t.Context(), Ending{Result: journal.ResultRolledBack}),
 			} {
 				if err == nil {
@@ -353,7 +354,7 @@ func TestHistoryOfAnother(t *testing.T) {
 		if err := l.Begin(t.Context(), operation(id, journal.KindDrain)); err == nil {
 			t.Error("the ID of root's operation is begun by another")
 		}
-		if err := l.Record(t.Context(), Recorded{Lines: Lines{[]byte("{}")}}); err == nil {
+		if err := l.Record(t.Context(), Recorded{Lines: []json.RawMessage{[]byte("{}")}}); err == nil {
 			t.Error("its history is written by another")
 		}
 	}
@@ -419,7 +420,7 @@ func TestHistoryIsBegunAgain(t *testing.T) {
 	crashed := r.as(1000)
 	r.must(crashed.Begin(t.Context(), operation(id, journal.KindDrain)), os.Remove(r.dir+"/state/history/"+id+".jsonl"))
 	l := r.as(1000)
-	r.must(l.Begin(t.Context(), resumption(id, journal.KindDrain)), l.Record(t.Context(), Recorded{Lines: Lines{[]byte(`{"event":"x"}`)}}))
+	r.must(l.Begin(t.Context(), resumption(id, journal.KindDrain)), l.Record(t.Context(), Recorded{Lines: []json.RawMessage{[]byte(`{"event":"x"}`)}}))
 	h, err := l.History(t.Context(), HistoryQuery{ID: id})
 	if err != nil || len(h.Lines) != 2 || h.Recorder == nil || h.Recorder.UID != 1000 {
 		t.Errorf("%+v, %v", h, err)
@@ -467,7 +468,7 @@ func TestResume(t *testing.T) {
 				}
 				return
 			}
-			r.must(err, l.Record(ctx, Recorded{Lines: Lines{[]byte(`{"third":true}`)}}), l.Close())
+			r.must(err, l.Record(ctx, Recorded{Lines: []json.RawMessage{[]byte(`{"third":true}`)}}), l.Close())
 			s := r.state()
 			op := s.Operations[len(s.Operations)-1]
 			if len(s.Operations) != 2 || op.ID != id || op.Result != "" || len(op.Servers) != 2 || string(op.Progress) != `{"steps":3}` || op.Recorder.UID != test.by {

@@ -5,6 +5,7 @@ package fleet
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -29,7 +30,7 @@ type LB struct {
 	slots     chan struct{} // bounds how many LBs are asked at once; nil: no bound
 
 	mu      sync.Mutex
-	history balancer.Lines // not yet recorded
+	history []json.RawMessage // not yet recorded
 }
 
 // A Fleet is the LBs of an operation.
@@ -258,7 +259,7 @@ func (f Fleet) Keep(lb string, line []byte, first bool) {
 }
 
 // TakeHistory returns the lines that the LB has not recorded yet, and forgets them.
-func (lb *LB) TakeHistory() balancer.Lines {
+func (lb *LB) TakeHistory() []json.RawMessage {
 	lb.mu.Lock()
 	defer lb.mu.Unlock()
 	lines := lb.history

@@ -61,7 +61,7 @@ func (j Journal) historyPath(id string) string {
 // Create creates the history of an operation that r records, with one JSON object per line. The
 // lines are on the disk when it returns. The error is fs.ErrExist if there is such a history. A
 // line longer than maxLine is an error, unless r is root.
-func (j Journal) Create(id string, r Recorder, lines ...[]byte) error {
+func (j Journal) Create(id string, r Recorder, lines ...json.RawMessage) error {
 	first, err := json.Marshal(recorded{recordedEvent, &r})
 	if err = errors.Join(err, checkID(id), checkLines(&r, lines)); err != nil {
 		return err
@@ -70,7 +70,7 @@ func (j Journal) Create(id string, r Recorder, lines ...[]byte) error {
 	if err != nil {
 		return fmt.Errorf("begin the history: %w", err)
 	}
-	err = errors.Join(appendLines(f, append([][]byte{first}, lines...)), f.Close())
+	err = errors.Join(appendLines(f, append([]json.RawMessage{first}, lines...)), f.Close())
 	if err == nil {
 		err = syncDir(j.historyDir())
 	}
@@ -102,7 +102,7 @@ func (j Journal) Rename(id, to string) error {
 // Append adds lines to the history of an operation. They are on the disk when it returns. The
 // error is ErrGone if the file was removed: Append creates no history without its first lines.
 // A line longer than maxLine is an error, unless root recorded the operation.
-func (j Journal) Append(id string, lines ...[]byte) error {
+func (j Journal) Append(id string, lines ...json.RawMessage) error {
 	if err := checkID(id); err != nil {
 		return err
 	}
@@ -124,7 +124,7 @@ func (j Journal) Append(id string, lines ...[]byte) error {
 }
 
 // checkLines refuses lines that are too long for their recorder.
-func checkLines(r *Recorder, lines [][]byte) error {
+func checkLines(r *Recorder, lines []json.RawMessage) error {
 	if !r.isBounded() {
 		return nil
 	}
@@ -156,7 +156,7 @@ func recorderOf(line []byte) *Recorder {
 
 // appendLines writes and syncs lines. If one of them cannot be written, f is truncated to its
 // previous size. If a crash has truncated the last line of f, the lines start on a new one.
-func appendLines(f *os.File, lines [][]byte) error {
+func appendLines(f *os.File, lines []json.RawMessage) error {
 	info, err := f.Stat()
 	if err != nil {
 		return err

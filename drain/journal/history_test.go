@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-var someLines = [][]byte{[]byte(`{"begin":1}`), []byte("{\n \"step\": \"wait\"\n}"), []byte(`{"end":"done"}`)}
+var someLines = []json.RawMessage{[]byte(`{"begin":1}`), []byte("{\n \"step\": \"wait\"\n}"), []byte(`{"end":"done"}`)}
 
 // A crash or a full disk at any byte leaves a history that can be read: the lines before it
 // are there, the truncated one is counted, and what is appended is read too.

@@ -368,8 +368,5 @@ type HistoryQuery struct {
 type History struct {
 	Operations []journal.Entry `json:"operations,omitempty"`
 	Unreadable []string        `json:"unreadable,omitempty"`
-	// Recorder is who recorded the operation, as the LB saw it.
-	Recorder  *journal.Recorder `json:"recorder,omitempty"`
-	Lines     []json.RawMessage `json:"lines,omitempty"`
-	Truncated int               `json:"truncated,omitempty"`
+	journal.History
 }

@@ -326,9 +326,7 @@ func (l *Local) History(ctx context.Context, q HistoryQuery) (h History, err err
 	if q.ID == "" {
 		h.Operations, h.Unreadable, err = l.journal.List(ctx)
 	} else {
-		var read journal.History
-		read, err = l.journal.Read(q.ID)
-		h.Recorder, h.Lines, h.Truncated = read.Recorder, read.Lines, read.Truncated
+		h.History, err = l.journal.Read(q.ID)
 		if errors.Is(err, os.ErrNotExist) {
 			return h, &Error{Code: CodeUnknown, Message: fmt.Sprintf("no operation %s in the history", q.ID), cause: err}
 		}

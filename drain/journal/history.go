@@ -26,9 +26,9 @@ type Entry struct {
 
 // A History is what was recorded of one operation.
 type History struct {
-	Recorder  *Recorder // nil in files of earlier versions
-	Lines     []json.RawMessage
-	Truncated int // lines that are no JSON object, as a crash or a full disk leaves them
+	Recorder  *Recorder         `json:"recorder,omitempty"` // nil in files of earlier versions
+	Lines     []json.RawMessage `json:"lines,omitempty"`
+	Truncated int               `json:"truncated,omitempty"` // lines that are no JSON object, as a crash or a full disk leaves them
 }
 
 // recorded is the first line of a history. This package alone writes it: the lines after it

@@ -36,7 +36,7 @@ func (h *historyLB) History(_ context.Context, q balancer.HistoryQuery) (balance
 	if q.ID == "" {
 		return balancer.History{Operations: []journal.Entry{{ID: plantedID, Recorder: h.recorder, First: h.lines[0], Last: h.lines[len(h.lines)-1]}}}, nil
 	}
-	return balancer.History{Recorder: h.recorder, Lines: h.lines}, nil
+	return balancer.History{History: journal.History{Recorder: h.recorder, Lines: h.lines}}, nil
 }
 
 func (h *historyLB) LB(context.Context, string, spec.Nginx) (balancer.Balancer, error) { return h, nil }

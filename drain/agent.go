@@ -64,7 +64,7 @@ func (s *served) Begin(ctx context.Context, b balancer.Beginning) error {
 }
 
 // End implements [balancer.Balancer].
-func (s *served) End(ctx context.Context, e balancer.Ending) (err error) {
+func (s *served) End(ctx context.Context, e journal.Ending) (err error) {
 	if e.Progress, err = canonicalTable(e.Progress); err != nil {
 		return err
 	}

@@ -335,7 +335,7 @@ func (b *faultyLB) Record(ctx context.Context, r balancer.Recorded) error {
 	return b.call(ctx, "call record", func() error { return b.Balancer.Record(ctx, r) })
 }
 
-func (b *faultyLB) End(ctx context.Context, e balancer.Ending) error {
+func (b *faultyLB) End(ctx context.Context, e journal.Ending) error {
 	return b.call(ctx, "call end", func() error { return b.Balancer.End(ctx, e) })
 }
 

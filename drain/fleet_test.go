@@ -128,7 +128,7 @@ func (f *fakeLB) Health(context.Context, balancer.HealthCheck) error { return f.
 
 func (f *fakeLB) Record(context.Context, balancer.Recorded) error { return f.call("record") }
 
-func (f *fakeLB) End(_ context.Context, e balancer.Ending) error {
+func (f *fakeLB) End(_ context.Context, e journal.Ending) error {
 	f.ended = e.Result
 	return f.call("end")
 }

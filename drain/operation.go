@@ -162,8 +162,8 @@ func (o *Operation) look(ctx context.Context, limit time.Duration) []seenLB {
 }
 
 // endOn returns the end of the operation for the journal of one LB.
-func (o *Operation) endOn(lb *fleet.LB, lines []json.RawMessage) balancer.Ending {
-	e := balancer.Ending{Result: o.result.Result, Supersede: o.supersedes(lb), Lines: lines, Progress: o.table()}
+func (o *Operation) endOn(lb *fleet.LB, lines []json.RawMessage) journal.Ending {
+	e := journal.Ending{Result: o.result.Result, Supersede: o.supersedes(lb), Lines: lines, Progress: o.table()}
 	serversOf := func(end End) []journal.Server {
 		rows := o.whole.where(func(r *row) bool { return r.end == end }).rows
 		if len(rows) == len(o.whole.rows) {

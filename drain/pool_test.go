@@ -706,7 +706,7 @@ func (s *poolSession) record(r balancer.Recorded) error {
 }
 
 // End implements [balancer.Balancer].
-func (s *poolSession) End(ctx context.Context, e balancer.Ending) error {
+func (s *poolSession) End(ctx context.Context, e journal.Ending) error {
 	return s.call(ctx, "end", func() error {
 		return s.state.End(s.id, journal.Ending{Result: e.Result, Progress: e.Progress, Open: e.Open, NotDrained: e.NotDrained, Returned: e.Returned, At: time.Now(), Supersede: e.Supersede})
 	})

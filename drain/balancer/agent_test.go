@@ -112,6 +112,17 @@ func TestEditsAreTheAgentsOwn(t *testing.T) {
 	}
 }
 
+// Only the LB says who ends an operation, when, what is down then and what is locked.
+func TestEndIsTheAgentsOwn(t *testing.T) {
+	c := newRig(t).agent()
+	for _, field := range []string{"At", "Down", "By", "Locked", "by", "down"} {
+		_, err := c.rpc.call(t.Context(), "end", fmt.Appendf(nil, `{"result":"done",%q:null}`, field))
+		if CodeOf(err) != CodeRefused || !strings.Contains(err.Error(), "unknown field") {
+			t.Errorf("an end with %s: %v", field, err)
+		}
+	}
+}
+
 // Whom the beginning of another user's operation is refused, can neither record nor end
 // that operation.
 func TestRefusedBegin(t *testing.T) {
@@ -126,7 +137,7 @@ func TestRefusedBegin(t *testing.T) {
 	if _, err := root.Load(t.Context(), LoadRequest{Timeout: patience}); err != nil {
 		t.Fatal(err)
 	}
-	if err := root.End(t.Context(), Ending{Result: journal.ResultDone}); err != nil {
+	if err := root.End(t.Context(), journal.Ending{Result: journal.ResultDone}); err != nil {
 		t.Fatal(err)
 	}
 	root.Close()
@@ -140,7 +151,9 @@ func TestRefusedBegin(t *testing.T) {
 			return other.Begin(t.Context(), Beginning{Operation: journal.Operation{ID: testID, Kind: journal.KindDrain}, Lines: line})
 		},
 		"record": func() error { return other.Record(t.Context(), Recorded{Lines: line}) },
-		"end":    func() error { return other.End(t.Context(), Ending{Result: journal.ResultRolledBack, Lines: line}) },
+		"end": func() error {
+			return other.End(t.Context(), journal.Ending{Result: journal.ResultRolledBack, Lines: line})
+		},
 	} {
 		for range 2 {
 			if err := ask(); err == nil {
@@ -166,7 +179,7 @@ func TestNothingBegun(t *testing.T) {
 		"stage":  func() error { _, err := c.Stage(t.Context(), stageOf(report, Out)); return err },
 		"load":   func() error { _, err := c.Load(t.Context(), LoadRequest{Timeout: patience}); return err },
 		"record": func() error { return c.Record(t.Context(), Recorded{Lines: []json.RawMessage{[]byte("{}")}}) },
-		"end":    func() error { return c.End(t.Context(), Ending{Result: journal.ResultDone}) },
+		"end":    func() error { return c.End(t.Context(), journal.Ending{Result: journal.ResultDone}) },
 	} {
 		if err := ask(); err == nil {
 			t.Errorf("%s: no error", name)

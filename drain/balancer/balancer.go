@@ -42,7 +42,7 @@ type Balancer interface {
 	// longer in the journal.
 	Record(context.Context, Recorded) error
 	// End records how the operation ended.
-	End(context.Context, Ending) error
+	End(context.Context, journal.Ending) error
 	// State is what stands.
 	State(context.Context) (journal.State, error)
 	// History lists all operations, or has the lines of one.
@@ -343,20 +343,6 @@ type Recorded struct {
 	Lines []json.RawMessage `json:"lines,omitempty"`
 	// Progress is how far each backend is; not looked into here.
 	Progress json.RawMessage `json:"progress,omitempty"`
-}
-
-// An Ending is how an operation ended.
-type Ending struct {
-	Result journal.Result `json:"result"`
-	Open   int            `json:"open,omitempty"` // connections left
-	// NotDrained are the servers that have them, where others have none.
-	NotDrained []journal.Server `json:"not_drained,omitempty"`
-	// Returned are servers that are as before, where others are not.
-	Returned  []journal.Server `json:"returned,omitempty"`
-	Supersede []string         `json:"supersede,omitempty"` // operations that this one stands in for
-	// Progress is how each backend ended; not looked into here.
-	Progress json.RawMessage   `json:"progress,omitempty"`
-	Lines    []json.RawMessage `json:"lines,omitempty"`
 }
 
 // A HistoryQuery asks for one operation, or with an empty ID for the list.

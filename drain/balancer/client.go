@@ -201,7 +201,7 @@ func (c *Client) Record(ctx context.Context, r Recorded) error {
 }
 
 // End implements [Balancer].
-func (c *Client) End(ctx context.Context, e Ending) error {
+func (c *Client) End(ctx context.Context, e journal.Ending) error {
 	_, err := ask[bool](ctx, c, "end", e)
 	return err
 }

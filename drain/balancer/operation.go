@@ -220,7 +220,7 @@ func (l *Local) Record(ctx context.Context, r Recorded) error {
 }
 
 // End implements [Balancer].
-func (l *Local) End(ctx context.Context, e Ending) error {
+func (l *Local) End(ctx context.Context, e journal.Ending) error {
 	l.serial.Lock()
 	defer l.serial.Unlock()
 	if l.id == "" {
@@ -231,10 +231,9 @@ func (l *Local) End(ctx context.Context, e Ending) error {
 	l.discardStaged()
 	st := l.standing(ctx)
 	err := l.updateOwn(ctx, "end", func(s *journal.State) error {
-		return s.End(l.id, journal.Ending{
-			Result: e.Result, Progress: e.Progress, Open: e.Open, NotDrained: e.NotDrained, Returned: e.Returned, At: time.Now(), Supersede: l.mayReplace(s, e.Supersede),
-			Down: l.keptDown(s, st), By: l.options.Caller, Locked: l.lockedOf(s),
-		})
+		e.At, e.By, e.Supersede = time.Now(), l.options.Caller, l.mayReplace(s, e.Supersede)
+		e.Down, e.Locked = l.keptDown(s, st), l.lockedOf(s)
+		return s.End(l.id, e)
 	})
 	if err == nil {
 		err = l.appendHistory(e.Lines)

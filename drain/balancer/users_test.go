@@ -62,7 +62,7 @@ func (r *rig) drained(id, target string) {
 		_, err = root.Load(r.t.Context(), LoadRequest{patience})
 		r.must(err)
 	}
-	r.must(root.End(r.t.Context(), Ending{Result: journal.ResultDone}), root.Close())
+	r.must(root.End(r.t.Context(), journal.Ending{Result: journal.ResultDone}), root.Close())
 }
 
 // state is what the journal has.
@@ -88,13 +88,13 @@ func TestStagedEditEnds(t *testing.T) {
 	for name, end := range map[string]func(r *rig, l *Local, id string) error{
 		"close": func(r *rig, l *Local, id string) error { return nil },
 		"done": func(r *rig, l *Local, id string) error {
-			return l.End(r.t.Context(), Ending{Result: journal.ResultDone})
+			return l.End(r.t.Context(), journal.Ending{Result: journal.ResultDone})
 		},
 		"rolled back": func(r *rig, l *Local, id string) error {
-			return l.End(r.t.Context(), Ending{Result: journal.ResultRolledBack})
+			return l.End(r.t.Context(), journal.Ending{Result: journal.ResultRolledBack})
 		},
 		"partial": func(r *rig, l *Local, id string) error {
-			return l.End(r.t.Context(), Ending{Result: journal.ResultPartial})
+			return l.End(r.t.Context(), journal.Ending{Result: journal.ResultPartial})
 		},
 		"begun again": func(r *rig, l *Local, id string) error {
 			if err := l.Begin(r.t.Context(), operation(id, journal.KindDrain)); err == nil {
@@ -105,7 +105,7 @@ func TestStagedEditEnds(t *testing.T) {
 		"adopted and ended by another agent": func(r *rig, l *Local, id string) error {
 			other := r.as(1000)
 			r.must(other.Begin(r.t.Context(), resumption(id, journal.KindDrain)))
-			return other.End(r.t.Context(), Ending{Result: journal.ResultRolledBack})
+			return other.End(r.t.Context(), journal.Ending{Result: journal.ResultRolledBack})
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -213,7 +213,7 @@ func TestNoReloadWithoutAnEdit(t *testing.T) {
 	r.must(err)
 	for _, ended := range []bool{false, true} {
 		if ended {
-			r.must(l.End(t.Context(), Ending{Result: journal.ResultDone}))
+			r.must(l.End(t.Context(), journal.Ending{Result: journal.ResultDone}))
 		}
 		again := r.as(1000)
 		r.must(again.Begin(t.Context(), resumption(id, journal.KindDrain)))
@@ -237,7 +237,7 @@ func TestIDOfAnother(t *testing.T) {
 			r.must(l.Begin(r.t.Context(), operation(id, journal.KindDrain)))
 			other := r.as(1000)
 			r.must(other.Begin(r.t.Context(), resumption(id, journal.KindDrain)))
-			r.must(other.End(r.t.Context(), Ending{Result: journal.ResultRolledBack}))
+			r.must(other.End(r.t.Context(), journal.Ending{Result: journal.ResultRolledBack}))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -252,7 +252,7 @@ func TestIDOfAnother(t *testing.T) {
 			}
 			for _, err := range []error{
 				l.Record(t.Context(), Recorded{Lines: []json.RawMessage{[]byte("{}")}, Progress: []byte("1")}),
-				l.End(t.Context(), Ending{Result: journal.ResultRolledBack}),
+				l.End(t.Context(), journal.Ending{Result: journal.ResultRolledBack}),
 			} {
 				if err == nil {
 					t.Error("root's operation was changed by another")
@@ -271,7 +271,7 @@ func TestOthersKeepTheirOperations(t *testing.T) {
 	pretend := func(r *rig, servers []journal.Located) {
 		l := r.as(1000)
 		r.must(l.Begin(r.t.Context(), operation(newOperationID(), journal.KindUndrain, servers...)))
-		r.must(l.End(r.t.Context(), Ending{Result: journal.ResultDone}))
+		r.must(l.End(r.t.Context(), journal.Ending{Result: journal.ResultDone}))
 	}
 	for _, test := range []struct {
 		name, target string
@@ -299,7 +299,7 @@ func TestOthersKeepTheirOperations(t *testing.T) {
 			other := r.as(1000)
 			r.must(other.Lock(r.t.Context(), LockRequest{Backends: []string{"127.0.0.2"}}))
 			r.must(other.Begin(r.t.Context(), operation(newOperationID(), journal.KindUndrain, op.Servers...)))
-			r.must(other.End(r.t.Context(), Ending{Result: journal.ResultDone}), l.Close())
+			r.must(other.End(r.t.Context(), journal.Ending{Result: journal.ResultDone}), l.Close())
 		}},
 		{"put back, and undone", "127.0.0.2", 1, func(r *rig, id string) {
 			drained := r.read(r.pool)
@@ -308,7 +308,7 @@ func TestOthersKeepTheirOperations(t *testing.T) {
 			r.must(err)
 			_, err = l.Stage(r.t.Context(), stageOf(report, Out))
 			both, planErr := l.Plan(r.t.Context(), down("127.0.0.2", "127.0.0.3"))
-			r.must(err, planErr, r.undo(l, both), l.End(r.t.Context(), Ending{Result: journal.ResultRolledBack}))
+			r.must(err, planErr, r.undo(l, both), l.End(r.t.Context(), journal.Ending{Result: journal.ResultRolledBack}))
 			if now := r.read(r.pool); now != drained {
 				r.t.Fatalf("not as root left it:\n%s", now)
 			}
@@ -336,7 +336,7 @@ func TestOthersKeepWhatTheyBegan(t *testing.T) {
 	report := r.began(root, newOperationID(), down("127.0.0.2"))
 	l := r.as(1000)
 	r.must(l.Begin(t.Context(), operation(newOperationID(), journal.KindUndrain, journal.Located{Server: report.Servers[0].Server})))
-	r.must(l.End(t.Context(), Ending{Result: journal.ResultDone}))
+	r.must(l.End(t.Context(), journal.Ending{Result: journal.ResultDone}))
 	_, err := root.Stage(t.Context(), stageOf(report, Out))
 	r.must(err)
 }
@@ -346,7 +346,7 @@ func TestHistoryOfAnother(t *testing.T) {
 	r := newRig(t)
 	id := newOperationID()
 	root := r.as(0)
-	r.must(root.Begin(t.Context(), operation(id, journal.KindDrain)), root.End(t.Context(), Ending{Result: journal.ResultRolledBack}))
+	r.must(root.Begin(t.Context(), operation(id, journal.KindDrain)), root.End(t.Context(), journal.Ending{Result: journal.ResultRolledBack}))
 	before, err := root.History(t.Context(), HistoryQuery{ID: id})
 	r.must(err)
 	for range 2 {
@@ -369,7 +369,7 @@ func TestRolledBackInName(t *testing.T) {
 	r := newRig(t)
 	l, id := r.staged(1000, down("127.0.0.2"))
 	_, err := l.Load(t.Context(), LoadRequest{patience})
-	r.must(err, l.End(t.Context(), Ending{Result: journal.ResultRolledBack}))
+	r.must(err, l.End(t.Context(), journal.Ending{Result: journal.ResultRolledBack}))
 	s := r.state()
 	if op, ok := s.Find(id); !ok || op.Result != journal.ResultPartial || len(s.Marks) != 1 {
 		t.Errorf("%d marks, result %q", len(s.Marks), op.Result)
@@ -453,7 +453,7 @@ func TestResume(t *testing.T) {
 			first := r.as(ann)
 			r.must(first.Begin(ctx, operation(id, journal.KindDrain, server("127.0.0.2"))))
 			if test.result != "" {
-				r.must(first.End(ctx, Ending{Result: test.result}))
+				r.must(first.End(ctx, journal.Ending{Result: test.result}))
 			}
 			other := r.as(bob)
 			r.must(first.Close(), other.Begin(ctx, operation(journal.NewID(time.Now(), id), journal.KindDrain, server("127.0.0.3"))), other.Close())

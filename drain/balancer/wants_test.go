@@ -90,7 +90,7 @@ func TestAsBefore(t *testing.T) {
 			if a := r.stage(l, wants(AsBefore, "127.0.0.2", "127.0.0.3", "127.0.0.4")); len(a.Edited) > 0 || a.NeedsLoad {
 				t.Errorf("once more: %+v", a)
 			}
-			r.must(l.End(t.Context(), Ending{Result: journal.ResultRolledBack}))
+			r.must(l.End(t.Context(), journal.Ending{Result: journal.ResultRolledBack}))
 			if s := r.state(); len(s.Marks) > 0 || len(s.Operations) > 0 {
 				t.Errorf("the journal has %+v, %+v (%s)", s.Marks, s.Operations, id)
 			}
@@ -196,7 +196,7 @@ func TestAsBeforeOfAnother(t *testing.T) {
 	}
 	own, _ := r.begins(1000, journal.KindDrain)
 	r.stage(own, wants(Out, "127.0.0.3"))
-	r.must(own.End(t.Context(), Ending{Result: journal.ResultDone}))
+	r.must(own.End(t.Context(), journal.Ending{Result: journal.ResultDone}))
 	text = r.read(r.pool)
 	if _, err := own.Stage(t.Context(), wants(AsBefore, "127.0.0.3")); err == nil || r.read(r.pool) != text {
 		t.Errorf("what has ended was undone: %v", err)
@@ -282,7 +282,7 @@ func TestUndrainAsBefore(t *testing.T) {
 		if a := r.stage(l, wants(AsBefore, "127.0.0.2")); !a.NeedsLoad {
 			t.Errorf("another agent %t: nginx was not told", another)
 		}
-		r.must(l.End(t.Context(), Ending{Result: journal.ResultRolledBack}))
+		r.must(l.End(t.Context(), journal.Ending{Result: journal.ResultRolledBack}))
 		s := r.state()
 		if marks := s.MarksOn(poolServer("127.0.0.2")); r.read(r.pool) != drained || len(marks) != 1 || marks[0].Operation != drain || marks[0].Cleared != nil || r.workers()[0] == serving[0] {
 			t.Errorf("another agent %t: marks %+v, the file is\n%s", another, marks, r.read(r.pool))

@@ -430,18 +430,21 @@ var results = []Result{ResultDone, ResultRolledBack, ResultPartial, ResultNotDra
 
 // An Ending is how an operation ended.
 type Ending struct {
-	Result     Result
-	Progress   json.RawMessage // how each backend ended; not looked into here
-	Open       int             // connections
-	NotDrained []Server
-	Returned   []Server // that are as before, where others are not
-	At         time.Time
-	Supersede  []string // IDs
+	Result     Result            `json:"result"`
+	Progress   json.RawMessage   `json:"progress,omitempty"`    // how each backend ended; not looked into here
+	Open       int               `json:"open,omitempty"`        // connections left
+	NotDrained []Server          `json:"not_drained,omitempty"` // that have them, where others have none
+	Returned   []Server          `json:"returned,omitempty"`    // that are as before, where others are not
+	Supersede  []string          `json:"supersede,omitempty"`   // IDs of operations that this one replaces
+	Lines      []json.RawMessage `json:"lines,omitempty"`       // for the history
+
+	// The LB itself knows the rest. A caller cannot say it.
+	At time.Time `json:"-"`
 	// Down are servers that the configuration has down, or of which that is not known.
-	Down []Server
+	Down []Server `json:"-"`
 	// By is who ends it, and Locked the servers whose backends they have locked.
-	By     Recorder
-	Locked []Server
+	By     Recorder `json:"-"`
+	Locked []Server `json:"-"`
 }
 
 // End ends an operation. One that was rolled back is dropped, with its marks; what it has

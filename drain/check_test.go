@@ -44,8 +44,8 @@ func (f *checkedLB) Plan(_ context.Context, q balancer.Query) (*balancer.Report,
 	return r, nil
 }
 
-func (*checkedLB) Connections(context.Context, balancer.ConnectionsQuery) (balancer.Connections, error) {
-	return balancer.Connections{Open: 3}, nil
+func (*checkedLB) Connections(context.Context, balancer.ConnectionsQuery) (remote.Count, error) {
+	return remote.Count{Open: 3}, nil
 }
 
 func (*checkedLB) Close() error { return nil }

@@ -323,8 +323,8 @@ func (b *faultyLB) Watch(ctx context.Context, w balancer.WatchRequest) (balancer
 	return ask(ctx, b, "watch", func() (balancer.Watched, error) { return b.Balancer.Watch(ctx, w) })
 }
 
-func (b *faultyLB) Connections(ctx context.Context, q balancer.ConnectionsQuery) (balancer.Connections, error) {
-	return ask(ctx, b, "connections", func() (balancer.Connections, error) { return b.Balancer.Connections(ctx, q) })
+func (b *faultyLB) Connections(ctx context.Context, q balancer.ConnectionsQuery) (remote.Count, error) {
+	return ask(ctx, b, "connections", func() (remote.Count, error) { return b.Balancer.Connections(ctx, q) })
 }
 
 func (b *faultyLB) Health(ctx context.Context, h balancer.HealthCheck) error {

@@ -120,8 +120,8 @@ func (f *fakeLB) Watch(context.Context, balancer.WatchRequest) (balancer.Watched
 	return balancer.Watched{}, f.call("watch")
 }
 
-func (f *fakeLB) Connections(context.Context, balancer.ConnectionsQuery) (balancer.Connections, error) {
-	return balancer.Connections{}, f.call("connections")
+func (f *fakeLB) Connections(context.Context, balancer.ConnectionsQuery) (remote.Count, error) {
+	return remote.Count{}, f.call("connections")
 }
 
 func (f *fakeLB) Health(context.Context, balancer.HealthCheck) error { return f.call("health") }

@@ -107,24 +107,24 @@ func TestOwner(t *testing.T) {
 // A heldLB has one connection to a server.
 type heldLB struct {
 	balancer.Balancer
-	held balancer.Held
+	held remote.Held
 }
 
-func (lb heldLB) Connections(_ context.Context, q balancer.ConnectionsQuery) (balancer.Connections, error) {
-	c := balancer.Connections{Open: 1}
+func (lb heldLB) Connections(_ context.Context, q balancer.ConnectionsQuery) (remote.Count, error) {
+	c := remote.Count{Open: 1}
 	if q.Held {
-		c.Held = []balancer.Held{lb.held}
+		c.Held = []remote.Held{lb.held}
 	}
 	return c, nil
 }
 
-// What an LB sends, the backend receives, whichever of them is asked.
+// The connections of all LBs are one list.
 func TestHeldOfLBs(t *testing.T) {
 	var lbs fleet.Fleet
 	var want []remote.Held
 	for i, addr := range []string{"10.0.0.1:5000", "10.0.0.2:5000"} {
 		near := netip.MustParseAddrPort(addr)
-		lbs = append(lbs, &fleet.LB{Balancer: heldLB{held: balancer.Held{Near: near, Sent: time.Duration(i), Received: time.Minute}}, Name: addr})
+		lbs = append(lbs, &fleet.LB{Balancer: heldLB{held: remote.Held{Far: near, Sent: time.Minute, Received: time.Duration(i)}}, Name: addr})
 		want = append(want, remote.Held{Far: near, Sent: time.Minute, Received: time.Duration(i)})
 	}
 	c := lbCounter{lbs: lbs, servers: map[*fleet.LB][]journal.Server{lbs[0]: {keyed("10.0.0.9:80")}, lbs[1]: {keyed("10.0.0.9:80")}}}

@@ -655,7 +655,7 @@ func (s *poolSession) Watch(ctx context.Context, w balancer.WatchRequest) (seen 
 }
 
 // Connections implements [balancer.Balancer].
-func (s *poolSession) Connections(ctx context.Context, q balancer.ConnectionsQuery) (c balancer.Connections, err error) {
+func (s *poolSession) Connections(ctx context.Context, q balancer.ConnectionsQuery) (c remote.Count, err error) {
 	err = s.call(ctx, "connections", func() error {
 		return s.named(q.Servers, func(a *poolApp) error {
 			c.Open += a.open

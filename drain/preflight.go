@@ -36,18 +36,15 @@ func (c lbCounter) count(ctx context.Context, held bool) (remote.Count, error) {
 	if c.statusURL != "" {
 		lbs = lbs[:1] // the page is the same from everywhere
 	}
-	all, err := fleet.Gather(ctx, lbs, func(ctx context.Context, lb *fleet.LB) (balancer.Connections, error) {
+	all, err := fleet.Gather(ctx, lbs, func(ctx context.Context, lb *fleet.LB) (remote.Count, error) {
 		if c.statusURL == "" && len(c.servers[lb]) == 0 {
-			return balancer.Connections{}, nil
+			return remote.Count{}, nil
 		}
 		return lb.Connections(ctx, balancer.ConnectionsQuery{Servers: c.servers[lb], StatusURL: c.statusURL, Held: held})
 	})
 	sum := remote.Count{}
 	for _, n := range all {
-		sum.Open += n.Open
-		for _, h := range n.Held { // what the LB sends, the backend receives
-			sum.Held = append(sum.Held, remote.Held{Far: h.Near, Sent: h.Received, Received: h.Sent})
-		}
+		sum.Open, sum.Held = sum.Open+n.Open, append(sum.Held, n.Held...)
 	}
 	return sum, err
 }

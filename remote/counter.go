@@ -29,10 +29,10 @@ var (
 
 // Count is how many connections are established, and with whom.
 type Count struct {
-	Open      int
-	Peers     []Peer // those with the most of them, at most eight, the most first
-	MorePeers int    // how many others there are
-	Held      []Held // of CountHeld
+	Open      int    `json:"open"`
+	Peers     []Peer `json:"-"`              // those with the most of them, at most eight, the most first
+	MorePeers int    `json:"-"`              // how many others there are
+	Held      []Held `json:"held,omitempty"` // of CountHeld
 }
 
 // Peer is who is at the other end of connections.
@@ -41,11 +41,12 @@ type Peer struct {
 	Count int        `json:"count"`
 }
 
-// Held is one open connection, and how long ago something was last sent on it.
+// Held is one open connection, and how long ago something was last sent on it. Its names in JSON are
+// those of the host at its far end, an LB: what that host sends, this one receives.
 type Held struct {
-	Far      netip.AddrPort
-	Sent     time.Duration // by the host whose connection it is; negative: not known
-	Received time.Duration // by it; negative: not known
+	Far      netip.AddrPort `json:"near"`
+	Sent     time.Duration  `json:"received_ns"` // by the host whose connection it is; negative: not known
+	Received time.Duration  `json:"sent_ns"`     // by it; negative: not known
 }
 
 // counterScript counts connections when it is told to: see there.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/remote"
 )
 
 // A Balancer is one nginx, its configuration and its journal. The steps know
@@ -35,7 +36,7 @@ type Balancer interface {
 	// Watch tells whether nginx still sends nothing to some servers.
 	Watch(context.Context, WatchRequest) (Watched, error)
 	// Connections counts the connections from here to some servers.
-	Connections(context.Context, ConnectionsQuery) (Connections, error)
+	Connections(context.Context, ConnectionsQuery) (remote.Count, error)
 	// Health connects to some servers, or asks for a URL, once.
 	Health(context.Context, HealthCheck) error
 	// Record writes down how the operation goes. It fails if the operation is no
@@ -314,22 +315,8 @@ type ConnectionsQuery struct {
 	Servers []journal.Server `json:"servers,omitempty"`
 	// StatusURL is a page of stub_status to ask in place of counting sockets.
 	StatusURL string `json:"status_url,omitempty"`
-	// Held lists the connections too.
+	// Held lists the connections too, 2,000 of them at most.
 	Held bool `json:"held,omitempty"`
-}
-
-// Connections are the open connections to some servers.
-type Connections struct {
-	Open int `json:"open"`
-	// Held are the connections, where they are asked for: 2,000 of them at most.
-	Held []Held `json:"held,omitempty"`
-}
-
-// A Held is one open connection, and how long ago something was last sent on it.
-type Held struct {
-	Near     netip.AddrPort `json:"near"`        // this LB's end
-	Sent     time.Duration  `json:"sent_ns"`     // by this LB; negative: not known
-	Received time.Duration  `json:"received_ns"` // by this LB; negative: not known
 }
 
 // A HealthCheck is one try.

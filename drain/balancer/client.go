@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/remote"
 )
 
 // A Client asks an agent over a stream.
@@ -184,8 +185,8 @@ func (c *Client) Watch(ctx context.Context, w WatchRequest) (Watched, error) {
 }
 
 // Connections implements [Balancer].
-func (c *Client) Connections(ctx context.Context, q ConnectionsQuery) (Connections, error) {
-	return ask[Connections](ctx, c, "connections", q)
+func (c *Client) Connections(ctx context.Context, q ConnectionsQuery) (remote.Count, error) {
+	return ask[remote.Count](ctx, c, "connections", q)
 }
 
 // Health implements [Balancer].

@@ -16,20 +16,21 @@ import (
 	"time"
 
 	"github.com/drainctl/drainctl/nginx"
+	"github.com/drainctl/drainctl/remote"
 )
 
 // Connections implements [Balancer].
-func (l *Local) Connections(ctx context.Context, q ConnectionsQuery) (Connections, error) {
+func (l *Local) Connections(ctx context.Context, q ConnectionsQuery) (remote.Count, error) {
 	if err := checkNumber("servers", len(q.Servers)); err != nil {
-		return Connections{}, err
+		return remote.Count{}, err
 	}
 	if q.StatusURL != "" {
 		n, err := statusOf(ctx, q.StatusURL)
-		return Connections{Open: n}, err
+		return remote.Count{Open: n}, err
 	}
 	addresses, err := l.addresses(ctx, q.Servers)
 	if err != nil {
-		return Connections{}, asError(err)
+		return remote.Count{}, asError(err)
 	}
 	c, _, err := countTo(ctx, addresses, q.Held)
 	if err != nil && q.Held {
@@ -60,7 +61,7 @@ func (r *reading) count(ctx context.Context) {
 // countTo counts the established connections from here to each address, and
 // lists them if held asks for it; -1 is one whose name has no address. One that several
 // servers share is counted once in the sum.
-func countTo(ctx context.Context, addresses []nginx.Address, held bool) (c Connections, each []int, err error) {
+func countTo(ctx context.Context, addresses []nginx.Address, held bool) (c remote.Count, each []int, err error) {
 	each = make([]int, len(addresses))
 	to := make([][]netip.AddrPort, len(addresses))
 	var all []netip.AddrPort
@@ -89,7 +90,7 @@ func countTo(ctx context.Context, addresses []nginx.Address, held bool) (c Conne
 	err = established(ctx, args, all, func(s socket) {
 		open[s.far]++
 		if held && len(c.Held) < maxHeld {
-			c.Held = append(c.Held, Held{s.near, s.sent, s.received})
+			c.Held = append(c.Held, remote.Held{Far: s.near, Sent: s.received, Received: s.sent}) // by the server
 		}
 	})
 	if err != nil {

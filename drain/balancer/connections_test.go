@@ -2,6 +2,7 @@ package balancer
 
 import (
 	"context"
+	"encoding/json"
 	"net"
 	"net/netip"
 	"slices"
@@ -9,7 +10,17 @@ import (
 	"time"
 
 	"github.com/drainctl/drainctl/nginx"
+	"github.com/drainctl/drainctl/remote"
 )
+
+// An agent's answer tells of a connection from the LB's end.
+func TestConnectionsInJSON(t *testing.T) {
+	c := remote.Count{Open: 1, Held: []remote.Held{{Far: netip.MustParseAddrPort("192.168.1.2:45786"), Sent: 1, Received: 2}}, Peers: []remote.Peer{{}}, MorePeers: 1}
+	const want = `{"open":1,"held":[{"near":"192.168.1.2:45786","received_ns":1,"sent_ns":2}]}`
+	if got, err := json.Marshal(c); err != nil || string(got) != want {
+		t.Errorf("%s, %v; want %s", got, err, want)
+	}
+}
 
 // What ss of Debian 12 (iproute2 6.1) prints, with -i and with -e. It leaves out what is 0.
 func TestParseSockets(t *testing.T) {
@@ -42,7 +53,8 @@ func TestParseSockets(t *testing.T) {
 	}
 }
 
-// The connections are listed with this machine's ends, and counted all the same.
+// The connections are listed with this machine's ends, as their server sees them: what this machine
+// sends, the server receives. They are counted all the same.
 func TestCountToListsConnections(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -50,13 +62,20 @@ func TestCountToListsConnections(t *testing.T) {
 	}
 	defer l.Close()
 	var want []netip.AddrPort
+	var conns []net.Conn
 	for range 3 {
 		conn, err := net.Dial("tcp", l.Addr().String())
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer conn.Close()
-		want = append(want, netip.MustParseAddrPort(conn.LocalAddr().String()))
+		conns, want = append(conns, conn), append(want, netip.MustParseAddrPort(conn.LocalAddr().String()))
+	}
+	time.Sleep(100 * time.Millisecond)
+	for _, conn := range conns {
+		if _, err := conn.Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
 	}
 	address, err := nginx.ParseAddress(l.Addr().String())
 	if err != nil {
@@ -69,7 +88,7 @@ func TestCountToListsConnections(t *testing.T) {
 		t.Fatalf("%+v, %v", c, err)
 	}
 	for _, h := range c.Held {
-		if !slices.Contains(want, h.Near) || h.Sent < 0 || h.Received < 0 || h.Sent > patience {
+		if !slices.Contains(want, h.Far) || h.Received < 0 || h.Sent <= h.Received || h.Sent > patience {
 			t.Errorf("%+v is none of %v", h, want)
 		}
 	}

@@ -276,7 +276,7 @@ func parseHeld(words []string) (Held, bool) {
 	if len(words) != 1 && len(words) != 3 {
 		return Held{}, false
 	}
-	far, err := parseEnd(words[0])
+	far, err := ParseEnd(words[0])
 	h := Held{Far: far, Sent: -1, Received: -1}
 	if err != nil || len(words) == 1 {
 		return h, err == nil
@@ -302,7 +302,7 @@ func parseClients(lines []string) ([]netip.AddrPort, error) {
 		verb, value, _ := strings.Cut(line, " ")
 		switch verb {
 		case "client":
-			end, err := parseEnd(value)
+			end, err := ParseEnd(value)
 			if err != nil {
 				return nil, fmt.Errorf("unexpected output: %q: %w", clip(line), err)
 			}

@@ -496,7 +496,7 @@ func TestParseEnd(t *testing.T) {
 		"[2001:db8::2]:5": "[2001:db8::2]:5", "*:18080": "[::]:18080", "*:*": "[::]:0", "0.0.0.0:*": "0.0.0.0:0",
 		"10.0.0.2:http": "", "10.0.0.1": "", "10.0.0:80": "", "10.0.0.1:99999": "", "": "",
 	} {
-		got, err := parseEnd(in)
+		got, err := ParseEnd(in)
 		if (want == "") != (err != nil) || err == nil && got.String() != want {
 			t.Errorf("%q: %v, %v", in, got, err)
 		}

@@ -49,7 +49,7 @@ func listening(ctx context.Context, h Host, ports []uint16) ([]bool, error) {
 	for line := range strings.Lines(string(r.Stdout)) {
 		// "RECV-Q SEND-Q NEAR:PORT FAR:*"; a login script may print something before.
 		if words := strings.Fields(line); len(words) >= 4 {
-			if near, err := parseEnd(words[2]); err == nil {
+			if near, err := ParseEnd(words[2]); err == nil {
 				open[near.Port()] = true
 			}
 		}
@@ -99,10 +99,10 @@ func portFilter(ports []uint16) (string, error) {
 	return "( " + strings.Join(terms, " or ") + " )", nil
 }
 
-// parseEnd reads one end as ss prints it: "1.2.3.4:80", "1.2.3.4%eth0:80",
+// ParseEnd reads one end as ss prints it: "1.2.3.4:80", "1.2.3.4%eth0:80",
 // "[::ffff:1.2.3.4]:80", "[fe80::1]%eth0:80", "*:80", "*:*". An IPv4 address in
 // an IPv6 socket comes out as IPv4, and "*" as the unspecified IPv6 address.
-func parseEnd(s string) (netip.AddrPort, error) {
+func ParseEnd(s string) (netip.AddrPort, error) {
 	i := strings.LastIndexByte(s, ':')
 	if i < 0 {
 		return netip.AddrPort{}, fmt.Errorf("%q has no port", s)

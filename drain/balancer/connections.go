@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -232,32 +231,10 @@ func ago(line, field string) time.Duration {
 	return time.Duration(ms) * time.Millisecond
 }
 
-// endpoint reads one end as ss prints it: "1.2.3.4:80", "1.2.3.4%eth0:80",
-// "[::ffff:1.2.3.4]:80", "*:80", "*:*".
+// endpoint reads one end as ss prints it. It has no zone: a server of nginx has none.
 func endpoint(text string) (netip.AddrPort, error) {
-	host, port, err := net.SplitHostPort(text)
-	if err != nil {
-		i := strings.LastIndexByte(text, ':')
-		if i < 0 {
-			return netip.AddrPort{}, err
-		}
-		host, port = strings.Trim(text[:i], "[]"), text[i+1:]
-	}
-	host, _, _ = strings.Cut(host, "%")
-	host = strings.Trim(host, "[]")
-	addr := netip.IPv6Unspecified()
-	if host != "*" {
-		if addr, err = netip.ParseAddr(host); err != nil {
-			return netip.AddrPort{}, err
-		}
-	}
-	n := uint64(0)
-	if port != "*" {
-		if n, err = strconv.ParseUint(port, 10, 16); err != nil {
-			return netip.AddrPort{}, err
-		}
-	}
-	return netip.AddrPortFrom(addr.Unmap(), uint16(n)), nil
+	end, err := remote.ParseEnd(text)
+	return netip.AddrPortFrom(end.Addr().WithZone(""), end.Port()), err
 }
 
 // bufferedRequests counts, over processes, how many more connections each has

@@ -128,10 +128,10 @@ func BenchmarkMarkDown(b *testing.B) {
 		if err := s.Upstream.CrossCheck(); err != nil {
 			b.Fatal(err)
 		}
-		if err := c.Verify(s.Edits(Want{Down: true})); err != nil {
+		if err := c.Verify(s.Edits(true)); err != nil {
 			b.Fatal(err)
 		}
-		if _, err := Apply(s.File.Src, s.Edits(Want{Down: true})); err != nil {
+		if _, err := Apply(s.File.Src, s.Edits(true)); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -194,7 +194,7 @@ func TestSkippedFragment(t *testing.T) {
 		t.Errorf("got\n%swant\n%s", got, want)
 	}
 	x := c.Upstreams[0].Servers[1]
-	if err := c.Verify(x.Edits(Want{Down: true})); err == nil {
+	if err := c.Verify(x.Edits(true)); err == nil {
 		t.Error("an edit of a fragment that cannot be read is verified")
 	}
 }

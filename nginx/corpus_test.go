@@ -201,7 +201,7 @@ func editUpstream(t *testing.T, total *corpusTotals, conf *Config, h corpusFiles
 // and clears the server again.
 func markAndClear(t *testing.T, conf *Config, h corpusFiles, s *Server, upstream, server int) error {
 	t.Helper()
-	edits := s.Edits(Want{Down: true})
+	edits := s.Edits(true)
 	if err := conf.Verify(edits); err != nil {
 		return err
 	}
@@ -222,10 +222,10 @@ func markAndClear(t *testing.T, conf *Config, h corpusFiles, s *Server, upstream
 	if !again.IsDown() {
 		return errors.New("it is not down after the edit")
 	}
-	if err := after.Verify(again.Edits(Want{})); err != nil {
+	if err := after.Verify(again.Edits(false)); err != nil {
 		return err
 	}
-	cleared, err := Apply(again.File.Src, again.Edits(Want{}))
+	cleared, err := Apply(again.File.Src, again.Edits(false))
 	if err != nil {
 		return err
 	}

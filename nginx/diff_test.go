@@ -11,7 +11,7 @@ func diffOf(t testing.TB, files memory, clear bool, context int) string {
 	t.Helper()
 	var edits []Edit
 	for _, s := range parseFiles(t, files).Match(target(t, "127.0.0.1"), nil) {
-		edits = append(edits, s.Edits(Want{Down: !clear})...)
+		edits = append(edits, s.Edits(!clear)...)
 	}
 	text, err := Diff(edits, context)
 	if err != nil {
@@ -102,7 +102,7 @@ func FuzzDiff(f *testing.F) {
 			return // a comment that is too long
 		}
 		for context := range 3 {
-			text, err := Diff(c.Upstreams[0].Servers[0].Edits(Want{Down: true}), context)
+			text, err := Diff(c.Upstreams[0].Servers[0].Edits(true), context)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -6,35 +6,30 @@ import (
 	"strings"
 )
 
-// A Want is the state that a server is to have.
-type Want struct {
-	Down bool `json:"down"`
-}
-
 // An Edit replaces the bytes Start..End of a file by New, for a server that is to
-// have the state Want.
+// be down or up.
 type Edit struct {
 	File       *File
 	Start, End int
 	New        string
 	Server     *Server
-	Want       Want
+	Down       bool
 }
 
 // downWord is what marks a server: one blank and the flag.
 const downWord = " down"
 
-// Edits bring the server to the wanted state; none if it has it. A server is
+// Edits mark the server down or up; none if it is so. A server is
 // marked down right after its last argument. Every down is cleared with the
 // blanks before it.
-func (s *Server) Edits(want Want) []Edit {
+func (s *Server) Edits(down bool) []Edit {
 	words := s.Words()
-	if want.Down {
+	if down {
 		if s.IsDown() {
 			return nil
 		}
 		end := int(words[len(words)-1].End)
-		return []Edit{{File: s.File, Start: end, End: end, New: downWord, Server: s, Want: want}}
+		return []Edit{{File: s.File, Start: end, End: end, New: downWord, Server: s, Down: down}}
 	}
 	var edits []Edit
 	for i, w := range words {
@@ -42,7 +37,7 @@ func (s *Server) Edits(want Want) []Edit {
 			continue
 		}
 		from := blanksBefore(s.File.Src, int(words[i-1].End), int(w.Start))
-		edits = append(edits, Edit{File: s.File, Start: from, End: int(w.End), Server: s, Want: want})
+		edits = append(edits, Edit{File: s.File, Start: from, End: int(w.End), Server: s, Down: down})
 	}
 	return edits
 }

@@ -124,7 +124,7 @@ func edited(t testing.TB, files memory, to Target, down bool) memory {
 		if err := s.Upstream.CrossCheck(); err != nil {
 			t.Fatalf("CrossCheck: %v", err)
 		}
-		edits := s.Edits(Want{Down: down})
+		edits := s.Edits(down)
 		all = append(all, edits...)
 		byFile[s.File] = append(byFile[s.File], edits...)
 	}
@@ -260,10 +260,10 @@ func TestVerifyRefuses(t *testing.T) {
 	other, otherDown := conf.Upstreams[1].Servers[0], conf.Upstreams[1].Servers[1]
 	end := func(s *Server) int { return int(s.Words()[len(s.Words())-1].End) }
 	at := func(s *Server, from, to int, text string) []Edit {
-		return []Edit{{File: s.File, Start: from, End: to, New: text, Server: s, Want: Want{Down: s == one || text == " down"}}}
+		return []Edit{{File: s.File, Start: from, End: to, New: text, Server: s, Down: s == one || text == " down"}}
 	}
 	with := func(s *Server, edits []Edit) []Edit {
-		return append(edits, s.Edits(Want{Down: !s.IsDown()})...)
+		return append(edits, s.Edits(!s.IsDown())...)
 	}
 	cases := []struct {
 		name  string
@@ -292,13 +292,13 @@ func TestVerifyRefuses(t *testing.T) {
 			t.Errorf("an edit that %s is verified", c.name)
 		}
 	}
-	if err := parse(t, conf.Files[0].Src).Verify(one.Edits(Want{Down: true})); err == nil {
+	if err := parse(t, conf.Files[0].Src).Verify(one.Edits(true)); err == nil {
 		t.Error("an edit of another configuration's file is verified")
 	}
-	if err := conf.Verify(one.Edits(Want{Down: true})); err != nil {
+	if err := conf.Verify(one.Edits(true)); err != nil {
 		t.Error(err)
 	}
-	if err := conf.Verify(two.Edits(Want{})); err != nil {
+	if err := conf.Verify(two.Edits(false)); err != nil {
 		t.Error(err)
 	}
 	if err := conf.Verify(nil); err != nil {

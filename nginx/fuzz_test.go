@@ -57,7 +57,7 @@ func FuzzEdit(f *testing.F) {
 
 // fuzzOne marks the i-th server of the n-th upstream down and clears it again.
 func fuzzOne(t *testing.T, files memory, c *Config, n, i int, s *Server) {
-	edits := s.Edits(Want{Down: true})
+	edits := s.Edits(true)
 	if s.IsDown() {
 		if edits != nil {
 			t.Fatalf("%v is down, and is edited", s.Words())
@@ -83,10 +83,10 @@ func fuzzOne(t *testing.T, files memory, c *Config, n, i int, s *Server) {
 	}
 	sameButTheLine(t, c, c2, s)
 	s2 := c2.Upstreams[n].Servers[i]
-	if err := c2.Verify(s2.Edits(Want{})); err != nil {
+	if err := c2.Verify(s2.Edits(false)); err != nil {
 		t.Fatalf("the upstream passed the cross-check, and undoing its edit does not: %v", err)
 	}
-	cleared, err := Apply(marked, s2.Edits(Want{}))
+	cleared, err := Apply(marked, s2.Edits(false))
 	if err != nil || cleared != s.File.Src {
 		t.Fatalf("%q became %q, and then %q (%v)", s.File.Src, marked, cleared, err)
 	}

@@ -43,7 +43,7 @@ func allErrors(t *testing.T, files memory) []error {
 	for _, u := range c.Upstreams {
 		errs = append(errs, u.CrossCheck())
 		for _, s := range u.Servers {
-			errs = append(errs, s.Err, c.Verify(s.Edits(Want{Down: !s.IsDown()})))
+			errs = append(errs, s.Err, c.Verify(s.Edits(!s.IsDown())))
 		}
 	}
 	found := errs[:0]

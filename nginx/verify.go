@@ -53,9 +53,9 @@ type position struct {
 
 // compare checks that after has the servers of c, with the states that edits want.
 func (c *Config) compare(after *Config, edits []Edit) error {
-	wants := map[position]Want{}
+	wants := map[position]bool{}
 	for _, e := range edits {
-		wants[position{e.Server.File, e.Server.At}] = e.Want
+		wants[position{e.Server.File, e.Server.At}] = e.Down
 	}
 	if len(after.Skipped) != len(c.Skipped) || len(after.Upstreams) != len(c.Upstreams) {
 		return fmt.Errorf("%d upstreams became %d, and %d unreadable files became %d", len(c.Upstreams), len(after.Upstreams), len(c.Skipped), len(after.Skipped))
@@ -69,21 +69,21 @@ func (c *Config) compare(after *Config, edits []Edit) error {
 	return nil
 }
 
-func (u *Upstream) compare(after *Upstream, wants map[position]Want) error {
+func (u *Upstream) compare(after *Upstream, wants map[position]bool) error {
 	if u.Name != after.Name || u.Module != after.Module || len(u.Servers) != len(after.Servers) {
 		return fmt.Errorf("it was %s with %d servers, and now has %d", u.Name, len(u.Servers), len(after.Servers))
 	}
 	changed := false
 	for i, s := range u.Servers {
 		now := after.Servers[i]
-		want, wanted := wants[position{s.File, s.At}]
+		down, wanted := wants[position{s.File, s.At}]
 		switch {
 		case !wanted && now.File == s.File && now.At == s.At:
 			continue // the file has no edits; there may be 100,000 servers
 		case !wanted:
-			want.Down = s.IsDown()
+			down = s.IsDown()
 		}
-		if now.IsDown() != want.Down || !slices.Equal(withoutState(s), withoutState(now)) {
+		if now.IsDown() != down || !slices.Equal(withoutState(s), withoutState(now)) {
 			return fmt.Errorf("the server on line %d of %s is not as wanted", now.Line(), now.File.Path)
 		}
 		changed = changed || wanted

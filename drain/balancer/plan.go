@@ -218,12 +218,12 @@ func (r *reading) edits() error {
 	var edits []nginx.Edit
 	for i, s := range r.servers {
 		if r.Servers[i].Configure {
-			edits = append(edits, s.Edits(nginx.Want{Down: r.query.Want == Out})...)
+			edits = append(edits, s.Edits(r.query.Want == Out)...)
 		}
 	}
 	for i, s := range r.returning {
 		if r.Returning[i].Configure {
-			edits = append(edits, s.Edits(nginx.Want{})...)
+			edits = append(edits, s.Edits(false)...)
 		}
 	}
 	if err := verify(r.conf, edits, r.servers...); err != nil {

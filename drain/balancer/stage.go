@@ -85,7 +85,7 @@ func (l *Local) stage(ctx context.Context, r StageRequest, wants map[journal.Ser
 	if err != nil {
 		return a, err
 	}
-	servers, err := l.locate(conf, r, wants)
+	servers, edits, err := l.locate(conf, r, wants)
 	if err != nil {
 		return a, err
 	}
@@ -99,7 +99,7 @@ func (l *Local) stage(ctx context.Context, r StageRequest, wants map[journal.Ser
 	if a.Notices, err = l.acceptPending(ctx, conf, r.AcceptPending); err != nil {
 		return a, err
 	}
-	changes, err := fileChanges(conf, servers)
+	changes, err := fileChanges(conf, edits)
 	if err != nil {
 		return a, &Error{Code: CodeRefused, Message: err.Error(), cause: err}
 	}
@@ -114,7 +114,7 @@ func (l *Local) stage(ctx context.Context, r StageRequest, wants map[journal.Ser
 			return a, l.giveUp(ctx, a.Edited, err)
 		}
 	}
-	a.Diff = diffOf(changes)
+	a.Diff = diffOf(edits)
 	if err := l.test(ctx); err != nil {
 		return a, l.giveUp(ctx, a.Edited, fmt.Errorf("the edited configuration was refused: %w", err))
 	}
@@ -127,13 +127,9 @@ func (l *Local) stage(ctx context.Context, r StageRequest, wants map[journal.Ser
 // maxDiff bounds the diff that a history keeps of an edit, in bytes.
 const maxDiff = 32 << 10
 
-// diffOf returns the diff of changes for the history. It has no context lines, so that the history
+// diffOf returns the diff of edits for the history. It has no context lines, so that the history
 // stays small. Programs read the splices instead.
-func diffOf(changes []*fileChange) string {
-	var edits []nginx.Edit
-	for _, ch := range changes {
-		edits = append(edits, ch.edits...)
-	}
+func diffOf(edits []nginx.Edit) string {
 	text, err := nginx.Diff(edits, 0)
 	if err != nil || len(text) > maxDiff {
 		return ""
@@ -167,27 +163,21 @@ func (l *Local) giveUp(ctx context.Context, edits []journal.Edit, err error) err
 	return err
 }
 
-// A wanted is a server line and the state that it is to have.
-type wanted struct {
-	*nginx.Server
-	nginx.Want
-}
-
-// locate finds the lines of servers. It fails if a file has changed since the caller planned with
+// locate finds the lines of servers, and the edits that bring them to the wanted state. It fails if a file has changed since the caller planned with
 // it. Back leaves out lines that somebody else marked down, unless the request has Force.
-func (l *Local) locate(conf *nginx.Config, r StageRequest, wants map[journal.Server]Want) (lines []wanted, err error) {
+func (l *Local) locate(conf *nginx.Config, r StageRequest, wants map[journal.Server]Want) (lines []*nginx.Server, edits []nginx.Edit, err error) {
 	for path, sha := range r.Files {
 		i := slices.IndexFunc(conf.Files, func(f *nginx.File) bool { return f.Path == path })
 		if i < 0 {
-			return nil, refusal("%q is no file of the configuration %s", path, conf.Path)
+			return nil, nil, refusal("%q is no file of the configuration %s", path, conf.Path)
 		}
 		if hash(conf.Files[i].Src) != sha {
-			return nil, &Error{Code: CodeChanged, Message: fmt.Sprintf("%s was changed in between", path)}
+			return nil, nil, &Error{Code: CodeChanged, Message: fmt.Sprintf("%s was changed in between", path)}
 		}
 	}
 	state, err := l.journal.State()
 	if err != nil {
-		return nil, fmt.Errorf("read the journal: %w", err)
+		return nil, nil, fmt.Errorf("read the journal: %w", err)
 	}
 	found := map[journal.Server]bool{}
 	for _, u := range conf.Upstreams {
@@ -196,16 +186,16 @@ func (l *Local) locate(conf *nginx.Config, r StageRequest, wants map[journal.Ser
 			want, ok := wants[key]
 			found[key] = found[key] || ok
 			if ok && (want == Out || !s.IsDown() || r.Force || len(state.MarksOn(key)) > 0) {
-				lines = append(lines, wanted{s, nginx.Want{Down: want == Out}})
+				lines, edits = append(lines, s), append(edits, s.Edits(want == Out)...)
 			}
 		}
 	}
 	for s, want := range wants {
 		if want == Out && !found[s] {
-			return nil, refusal("%.200q is no server of upstream %.200q here", s.Address, s.Upstream)
+			return nil, nil, refusal("%.200q is no server of upstream %.200q here", s.Address, s.Upstream)
 		}
 	}
-	return lines, nil
+	return lines, edits, nil
 }
 
 // acceptPending refuses to load files that somebody else has changed and not loaded.
@@ -250,11 +240,7 @@ func PendingText(files []PendingFile) (pending, future string) {
 }
 
 // fileChanges works out and verifies the new text of each file.
-func fileChanges(conf *nginx.Config, servers []wanted) ([]*fileChange, error) {
-	var edits []nginx.Edit
-	for _, s := range servers {
-		edits = append(edits, s.Edits(s.Want)...)
-	}
+func fileChanges(conf *nginx.Config, edits []nginx.Edit) ([]*fileChange, error) {
 	if err := verify(conf, edits); err != nil {
 		return nil, err
 	}
@@ -317,7 +303,7 @@ func (l *Local) replaceFile(path string, was, now []byte) error {
 
 // unchanged reports whether servers that are as wanted need a load: they do if a file with one of
 // them was changed after nginx was loaded.
-func (l *Local) unchanged(ctx context.Context, a Staged, servers []wanted) (Staged, error) {
+func (l *Local) unchanged(ctx context.Context, a Staged, servers []*nginx.Server) (Staged, error) {
 	for _, s := range servers {
 		path := s.File.Path
 		at, err := nginx.ChangeTime(path)

@@ -237,7 +237,7 @@ func (l *Local) around(ctx context.Context, e journal.Edit, now string) (string,
 		}
 		if s != nil {
 			done[s] = true
-			edits = append(edits, s.Edits(nginx.Want{Down: sp.New == ""})...)
+			edits = append(edits, s.Edits(sp.New == "")...)
 		}
 	}
 	if len(edits) == 0 {

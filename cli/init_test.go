@@ -25,7 +25,7 @@ func TestFirstConfig(t *testing.T) {
 	var servers []balancer.Server
 	for _, name := range []string{"web", "yes", "null", "1e3", "odd: name", "# no", "a\"b'c", "<<", "tab\there", "two\nlines", "\xff\xfe", "ü", strings.Repeat("x", 300), "{a}", "*b", "http/web"} {
 		for i, module := range []string{"http", "stream"} {
-			servers = append(servers, balancer.Server{Server: journal.Server{Module: module, Upstream: name, Address: fmt.Sprint(name, i, ":80")}, Name: name, Text: name + "\n: x"})
+			servers = append(servers, balancer.Server{Located: journal.Located{Server: journal.Server{Module: module, Upstream: name, Address: fmt.Sprint(name, i, ":80")}}, Name: name, Text: name + "\n: x"})
 		}
 	}
 	lb := func(servers ...balancer.Server) plan.LBPlan {

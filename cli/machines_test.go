@@ -143,7 +143,7 @@ func TestMetricsOfHostileNames(t *testing.T) {
 	st := &status.Status{}
 	for i, name := range names {
 		st.LBs = append(st.LBs, status.LBStatus{LB: name, Servers: []status.ServerStatus{{
-			Server: balancer.Server{Name: name, Text: name, Down: true, Managed: true}, Operation: &journal.Operation{Began: time.Unix(int64(i), 0)},
+			Server: balancer.Server{Located: journal.Located{Down: true}, Name: name, Text: name, Managed: true}, Operation: &journal.Operation{Began: time.Unix(int64(i), 0)},
 		}}})
 	}
 	if err := show.WriteMetrics(file, nil, spec.Spec{LBs: names}, st); err != nil {

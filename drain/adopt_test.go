@@ -331,7 +331,7 @@ func TestTableOfAnotherUserIsNotUsed(t *testing.T) {
 func TestBackendsOnTheLBs(t *testing.T) {
 	lbs := []plan.LBPlan{}
 	for _, name := range []string{"lb0", "lb1"} {
-		lbs = append(lbs, plan.LBPlan{LB: name, Report: &balancer.Report{Servers: []balancer.Server{{Server: keyed("127.0.0.1:80")}}}})
+		lbs = append(lbs, plan.LBPlan{LB: name, Report: &balancer.Report{Servers: []balancer.Server{{Located: journal.Located{Server: keyed("127.0.0.1:80")}}}}})
 	}
 	rows := []*row{{plan: plan.Backend{Name: "lb0", LB: "lb0", Targets: []string{"127.0.0.1"}}}, {plan: plan.Backend{Name: "lb1", LB: "lb1", Targets: []string{"127.0.0.1"}}}}
 	for i, lb := range lbs {

@@ -33,7 +33,7 @@ func (f *checkedLB) Plan(_ context.Context, q balancer.Query) (*balancer.Report,
 	}
 	r := &balancer.Report{ConfPath: "/nginx.conf", Version: "1.22.1", Generation: &balancer.Generation{Serving: 2}, Free: 1 << 30, Now: time.Now().Add(f.moved)}
 	if !q.Itself {
-		r.Servers = []balancer.Server{{Server: journal.Server{Module: "http", Upstream: "pool", Address: "192.168.1.10:8080"}, Name: "pool", File: "/nginx.conf"}}
+		r.Servers = []balancer.Server{{Located: journal.Located{Server: journal.Server{Module: "http", Upstream: "pool", Address: "192.168.1.10:8080"}, File: "/nginx.conf"}, Name: "pool"}}
 	}
 	if f.spoil != nil {
 		f.spoil(r)

@@ -59,7 +59,7 @@ func (r *rig) applied() balancer.Balancer {
 	}
 	op := journal.Operation{ID: journal.NewID(time.Now(), ""), Kind: string(sp.Kind), Targets: sp.Targets}
 	for _, s := range report.Servers {
-		op.Servers = append(op.Servers, journal.Located{Server: s.Server, File: s.File, Line: s.Line, Down: s.Down})
+		op.Servers = append(op.Servers, s.Located)
 	}
 	err = lb.Begin(ctx, balancer.Beginning{Operation: op})
 	if err == nil {

@@ -76,7 +76,7 @@ func (o *Operation) begin(ctx context.Context) error {
 	servers := make([][]journal.Located, len(o.lbs))
 	for i, lb := range o.lbs {
 		for _, s := range o.whole.servers(lb, o.whole.where((*row).isOpen).rows) {
-			servers[i] = append(servers[i], journal.Located{Server: s.Server, File: s.File, Line: s.Line, Down: s.Down})
+			servers[i] = append(servers[i], s.Located)
 		}
 		o.emit(&event.OperationStarted{
 			Header: event.Header{LB: lb.Name}, Version: historyVersion, Kind: sp.Kind, Targets: sp.Targets, User: sp.User, Host: sp.Host,

@@ -484,7 +484,7 @@ func (s *poolSession) report(q balancer.Query) *balancer.Report {
 	up := balancer.Upstream{Name: "pool", File: poolConf, Line: 1}
 	targets, returning := parseTargets(q.Targets), parseTargets(q.Returning)
 	for i, l := range s.lines {
-		d := balancer.Server{Server: keyed(l.address), Name: "pool", Text: l.address, File: poolConf, Line: i + 1, At: i, Down: l.down}
+		d := balancer.Server{Located: journal.Located{Server: keyed(l.address), File: poolConf, Line: i + 1, Down: l.down}, Name: "pool", Text: l.address, At: i}
 		d.Managed = len(s.state.MarksOn(d.Server)) > 0
 		switch q.Want {
 		case balancer.Out:

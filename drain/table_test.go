@@ -116,7 +116,7 @@ func endingOf(k spec.Kind, err error, backends ...backendOf) ending {
 			r.stuck = failed(true, b.stuck)
 		}
 		e.rows = append(e.rows, r)
-		report.Servers = append(report.Servers, balancer.Server{Server: keyed(address + ":80"), Name: "pool", Down: true})
+		report.Servers = append(report.Servers, balancer.Server{Located: journal.Located{Server: keyed(address + ":80"), Down: true}, Name: "pool"})
 	}
 	e.lbs, e.seen = []plan.LBPlan{{LB: "lb1", Report: report}}, []seenLB{{report: report, loaded: true}}
 	return e

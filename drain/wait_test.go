@@ -15,6 +15,7 @@ import (
 	"github.com/drainctl/drainctl/drain/balancer"
 	"github.com/drainctl/drainctl/drain/event"
 	"github.com/drainctl/drainctl/drain/fleet"
+	"github.com/drainctl/drainctl/drain/journal"
 	"github.com/drainctl/drainctl/drain/plan"
 	"github.com/drainctl/drainctl/drain/spec"
 	"github.com/drainctl/drainctl/remote"
@@ -88,7 +89,7 @@ func waitOf(c backend.Counter, lb *watchedLB, change ...func(*spec.Spec)) (*batc
 	}
 	l := &told{}
 	sp.Targets = []string{"10.0.0.1"}
-	server := balancer.Server{Server: keyed("10.0.0.1:80"), Managed: true, Down: true}
+	server := balancer.Server{Located: journal.Located{Server: keyed("10.0.0.1:80"), Down: true}, Managed: true}
 	lbs := []plan.LBPlan{{LB: fleet.ThisMachine, Report: &balancer.Report{Servers: []balancer.Server{server}}}}
 	o := &Operation{options: Options{Emit: l.emit}, plan: &plan.Plan{Spec: sp, LBs: lbs}}
 	if lb != nil {

@@ -20,8 +20,8 @@ import (
 // aServer is a server that is up.
 func aServer(upstream, address string, open int, params ...string) status.ServerStatus {
 	return status.ServerStatus{State: status.StateUp, Server: balancer.Server{
-		Server: journal.Server{Module: "http", Upstream: upstream, Address: address}, Name: upstream, Text: address,
-		Parameters: params, Open: open, File: "/etc/nginx/conf.d/" + upstream + ".conf", Line: 4,
+		Located: journal.Located{Server: journal.Server{Module: "http", Upstream: upstream, Address: address}, File: "/etc/nginx/conf.d/" + upstream + ".conf", Line: 4},
+		Name:    upstream, Text: address, Parameters: params, Open: open,
 	}}
 }
 

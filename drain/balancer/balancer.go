@@ -120,14 +120,11 @@ type Report struct {
 
 // A Server is one server line.
 type Server struct {
-	journal.Server
+	journal.Located
 	Name       string   `json:"name"`   // of the upstream, with its module where both have one of that name
 	Text       string   `json:"server"` // the address as it is written
 	Parameters []string `json:"parameters,omitempty"`
-	File       string   `json:"file"`
-	Line       int      `json:"line"`
-	At         int      `json:"at"` // byte offset of the line's first word
-	Down       bool     `json:"down,omitempty"`
+	At         int      `json:"at"`                // byte offset of the line's first word
 	Managed    bool     `json:"managed,omitempty"` // drainctl has marked it down
 	Configure  bool     `json:"configure,omitempty"`
 	Open       int      `json:"connections"` // connections from this LB; -1: not counted

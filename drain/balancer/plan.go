@@ -190,8 +190,8 @@ func keyOf(s *nginx.Server) journal.Server {
 func (r *reading) describe(s *nginx.Server) Server {
 	words := s.Words()
 	d := Server{
-		Server: keyOf(s), Name: r.conf.DisplayName(s.Upstream), Text: words[1].Text,
-		File: s.File.Path, Line: s.Line(), At: int(s.At), Open: -1,
+		Located: journal.Located{Server: keyOf(s), File: s.File.Path, Line: s.Line()},
+		Name:    r.conf.DisplayName(s.Upstream), Text: words[1].Text, At: int(s.At), Open: -1,
 	}
 	for _, w := range words[2:] {
 		d.Parameters = append(d.Parameters, w.Text)

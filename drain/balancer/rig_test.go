@@ -190,7 +190,7 @@ func (r *rig) began(b Balancer, id string, q Query) *Report {
 	}
 	op := journal.Operation{ID: id, Kind: journal.KindDrain, Targets: q.Targets, User: "ann", Host: "desk", Began: time.Now()}
 	for _, s := range report.Servers {
-		op.Servers = append(op.Servers, journal.Located{Server: s.Server, File: s.File, Line: s.Line, Down: s.Down})
+		op.Servers = append(op.Servers, s.Located)
 	}
 	if err := b.Begin(r.t.Context(), Beginning{Operation: op, Lines: []json.RawMessage{[]byte(`{"event":"operation_started"}`)}}); err != nil {
 		r.t.Fatal(err)

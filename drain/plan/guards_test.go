@@ -297,8 +297,8 @@ func reported(k spec.Kind, target string, r balancer.Report, change ...func(*spe
 // line is a server line of the upstream web.
 func line(address string, at int, down, managed, configure bool) balancer.Server {
 	return balancer.Server{
-		Server: journal.Server{Module: "http", Upstream: "web", Address: address}, Name: "web", Text: address,
-		File: "/nginx.conf", Line: at, At: 10 * at, Down: down, Managed: managed, Configure: configure,
+		Located: journal.Located{Server: journal.Server{Module: "http", Upstream: "web", Address: address}, File: "/nginx.conf", Line: at, Down: down},
+		Name:    "web", Text: address, At: 10 * at, Managed: managed, Configure: configure,
 	}
 }
 
@@ -465,7 +465,7 @@ func TestNamesOfSettings(t *testing.T) {
 		t.Errorf("%q", names)
 	}
 	lbs := []LBPlan{{Report: &balancer.Report{Servers: []balancer.Server{
-		{Server: journal.Server{Module: "http", Upstream: "pool", Address: "10.0.0.1:80"}, Name: "pool"},
+		{Located: journal.Located{Server: journal.Server{Module: "http", Upstream: "pool", Address: "10.0.0.1:80"}}, Name: "pool"},
 	}}}}
 	for key, want := range map[string]int{"pool": 7, "http/pool": 7, "stream/pool": 1, "other": 1} {
 		s := spec.Default(spec.Drain)

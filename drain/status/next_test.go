@@ -50,7 +50,7 @@ func TestPrintedCommandsHoldNoFlagOfOthers(t *testing.T) {
 	reader := spec.Default("")
 	reader.Nginx.StateDir, reader.Given = "/reader", []string{"state-dir"}
 	flags := []string{"--state-dir", "/reader"}
-	server := balancer.Server{Server: journal.Server{Module: "http", Upstream: "pool", Address: good + ":8080"}}
+	server := balancer.Server{Located: journal.Located{Server: journal.Server{Module: "http", Upstream: "pool", Address: good + ":8080"}}}
 	for _, bad := range hostileWords {
 		targets := []string{bad, good, bad}
 		started := &event.OperationStarted{Targets: targets}
@@ -68,7 +68,7 @@ func TestPrintedCommandsHoldNoFlagOfOthers(t *testing.T) {
 			"status": {next(reader, &journal.Operation{ID: bad, Kind: journal.KindDrain, Targets: targets}, server, "continues"),
 				[]spec.Command{{Words: append([]string{"drainctl", "undrain", good}, flags...), Reason: "puts it back"}}},
 			"status, of targets alone": {next(reader, &journal.Operation{ID: bad, Kind: journal.KindDrain, Targets: []string{bad}}, server, "continues"), nil},
-			"status, of a run":         {next(reader, &journal.Operation{ID: bad, Kind: journal.KindRun}, balancer.Server{Server: journal.Server{Address: bad}}, "continues"), nil},
+			"status, of a run":         {next(reader, &journal.Operation{ID: bad, Kind: journal.KindRun}, balancer.Server{Located: journal.Located{Server: journal.Server{Address: bad}}}, "continues"), nil},
 			"a history without an end": {Unended(reader, bad, []event.Event{started}), []spec.Command{
 				{Words: append([]string{"drainctl", "status", good}, flags...), Reason: "says whether it still runs"},
 				{Words: append([]string{"drainctl", "undrain", good}, flags...), Reason: "puts everything back instead"}}},

@@ -60,7 +60,7 @@ func (c *statusLBs) Backend(context.Context, plan.Backend) (remote.Host, error) 
 // A reader keeps its connections; one that broke is made anew, and an LB that cannot
 // be reached is not tried each time, and named.
 func TestStatusReaderKeepsConnections(t *testing.T) {
-	server := balancer.Server{Server: journal.Server{Module: "http", Upstream: "pool", Address: "10.0.0.1:80"}}
+	server := balancer.Server{Located: journal.Located{Server: journal.Server{Module: "http", Upstream: "pool", Address: "10.0.0.1:80"}}}
 	lb1 := &statusLB{servers: []balancer.Server{server}, done: make(chan struct{})}
 	c := &statusLBs{lbs: map[string]*statusLB{"lb1": lb1}}
 	sp := spec.Default("")
@@ -117,7 +117,7 @@ func TestStatusCountsOnBackends(t *testing.T) {
 	_, port, _ := net.SplitHostPort(l.Addr().String())
 	var servers []balancer.Server
 	for _, address := range []string{"10.0.0.1:" + port, "10.0.0.1:1", "down.invalid:80", l.Addr().String(), "unix:/run/app.sock", "10.0.0.9:80"} {
-		servers = append(servers, balancer.Server{Server: journal.Server{Module: "http", Upstream: "pool", Address: address}})
+		servers = append(servers, balancer.Server{Located: journal.Located{Server: journal.Server{Module: "http", Upstream: "pool", Address: address}}})
 	}
 	c := &countingHosts{statusLBs: statusLBs{lbs: map[string]*statusLB{"": {servers: servers, done: make(chan struct{})}}}}
 	sp := spec.Default("")
@@ -151,7 +151,7 @@ func TestStatusCountsOnBackends(t *testing.T) {
 // An operation that only claims a server does not hide who drained it.
 func TestPlantedOperationDoesNotHideADrain(t *testing.T) {
 	key := journal.Server{Module: "http", Upstream: "pool", Address: "192.168.1.10:8080"}
-	server := balancer.Server{Server: key, Name: "pool", Down: true, Managed: true}
+	server := balancer.Server{Located: journal.Located{Server: key, Down: true}, Name: "pool", Managed: true}
 	op := func(id string, kind spec.Kind, result journal.Result, by *journal.Recorder) journal.Operation {
 		return journal.Operation{ID: id, Kind: string(kind), Targets: []string{"192.168.1.10"}, Result: result, Recorder: by, Servers: []journal.Located{{Server: key}}}
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 
 	"github.com/drainctl/drainctl/drain/backend"
 	"github.com/drainctl/drainctl/drain/balancer"
@@ -91,13 +90,7 @@ func (o *Operation) check(ctx context.Context) error {
 
 // checkBackends checks all backends, side by side.
 func (o *Operation) checkBackends(ctx context.Context) []event.Check {
-	checks := make([][]event.Check, len(o.whole.rows))
-	var all sync.WaitGroup
-	for i, m := range o.whole.rows {
-		all.Go(func() { checks[i] = o.checkBackend(ctx, m) })
-	}
-	all.Wait()
-	return slices.Concat(checks...)
+	return slices.Concat(gather(o.whole.rows, func(m *row) []event.Check { return o.checkBackend(ctx, m) })...)
 }
 
 // missing is what a check found, if it found an error.

@@ -3,7 +3,6 @@ package drain
 import (
 	"context"
 	"errors"
-	"sync"
 
 	"github.com/drainctl/drainctl/drain/backend"
 	"github.com/drainctl/drainctl/drain/event"
@@ -13,19 +12,14 @@ import (
 
 // control stops, or starts, the service on every backend that has one.
 func (b *batch) control(ctx context.Context, p plan.Phase) Verdict {
-	verdicts := make([]Verdict, len(b.rows))
-	var all sync.WaitGroup
-	for i, r := range b.rows {
-		if r.Service.Unit != "" {
-			all.Go(func() { verdicts[i] = r.control(ctx, p) })
-		}
-	}
-	all.Wait()
-	return joined(b.rows, verdicts)
+	return joined(b.rows, gather(b.rows, func(r *row) Verdict { return r.control(ctx, p) }))
 }
 
-// control stops or starts the service of one backend.
+// control stops or starts the service of one backend, if there is one.
 func (r *row) control(ctx context.Context, p plan.Phase) Verdict {
+	if r.Service.Unit == "" {
+		return Verdict{}
+	}
 	act := r.Stop
 	if p == plan.Starting {
 		act = r.Start

@@ -3,6 +3,7 @@ package drain
 import (
 	"encoding/json"
 	"slices"
+	"sync"
 
 	"github.com/drainctl/drainctl/drain/backend"
 	"github.com/drainctl/drainctl/drain/balancer"
@@ -135,6 +136,17 @@ func (b *batch) without(rows []*row) *batch {
 // takes the next batch out clears their marks.
 func (o *Operation) returning() []*row {
 	return o.whole.where(func(r *row) bool { return r.end == "" && r.phase == plan.Clearing }).rows
+}
+
+// gather asks every row, side by side, and returns the answers in the order of the rows.
+func gather[T any](rows []*row, ask func(*row) T) []T {
+	answers := make([]T, len(rows))
+	var all sync.WaitGroup
+	for i, r := range rows {
+		all.Go(func() { answers[i] = ask(r) })
+	}
+	all.Wait()
+	return answers
 }
 
 func namesOf(rows []*row) (all []string) {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"sync"
 	"time"
 
 	"github.com/drainctl/drainctl/drain/backend"
@@ -38,23 +37,18 @@ func (b *batch) awaitOnce(ctx context.Context, p plan.Phase, back bool) Verdict 
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	look := newLookout(b)
-	verdicts := make([]Verdict, len(b.rows))
 	sp := b.o.plan.Spec
-	var all sync.WaitGroup
-	for i, r := range b.rows {
-		all.Go(func() {
-			if p == plan.Draining {
-				verdicts[i] = b.drained(ctx, r, look, back)
-			} else {
-				verdicts[i] = b.healthy(ctx, r)
-			}
-			if v := verdicts[i]; sp.Together && !back && fateOf(sp, r.reached, v) == rollBack {
-				cancel(v.Err)
-			}
-		})
-	}
-	all.Wait()
-	return joined(b.rows, verdicts)
+	return joined(b.rows, gather(b.rows, func(r *row) (v Verdict) {
+		if p == plan.Draining {
+			v = b.drained(ctx, r, look, back)
+		} else {
+			v = b.healthy(ctx, r)
+		}
+		if sp.Together && !back && fateOf(sp, r.reached, v) == rollBack {
+			cancel(v.Err)
+		}
+		return v
+	}))
 }
 
 // drained waits until one backend is drained.

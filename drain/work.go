@@ -9,8 +9,8 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
@@ -22,18 +22,12 @@ import (
 // work is what a rolling run is for: a command, here or on the backend, or a
 // reboot. There is no way back from it.
 func (b *batch) work(ctx context.Context) Verdict {
-	verdicts := make([]Verdict, len(b.rows))
-	var all sync.WaitGroup
-	for i, r := range b.rows {
-		all.Go(func() {
-			verdicts[i].Changed = true
-			if err := b.o.work(ctx, r); err != nil {
-				verdicts[i] = failed(true, err)
-			}
-		})
-	}
-	all.Wait()
-	return joined(b.rows, verdicts)
+	return joined(b.rows, gather(b.rows, func(r *row) Verdict {
+		if err := b.o.work(ctx, r); err != nil {
+			return failed(true, err)
+		}
+		return Verdict{Changed: true}
+	}))
 }
 
 // work does the work on one backend.
@@ -194,35 +188,30 @@ func (o *Operation) askOnlyIf(ctx context.Context) error {
 	if len(words) == 0 {
 		return nil
 	}
-	skips := make([]*plan.Skip, len(o.whole.rows))
-	errs := make([]error, len(o.whole.rows))
-	var all sync.WaitGroup
-	for i, m := range o.whole.rows {
-		if !m.isOpen() || m.reached > plan.Waiting { // under way since an earlier process asked
-			continue
+	// Others are under way since an earlier process asked.
+	rows := o.whole.where(func(m *row) bool { return m.isOpen() && m.reached == plan.Waiting }).rows
+	reasons := make([]string, len(rows))
+	errs := gather(rows, func(m *row) error {
+		var args []string
+		for _, w := range words {
+			args = append(args, m.plan.Fill(w))
 		}
-		all.Go(func() {
-			var args []string
-			for _, w := range words {
-				args = append(args, m.plan.Fill(w))
-			}
-			r, err := m.Host.Run(ctx, remote.Command{Args: args, Limit: onlyIfLimit})
-			switch {
-			case err != nil:
-				errs[i] = err
-			case r.Code == 126 || r.Code == 127:
-				errs[i] = fmt.Errorf("--only-if on %s: %w\nhint: it is a command and its words; for a shell's line, say sh -c '...'", m.Name, r.Err(args...))
-			case r.Code != 0:
-				skips[i] = &plan.Skip{Backend: m.Name, Reason: fmt.Sprintf("--only-if: exit status %d", r.Code)}
-			}
-		})
-	}
-	all.Wait()
-	for i, s := range skips {
-		if s != nil {
-			o.whole.rows[i].end = skipped
-			o.skipped = append(o.skipped, *s)
-			o.emit(&event.BackendSkipped{Header: event.Header{Target: s.Backend}, Reason: s.Reason})
+		r, err := m.Host.Run(ctx, remote.Command{Args: args, Limit: onlyIfLimit})
+		switch {
+		case err != nil:
+			return err
+		case r.Code == 126 || r.Code == 127:
+			return fmt.Errorf("--only-if on %s: %w\nhint: it is a command and its words; for a shell's line, say sh -c '...'", m.Name, r.Err(args...))
+		case r.Code != 0:
+			reasons[slices.Index(rows, m)] = fmt.Sprintf("--only-if: exit status %d", r.Code)
+		}
+		return nil
+	})
+	for i, m := range rows {
+		if reasons[i] != "" {
+			m.end = skipped
+			o.skipped = append(o.skipped, plan.Skip{Backend: m.Name, Reason: reasons[i]})
+			o.emit(&event.BackendSkipped{Header: event.Header{Target: m.Name}, Reason: reasons[i]})
 		}
 	}
 	return errors.Join(errs...)

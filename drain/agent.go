@@ -1,7 +1,6 @@
 package drain
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -39,7 +38,7 @@ type served struct {
 func (s *served) Begin(ctx context.Context, b balancer.Beginning) error {
 	var sp spec.Spec
 	op := &b.Operation
-	if err := decode(op.Spec, &sp); err != nil {
+	if err := balancer.Decode(op.Spec, &sp); err != nil {
 		return refused("the spec of operation %s: %w", op.ID, err)
 	}
 	var err error
@@ -85,7 +84,7 @@ func canonicalTable(text json.RawMessage) (json.RawMessage, error) {
 		return nil, nil
 	}
 	var t table
-	if err := decode(text, &t); err != nil {
+	if err := balancer.Decode(text, &t); err != nil {
 		return nil, refused("the table of the operation: %w", err)
 	}
 	return json.Marshal(t)
@@ -96,7 +95,7 @@ func canonicalTable(text json.RawMessage) (json.RawMessage, error) {
 func canonical(per map[string]json.RawMessage) (map[string]json.RawMessage, error) {
 	for name, text := range per {
 		var set spec.Settings
-		if err := decode(text, &set); err != nil {
+		if err := balancer.Decode(text, &set); err != nil {
 			return nil, fmt.Errorf("%.80q: %w", name, err)
 		}
 		var fields map[string]json.RawMessage
@@ -114,19 +113,6 @@ func canonical(per map[string]json.RawMessage) (map[string]json.RawMessage, erro
 		}
 	}
 	return per, nil
-}
-
-// decode reads a JSON value whose fields v has all, and nothing after it.
-func decode(text json.RawMessage, v any) error {
-	d := json.NewDecoder(bytes.NewReader(text))
-	d.DisallowUnknownFields()
-	if err := d.Decode(v); err != nil {
-		return err
-	}
-	if d.More() {
-		return fmt.Errorf("more than one JSON value")
-	}
-	return nil
 }
 
 func refused(format string, args ...any) error {

@@ -103,7 +103,7 @@ func methods(b Balancer) map[string]method {
 func call[P, R any](f func(context.Context, P) (R, error)) method {
 	return func(ctx context.Context, params json.RawMessage) (any, error) {
 		var p P
-		if err := decode(params, &p); err != nil {
+		if err := Decode(params, &p); err != nil {
 			return nil, &Error{Code: CodeRefused, Message: fmt.Sprintf("parameters: %v", err)}
 		}
 		return f(ctx, p)

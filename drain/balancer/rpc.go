@@ -32,9 +32,9 @@ const (
 // A method does one call.
 type method func(ctx context.Context, params json.RawMessage) (any, error)
 
-// decode reads a message into v. Fields that v does not have are an error, and so
+// Decode reads a JSON value into v. Fields that v does not have are an error, and so
 // is anything after it.
-func decode(message []byte, v any) error {
+func Decode(message []byte, v any) error {
 	d := json.NewDecoder(bytes.NewReader(message))
 	d.DisallowUnknownFields()
 	if err := d.Decode(v); err != nil {
@@ -80,7 +80,7 @@ func (s *server) serve(ctx context.Context) error {
 			return err
 		}
 		var r request
-		if err := decode(message, &r); err != nil {
+		if err := Decode(message, &r); err != nil {
 			return fmt.Errorf("not a request: %w", err)
 		}
 		switch r.Method {

@@ -62,7 +62,7 @@ func (o *Operation) newCounter(m *row) backend.Counter {
 	case set.Counter == spec.CounterLB, len(m.plan.Sockets) > 0:
 		c := lbCounter{lbs: o.lbs.With(m.plan), servers: map[*fleet.LB][]journal.Server{}}
 		for _, lb := range c.lbs {
-			c.servers[lb] = o.whole.part(lb).ServersOf(m.plan, func(balancer.Server) bool { return true })
+			c.servers[lb] = keysOf(o.whole.servers(lb, []*row{m}))
 		}
 		return c
 	}
@@ -197,7 +197,7 @@ func (o *Operation) checkReach(ctx context.Context, m *row, first remote.Count) 
 		return missing("counter", fmt.Errorf("on %s: %w", m.Host.Name(), err))
 	}
 	i := slices.Index(listening, false)
-	if i < 0 || o.lbs.With(m.plan).Each(ctx, func(ctx context.Context, lb *fleet.LB) error { return o.whole.connect(ctx, lb, m.plan) }) != nil {
+	if i < 0 || o.lbs.With(m.plan).Each(ctx, func(ctx context.Context, lb *fleet.LB) error { return o.whole.connect(ctx, lb, m) }) != nil {
 		return nil
 	}
 	return []spec.Finding{{Code: "forwarded", Override: "--poll lb or --ssh-host", Text: fmt.Sprintf(

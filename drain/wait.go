@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/drainctl/drainctl/drain/backend"
@@ -118,7 +119,7 @@ func (b *batch) healthy(ctx context.Context, m *row) Verdict {
 	limit, how := m.plan.Settings.HealthTimeout, HealthText(m.plan.HealthCheck())
 	began, passed := time.Now(), 0
 	for {
-		err := b.health(ctx, m.plan)
+		err := b.health(ctx, m)
 		if ctx.Err() != nil {
 			return failed(false, context.Cause(ctx))
 		}
@@ -158,26 +159,26 @@ func (b *batch) healthy(ctx context.Context, m *row) Verdict {
 
 // health asks every LB that sends requests to a backend for its health. What an undrain
 // leaves down is not asked.
-func (b *batch) health(ctx context.Context, p plan.Backend) error {
-	return b.o.lbs.With(p).Each(ctx, func(ctx context.Context, lb *fleet.LB) error {
-		if url := p.HealthCheck(); url != spec.HealthTCP {
+func (b *batch) health(ctx context.Context, m *row) error {
+	return b.o.lbs.With(m.plan).Each(ctx, func(ctx context.Context, lb *fleet.LB) error {
+		if url := m.plan.HealthCheck(); url != spec.HealthTCP {
 			return lb.Health(ctx, balancer.HealthCheck{URL: url})
 		}
-		return b.connect(ctx, lb, p)
+		return b.connect(ctx, lb, m)
 	})
 }
 
 // connect has an LB connect to the servers of a backend that are in the pool, or come
 // back to it.
-func (b *batch) connect(ctx context.Context, lb *fleet.LB, p plan.Backend) error {
+func (b *batch) connect(ctx context.Context, lb *fleet.LB, m *row) error {
 	sp := b.o.plan.Spec
-	servers := b.part(lb).ServersOf(p, func(s balancer.Server) bool {
-		return !s.Down || s.Managed || sp.Kind == spec.Undrain && sp.Force
+	servers := slices.DeleteFunc(b.servers(lb, []*row{m}), func(s balancer.Server) bool {
+		return s.Down && !s.Managed && !(sp.Kind == spec.Undrain && sp.Force)
 	})
 	if len(servers) == 0 {
 		return nil
 	}
-	return lb.Health(ctx, balancer.HealthCheck{Servers: servers})
+	return lb.Health(ctx, balancer.HealthCheck{Servers: keysOf(servers)})
 }
 
 // unhealthy is the end of a wait for health that never came.

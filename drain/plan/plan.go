@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/drainctl/drainctl/drain/balancer"
-	"github.com/drainctl/drainctl/drain/journal"
 	"github.com/drainctl/drainctl/drain/spec"
 	"github.com/drainctl/drainctl/nginx"
 )
@@ -437,16 +436,6 @@ func (lb LBPlan) Found(targets []string) []string {
 	return slices.DeleteFunc(slices.Clone(targets), func(t string) bool {
 		return slices.ContainsFunc(lb.Report.Missing, func(m balancer.Missing) bool { return m.Target == t })
 	})
-}
-
-// ServersOf is the servers of a backend on one LB, for which is so.
-func (lb LBPlan) ServersOf(b Backend, is func(balancer.Server) bool) (keys []journal.Server) {
-	for _, s := range lb.Report.Servers {
-		if spec.Matches(b.ParsedTargets(), s.Address) && is(s) && !slices.Contains(keys, s.Server) {
-			keys = append(keys, s.Server)
-		}
-	}
-	return keys
 }
 
 // MissingEverywhere is the error of the targets that no LB has.

@@ -140,10 +140,8 @@ func CheckAll(ctx context.Context, sp spec.Spec, c fleet.Connector) (*CheckRepor
 	}
 	o := newOperation(sp, Options{Connect: c})
 	defer o.Close()
-	lbs := make([]*lbLook, len(o.lbs))
-	_ = o.lbs.Each(ctx, func(ctx context.Context, lb *fleet.LB) error {
-		lbs[slices.Index(o.lbs, lb)] = reachLB(ctx, lb, sp)
-		return nil
+	lbs, _ := fleet.Gather(ctx, o.lbs, func(ctx context.Context, lb *fleet.LB) (*lbLook, error) {
+		return reachLB(ctx, lb, sp), nil
 	})
 	all := o.lbs
 	o.lbs = nil

@@ -19,7 +19,6 @@ import (
 	"github.com/drainctl/drainctl/drain/event"
 	"github.com/drainctl/drainctl/drain/fleet"
 	"github.com/drainctl/drainctl/drain/journal"
-	"github.com/drainctl/drainctl/drain/plan"
 	"github.com/drainctl/drainctl/drain/spec"
 )
 
@@ -147,16 +146,12 @@ func (o *Operation) end(ctx context.Context, begun bool, err error) error {
 func (o *Operation) look(ctx context.Context, limit time.Duration) []seenLB {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	seen := make([]seenLB, len(o.lbs))
-	_ = o.lbs.Each(ctx, func(ctx context.Context, lb *fleet.LB) error {
-		s := &seen[slices.Index(o.lbs, lb)]
+	seen, _ := fleet.Gather(ctx, o.lbs, func(ctx context.Context, lb *fleet.LB) (s seenLB, _ error) {
 		s.loaded = lb.Loaded
 		if s.err = errors.New("the connection broke"); !lb.IsBroken() {
-			var part plan.LBPlan
-			part, s.err = lb.Ask(ctx, balancer.Query{Targets: o.plan.Spec.Targets, Upstreams: o.plan.Spec.Upstreams})
-			s.report = part.Report
+			s.report, s.err = lb.Plan(ctx, balancer.Query{Targets: o.plan.Spec.Targets, Upstreams: o.plan.Spec.Upstreams})
 		}
-		return nil
+		return s, nil
 	})
 	return seen
 }

@@ -48,8 +48,7 @@ func (l *Local) Begin(ctx context.Context, b Beginning) error {
 // own. Root may resume that of the user whose settings it has accepted, which op.Recorder names:
 // another user may have begun an operation with the same ID.
 func (l *Local) mayResume(had, op journal.Operation) bool {
-	same := op.Recorder == nil && had.Recorder == nil || op.Recorder != nil && had.Recorder != nil && op.Recorder.UID == had.Recorder.UID
-	return had.Kind == op.Kind && (l.isOwn(had) || l.options.Caller.UID == 0 && same)
+	return had.Kind == op.Kind && (l.isOwn(had) || l.options.Caller.UID == 0 && op.Recorder.IsSame(had.Recorder))
 }
 
 // adopt takes over an operation after its connection broke or its process crashed.
@@ -72,9 +71,8 @@ func (l *Local) adopt(ctx context.Context, had journal.Operation, b Beginning) e
 
 // checkHistory refuses to append to the history of another user, unless the caller is root.
 func (l *Local) checkHistory(id string) error {
-	caller := l.options.Caller
 	h, err := l.journal.Read(id)
-	if err == nil && caller.UID != 0 && (h.Recorder == nil || h.Recorder.UID != caller.UID) {
+	if err == nil && !l.options.Caller.Controls(h.Recorder) {
 		return refusal("operation %s was begun before: who began it can resume it, and root can", id)
 	}
 	return nil
@@ -259,8 +257,7 @@ func (l *Local) End(ctx context.Context, e journal.Ending) error {
 func (l *Local) mayReplace(s *journal.State, ids []string) []string {
 	return slices.DeleteFunc(slices.Clone(ids), func(id string) bool {
 		op, ok := s.Find(id)
-		caller := l.options.Caller
-		return ok && caller.UID != 0 && (op.Recorder == nil || op.Recorder.UID != caller.UID)
+		return ok && !l.options.Caller.Controls(op.Recorder)
 	})
 }
 

@@ -46,6 +46,12 @@ func (r Recorder) Trusts(recorder *Recorder) bool {
 	return recorder != nil && (recorder.UID == 0 || recorder.UID == r.UID)
 }
 
+// Controls reports whether a user may resume, replace or take servers out of what was recorded: it is
+// their own, or they are root.
+func (r Recorder) Controls(recorder *Recorder) bool {
+	return r.UID == 0 || recorder.IsSame(&r)
+}
+
 // isBounded reports whether the bounds of users other than root are the recorder's. In
 // files of earlier versions there is none.
 func (r *Recorder) isBounded() bool { return r != nil && r.UID != 0 }

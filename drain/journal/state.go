@@ -238,7 +238,7 @@ func (s *State) checkRecorder(op Operation) error {
 	number, bytes := 1, sizeOf(op)
 	ids := map[string]bool{op.ID: true}
 	for _, o := range s.Operations {
-		if o.ID != op.ID && o.Recorder != nil && o.Recorder.UID == op.Recorder.UID {
+		if o.ID != op.ID && op.Recorder.IsSame(o.Recorder) {
 			number, bytes, ids[o.ID] = number+1, bytes+sizeOf(o), true
 		}
 	}
@@ -521,7 +521,7 @@ func (s *State) undrained(i int, e Ending) {
 	var kept []Operation
 	for _, o := range s.Operations[:i] {
 		had := len(o.Servers)
-		own := e.By.UID == 0 || o.Recorder != nil && o.Recorder.UID == e.By.UID
+		own := e.By.Controls(o.Recorder)
 		o.Servers = filter(o.Servers, func(l Located) bool {
 			mayLeave := own || slices.Contains(e.Locked, l.Server) && !slices.Contains(e.Down, l.Server)
 			return !mayLeave || !undrain.Covers(l.Server)

@@ -207,6 +207,23 @@ func TestServersOfAnotherUser(t *testing.T) {
 	}
 }
 
+// A user controls what they have recorded themselves, and root controls all of it.
+func TestControls(t *testing.T) {
+	deploy := &Recorder{UID: 1000, Name: "deploy"}
+	for _, c := range []struct {
+		user     Recorder
+		recorder *Recorder
+		want     bool
+	}{
+		{Recorder{UID: 1000}, deploy, true}, {Recorder{UID: 1001}, deploy, false}, {Recorder{UID: 1000}, nil, false},
+		{Recorder{UID: 1000}, &Recorder{}, false}, {Recorder{}, deploy, true}, {Recorder{}, nil, true},
+	} {
+		if got := c.user.Controls(c.recorder); got != c.want {
+			t.Errorf("%s controls what %v recorded: %t", c.user, c.recorder, got)
+		}
+	}
+}
+
 // An operation without a server here ends and leaves nothing, whatever ends meanwhile.
 func TestOperationWithoutServers(t *testing.T) {
 	s := script{begin("1", KindDrain), begin("2", KindDrain, one), begin("3", KindUndrain, one), end("3", ResultDone)}.run(t)

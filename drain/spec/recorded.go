@@ -103,7 +103,7 @@ func DrainsOf(spec Spec, states []CallersState) (all []RecordedOperation) {
 		}
 		for _, op := range s.Operations {
 			covers := slices.ContainsFunc(op.Servers, func(l journal.Located) bool { return spec.Names(l.Server) })
-			byOwner := op.Recorder != nil && slices.ContainsFunc(owners, func(r *journal.Recorder) bool { return r != nil && r.UID == op.Recorder.UID })
+			byOwner := op.Recorder != nil && slices.ContainsFunc(owners, op.Recorder.IsSame)
 			if !covers || !owns(op) && !byOwner && !s.Caller.Trusts(op.Recorder) {
 				continue
 			}

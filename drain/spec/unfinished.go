@@ -54,7 +54,7 @@ func describeAll(ops []journal.Operation) string {
 // CheckResume refuses the operation of another user to anyone but root: it would be theirs.
 func (s CallersState) CheckResume(id string) error {
 	op, ok := s.Find(id)
-	if !ok || s.Caller.UID == 0 || op.Recorder != nil && op.Recorder.UID == s.Caller.UID {
+	if !ok || s.Caller.Controls(op.Recorder) {
 		return nil
 	}
 	return Refuse(Finding{Code: "recorded-by-another", Text: fmt.Sprintf(

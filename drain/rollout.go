@@ -14,6 +14,7 @@ import (
 	"github.com/drainctl/drainctl/drain/fleet"
 	"github.com/drainctl/drainctl/drain/plan"
 	"github.com/drainctl/drainctl/drain/spec"
+	"github.com/drainctl/drainctl/remote"
 )
 
 // errGate says that a gate is closed: no further batch begins.
@@ -118,7 +119,7 @@ func (o *Operation) awaitGenerations(ctx context.Context, limit *int) error {
 		if most <= *limit {
 			return nil
 		}
-		if err := sleep(ctx, generationsInterval); err != nil {
+		if err := remote.Sleep(ctx, generationsInterval); err != nil {
 			return err
 		}
 	}
@@ -192,7 +193,7 @@ func (o *Operation) pause(hard, soft context.Context, i int) error {
 		wait = max(wait, sp.CanaryWait)
 	}
 	o.emit(&event.Paused{For: spec.InSeconds(wait)})
-	return sleep(soft, wait)
+	return remote.Sleep(soft, wait)
 }
 
 // putBack clears the marks of the healthy backends, on as many LBs as possible.

@@ -15,6 +15,7 @@ import (
 	"github.com/drainctl/drainctl/drain/fleet"
 	"github.com/drainctl/drainctl/drain/plan"
 	"github.com/drainctl/drainctl/drain/spec"
+	"github.com/drainctl/drainctl/remote"
 )
 
 // healthAttempts bounds how often a wait for health begins anew after the connection to an LB broke.
@@ -151,7 +152,7 @@ func (b *batch) healthy(ctx context.Context, m *row) Verdict {
 				return v
 			}
 		}
-		if err := sleep(ctx, cmp.Or(b.o.options.bounds.health, healthInterval)); err != nil {
+		if err := remote.Sleep(ctx, cmp.Or(b.o.options.bounds.health, healthInterval)); err != nil {
 			return failed(false, err)
 		}
 	}
@@ -204,16 +205,4 @@ func (m *row) serviceEnded(ctx context.Context) Verdict {
 	v := failed(false, fmt.Errorf("%s is %s, result: %s", m.Service.Unit, state.Active, state.Result))
 	v.Log = m.Log(ctx)
 	return v
-}
-
-// sleep waits for d or until ctx ends.
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 }

@@ -1,6 +1,7 @@
 package remote
 
 import (
+	"context"
 	"time"
 
 	"github.com/drainctl/drainctl/command"
@@ -48,3 +49,15 @@ type clippedError struct{ error }
 
 func (e clippedError) Error() string { return command.Clip(e.error.Error(), maxText) }
 func (e clippedError) Unwrap() error { return e.error }
+
+// Sleep waits for d or until ctx ends.
+func Sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}

@@ -82,18 +82,6 @@ func (b *Backend) Log(ctx context.Context) []string {
 	return strings.Split(strings.TrimRight(remote.Redact(text), "\n"), "\n")
 }
 
-// sleep waits for d or until ctx ends.
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-}
-
 // Span is a duration without the zeros that say nothing: 5m for 5m0s.
 func Span(d time.Duration) string {
 	text := d.String()

@@ -41,7 +41,7 @@ func (b *Backend) Reboot(ctx context.Context, limit time.Duration) error {
 		if err == nil && now != before {
 			return nil
 		}
-		if sleepErr := sleep(ctx, rebootInterval); sleepErr != nil {
+		if sleepErr := remote.Sleep(ctx, rebootInterval); sleepErr != nil {
 			if err == nil {
 				err = errors.New("it still runs the boot before")
 			}

@@ -120,7 +120,7 @@ func (b *Backend) waitStable(ctx context.Context, wanted func(remote.ServiceStat
 		default:
 			return state, nil
 		}
-		if err := sleep(ctx, stableInterval); err != nil {
+		if err := remote.Sleep(ctx, stableInterval); err != nil {
 			return state, err
 		}
 	}

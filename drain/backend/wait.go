@@ -150,7 +150,7 @@ func (b *Backend) Drained(ctx context.Context, w Wait) (Reading, error) {
 				Backend: b.Name, Count: r.count, Threshold: w.Threshold, Limit: w.Timeout, OtherClients: r.arriving && r.clients.seen(),
 			}
 		}
-		if err := sleep(ctx, r.pause(reading.Elapsed)); err != nil {
+		if err := remote.Sleep(ctx, r.pause(reading.Elapsed)); err != nil {
 			return reading, err
 		}
 	}

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/drainctl/drainctl/remote"
 )
 
 // channel sends and receives messages, one JSON text a line.
@@ -91,7 +93,7 @@ func (c *channel) watch(ctx context.Context, limit time.Duration) <-chan error {
 	gone := make(chan error, 1)
 	go func() {
 		for silent, stuck := 0, 0; ; {
-			if sleep(ctx, limit/looks) != nil {
+			if remote.Sleep(ctx, limit/looks) != nil {
 				return
 			}
 			if silent++; c.heard.Swap(false) {

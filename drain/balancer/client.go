@@ -136,7 +136,7 @@ func ask[R any](ctx context.Context, c *Client, method string, params any) (r R,
 		return r, err
 	}
 	answer, err := c.rpc.call(ctx, method, text)
-	for CodeOf(err) == CodeBusy && sleep(ctx, busyInterval) == nil {
+	for CodeOf(err) == CodeBusy && remote.Sleep(ctx, busyInterval) == nil {
 		answer, err = c.rpc.call(ctx, method, text)
 	}
 	var e *Error

@@ -9,6 +9,7 @@ import (
 
 	"github.com/drainctl/drainctl/drain/journal"
 	"github.com/drainctl/drainctl/nginx"
+	"github.com/drainctl/drainctl/remote"
 )
 
 // reloadGap is how long after the last edit a reload is sent at the earliest.
@@ -65,7 +66,7 @@ func (l *Local) reload(ctx context.Context, limit time.Duration) error {
 	if err != nil {
 		return err
 	}
-	if err := sleep(ctx, time.Until(l.wrote.Add(reloadGap))); err != nil {
+	if err := remote.Sleep(ctx, time.Until(l.wrote.Add(reloadGap))); err != nil {
 		return err
 	}
 	// Written before the reload: another operation undoes only edits for which no reload was sent.

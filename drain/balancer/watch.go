@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/drainctl/drainctl/nginx"
+	"github.com/drainctl/drainctl/remote"
 )
 
 // Watch implements [Balancer].
@@ -65,7 +66,7 @@ func (l *Local) stable(ctx context.Context) (nginx.Running, error) {
 		if err != nil || !now.Started(l.after) || now.Replaced(l.after) || time.Since(began) > generationOverlap {
 			return now, err
 		}
-		if err := sleep(ctx, stableInterval); err != nil {
+		if err := remote.Sleep(ctx, stableInterval); err != nil {
 			return now, err
 		}
 	}

@@ -163,8 +163,8 @@ func (l *Local) giveUp(ctx context.Context, edits []journal.Edit, err error) err
 	return err
 }
 
-// locate finds the lines of servers, and the edits that bring them to the wanted state. It fails if a file has changed since the caller planned with
-// it. Back leaves out lines that somebody else marked down, unless the request has Force.
+// locate finds the lines of servers, and the edits that bring them to the wanted state. It fails if a
+// file has changed since the caller planned with it. Back leaves out lines that somebody else marked down, unless the request has Force.
 func (l *Local) locate(conf *nginx.Config, r StageRequest, wants map[journal.Server]Want) (lines []*nginx.Server, edits []nginx.Edit, err error) {
 	for path, sha := range r.Files {
 		i := slices.IndexFunc(conf.Files, func(f *nginx.File) bool { return f.Path == path })

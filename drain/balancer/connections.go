@@ -287,61 +287,46 @@ func socketsOf(pid int) map[string]bool {
 	return held
 }
 
+// unixConnection is a stream socket with the name of the one that it is connected to, in state
+// 02: it waits in the listen queue, or 03: a program has accepted it (proc(5), /proc/net/unix).
+// The name may hold blanks.
+var unixConnection = regexp.MustCompile(`^\S+ \S+ \S+ \S+ 0001 0[23] +[0-9]+ (.+)`)
+
 // unixConnections counts the connections to the socket at path: those that a
 // program has accepted and those that wait for it to. It reads the kernel's own
-// list (proc(5), /proc/net/unix), because ss shows only the former. The program
-// may have bound the socket under another name of the same file.
-func unixConnections(path string) (int, error) {
+// list, because ss shows only the former.
+func unixConnections(path string) (n int, err error) {
 	text, err := os.ReadFile("/proc/net/unix")
+	if err == nil && !strings.HasPrefix(string(text), "Num ") {
+		err = errors.New("unexpected /proc/net/unix")
+	}
 	if err != nil {
 		return 0, fmt.Errorf("count connections to %s: %w", path, err)
 	}
-	const (
-		acceptsConnections = 0x10000
-		stream             = 1
-		connecting         = 2
-		connected          = 3
-	)
-	names := map[string]bool{path: true}
-	type entry struct {
-		name  string
-		state uint64
-	}
-	var found []entry
+	isPath := map[string]bool{}
 	for line := range strings.Lines(string(text)) {
-		f := strings.Fields(line)
-		if len(f) < 8 {
+		m := unixConnection.FindStringSubmatch(line)
+		if m == nil { // also the rest of a name with a line break
 			continue
 		}
-		flags, err1 := strconv.ParseUint(f[3], 16, 64)
-		kind, err2 := strconv.ParseUint(f[4], 16, 64)
-		state, err3 := strconv.ParseUint(f[5], 16, 64)
-		if err1 != nil || err2 != nil || err3 != nil || kind != stream {
-			continue
+		is, known := isPath[m[1]]
+		if !known {
+			is = sameSocket(m[1], path)
+			isPath[m[1]] = is
 		}
-		// The path may hold blanks: it is all that follows the inode.
-		_, name, _ := strings.Cut(strings.TrimRight(line, "\n"), f[6]+" ")
-		if flags&acceptsConnections != 0 {
-			if sameFile(name, path) {
-				names[name] = true
-			}
-			continue
-		}
-		if state == connecting || state == connected {
-			found = append(found, entry{name, state})
-		}
-	}
-	n := 0
-	for _, e := range found {
-		if names[e.name] {
+		if is {
 			n++
 		}
 	}
 	return n, nil
 }
 
-func sameFile(a, b string) bool {
-	infoA, errA := os.Stat(a)
-	infoB, errB := os.Stat(b)
-	return errA == nil && errB == nil && os.SameFile(infoA, infoB)
+// sameSocket reports whether the name under which a program has bound a socket may be path.
+func sameSocket(name, path string) bool {
+	if name == path {
+		return true
+	}
+	infoName, errName := os.Stat(name)
+	infoPath, errPath := os.Stat(path)
+	return errName == nil && errPath == nil && os.SameFile(infoName, infoPath)
 }

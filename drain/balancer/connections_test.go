@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -94,5 +96,55 @@ func TestCountToListsConnections(t *testing.T) {
 	}
 	if c, _, err := countTo(ctx, []nginx.Address{address}, false); err != nil || c.Open != len(want) || c.Held != nil {
 		t.Errorf("%+v, %v", c, err)
+	}
+}
+
+// A request may wait in the listen queue until the app accepts its connection. The kernel
+// gives such a connection the inode 0 (proc(5), /proc/net/unix).
+func TestConnectionsToAUnixSocket(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"app.sock", "app 0 1.sock", "other.sock"} {
+		path := filepath.Join(dir, name)
+		l, err := net.Listen("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		count := func(when string, want int) {
+			t.Helper()
+			for _, to := range []string{path, filepath.Join(dir, ".", "link", name)} {
+				c, each, err := countTo(t.Context(), []nginx.Address{{Unix: to}}, false)
+				if err != nil || c.Open != want || each[0] != want {
+					t.Errorf("%s, %s: %d connections, not %d (%v)", to, when, c.Open, want, err)
+				}
+			}
+		}
+		_ = os.Symlink(dir, filepath.Join(dir, "link"))
+		count("nobody has connected", 0)
+		var clients []net.Conn
+		for range 3 {
+			conn, err := net.Dial("unix", path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			clients = append(clients, conn)
+		}
+		count("none is accepted", 3)
+		var accepted []net.Conn
+		for range clients {
+			conn, err := l.Accept()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			accepted = append(accepted, conn)
+			count("some are accepted", 3)
+		}
+		for i := range clients {
+			clients[i].Close()
+			accepted[i].Close()
+		}
+		count("all are closed", 0)
 	}
 }

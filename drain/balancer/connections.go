@@ -57,7 +57,7 @@ func (r *reading) count(ctx context.Context) {
 	}
 }
 
-// countTo counts the established connections from here to each address, and
+// countTo counts the open connections from here to each address, and
 // lists them if held asks for it; -1 is one whose name has no address. One that several
 // servers share is counted once in the sum.
 func countTo(ctx context.Context, addresses []nginx.Address, held bool) (c remote.Count, each []int, err error) {
@@ -81,12 +81,12 @@ func countTo(ctx context.Context, addresses []nginx.Address, held bool) (c remot
 		}
 		all = append(all, to[i]...)
 	}
-	args := []string{"-Htn"}
+	option := "-Htne"
 	if held {
-		args[0] += "i"
+		option += "i"
 	}
 	open := map[netip.AddrPort]int{}
-	err = established(ctx, args, all, func(s socket) {
+	err = openTo(ctx, option, all, func(s socket) {
 		open[s.far]++
 		if held && len(c.Held) < maxHeld {
 			c.Held = append(c.Held, remote.Held{Far: s.near, Sent: s.received, Received: s.sent}) // by the server
@@ -123,13 +123,17 @@ const maxFilter = 256
 // maxHeld is how many connections are listed at most.
 const maxHeld = 2000
 
-// established runs ss, with more args, for the established connections from here
-// to any of to.
-func established(ctx context.Context, args []string, to []netip.AddrPort, each func(socket)) error {
+// noInode is what ss prints of a socket that no process has any more.
+const noInode = "0"
+
+// openTo runs ss, with an option, for the connections from here to any of to that a process
+// has. Their state does not matter: one in SYN-SENT waits for the app to take it, and on one in
+// FIN-WAIT-2 or CLOSE-WAIT one side still sends. Of itself, ss leaves out what listens, SYN-RECV and TIME-WAIT.
+func openTo(ctx context.Context, option string, to []netip.AddrPort, each func(socket)) error {
 	if len(to) == 0 {
 		return nil
 	}
-	args = append(args, "state", "established")
+	args := []string{option}
 	var terms []string
 	for _, ap := range to {
 		if term := "dst " + ap.String(); !slices.Contains(terms, term) && len(terms) <= maxFilter {
@@ -144,7 +148,7 @@ func established(ctx context.Context, args []string, to []netip.AddrPort, each f
 		wanted[ap] = true
 	}
 	return ss(ctx, args, func(s socket) {
-		if wanted[s.far] {
+		if wanted[s.far] && s.inode != noInode {
 			each(s)
 		}
 	})
@@ -157,9 +161,12 @@ type socket struct {
 	sent, received time.Duration // ago, with -i; negative: not known
 }
 
+// socketLine is "[STATE] RECV-Q SEND-Q NEAR FAR" and more.
+var socketLine = regexp.MustCompile(`^(?:[A-Z][A-Z0-9-]* +)?[0-9]+ +[0-9]+ +([^ ]+:[^ ]+) +([^ ]+:[^ \n]+)`)
+
 var inodeField = regexp.MustCompile(`\bino:([0-9]+)`)
 
-// ss runs ss with one state named, and hands over each socket. What it says on
+// ss runs ss and hands over each socket. What it says on
 // standard error may come with exit status 0, and means that its output is not
 // to be trusted.
 func ss(ctx context.Context, args []string, each func(socket)) error {
@@ -188,8 +195,8 @@ func ss(ctx context.Context, args []string, each func(socket)) error {
 	return err
 }
 
-// parseSockets reads what ss prints: a line for each socket, and with -i one that
-// begins with a blank after it.
+// parseSockets reads what ss prints: a line for each socket, with its state unless ss was asked
+// for one state, and with -i one that begins with a blank after it.
 func parseSockets(text string) (all []socket, err error) {
 	for line := range strings.Lines(text) {
 		if last := len(all) - 1; last >= 0 && strings.TrimLeft(line, " \t") != line {
@@ -198,13 +205,13 @@ func parseSockets(text string) (all []socket, err error) {
 			}
 			continue
 		}
-		fields := strings.Fields(line)
-		if len(fields) < 4 {
-			continue
+		m := socketLine.FindStringSubmatch(line)
+		if m == nil {
+			return nil, fmt.Errorf("count connections: unexpected output of ss: %q", line)
 		}
 		s := socket{sent: -1, received: -1}
-		if s.near, err = endpoint(fields[2]); err == nil {
-			s.far, err = endpoint(fields[3])
+		if s.near, err = endpoint(m[1]); err == nil {
+			s.far, err = endpoint(m[2])
 		}
 		if err != nil {
 			return nil, fmt.Errorf("count connections: unexpected output of ss: %q: %w", line, err)

@@ -3,11 +3,13 @@ package balancer
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"testing"
 	"time"
 
@@ -49,9 +51,6 @@ func TestParseSockets(t *testing.T) {
 		if got, err := parseSockets(test.text); err != nil || !slices.Equal(got, test.want) {
 			t.Errorf("%s: %+v, %v", test.name, got, err)
 		}
-	}
-	if got, err := parseSockets("0 0 here there\n"); err == nil {
-		t.Errorf("no error, but %+v", got)
 	}
 }
 
@@ -146,5 +145,87 @@ func TestConnectionsToAUnixSocket(t *testing.T) {
 			accepted[i].Close()
 		}
 		count("all are closed", 0)
+	}
+}
+
+// A connection counts while a process has its socket, whatever its state: nginx waits for the
+// app to take the connection (SYN-SENT), or one side has ended what it sends and the other goes
+// on (FIN-WAIT-2, CLOSE-WAIT).
+func TestConnectionsInEveryState(t *testing.T) {
+	app, address := slowApp(t)
+	count := func(when string, want int) {
+		t.Helper()
+		c, _, err := countTo(t.Context(), []nginx.Address{address}, true)
+		if err != nil || c.Open != want || len(c.Held) != want {
+			t.Errorf("%s: %d connections, %d listed, not %d (%v)", when, c.Open, len(c.Held), want, err)
+		}
+	}
+	connect := func() int {
+		t.Helper()
+		fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_NONBLOCK|syscall.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := syscall.Connect(fd, &syscall.SockaddrInet4{Addr: address.IP.As4(), Port: int(address.Port)}); err != nil && !errors.Is(err, syscall.EINPROGRESS) {
+			t.Fatal(err)
+		}
+		return fd
+	}
+	waiting, refused := connect(), connect() // the listen queue has room for one
+	count("one is established, one in SYN-SENT", 2)
+	syscall.Close(refused)
+	count("the second is given up", 1)
+	far, _, err := syscall.Accept(app)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Shutdown(waiting, syscall.SHUT_WR); err != nil {
+		t.Fatal(err)
+	}
+	count("FIN-WAIT-2, with a process", 1)
+	syscall.Close(waiting)
+	count("FIN-WAIT-2, without", 0)
+	syscall.Close(far)
+	count("TIME-WAIT", 0)
+	near := connect()
+	if far, _, err = syscall.Accept(app); err != nil {
+		t.Fatal(err)
+	}
+	syscall.Close(far)
+	count("CLOSE-WAIT", 1)
+	syscall.Close(near)
+	count("closed", 0)
+}
+
+// slowApp listens, with room for one connection that is not accepted.
+func slowApp(t *testing.T) (fd int, address nginx.Address) {
+	t.Helper()
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { syscall.Close(fd) })
+	address.IP = netip.MustParseAddr("127.0.0.1")
+	err = errors.Join(syscall.Bind(fd, &syscall.SockaddrInet4{Addr: address.IP.As4()}), syscall.Listen(fd, 0))
+	name, nameErr := syscall.Getsockname(fd)
+	if err = errors.Join(err, nameErr); err != nil {
+		t.Fatal(err)
+	}
+	address.Port = uint16(name.(*syscall.SockaddrInet4).Port)
+	return fd, address
+}
+
+// ss that prints something else than sockets has not said how many there are.
+func TestParseSocketsRefuses(t *testing.T) {
+	for _, text := range []string{
+		"0 0 here there\n",
+		"0 0 127.0.0.1:80\n",
+		"0 0 127.0.0.1:80 10.0.0.2:5000\n0 0\n",
+		"State Recv-Q Send-Q Local Address:Port Peer Address:Port\n",
+		"Killed\n",
+	} {
+		if got, err := parseSockets(text); err == nil {
+			t.Errorf("%q: no error, but %+v", text, got)
+		}
 	}
 }

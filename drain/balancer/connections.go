@@ -81,7 +81,7 @@ func countTo(ctx context.Context, addresses []nginx.Address, held bool) (c remot
 		}
 		all = append(all, to[i]...)
 	}
-	option := "-Htne"
+	option := "-Htune"
 	if held {
 		option += "i"
 	}
@@ -128,7 +128,9 @@ const noInode = "0"
 
 // openTo runs ss, with an option, for the connections from here to any of to that a process
 // has. Their state does not matter: one in SYN-SENT waits for the app to take it, and on one in
-// FIN-WAIT-2 or CLOSE-WAIT one side still sends. Of itself, ss leaves out what listens, SYN-RECV and TIME-WAIT.
+// FIN-WAIT-2 or CLOSE-WAIT one side still sends. Of itself, ss leaves out what listens, SYN-RECV
+// and TIME-WAIT. nginx connects its UDP sockets to a server, one for each session
+// (ngx_event_connect_peer).
 func openTo(ctx context.Context, option string, to []netip.AddrPort, each func(socket)) error {
 	if len(to) == 0 {
 		return nil
@@ -161,8 +163,8 @@ type socket struct {
 	sent, received time.Duration // ago, with -i; negative: not known
 }
 
-// socketLine is "[STATE] RECV-Q SEND-Q NEAR FAR" and more.
-var socketLine = regexp.MustCompile(`^(?:[A-Z][A-Z0-9-]* +)?[0-9]+ +[0-9]+ +([^ ]+:[^ ]+) +([^ ]+:[^ \n]+)`)
+// socketLine is "[PROTOCOL] [STATE] RECV-Q SEND-Q NEAR FAR" and more.
+var socketLine = regexp.MustCompile(`^(?:[a-z]+ +)?(?:[A-Z][A-Z0-9-]* +)?[0-9]+ +[0-9]+ +([^ ]+:[^ ]+) +([^ ]+:[^ \n]+)`)
 
 var inodeField = regexp.MustCompile(`\bino:([0-9]+)`)
 
@@ -195,8 +197,8 @@ func ss(ctx context.Context, args []string, each func(socket)) error {
 	return err
 }
 
-// parseSockets reads what ss prints: a line for each socket, with its state unless ss was asked
-// for one state, and with -i one that begins with a blank after it.
+// parseSockets reads what ss prints: a line for each socket, with its protocol and state where ss
+// was asked for several, and with -i one that begins with a blank after it.
 func parseSockets(text string) (all []socket, err error) {
 	for line := range strings.Lines(text) {
 		if last := len(all) - 1; last >= 0 && strings.TrimLeft(line, " \t") != line {

@@ -195,6 +195,12 @@ func TestConnectionsInEveryState(t *testing.T) {
 	count("CLOSE-WAIT", 1)
 	syscall.Close(near)
 	count("closed", 0)
+	udp, err := net.Dial("udp", netip.AddrPortFrom(address.IP, address.Port).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer udp.Close()
+	count("a session of UDP", 1)
 }
 
 // slowApp listens, with room for one connection that is not accepted.

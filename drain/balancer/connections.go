@@ -31,9 +31,13 @@ func (l *Local) Connections(ctx context.Context, q ConnectionsQuery) (remote.Cou
 	if err != nil {
 		return remote.Count{}, asError(err)
 	}
-	c, _, err := countTo(ctx, addresses, q.Held)
+	to, err := endpoints(ctx, addresses)
+	if err != nil {
+		return remote.Count{}, asError(fmt.Errorf("count connections: %w", err))
+	}
+	c, _, err := countTo(ctx, addresses, to, q.Held)
 	if err != nil && q.Held {
-		c, _, err = countTo(ctx, addresses, false) // the count is worth more
+		c, _, err = countTo(ctx, addresses, to, false) // the count is worth more
 	}
 	if err != nil {
 		return c, asError(err)
@@ -47,7 +51,8 @@ func (r *reading) count(ctx context.Context) {
 	for _, s := range r.servers {
 		addresses = append(addresses, s.Address)
 	}
-	_, each, err := countTo(ctx, addresses, false)
+	to, _ := endpoints(ctx, addresses) // a server whose name has no address is not counted
+	_, each, err := countTo(ctx, addresses, to, false)
 	if err != nil {
 		r.Uncounted = err.Error()
 		return
@@ -57,36 +62,34 @@ func (r *reading) count(ctx context.Context) {
 	}
 }
 
-// countTo counts the open connections from here to each address, and
-// lists them if held asks for it; -1 is one whose name has no address. One that several
-// servers share is counted once in the sum.
-func countTo(ctx context.Context, addresses []nginx.Address, held bool) (c remote.Count, each []int, err error) {
-	each = make([]int, len(addresses))
-	to := make([][]netip.AddrPort, len(addresses))
-	var all []netip.AddrPort
+// endpoints is the IPs and ports of each address, none of a Unix socket. The error is that of the
+// names that have no address.
+func endpoints(ctx context.Context, addresses []nginx.Address) (to [][]netip.AddrPort, err error) {
+	to = make([][]netip.AddrPort, len(addresses))
 	for i, a := range addresses {
 		if a.Unix != "" {
 			continue
 		}
-		ips, err := resolve(ctx, a)
-		if err != nil {
-			each[i] = -1
-			if len(addresses) == 1 {
-				return c, each, err
-			}
-			continue
-		}
+		ips, lookupErr := resolve(ctx, a)
+		err = errors.Join(err, lookupErr)
 		for _, ip := range ips {
-			to[i] = append(to[i], netip.AddrPortFrom(ip, a.Port))
+			to[i] = append(to[i], netip.AddrPortFrom(ip.WithZone(""), a.Port))
 		}
-		all = append(all, to[i]...)
 	}
+	return to, err
+}
+
+// countTo counts the open connections from here to each address, whose endpoints are to, and
+// lists them if held asks for it; -1 is one without any. One that several
+// servers share is counted once in the sum.
+func countTo(ctx context.Context, addresses []nginx.Address, to [][]netip.AddrPort, held bool) (c remote.Count, each []int, err error) {
+	each = make([]int, len(addresses))
 	option := "-Htune"
 	if held {
 		option += "i"
 	}
 	open := map[netip.AddrPort]int{}
-	err = openTo(ctx, option, all, func(s socket) {
+	err = openTo(ctx, option, slices.Concat(to...), func(s socket) {
 		open[s.far]++
 		if held && len(c.Held) < maxHeld {
 			c.Held = append(c.Held, remote.Held{Far: s.near, Sent: s.received, Received: s.sent}) // by the server
@@ -103,7 +106,8 @@ func countTo(ctx context.Context, addresses []nginx.Address, held bool) (c remot
 		for _, ap := range to[i] {
 			each[i] += open[ap]
 		}
-		if a.Unix != "" {
+		switch {
+		case a.Unix != "":
 			if each[i], err = unixConnections(a.Unix); err != nil {
 				return c, each, err
 			}
@@ -111,6 +115,8 @@ func countTo(ctx context.Context, addresses []nginx.Address, held bool) (c remot
 				c.Open += each[i]
 			}
 			counted[a.Unix] = true
+		case len(to[i]) == 0:
+			each[i] = -1
 		}
 	}
 	return c, each, nil

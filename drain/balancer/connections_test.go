@@ -9,10 +9,12 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/drainctl/drainctl/drain/journal"
 	"github.com/drainctl/drainctl/nginx"
 	"github.com/drainctl/drainctl/remote"
 )
@@ -54,6 +56,23 @@ func TestParseSockets(t *testing.T) {
 	}
 }
 
+// countOne counts the connections to one address.
+func countOne(t *testing.T, a nginx.Address, held bool) (remote.Count, error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	addresses := []nginx.Address{a}
+	to, err := endpoints(ctx, addresses)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, each, err := countTo(ctx, addresses, to, held)
+	if err == nil && each[0] != c.Open {
+		t.Errorf("%d of %d connections", each[0], c.Open)
+	}
+	return c, err
+}
+
 // The connections are listed with this machine's ends, as their server sees them: what this machine
 // sends, the server receives. They are counted all the same.
 func TestCountToListsConnections(t *testing.T) {
@@ -82,9 +101,7 @@ func TestCountToListsConnections(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	c, _, err := countTo(ctx, []nginx.Address{address}, true)
+	c, err := countOne(t, address, true)
 	if err != nil || c.Open != len(want) || len(c.Held) != len(want) {
 		t.Fatalf("%+v, %v", c, err)
 	}
@@ -93,7 +110,7 @@ func TestCountToListsConnections(t *testing.T) {
 			t.Errorf("%+v is none of %v", h, want)
 		}
 	}
-	if c, _, err := countTo(ctx, []nginx.Address{address}, false); err != nil || c.Open != len(want) || c.Held != nil {
+	if c, err := countOne(t, address, false); err != nil || c.Open != len(want) || c.Held != nil {
 		t.Errorf("%+v, %v", c, err)
 	}
 }
@@ -112,8 +129,8 @@ func TestConnectionsToAUnixSocket(t *testing.T) {
 		count := func(when string, want int) {
 			t.Helper()
 			for _, to := range []string{path, filepath.Join(dir, ".", "link", name)} {
-				c, each, err := countTo(t.Context(), []nginx.Address{{Unix: to}}, false)
-				if err != nil || c.Open != want || each[0] != want {
+				c, err := countOne(t, nginx.Address{Unix: to}, false)
+				if err != nil || c.Open != want {
 					t.Errorf("%s, %s: %d connections, not %d (%v)", to, when, c.Open, want, err)
 				}
 			}
@@ -155,7 +172,7 @@ func TestConnectionsInEveryState(t *testing.T) {
 	app, address := slowApp(t)
 	count := func(when string, want int) {
 		t.Helper()
-		c, _, err := countTo(t.Context(), []nginx.Address{address}, true)
+		c, err := countOne(t, address, true)
 		if err != nil || c.Open != want || len(c.Held) != want {
 			t.Errorf("%s: %d connections, %d listed, not %d (%v)", when, c.Open, len(c.Held), want, err)
 		}
@@ -232,6 +249,66 @@ func TestParseSocketsRefuses(t *testing.T) {
 	} {
 		if got, err := parseSockets(text); err == nil {
 			t.Errorf("%q: no error, but %+v", text, got)
+		}
+	}
+}
+
+// A name that cannot be looked up leaves the count unknown, whatever the other servers have.
+func TestConnectionsToANameWithoutAnAddress(t *testing.T) {
+	r := newRig(t)
+	const nameless = "app.invalid:8080" // RFC 6761, section 6.4
+	r.write(r.pool, "upstream pool { server "+nameless+"; server "+"app.invalid:8081; server 127.0.0.2:8080; }\n")
+	server := func(address string) journal.Server {
+		return journal.Server{Module: "http", Upstream: "pool", Address: address}
+	}
+	for _, test := range []struct {
+		servers []journal.Server
+		ok      bool
+	}{
+		{[]journal.Server{server("127.0.0.2:8080")}, true},
+		{[]journal.Server{server(nameless)}, false},
+		{[]journal.Server{server(nameless), server("app.invalid:8081")}, false},
+		{[]journal.Server{server("127.0.0.2:8080"), server(nameless)}, false},
+	} {
+		for _, held := range []bool{false, true} {
+			c, err := r.agent().Connections(t.Context(), ConnectionsQuery{Servers: test.servers, Held: held})
+			if (err == nil) != test.ok || err != nil && !strings.Contains(err.Error(), "app.invalid") {
+				t.Errorf("%v: %d connections, %v", test.servers, c.Open, err)
+			}
+		}
+	}
+	// A report counts the servers that it can.
+	report, err := r.agent().Plan(t.Context(), Query{Connections: true})
+	if err != nil || report.Uncounted != "" || len(report.Servers) != 3 {
+		t.Fatalf("%+v, %v", report, err)
+	}
+	for _, s := range report.Servers {
+		if want := s.Address == "127.0.0.2:8080"; (s.Open == 0) != want || (s.Open == -1) == want {
+			t.Errorf("%s has %d connections", s.Address, s.Open)
+		}
+	}
+}
+
+// What getent prints is what is counted to: nothing is no address, and ss has the zone of an
+// address apart.
+func TestEndpointsOfAName(t *testing.T) {
+	bin := t.TempDir()
+	t.Setenv("PATH", bin)
+	for _, test := range []struct {
+		printed string
+		want    []netip.AddrPort
+	}{
+		{"", nil},
+		{"nonsense\n", nil},
+		{"10.0.0.1 STREAM app\n10.0.0.1 DGRAM\n::ffff:10.0.0.2 STREAM\n", []netip.AddrPort{netip.MustParseAddrPort("10.0.0.1:80"), netip.MustParseAddrPort("10.0.0.2:80")}},
+		{"fe80::1%eth0 STREAM app\n", []netip.AddrPort{netip.MustParseAddrPort("[fe80::1]:80")}},
+	} {
+		if err := os.WriteFile(bin+"/getent", []byte("#!/bin/sh\nprintf '"+strings.ReplaceAll(test.printed, "%", "%%")+"'\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		to, err := endpoints(t.Context(), []nginx.Address{{Host: "app", Port: 80}})
+		if (err == nil) != (test.want != nil) || !slices.Equal(to[0], test.want) {
+			t.Errorf("%q: %v, %v", test.printed, to, err)
 		}
 	}
 }

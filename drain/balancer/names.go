@@ -56,6 +56,9 @@ func lookup(ctx context.Context, host string) ([]netip.Addr, error) {
 			addrs = append(addrs, a.Unmap())
 		}
 	}
+	if len(addrs) == 0 {
+		return nil, fmt.Errorf("look up %s: no address in %.100q", host, out)
+	}
 	slices.SortFunc(addrs, netip.Addr.Compare)
 	return slices.Compact(addrs), nil
 }

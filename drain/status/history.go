@@ -1,6 +1,7 @@
 package status
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"strings"
@@ -15,7 +16,8 @@ import (
 // A callersHistory is the history of an LB, and who asks for it as the LB sees them.
 type callersHistory struct {
 	balancer.History
-	caller journal.Recorder
+	caller  journal.Recorder
+	unknown error // the LB does not know the operation that was asked for
 }
 
 // A HistoryEntry is one operation in the list of them.
@@ -31,7 +33,7 @@ type HistoryEntry struct {
 func ReadHistory(ctx context.Context, sp spec.Spec, c fleet.Connector) (entries []HistoryEntry, unreadable []string, err error) {
 	all, err := fleet.AskAll(ctx, sp, c, func(ctx context.Context, lb *fleet.LB) (callersHistory, error) {
 		h, err := lb.History(ctx, balancer.HistoryQuery{})
-		return callersHistory{h, lb.Caller()}, err
+		return callersHistory{History: h, caller: lb.Caller()}, err
 	})
 	if err != nil {
 		return nil, nil, spec.BeforeTouching(ctx, err)
@@ -72,19 +74,21 @@ func ReadHistory(ctx context.Context, sp spec.Spec, c fleet.Connector) (entries 
 // how many lines of its history could not be read. What is not of one LB stands in
 // the history of each, and is told once.
 func ReadOperation(ctx context.Context, sp spec.Spec, id string, c fleet.Connector) (events []event.Event, unread int, err error) {
-	var unknown error
 	all, err := fleet.AskAll(ctx, sp, c, func(ctx context.Context, lb *fleet.LB) (callersHistory, error) {
 		h, err := lb.History(ctx, balancer.HistoryQuery{ID: id})
+		own := callersHistory{History: h, caller: lb.Caller()}
 		if balancer.CodeOf(err) == balancer.CodeUnknown {
-			unknown, err = err, nil
+			own.unknown, err = err, nil
 		}
-		return callersHistory{h, lb.Caller()}, err
+		return own, err
 	})
 	if err != nil {
 		return nil, 0, spec.BeforeTouching(ctx, err)
 	}
+	var unknown error
 	told := map[string]bool{}
 	for i, h := range all {
+		unknown = cmp.Or(unknown, h.unknown)
 		unread += h.Truncated
 		for _, line := range h.Lines {
 			e, err := event.Parse(line)

@@ -134,6 +134,15 @@ func TestHeldOfLBs(t *testing.T) {
 	if got, err := c.Count(t.Context()); err != nil || got.Open != 2 || got.Held != nil {
 		t.Errorf("%+v, %v", got, err)
 	}
+	// One LB has no server of the backend. If none has, nothing was counted.
+	c.servers[lbs[0]] = nil
+	if got, err := c.Count(t.Context()); err != nil || got.Open != 1 {
+		t.Errorf("%+v, %v", got, err)
+	}
+	c.servers = nil
+	if got, err := c.Count(t.Context()); err == nil {
+		t.Errorf("no error, but %+v", got)
+	}
 }
 
 // A holding is a counter with connections that never end.

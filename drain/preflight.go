@@ -31,14 +31,14 @@ func (c lbCounter) Count(ctx context.Context) (remote.Count, error) { return c.c
 func (c lbCounter) CountHeld(ctx context.Context) (remote.Count, error) { return c.count(ctx, true) }
 
 func (c lbCounter) count(ctx context.Context, held bool) (remote.Count, error) {
-	lbs := c.lbs
+	lbs := slices.DeleteFunc(slices.Clone(c.lbs), func(lb *fleet.LB) bool { return c.statusURL == "" && len(c.servers[lb]) == 0 })
+	if len(lbs) == 0 {
+		return remote.Count{}, errors.New("no load balancer has a server of the backend")
+	}
 	if c.statusURL != "" {
 		lbs = lbs[:1] // the page is the same from everywhere
 	}
 	all, err := fleet.Gather(ctx, lbs, func(ctx context.Context, lb *fleet.LB) (remote.Count, error) {
-		if c.statusURL == "" && len(c.servers[lb]) == 0 {
-			return remote.Count{}, nil
-		}
 		return lb.Connections(ctx, balancer.ConnectionsQuery{Servers: c.servers[lb], StatusURL: c.statusURL, Held: held})
 	})
 	sum := remote.Count{}

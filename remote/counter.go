@@ -27,7 +27,7 @@ var (
 	ErrManyClients = errors.New("more clients than can be listed")
 )
 
-// Count is how many connections are established, and with whom.
+// Count is how many connections are open, and with whom.
 type Count struct {
 	Open      int    `json:"open"`
 	Peers     []Peer `json:"-"`              // those with the most of them, at most eight, the most first
@@ -73,7 +73,7 @@ type Counter struct {
 // started before the first reading.
 func NewCounter(h Host, ports []uint16) *Counter { return &Counter{host: h, ports: ports} }
 
-// Count counts the established connections. After an error, ErrConnection or
+// Count counts the connections that the clients take for established. After an error, ErrConnection or
 // another, the next reading starts anew.
 func (c *Counter) Count(ctx context.Context) (Count, error) { return ask(ctx, c, "count", parseCount) }
 

@@ -1,5 +1,7 @@
 # Counts the connections to this host's ports when it is told to, a line each:
-#   count ID            the established ones, grouped by the address of the peer
+#   count ID            the established ones and those in SYN-RECV, grouped by the
+#                       address of the peer: a client takes SYN-RECV for established
+#                       while the listen queue is full (tcp(7), tcp_abort_on_overflow)
 #   held ID             the same, and each of the first 2000: its far end, and how many
 #                       ms ago something was last sent on it, and received
 #   clients ID ADDR...  the far ends of all that there are or were until a minute
@@ -24,12 +26,12 @@ common='
   function done() { print "end " id " " (status == "" ? "unknown" : status) }'
 
 count='
-  /^[0-9]+ +[0-9]+ +[^ ]+:[0-9]+ +[^ ]+:[0-9]+ *$/ {
+  /^([A-Z-]+ +)?[0-9]+ +[0-9]+ +[^ ]+:[0-9]+ +[^ ]+:[0-9]+ *$/ {
     open++
-    peer = $4
+    peer = $NF
     sub(/:[0-9]+$/, "", peer)
     seen[peer]++
-    if (held && open <= 2000) far[open] = $4
+    if (held && open <= 2000) far[open] = $NF
     next
   }
   # What -i prints of a socket is on a line of its own. ss leaves out what is 0, and
@@ -86,8 +88,8 @@ clients='
   printf '%s\n' "$ready"
   while read -r what id except; do
     case $what in
-      count) { ss -Htn state established "$filter" 2>&1; echo "exit $?"; } | awk -v id="$id" "$common$count" ;;
-      held) { ss -Htni state established "$filter" 2>&1; echo "exit $?"; } | awk -v id="$id" -v held=1 "$common$count" ;;
+      count) { ss -Htn state established state syn-recv "$filter" 2>&1; echo "exit $?"; } | awk -v id="$id" "$common$count" ;;
+      held) { ss -Htni state established state syn-recv "$filter" 2>&1; echo "exit $?"; } | awk -v id="$id" -v held=1 "$common$count" ;;
       clients) { ss -Htan state connected "$filter" 2>&1; echo "exit $?"; } | awk -v id="$id" -v except=" $except " "$common$clients" ;;
     esac </dev/null || printf 'end %s unknown\n' "$id"
   done

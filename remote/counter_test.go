@@ -14,6 +14,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -126,6 +127,33 @@ func TestCounter(t *testing.T) {
 	defer counter.Close()
 	if _, err := counter.Count(limit(t, time.Minute)); err != nil {
 		t.Errorf("%d ports: %v", len(many), err)
+	}
+}
+
+// While the app's listen queue is full, the kernel keeps a connection in SYN-RECV that the client
+// takes for established, with its request on the way. TCP_DEFER_ACCEPT does the same (tcp(7)).
+func TestCounterCountsWhatIsNotAccepted(t *testing.T) {
+	t.Parallel()
+	needTool(t, "ss", "awk")
+	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		var err error
+		return errors.Join(c.Control(func(fd uintptr) {
+			err = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, syscall.TCP_DEFER_ACCEPT, 30)
+		}), err)
+	}}
+	l, err := lc.Listen(t.Context(), "tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	connectTo(t, "tcp", l.Addr().String(), 2)
+	counter := NewCounter(newLocal(nil, quick()), ports(l.Addr().(*net.TCPAddr).Port))
+	defer counter.Close()
+	if got, err := counter.Count(limit(t, time.Minute)); err != nil || !reflect.DeepEqual(got, Count{Open: 2, Peers: []Peer{{addr("127.0.0.1"), 2}}}) {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if got, err := counter.CountHeld(limit(t, time.Minute)); err != nil || got.Open != 2 || len(got.Held) != 2 {
+		t.Errorf("%+v, %v", got, err)
 	}
 }
 

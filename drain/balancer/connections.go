@@ -8,10 +8,12 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/drainctl/drainctl/nginx"
@@ -108,7 +110,7 @@ func countTo(ctx context.Context, addresses []nginx.Address, to [][]netip.AddrPo
 		}
 		switch {
 		case a.Unix != "":
-			if each[i], err = unixConnections(a.Unix); err != nil {
+			if each[i], err = unixConnections(ctx, a.Unix); err != nil {
 				return c, each, err
 			}
 			if !counted[a.Unix] {
@@ -174,10 +176,22 @@ var socketLine = regexp.MustCompile(`^(?:[a-z]+ +)?(?:[A-Z][A-Z0-9-]* +)?[0-9]+ 
 
 var inodeField = regexp.MustCompile(`\bino:([0-9]+)`)
 
-// ss runs ss and hands over each socket. What it says on
-// standard error may come with exit status 0, and means that its output is not
-// to be trusted.
+// ss runs ss and hands over each socket.
 func ss(ctx context.Context, args []string, each func(socket)) error {
+	text, err := runSS(ctx, args)
+	if err != nil {
+		return err
+	}
+	sockets, err := parseSockets(text)
+	for _, s := range sockets {
+		each(s)
+	}
+	return err
+}
+
+// runSS returns what ss prints. What it says on standard error may come with exit
+// status 0, and means that its output is not to be trusted.
+func runSS(ctx context.Context, args []string) (string, error) {
 	path, err := exec.LookPath("ss")
 	for _, usual := range []string{"/usr/sbin/ss", "/sbin/ss", "/usr/bin/ss"} {
 		if err == nil {
@@ -188,19 +202,15 @@ func ss(ctx context.Context, args []string, each func(socket)) error {
 		}
 	}
 	if err != nil {
-		return errors.New("count connections: ss is not there; install iproute2")
+		return "", errors.New("count connections: ss is not there; install iproute2")
 	}
 	cmd := exec.CommandContext(ctx, path, args...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil || stderr.Len() > 0 {
-		return fmt.Errorf("count connections: ss: %w: %s", errors.Join(err, errors.New("it printed")), strings.TrimSpace(stderr.String()))
+		return "", fmt.Errorf("count connections: ss: %w: %s", errors.Join(err, errors.New("it printed")), strings.TrimSpace(stderr.String()))
 	}
-	sockets, err := parseSockets(stdout.String())
-	for _, s := range sockets {
-		each(s)
-	}
-	return err
+	return stdout.String(), nil
 }
 
 // parseSockets reads what ss prints: a line for each socket, with its protocol and state where ss
@@ -302,15 +312,16 @@ func socketsOf(pid int) map[string]bool {
 	return held
 }
 
-// unixConnection is a stream socket with the name of the one that it is connected to, in state
-// 02: it waits in the listen queue, or 03: a program has accepted it (proc(5), /proc/net/unix).
-// The name may hold blanks.
-var unixConnection = regexp.MustCompile(`^\S+ \S+ \S+ \S+ 0001 0[23] +[0-9]+ (.+)`)
+// unixConnection is a stream socket's inode and the name of the one that it is connected to, in
+// state 02: it waits in the listen queue and has the inode 0, or 03: a program has accepted it
+// (proc(5), /proc/net/unix). The name may hold blanks.
+var unixConnection = regexp.MustCompile(`^\S+ \S+ \S+ \S+ 0001 0[23] +([0-9]+) (.+)`)
 
-// unixConnections counts the connections to the socket at path: those that a
-// program has accepted and those that wait for it to. It reads the kernel's own
-// list, because ss shows only the former.
-func unixConnections(path string) (n int, err error) {
+// unixConnections counts the connections to the socket at path: those that a program has
+// accepted and those that wait for it to. It reads the kernel's own list, because ss shows only
+// the former. The program may have bound the socket by another name: another path of the file,
+// a relative path, or the path in a container.
+func unixConnections(ctx context.Context, path string) (n int, err error) {
 	text, err := os.ReadFile("/proc/net/unix")
 	if err == nil && !strings.HasPrefix(string(text), "Num ") {
 		err = errors.New("unexpected /proc/net/unix")
@@ -318,30 +329,60 @@ func unixConnections(path string) (n int, err error) {
 	if err != nil {
 		return 0, fmt.Errorf("count connections to %s: %w", path, err)
 	}
-	isPath := map[string]bool{}
+	file := fileAt(path)
+	named := map[string]os.FileInfo{}
+	var other []string // the inodes of sockets whose name does not tell the file
 	for line := range strings.Lines(string(text)) {
 		m := unixConnection.FindStringSubmatch(line)
 		if m == nil { // also the rest of a name with a line break
 			continue
 		}
-		is, known := isPath[m[1]]
-		if !known {
-			is = sameSocket(m[1], path)
-			isPath[m[1]] = is
+		inode, name := m[1], m[2]
+		if _, known := named[name]; !known {
+			named[name] = fileAt(name)
 		}
-		if is {
+		switch {
+		case name == path, file != nil && os.SameFile(named[name], file):
+			n++
+		case filepath.Base(name) != filepath.Base(path):
+		case inode != noInode:
+			other = append(other, inode)
+		case named[name] == nil: // it waits, and nothing tells its file
 			n++
 		}
 	}
-	return n, nil
+	if len(other) == 0 {
+		return n, nil
+	}
+	files, err := unixFiles(ctx)
+	for _, inode := range other {
+		is, known := files[inode]
+		if !known || file == nil || is == fmt.Sprint(file.Sys().(*syscall.Stat_t).Ino) {
+			n++
+		}
+	}
+	return n, err
 }
 
-// sameSocket reports whether the name under which a program has bound a socket may be path.
-func sameSocket(name, path string) bool {
-	if name == path {
-		return true
+// fileAt is the file at an absolute path, nil if there is none.
+func fileAt(path string) os.FileInfo {
+	info, err := os.Stat(path)
+	if err != nil || !filepath.IsAbs(path) {
+		return nil
 	}
-	infoName, errName := os.Stat(name)
-	infoPath, errPath := os.Stat(path)
-	return errName == nil && errPath == nil && os.SameFile(infoName, infoPath)
+	return info
+}
+
+// unixFile is the inodes of a connected Unix socket and of the file that it is bound to, as ss
+// prints them with -e.
+var unixFile = regexp.MustCompile(` ([0-9]+) +\* +[0-9]+ .*\bino:([0-9]+) `)
+
+// unixFiles is the inode of the file of each connected Unix socket, by the socket's inode.
+func unixFiles(ctx context.Context) (map[string]string, error) {
+	text, err := runSS(ctx, []string{"-Hxe"})
+	files := map[string]string{}
+	for _, m := range unixFile.FindAllStringSubmatch(text, -1) {
+		files[m[1]] = m[2]
+	}
+	return files, err
 }

@@ -312,3 +312,53 @@ func TestEndpointsOfAName(t *testing.T) {
 		}
 	}
 }
+
+// Programs bind a socket by a name that is not its path on the LB: a relative one, or one in a
+// container.
+func TestConnectionsToAUnixSocketOfAnotherName(t *testing.T) {
+	dir := t.TempDir()
+	for _, sub := range []string{"a", "b", "elsewhere"} {
+		if err := os.Mkdir(filepath.Join(dir, sub), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Chdir(filepath.Join(dir, "a"))
+	l, err := net.Listen("unix", "app.sock")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for range 2 {
+		conn, err := net.Dial("unix", "app.sock")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+	}
+	accepted, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer accepted.Close()
+	other, err := net.Listen("unix", filepath.Join(dir, "b", "app.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	second, err := net.Dial("unix", other.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer second.Close()
+	t.Chdir(filepath.Join(dir, "elsewhere"))
+	for path, want := range map[string]int{
+		"a/app.sock":   2,
+		"b/app.sock":   1 + 1, // of the one that waits, the kernel does not tell the file
+		"b/other.sock": 0,
+	} {
+		c, err := countOne(t, nginx.Address{Unix: filepath.Join(dir, path)}, false)
+		if err != nil || c.Open != want {
+			t.Errorf("%s: %d connections, not %d (%v)", path, c.Open, want, err)
+		}
+	}
+}

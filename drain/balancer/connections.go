@@ -34,7 +34,7 @@ func (l *Local) Connections(ctx context.Context, q ConnectionsQuery) (remote.Cou
 		return remote.Count{}, asError(err)
 	}
 	to, err := endpoints(ctx, addresses)
-	if err != nil {
+	if err = errors.Join(err, l.checkNetwork(ctx)); err != nil {
 		return remote.Count{}, asError(fmt.Errorf("count connections: %w", err))
 	}
 	c, _, err := countTo(ctx, addresses, to, q.Held)
@@ -47,8 +47,52 @@ func (l *Local) Connections(ctx context.Context, q ConnectionsQuery) (remote.Cou
 	return c, nil
 }
 
+// checkNetwork fails if nginx has its sockets where they cannot be counted. A good result is kept,
+// so that a count costs no look at the configuration.
+func (l *Local) checkNetwork(ctx context.Context) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.sameNetwork {
+		return nil
+	}
+	l.serial.Lock()
+	defer l.serial.Unlock()
+	conf, build, err := l.load(ctx)
+	if err == nil {
+		err = l.networkOf(ctx, conf, build)
+	}
+	l.sameNetwork = err == nil
+	return err
+}
+
+// networkOf fails if nginx runs in another network namespace, that of a container: ss shows the
+// sockets of its own (network_namespaces(7)).
+func (l *Local) networkOf(ctx context.Context, conf *nginx.Config, build nginx.Build) error {
+	r, err := l.running(ctx, conf, build)
+	if errors.Is(err, nginx.ErrNotRunning) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	here, errHere := os.Readlink("/proc/self/ns/net")
+	there, errThere := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", r.Master.PID))
+	err = errors.Join(errHere, errThere)
+	switch {
+	case unprivileged(err):
+		return nil // root alone can drain here
+	case err == nil && here != there:
+		err = fmt.Errorf("nginx (process %d) is in another network namespace (a container?): its connections cannot be seen here", r.Master.PID)
+	}
+	return err
+}
+
 // count fills in the open connections of every server of a report.
-func (r *reading) count(ctx context.Context) {
+func (r *reading) count(ctx context.Context, l *Local) {
+	if err := l.networkOf(ctx, r.conf, r.build); err != nil {
+		r.Uncounted = err.Error()
+		return
+	}
 	var addresses []nginx.Address
 	for _, s := range r.servers {
 		addresses = append(addresses, s.Address)

@@ -362,3 +362,20 @@ func TestConnectionsToAUnixSocketOfAnotherName(t *testing.T) {
 		}
 	}
 }
+
+// An nginx in a container has its sockets in a network namespace of its own, where ss run here
+// sees none of them.
+func TestConnectionsOfAnotherNetwork(t *testing.T) {
+	r := newRig(t, "unshare", "-n", "sh", "-c", `ip link set lo up && exec "$@"`, "sh")
+	servers := []journal.Server{{Module: "http", Upstream: "pool", Address: "127.0.0.2:8080"}}
+	c := r.agent()
+	for range 2 {
+		if n, err := c.Connections(t.Context(), ConnectionsQuery{Servers: servers}); err == nil || !strings.Contains(err.Error(), "network namespace") {
+			t.Errorf("%d connections, %v", n.Open, err)
+		}
+	}
+	report, err := c.Plan(t.Context(), Query{Connections: true})
+	if err != nil || !strings.Contains(report.Uncounted, "network namespace") {
+		t.Errorf("a report: %+v, %v", report, err)
+	}
+}

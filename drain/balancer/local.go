@@ -68,6 +68,8 @@ type Local struct {
 
 	mu    sync.Mutex // guards what follows
 	known map[journal.Server]nginx.Address
+	// sameNetwork tells that nginx was seen to have its sockets in this network namespace.
+	sameNetwork bool
 }
 
 // addresses is where servers are. Only what is or was a server of this LB is asked or

@@ -59,7 +59,7 @@ func (l *Local) Plan(ctx context.Context, q Query) (*Report, error) {
 	}
 	r.facts(ctx)
 	if q.Connections {
-		r.count(ctx)
+		r.count(ctx, l)
 	}
 	r.Locks, _ = l.journal.Holders()
 	if q.Preflight {

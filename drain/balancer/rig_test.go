@@ -37,7 +37,8 @@ const patience = time.Minute
 // clocks of files and of processes to tell which came first.
 const apart = 100 * time.Millisecond
 
-func newRig(t *testing.T) *rig {
+// newRig starts the nginx, with a command before it if one is given.
+func newRig(t *testing.T, under ...string) *rig {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Fatal("this test reloads an nginx as drainctl does, and must be root for that")
@@ -67,7 +68,8 @@ http {
 `, dir, front))
 	r.write(dir+"/other.conf", "upstream other { server 127.0.0.9:80; }\n") // which nobody includes
 	time.Sleep(apart)
-	cmd := exec.Command("nginx", "-c", r.conf, "-e", dir+"/error.log")
+	args := append(under, "nginx", "-c", r.conf, "-e", dir+"/error.log")
+	cmd := exec.Command(args[0], args[1:]...)
 	if err := cmd.Start(); err != nil {
 		t.Fatalf("this test needs nginx: testdata/lab/setup.sh installs it (%v)", err)
 	}

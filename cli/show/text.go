@@ -420,14 +420,7 @@ func waiting(e *event.Waiting) string {
 
 // openFrom is how many connections are open, and whose they are.
 func openFrom(e *event.Waiting) string {
-	from := ""
-	for i, peer := range e.Peers {
-		from += fmt.Sprintf("%s%s (%d)", map[bool]string{true: ", from ", false: ", "}[i == 0], peer.Addr, peer.Count)
-	}
-	if e.MorePeers > 0 {
-		from += fmt.Sprintf(", and %d more", e.MorePeers)
-	}
-	return openNow(e) + from
+	return openNow(e) + backend.PeersText(e.Peers, e.MorePeers)
 }
 
 func health(e *event.HealthChecked) string {
@@ -633,12 +626,7 @@ func checksNow(e *event.HealthChecked) string {
 }
 
 // count is n things.
-func count(n int, thing string) string {
-	if n == 1 {
-		return "1 " + thing
-	}
-	return fmt.Sprintf("%d %ss", n, thing)
-}
+func count(n int, thing string) string { return backend.Number(n, thing) }
 
 // Trace shows a command as it is run, with --verbose.
 func (v *Text) Trace(host, command string) {

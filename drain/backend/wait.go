@@ -78,26 +78,26 @@ func (e *TimedOutError) Error() string {
 	if e.Count.Open <= e.Threshold {
 		return fmt.Sprintf("not drained after %s: other clients may still connect: which ones cannot be told", Span(e.Limit))
 	}
-	from := ""
-	for i, p := range e.Count.Peers {
-		if i == 0 {
-			from = ", from "
-		} else {
-			from += ", "
-		}
-		from += fmt.Sprintf("%s (%d)", p.Addr, p.Count)
-	}
-	if e.Count.MorePeers > 0 {
-		from += fmt.Sprintf(", and %d more", e.Count.MorePeers)
-	}
-	return fmt.Sprintf("not drained after %s: %s open, more than %d%s", Span(e.Limit), connections(e.Count.Open), e.Threshold, from)
+	return fmt.Sprintf("not drained after %s: %s open, more than %d%s", Span(e.Limit), Number(e.Count.Open, "connection"), e.Threshold, PeersText(e.Count.Peers, e.Count.MorePeers))
 }
 
-func connections(n int) string {
-	if n == 1 {
-		return "1 connection"
+// PeersText names the far ends of connections, such as ", from 192.168.1.2 (2), and 4 more".
+func PeersText(peers []remote.Peer, more int) (text string) {
+	for i, p := range peers {
+		text += fmt.Sprintf("%s%s (%d)", map[bool]string{true: ", from ", false: ", "}[i == 0], p.Addr, p.Count)
 	}
-	return fmt.Sprintf("%d connections", n)
+	if more > 0 {
+		text += fmt.Sprintf(", and %d more", more)
+	}
+	return text
+}
+
+// Number counts things for a person, such as "1 connection" or "2 connections".
+func Number(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
 }
 
 // waiting is a wait under way.

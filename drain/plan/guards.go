@@ -232,7 +232,7 @@ func liveServers(p *Plan) []spec.Finding {
 			switch {
 			case u.Live == u.Remain:
 			case u.Remain < p.minUp(lb, u.Name):
-				text := fmt.Sprintf("upstream %s (%s:%d) would keep %s, fewer than %d", u.Name, u.File, u.Line, live(u.Remain), p.minUp(lb, u.Name))
+				text := fmt.Sprintf("upstream %s (%s:%d) would keep %s, fewer than %d", u.Name, u.File, u.Line, backend.Number(u.Remain, "live server"), p.minUp(lb, u.Name))
 				switch {
 				case u.Remain == 0 && u.Backup:
 					text = fmt.Sprintf("upstream %s (%s:%d) would have no live server left but a backup, which is no live primary", u.Name, u.File, u.Line)
@@ -281,13 +281,6 @@ func (p *Plan) longestWait() (longest time.Duration) {
 		longest = max(longest, b.Settings.Timeout)
 	}
 	return longest
-}
-
-func live(n int) string {
-	if n == 1 {
-		return "1 live server"
-	}
-	return fmt.Sprintf("%d live servers", n)
 }
 
 // directReferences finds where the target is reached without the upstream.

@@ -137,7 +137,6 @@ func (r *reading) match() {
 	if r.query.Itself {
 		return
 	}
-	excluded := map[*nginx.Server]bool{}
 	for _, u := range r.conf.Upstreams {
 		left := len(r.query.Upstreams) > 0 && !slices.ContainsFunc(r.query.Upstreams, u.Named)
 		for _, s := range u.Servers {
@@ -146,7 +145,6 @@ func (r *reading) match() {
 			}
 			if left {
 				if len(r.targets) > 0 {
-					excluded[s] = true
 					r.Excluded = append(r.Excluded, r.describe(s))
 				}
 				continue

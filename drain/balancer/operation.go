@@ -369,34 +369,27 @@ func (l *Local) undoUnsent(ctx context.Context) error {
 	return nil
 }
 
-// undoUnsentOf undoes the unsent edits of one operation. It undoes an edit that clears a mark before
-// the edit that made the mark.
+// undoUnsentOf undoes the unsent edits of one operation.
 func (l *Local) undoUnsentOf(ctx context.Context, s *journal.State, id string) error {
-	for range attempts {
-		edits, undone, made := s.UnsentOf(id), []journal.Edit(nil), []journal.Edit(nil)
-		if len(edits) == 0 {
+	edits, undone, made := s.UnsentOf(id), []journal.Edit(nil), []journal.Edit(nil)
+	if len(edits) == 0 {
+		return nil
+	}
+	if !l.isLoaded(ctx, edits) {
+		var err error
+		if undone, made, err = l.undoOurs(ctx, s, edits); err != nil {
 			return nil
 		}
-		if !l.isLoaded(ctx, edits) {
-			var err error
-			if undone, made, err = l.undoOurs(ctx, s, edits); err != nil {
-				return nil
-			}
-		}
-		err := l.update(ctx, "undone", func(now *journal.State) error {
-			keepOurs(now, made)
-			err := now.Undone(id, undone...)
-			if err == nil && len(undone) < len(edits) {
-				err = now.Sent(id) // what is left of it stands
-			}
-			*s = *now
-			return err
-		})
-		if err != nil {
-			return err
-		}
 	}
-	return nil
+	return l.update(ctx, "undone", func(now *journal.State) error {
+		keepOurs(now, made)
+		err := now.Undone(id, undone...)
+		if err == nil && len(undone) < len(edits) {
+			err = now.Sent(id) // what is left of it stands
+		}
+		*s = *now
+		return err
+	})
 }
 
 // isLoaded tells whether nginx was loaded after edits that are in their files.

@@ -51,6 +51,14 @@ func (r *rig) staged(uid uint32, q Query) (*Local, string) {
 	return l, id
 }
 
+// kill frees the lock of an agent that has edited, as the kernel does when the agent is killed.
+func (r *rig) kill(l *Local) {
+	r.t.Helper()
+	r.must(l.editLock.Unlock())
+	l.staged.Stop()
+	l.editLock = nil
+}
+
 // drained has root drain a server; the operation has its ID.
 func (r *rig) drained(id, target string) {
 	r.t.Helper()
@@ -132,9 +140,7 @@ func TestEditOfAKilledAgent(t *testing.T) {
 				_, err := killed.Load(t.Context(), LoadRequest{patience})
 				r.must(err)
 			} else {
-				r.must(killed.editLock.Unlock()) // as the kernel does
-				killed.staged.Stop()
-				killed.editLock = nil
+				r.kill(killed)
 			}
 			next := r.as(1000)
 			report := r.began(next, newOperationID(), down("127.0.0.3"))
@@ -182,9 +188,7 @@ func TestEditOfAKilledAgentThatOthersTouched(t *testing.T) {
 			r.write(r.dir+more, moreServers)
 			r.write(r.conf, strings.Replace(r.read(r.conf), "include pool.conf;", "include pool.conf; include "+r.dir+"/more*.conf;", 1))
 			killed, _ := r.staged(0, down("127.0.0.7"))
-			r.must(killed.editLock.Unlock())
-			killed.staged.Stop()
-			killed.editLock = nil
+			r.kill(killed)
 			test.do(r)
 			next := r.as(0)
 			report := r.began(next, newOperationID(), down("127.0.0.2"))

@@ -231,9 +231,8 @@ func TestPartlyUndoneByAKilledAgent(t *testing.T) {
 	_, err := l.Stage(t.Context(), q)
 	r.must(err)
 	_, err = l.Stage(t.Context(), wants(AsBefore, "127.0.0.3"))
-	r.must(err, l.editLock.Unlock()) // as the kernel does
-	l.staged.Stop()
-	l.editLock = nil
+	r.must(err)
+	r.kill(l)
 	next, _ := r.begins(1000, journal.KindDrain)
 	q = wants(Back, "127.0.0.9")
 	q.AcceptPending = false
@@ -300,9 +299,8 @@ func TestEditOfAKilledRun(t *testing.T) {
 	q := wants(Out, "127.0.0.3")
 	q.Wants = append(q.Wants, wants(Back, "127.0.0.2").Wants...)
 	_, err := l.Stage(t.Context(), q)
-	r.must(err, l.editLock.Unlock()) // as the kernel does
-	l.staged.Stop()
-	l.editLock = nil
+	r.must(err)
+	r.kill(l)
 	next, _ := r.begins(1000, journal.KindDrain)
 	if _, err := next.Stage(t.Context(), wants(Back, "127.0.0.9")); err != nil {
 		t.Error(err)

@@ -319,8 +319,8 @@ func (m Mark) clearedBy(id string) bool { return m.Cleared != nil && m.Cleared.O
 // not undone itself. An edit lacks the splices whose marks are gone.
 func (s *State) EditsOf(id string, servers ...Server) []Edit {
 	return s.edits(id, func(m Mark, c Change) bool {
-		own := c.New == "" && m.Operation == id
-		return !own && (len(servers) == 0 || slices.Contains(servers, m.Server))
+		undone := m.Cleared != nil && (m.Operation == id || c.New != "")
+		return !undone && (len(servers) == 0 || slices.Contains(servers, m.Server))
 	})
 }
 
@@ -332,18 +332,20 @@ func (s *State) UnsentOf(id string) []Edit {
 // edits returns the edits of an operation that are in the files, with the changes that is accepts.
 func (s *State) edits(id string, is func(Mark, Change) bool) (all []Edit) {
 	for _, m := range s.Marks {
-		c := m.Change
+		changes := []Change{m.Change}
 		if m.Cleared != nil {
-			c = *m.Cleared
+			changes = append(changes, *m.Cleared)
 		}
-		if c.Operation != id || c.After == "" || !is(m, c) {
-			continue
+		for _, c := range changes {
+			if c.Operation != id || c.After == "" || !is(m, c) {
+				continue
+			}
+			i := slices.IndexFunc(all, func(e Edit) bool { return e.isOf(c) })
+			if i < 0 {
+				i, all = len(all), append(all, Edit{Path: c.File, Before: c.Before, After: c.After})
+			}
+			all[i].Splices = append(all[i].Splices, Splice{Server: m.Server, At: c.At, Old: c.Old, New: c.New, Line: c.Line})
 		}
-		i := slices.IndexFunc(all, func(e Edit) bool { return e.isOf(c) })
-		if i < 0 {
-			i, all = len(all), append(all, Edit{Path: c.File, Before: c.Before, After: c.After})
-		}
-		all[i].Splices = append(all[i].Splices, Splice{Server: m.Server, At: c.At, Old: c.Old, New: c.New, Line: c.Line})
 	}
 	return all
 }
@@ -397,13 +399,13 @@ func (s *State) Undone(id string, edits ...Edit) error {
 		undone := func(c Change) bool {
 			return c.Operation == id && slices.ContainsFunc(edits, func(e Edit) bool { return e.has(m.Server, c) })
 		}
-		switch {
-		case m.Cleared != nil && undone(*m.Cleared):
+		if m.Cleared != nil && undone(*m.Cleared) {
 			m.Cleared = nil
 			if m.Operation == "" {
 				continue
 			}
-		case m.Cleared == nil && undone(m.Change):
+		}
+		if m.Cleared == nil && undone(m.Change) {
 			if m.Unsent {
 				continue
 			}

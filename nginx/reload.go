@@ -217,6 +217,16 @@ func (b Binary) idleMaster(ctx context.Context, master int, limit time.Duration)
 	}
 }
 
+// Settled looks at a master and its workers once the master is idle: no load is under way then. It
+// fails if the master is still busy after limit.
+func (b Binary) Settled(ctx context.Context, master int, limit time.Duration) (Running, error) {
+	now, idle, err := b.idleMaster(ctx, master, limit)
+	if err == nil && !idle {
+		err = fmt.Errorf("nginx was busy for %s, with a reload for example", limit)
+	}
+	return now.Running, err
+}
+
 // A look is the state of the master and, right after it, the list of its children, and then the
 // children that nginx has titled.
 type look struct {

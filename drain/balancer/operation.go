@@ -394,9 +394,9 @@ func (l *Local) undoUnsentOf(ctx context.Context, s *journal.State, id string) e
 
 // isLoaded tells whether nginx was loaded after edits that are in their files.
 func (l *Local) isLoaded(ctx context.Context, edits []journal.Edit) bool {
-	running, err := l.now(ctx)
+	running, err := l.settled(ctx)
 	if err != nil {
-		return false
+		return !errors.Is(err, nginx.ErrNotRunning)
 	}
 	return slices.ContainsFunc(edits, func(e journal.Edit) bool {
 		now, err := os.ReadFile(e.Path)
@@ -404,7 +404,7 @@ func (l *Local) isLoaded(ctx context.Context, edits []journal.Edit) bool {
 			return false
 		}
 		at, err := nginx.ChangeTime(e.Path)
-		return err == nil && !at.After(running.Loaded())
+		return err == nil && !at.After(running.LoadedAtLatest())
 	})
 }
 
@@ -436,7 +436,8 @@ func (l *Local) undoOurs(ctx context.Context, s *journal.State, edits []journal.
 	return undone, made, nil
 }
 
-// discardStaged undoes the edits of the operation that no reload was sent for.
+// discardStaged undoes the edits of the operation that nginx has not loaded. What others have had nginx
+// load stays, as after a reload of this operation.
 func (l *Local) discardStaged() {
 	if l.editLock == nil {
 		return
@@ -448,7 +449,9 @@ func (l *Local) discardStaged() {
 	if edits := s.UnsentOf(l.id); len(edits) > 0 {
 		ctx, cancel := context.WithTimeout(context.Background(), editWait)
 		defer cancel()
-		_, _, _ = l.undo(ctx, edits) // what cannot be undone stays in the journal
+		if !l.noteLoadByOthers(ctx) {
+			_, _, _ = l.undo(ctx, edits) // what cannot be undone stays in the journal
+		}
 		l.needsLoad = false
 	}
 }

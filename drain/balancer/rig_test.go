@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -27,6 +28,7 @@ type rig struct {
 	conf   string // the main file
 	pool   string // the file with the upstream
 	was    string // its bytes at the start
+	nginx  *exec.Cmd
 	master int
 }
 
@@ -68,19 +70,47 @@ http {
 `, dir, front))
 	r.write(dir+"/other.conf", "upstream other { server 127.0.0.9:80; }\n") // which nobody includes
 	time.Sleep(apart)
-	args := append(under, "nginx", "-c", r.conf, "-e", dir+"/error.log")
-	cmd := exec.Command(args[0], args[1:]...)
-	if err := cmd.Start(); err != nil {
-		t.Fatalf("this test needs nginx: testdata/lab/setup.sh installs it (%v)", err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM)
-		_ = cmd.Wait()
-	})
-	r.master = cmd.Process.Pid
-	r.until("nginx serves", func() bool { return len(r.workers()) > 0 })
+	t.Cleanup(func() { r.stop() })
+	r.start(under...)
 	time.Sleep(apart)
 	return r
+}
+
+// start starts the nginx, with a command before it if one is given.
+func (r *rig) start(under ...string) {
+	r.t.Helper()
+	args := append(under, "nginx", "-c", r.conf, "-e", r.dir+"/error.log")
+	r.nginx = exec.Command(args[0], args[1:]...)
+	if err := r.nginx.Start(); err != nil {
+		r.t.Fatalf("this test needs nginx: testdata/lab/setup.sh installs it (%v)", err)
+	}
+	r.master = r.nginx.Process.Pid
+	r.until("nginx serves", func() bool { return len(r.workers()) > 0 })
+}
+
+func (r *rig) stop() {
+	_ = r.nginx.Process.Signal(syscall.SIGTERM)
+	_ = r.nginx.Wait()
+}
+
+// reloadByOthers has another process reload nginx.
+func (r *rig) reloadByOthers() {
+	r.t.Helper()
+	time.Sleep(apart)
+	before := r.workers()
+	r.must(syscall.Kill(r.master, syscall.SIGHUP))
+	r.until("another generation serves", func() bool {
+		now := r.workers()
+		return len(now) > 0 && !slices.ContainsFunc(now, func(pid int) bool { return slices.Contains(before, pid) })
+	})
+}
+
+// restartByOthers has another process restart nginx.
+func (r *rig) restartByOthers() {
+	r.t.Helper()
+	time.Sleep(apart)
+	r.stop()
+	r.start()
 }
 
 func (r *rig) write(path, text string) {

@@ -89,13 +89,17 @@ func (l *Local) stage(ctx context.Context, r StageRequest, wants map[journal.Ser
 	if err != nil {
 		return a, err
 	}
-	last := l.before
-	if l.before, err = l.running(ctx, conf, build); err != nil {
+	now, err := l.running(ctx, conf, build)
+	if err != nil {
 		return a, err
 	}
-	if l.after = l.before; l.before.Started(last) {
-		l.mayHaveLoaded() // somebody else has reloaded it
+	if now.Started(l.before) { // others may have reloaded it
+		l.mayHaveLoaded()
+		if err := l.markSent(ctx); err != nil {
+			return a, fmt.Errorf("write the journal: %w", err)
+		}
 	}
+	l.before, l.after = now, now
 	if a.Notices, err = l.acceptPending(ctx, conf, r.AcceptPending); err != nil {
 		return a, err
 	}
@@ -155,7 +159,7 @@ func (l *Local) mayHaveLoaded() {
 	}
 }
 
-// giveUp undoes edits after err. nginx has not loaded them.
+// giveUp undoes edits after err. No reload was sent for them.
 func (l *Local) giveUp(ctx context.Context, edits []journal.Edit, err error) error {
 	if _, _, undoErr := l.undo(context.WithoutCancel(ctx), edits); undoErr != nil {
 		return fmt.Errorf("%w; restoring the files failed too: %w", err, undoErr)

@@ -1,7 +1,6 @@
 package balancer
 
 import (
-	"syscall"
 	"testing"
 	"time"
 )
@@ -35,13 +34,6 @@ func TestUndoneEditNeedsNoReload(t *testing.T) {
 	apply(false, true)
 	apply(true, false)
 	apply(false, true)
-	before := r.workers()
-	if err := syscall.Kill(r.master, syscall.SIGHUP); err != nil {
-		t.Fatal(err)
-	}
-	r.until("somebody's reload has come", func() bool {
-		now := r.workers()
-		return len(now) > 0 && now[0] != before[0]
-	})
+	r.reloadByOthers()
 	apply(true, true)
 }

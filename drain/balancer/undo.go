@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/drainctl/drainctl/drain/journal"
 	"github.com/drainctl/drainctl/nginx"
@@ -121,6 +122,7 @@ func (l *Local) undo(ctx context.Context, edits []journal.Edit) (made []journal.
 	if len(edits) == 0 {
 		return nil, nil, nil
 	}
+	l.noteLoadByOthers(context.WithoutCancel(ctx)) // a load that begins later reads the restored files
 	err = l.updateOwn(context.WithoutCancel(ctx), "undone", func(s *journal.State) error {
 		keepOurs(s, made)
 		return s.Undone(l.id, edits...)
@@ -130,6 +132,47 @@ func (l *Local) undo(ctx context.Context, edits []journal.Edit) (made []journal.
 	}
 	return made, notices, nil
 }
+
+// noteLoadByOthers reports whether another process may have had nginx load edits for which this
+// operation has sent no reload. If so, it notes that as after a reload of this operation.
+func (l *Local) noteLoadByOthers(ctx context.Context) bool {
+	s, err := l.ownState()
+	if err != nil || len(s.UnsentOf(l.id)) == 0 || !l.hasOtherWorkers(ctx) {
+		return false
+	}
+	l.mayHaveLoaded()
+	l.needsLoad = true
+	_ = l.markSent(ctx) // the memory of this agent is enough for what it does itself
+	return true
+}
+
+// hasOtherWorkers reports whether nginx serves with other workers than before the last edit: others have
+// reloaded or restarted it. It reports true if it cannot tell. An nginx that does not run serves nothing.
+func (l *Local) hasOtherWorkers(ctx context.Context) bool {
+	now, err := l.settled(ctx)
+	if errors.Is(err, nginx.ErrNotRunning) {
+		return false
+	}
+	return err != nil || now.Started(l.before)
+}
+
+// settled looks at nginx once no reload is under way: a reload may have read files that its workers are
+// yet to serve.
+func (l *Local) settled(ctx context.Context) (nginx.Running, error) {
+	now, err := l.now(ctx)
+	if err != nil {
+		now = l.before // the files do not say where it is
+	}
+	err = l.effect("look at nginx's processes", func() (err error) {
+		now, err = l.binary().Settled(ctx, now.Master.PID, settleLimit)
+		return err
+	})
+	return now, err
+}
+
+// settleLimit is how long a reload of others is waited for. An undo that cannot wait so long counts it
+// as one that has loaded the edit.
+const settleLimit = 10 * time.Second
 
 // keepOurs notes that files which only drainctl had changed before edits are so after them too.
 func keepOurs(s *journal.State, made []journal.Edit) {

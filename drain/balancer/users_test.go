@@ -6,10 +6,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -169,24 +167,16 @@ func TestEditOfAKilledAgentThatOthersTouched(t *testing.T) {
 		do   func(r *rig)
 		down bool // what the agent has marked is down afterwards
 	}{
-		"reloaded": {func(r *rig) {
-			time.Sleep(apart)
-			before := r.workers()
-			r.must(syscall.Kill(r.master, syscall.SIGHUP))
-			r.until("another generation serves", func() bool {
-				now := r.workers()
-				return len(now) > 0 && !slices.ContainsFunc(now, func(pid int) bool { return slices.Contains(before, pid) })
-			})
-		}, true},
-		"changed":  {func(r *rig) { r.write(r.dir+more, r.read(r.dir+more)+"# by hand\n") }, true},
-		"gone":     {func(r *rig) { r.must(os.Remove(r.dir + more)) }, false},
-		"put back": {func(r *rig) { r.write(r.dir+more, moreServers) }, false},
+		"reloaded":  {(*rig).reloadByOthers, true},
+		"restarted": {(*rig).restartByOthers, true},
+		"changed":   {func(r *rig) { r.write(r.dir+more, r.read(r.dir+more)+"# by hand\n") }, true},
+		"gone":      {func(r *rig) { r.must(os.Remove(r.dir + more)) }, false},
+		"put back":  {func(r *rig) { r.write(r.dir+more, moreServers) }, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			r := newRig(t)
-			r.write(r.dir+more, moreServers)
-			r.write(r.conf, strings.Replace(r.read(r.conf), "include pool.conf;", "include pool.conf; include "+r.dir+"/more*.conf;", 1))
+			r.include()
 			killed, _ := r.staged(0, down("127.0.0.7"))
 			r.kill(killed)
 			test.do(r)
@@ -205,6 +195,14 @@ func TestEditOfAKilledAgentThatOthersTouched(t *testing.T) {
 			}
 		})
 	}
+}
+
+// include adds another file to the configuration, which may be removed.
+func (r *rig) include() (path string) {
+	path = r.dir + "/more.conf"
+	r.write(path, moreServers)
+	r.write(r.conf, strings.Replace(r.read(r.conf), "include pool.conf;", "include pool.conf; include "+r.dir+"/more*.conf;", 1))
+	return path
 }
 
 const moreServers = "upstream more { server 127.0.0.7:80; server 127.0.0.8:80; }\n"

@@ -28,9 +28,9 @@ func (l *Local) Load(ctx context.Context, r LoadRequest) (done Loaded, err error
 	if !l.needsLoad {
 		return done, refusal("reload nginx: no edit of this operation waits for it")
 	}
-	before, refused := l.before, l.refused
+	refused := l.refused
 	if err = l.reload(ctx, min(r.Timeout, maxReload)); err != nil && l.undone {
-		done.Notices, err = l.keepsEarlier(ctx, before, refused, err)
+		done.Notices, err = l.keepsEarlier(ctx, refused, err)
 	}
 	if err != nil {
 		return done, asError(err)
@@ -46,11 +46,11 @@ func (l *Local) Load(ctx context.Context, r LoadRequest) (done Loaded, err error
 
 // keepsEarlier decides on a reload that failed after all edits were undone. The failure does no harm
 // if the generation of before the operation still serves: a later reload loads the restored files.
-func (l *Local) keepsEarlier(ctx context.Context, before nginx.Running, refused bool, err error) (notices []string, _ error) {
+func (l *Local) keepsEarlier(ctx context.Context, refused bool, err error) (notices []string, _ error) {
 	var reload *nginx.ReloadError
 	if errors.As(err, &reload) || refused && l.refused {
 		now, lookErr := l.now(ctx)
-		if lookErr == nil && before.Master.PID != 0 && !now.Started(before) {
+		if lookErr == nil && l.original.Master.PID != 0 && !now.Started(l.original) {
 			l.after = now
 			return []string{"nginx does not load its configuration; it continues with the one it had before this operation: " + err.Error()}, nil
 		}

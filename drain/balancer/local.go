@@ -62,6 +62,7 @@ type Local struct {
 	unloaded map[string]journal.FileHashes
 	undone   bool          // all that the operation has changed was undone
 	refused  bool          // the command of the last reload failed
+	original nginx.Running // the last generation that certainly serves no edit of the operation
 	before   nginx.Running // the generation before the last edit
 	after    nginx.Running // what runs since the last verified load
 	seen     map[string]time.Time

@@ -89,17 +89,9 @@ func (l *Local) stage(ctx context.Context, r StageRequest, wants map[journal.Ser
 	if err != nil {
 		return a, err
 	}
-	now, err := l.running(ctx, conf, build)
-	if err != nil {
+	if err := l.lookBefore(ctx, conf, build); err != nil {
 		return a, err
 	}
-	if now.Started(l.before) { // others may have reloaded it
-		l.mayHaveLoaded()
-		if err := l.markSent(ctx); err != nil {
-			return a, fmt.Errorf("write the journal: %w", err)
-		}
-	}
-	l.before, l.after = now, now
 	if a.Notices, err = l.acceptPending(ctx, conf, r.AcceptPending); err != nil {
 		return a, err
 	}
@@ -126,6 +118,27 @@ func (l *Local) stage(ctx context.Context, r StageRequest, wants map[journal.Ser
 		err = l.noteLoaded(ctx) // nginx serves what the files say
 	}
 	return a, err
+}
+
+// lookBefore looks at nginx before an edit. If others have reloaded nginx since the last edit, that one
+// counts as loaded.
+func (l *Local) lookBefore(ctx context.Context, conf *nginx.Config, build nginx.Build) error {
+	now, err := l.running(ctx, conf, build)
+	if err != nil {
+		return err
+	}
+	if now.Started(l.before) {
+		l.mayHaveLoaded()
+		if err := l.markSent(ctx); err != nil {
+			return fmt.Errorf("write the journal: %w", err)
+		}
+	}
+	l.before, l.after = now, now
+	s, err := l.ownState()
+	if err == nil && !l.needsLoad && !slices.ContainsFunc(s.Marks, func(m journal.Mark) bool { return mayServe(m, l.id) }) {
+		l.original = now
+	}
+	return nil
 }
 
 // maxDiff bounds the diff that a history keeps of an edit, in bytes.

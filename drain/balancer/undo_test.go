@@ -317,6 +317,51 @@ func TestEditOfAnOperatorIsLoaded(t *testing.T) {
 	}
 }
 
+// nginx serves an edit, and does not load the restored file. It continues with the edit, whoever has had
+// nginx load that: this is not as before.
+func TestEditIsServedAfterAFailedReload(t *testing.T) {
+	for name, edit := range map[string]func(*rig, *Local, string) *Local{
+		"of another agent": func(r *rig, l *Local, id string) *Local {
+			r.stage(l, wants(Out, "127.0.0.2"))
+			r.must(l.Close())
+			next := r.as(0)
+			r.must(next.Begin(r.t.Context(), resumption(id, journal.KindDrain)))
+			r.stage(next, wants(Out, "127.0.0.2"))
+			return next
+		},
+		"the second edit": func(r *rig, l *Local, id string) *Local {
+			r.stage(l, wants(Out, "127.0.0.2"))
+			r.edited(l, "127.0.0.3", Out)
+			return l
+		},
+		"loaded by others": func(r *rig, l *Local, id string) *Local {
+			r.edited(l, "127.0.0.2", Out)
+			r.reloadByOthers()
+			r.edited(l, "127.0.0.3", Out)
+			return l
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			// nginx accepts another key for a zone that is in use, and then cannot load it.
+			r.write(r.conf, strings.Replace(r.read(r.conf), "access_log off;", "access_log off; limit_req_zone $binary_remote_addr zone=one:1m rate=100r/s;", 1))
+			r.reloadByOthers()
+			l, id := r.begins(0, journal.KindDrain)
+			l = edit(r, l, id)
+			r.write(r.conf, strings.Replace(r.read(r.conf), "$binary_remote_addr", "$http_host", 1))
+			a, err := l.Stage(t.Context(), wants(AsBefore, "127.0.0.2", "127.0.0.3"))
+			r.must(err)
+			if now := r.read(r.pool); now != r.was || !a.NeedsLoad {
+				t.Errorf("needs a load %t, the file is\n%s", a.NeedsLoad, now)
+			}
+			if done, err := l.Load(t.Context(), LoadRequest{patience}); err == nil {
+				t.Errorf("as before: %q", done.Notices)
+			}
+		})
+	}
+}
+
 // FuzzInverse: whatever edits of one file were made, the splices that the journal
 // keeps of them give the old bytes back.
 func FuzzInverse(f *testing.F) {

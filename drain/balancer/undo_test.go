@@ -158,11 +158,13 @@ func TestEditLoadedByOthersStays(t *testing.T) {
 // An edit takes a server out; a later one puts it back and takes another out. What of them nginx has not
 // loaded is undone when the client dies, and when the agent is killed.
 func TestSeveralEditsAreUndone(t *testing.T) {
-	for name, test := range map[string]struct{ loaded, killed bool }{
-		"neither is loaded":           {},
-		"the first is loaded":         {loaded: true},
-		"neither is loaded, killed":   {killed: true},
-		"the first is loaded, killed": {loaded: true, killed: true},
+	for name, test := range map[string]struct{ loaded, killed, again bool }{
+		"neither is loaded":                           {},
+		"the first is loaded":                         {loaded: true},
+		"neither is loaded, killed":                   {killed: true},
+		"the first is loaded, killed":                 {loaded: true, killed: true},
+		"the first is loaded, and made again":         {loaded: true, again: true},
+		"the first is loaded, and made again, killed": {loaded: true, again: true, killed: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -179,6 +181,9 @@ func TestSeveralEditsAreUndone(t *testing.T) {
 			q.Wants = append(q.Wants, wants(Back, "127.0.0.2").Wants...)
 			_, err := l.Stage(t.Context(), q)
 			r.must(err)
+			if test.again {
+				r.edited(l, "127.0.0.2", Out)
+			}
 			if test.killed {
 				r.kill(l)
 				next, _ := r.begins(1000, journal.KindDrain)

@@ -273,19 +273,26 @@ func (s *State) Rename(id, to string) error {
 }
 
 // Stage records an edit that is about to be written: each splice makes a mark or clears one. It drops
-// an earlier mark of the same server if that was never written or is cleared. Stage refuses an edit
-// that makes the operation larger than its bounds.
+// an earlier mark of the same server if that was never written or is cleared. A reload that was sent for
+// the earlier mark counts for the new one: nginx may still serve it. Stage refuses an edit that makes
+// the operation larger than its bounds.
 func (s *State) Stage(id string, e Edit) error {
 	k := s.index(id)
 	if k < 0 {
 		return gone(id)
 	}
+	var sent []Server
 	s.dropMarks(func(m Mark) bool {
 		again := m.Cleared == nil && m.Before == e.Before || m.Operation == id && m.Cleared != nil
-		return again && m.File == e.Path && slices.ContainsFunc(e.Splices, func(sp Splice) bool { return sp.New != "" && sp.Server == m.Server })
+		again = again && m.File == e.Path && slices.ContainsFunc(e.Splices, func(sp Splice) bool { return sp.New != "" && sp.Server == m.Server })
+		if again && !m.Unsent {
+			sent = append(sent, m.Server)
+		}
+		return again
 	})
 	for _, sp := range e.Splices {
-		c := Change{Operation: id, File: e.Path, Line: sp.Line, At: sp.At, Before: e.Before, After: e.After, Old: sp.Old, New: sp.New, Unsent: true}
+		c := Change{Operation: id, File: e.Path, Line: sp.Line, At: sp.At, Before: e.Before, After: e.After, Old: sp.Old, New: sp.New}
+		c.Unsent = sp.New == "" || !slices.Contains(sent, sp.Server)
 		if sp.New == "" {
 			s.clear(sp.Server, c)
 		} else if m := (Mark{Server: sp.Server, Change: c}); !slices.Contains(s.Marks, m) {

@@ -155,6 +155,47 @@ func TestEditLoadedByOthersStays(t *testing.T) {
 	}
 }
 
+// An operation cannot end as rolled back while an edit of it stays that others have had nginx load.
+func TestEndAfterAReloadByOthers(t *testing.T) {
+	r := newRig(t)
+	l, id := r.begins(1000, journal.KindDrain)
+	r.edited(l, "127.0.0.2", Out)
+	loaded := r.read(r.pool)
+	r.reloadByOthers()
+	r.must(l.End(t.Context(), journal.Ending{Result: journal.ResultRolledBack}))
+	s := r.state()
+	if op, _ := s.Find(id); op.Result != journal.ResultPartial || len(s.MarksOn(poolServer("127.0.0.2"))) != 1 || r.read(r.pool) != loaded {
+		t.Errorf("the operation has ended as %q, with the marks %+v and the file\n%s", op.Result, s.Marks, r.read(r.pool))
+	}
+}
+
+// An undrain that others have had nginx load gives the mark back to the drain when it is undone.
+func TestUndrainLoadedByOthersAsBefore(t *testing.T) {
+	for _, another := range []bool{false, true} {
+		r := newRig(t)
+		drain := newOperationID()
+		r.drained(drain, "127.0.0.2")
+		drained := r.read(r.pool)
+		l, id := r.begins(0, journal.KindUndrain)
+		r.edited(l, "127.0.0.2", Back)
+		r.reloadByOthers()
+		if another {
+			r.must(l.Close())
+			if now := r.read(r.pool); now != r.was {
+				t.Errorf("the file is\n%s\nand nginx has loaded\n%s", now, r.was)
+			}
+			l = r.as(0)
+			r.must(l.Begin(t.Context(), resumption(id, journal.KindUndrain)))
+		}
+		a := r.stage(l, wants(AsBefore, "127.0.0.2"))
+		r.must(l.End(t.Context(), journal.Ending{Result: journal.ResultRolledBack}))
+		s := r.state()
+		if marks := s.MarksOn(poolServer("127.0.0.2")); !a.NeedsLoad || r.read(r.pool) != drained || len(marks) != 1 || marks[0].Operation != drain || marks[0].Cleared != nil {
+			t.Errorf("another agent %t: needs a load %t, marks %+v, the file is\n%s", another, a.NeedsLoad, marks, r.read(r.pool))
+		}
+	}
+}
+
 // An edit takes a server out; a later one puts it back and takes another out. What of them nginx has not
 // loaded is undone when the client dies, and when the agent is killed.
 func TestSeveralEditsAreUndone(t *testing.T) {

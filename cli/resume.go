@@ -41,7 +41,7 @@ func resumeCommand(s *session) *cli.Command {
 
 func (s *session) resumeOperation(ctx context.Context, sp spec.Spec, name string) error {
 	_, soft, stop := withSignals(ctx, func(first bool) { s.view.Signal("", first) })
-	full, err := drain.Resumed(soft, sp, name, s.machines(false))
+	full, err := drain.Resumed(soft, sp, name, drain.Options{Connect: s.machines(false), Emit: s.view.Event})
 	stop()
 	if err != nil {
 		return err

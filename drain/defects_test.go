@@ -71,7 +71,7 @@ func TestResumeOfUndrainForce(t *testing.T) {
 					t.Errorf("undrain without --force: exit %d, %v", spec.ExitOf(err), err)
 				}
 			}
-			resumed, err := Resumed(t.Context(), r.spec(""), "", connector{r})
+			resumed, err := Resumed(t.Context(), r.spec(""), "", Options{Connect: connector{r}})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -375,7 +375,7 @@ func TestOnTimeoutLeave(t *testing.T) {
 		t.Fatalf("history %+v, %v", entries, err)
 	}
 	held.Close()
-	resumed, err := Resumed(t.Context(), r.spec(""), "", connector{r})
+	resumed, err := Resumed(t.Context(), r.spec(""), "", Options{Connect: connector{r}})
 	if err != nil {
 		t.Fatal(err)
 	}

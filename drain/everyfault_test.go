@@ -259,7 +259,7 @@ func (r *rig) resume(what string) bool {
 	if len(s.Unfinished()) == 0 {
 		return false
 	}
-	sp, err := Resumed(context.Background(), r.spec(""), "", connector{r})
+	sp, err := Resumed(context.Background(), r.spec(""), "", Options{Connect: connector{r}})
 	if err != nil {
 		r.t.Fatalf("%s\n%v", what, err)
 	}

@@ -3,6 +3,7 @@ package drain
 import (
 	"context"
 
+	"github.com/drainctl/drainctl/drain/event"
 	"github.com/drainctl/drainctl/drain/fleet"
 	"github.com/drainctl/drainctl/drain/journal"
 	"github.com/drainctl/drainctl/drain/spec"
@@ -10,12 +11,25 @@ import (
 
 // Resumed is the spec that continues with an interrupted operation: name is its
 // ID or its target, or empty for the only one there is. spec has what is given
-// now.
-func Resumed(ctx context.Context, sp spec.Spec, name string, c fleet.Connector) (spec.Spec, error) {
-	all, err := fleet.AskAll(ctx, sp, c, func(ctx context.Context, lb *fleet.LB) (spec.CallersState, error) {
-		s, err := lb.State(ctx)
-		return spec.CallersState{State: s, Caller: lb.Caller()}, err
-	})
+// now. Prepare leaves out the same LBs and says so; if Resumed fails, it says so itself.
+func Resumed(ctx context.Context, sp spec.Spec, name string, o Options) (full spec.Spec, err error) {
+	var skips []event.Event
+	lbs, err := fleet.New(sp, o.Connect).Open(ctx, sp, func(e event.Event) { skips = append(skips, e) })
+	defer lbs.Close()
+	defer func() {
+		for _, e := range skips {
+			if err != nil && o.Emit != nil {
+				o.Emit(event.Stamp(e))
+			}
+		}
+	}()
+	var all []spec.CallersState
+	if err == nil {
+		all, err = fleet.Gather(ctx, lbs, func(ctx context.Context, lb *fleet.LB) (spec.CallersState, error) {
+			s, err := lb.State(ctx)
+			return spec.CallersState{State: s, Caller: lb.Caller()}, err
+		})
+	}
 	if err != nil {
 		return sp, spec.BeforeTouching(ctx, err)
 	}

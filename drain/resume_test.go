@@ -68,7 +68,7 @@ func TestResumeOfWhatIsContinued(t *testing.T) {
 	if _, err := r.broken(r.spec(spec.Drain), faultBefore, "nginx -s reload"); err == nil {
 		t.Fatal("the run has not noticed that it is dead")
 	}
-	resumed, err := Resumed(t.Context(), r.spec(""), r.unit.addr, connector{r})
+	resumed, err := Resumed(t.Context(), r.spec(""), r.unit.addr, Options{Connect: connector{r}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,6 +86,53 @@ func TestResumeOfWhatIsContinued(t *testing.T) {
 	}
 	if _, err := r.run(r.spec(spec.Undrain)); err != nil || r.read() != r.was || !r.unit.active() {
 		t.Fatalf("undrain: %v", err)
+	}
+}
+
+// An LB is lost in a drain and stays dead. The command that the drain prints resumes it on the other
+// LB, and says once which one it leaves out; also when only the dead one has the operation.
+func TestResumeWithoutDeadLB(t *testing.T) {
+	t.Parallel()
+	p := newPool(t, 2)
+	dead := poolFault{who: "lb1", call: "connect", kind: linkBreaks}
+	p.fault = poolFault{who: "lb1", call: "load", kind: lbGone}
+	drain := p.firstOf(1, spec.Drain)
+	drain.Service = "" // lb1 may still send requests to the app
+	out := p.run(drain)
+	out.ended(t, spec.Partial, spec.Changed, "")
+	if !slices.ContainsFunc(out.result.Next, func(c spec.Command) bool {
+		return c.Words[1] == "resume" && strings.Contains(c.Reason, "--skip-unreachable-lb 1 while lb1")
+	}) {
+		t.Fatalf("next: %+v", out.result.Next)
+	}
+	resume := func() (spec.Spec, *told, error) {
+		l := &told{}
+		sp := p.spec("")
+		sp.SkipUnreachable = 1
+		p.fault = dead
+		sp, err := Resumed(t.Context(), sp, "", Options{Connect: p, Emit: l.emit})
+		return sp, l, err
+	}
+	sp, before, err := resume()
+	if err != nil {
+		t.Fatal(err)
+	}
+	again := p.run(sp)
+	again.ended(t, spec.Done, "", "")
+	if skips := append(eventsOf[*event.LBSkipped](before), eventsOf[*event.LBSkipped](again.told)...); len(skips) != 1 || skips[0].LB != "lb1" {
+		t.Errorf("left out: %+v", skips)
+	}
+	if got := p.lbs[0].out(); len(got) != 1 {
+		t.Errorf("lb0 is without %v", got)
+	}
+	p.putBack()
+
+	p.run(drain)
+	p.lbs[0].state.Operations[0].Result, p.lbs[1].state.Operations[0].Result = journal.ResultDone, journal.ResultPartial
+	_, only, err := resume()
+	p.over()
+	if skips := eventsOf[*event.LBSkipped](only); spec.ExitOf(err) != spec.Usage || len(skips) != 1 || skips[0].LB != "lb1" {
+		t.Errorf("exit %d, %v; left out: %+v", spec.ExitOf(err), err, skips)
 	}
 }
 

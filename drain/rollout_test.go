@@ -241,7 +241,7 @@ func TestRolloutAwaitsGenerations(t *testing.T) {
 // resumes is the spec that continues with what was interrupted.
 func (p *pool) resumes() spec.Spec {
 	p.t.Helper()
-	sp, err := Resumed(context.Background(), p.spec(spec.Run), "", p)
+	sp, err := Resumed(context.Background(), p.spec(spec.Run), "", Options{Connect: p})
 	p.over()
 	if err != nil {
 		p.t.Error(err)

@@ -526,3 +526,47 @@ func TestRollbackAfterARollback(t *testing.T) {
 		})
 	}
 }
+
+// TestUndrainBesideDownByHand: a rolling run leaves a backend out, which one LB has down by hand. The
+// undrain that the run prints puts it back on the other LB alone, and says so. What no LB has a mark
+// of is refused.
+func TestUndrainBesideDownByHand(t *testing.T) {
+	t.Parallel()
+	p := newPool(t, 2)
+	byHand := &p.lbs[1].lines[0]
+	byHand.down, byHand.serving = true, false
+	p.apps[0].noStart = true
+	sp := p.firstOf(1, spec.Run)
+	out := p.run(sp)
+	out.ended(t, spec.Partial, spec.Changed, "")
+	if !slices.ContainsFunc(out.result.Next, func(c spec.Command) bool {
+		return slices.Equal(c.Words[:3], []string{"drainctl", "undrain", p.apps[0].name})
+	}) {
+		t.Fatalf("next: %+v", out.result.Next)
+	}
+	p.apps[0].noStart = false
+	undrain := p.firstOf(1, spec.Undrain)
+	var warned []string
+	out = p.run(undrain, func(o *Options) {
+		o.Accept = func(p *plan.Plan) error {
+			for _, f := range p.Findings {
+				warned = append(warned, f.LB+": "+f.Text)
+			}
+			return nil
+		}
+	})
+	out.ended(t, spec.Done, "", "")
+	if len(warned) != 1 || !strings.HasPrefix(warned[0], "lb1: 192.168.1.10:8080 in pool (/nginx.conf:1) was marked down outside drainctl before, and stays down") {
+		t.Errorf("warned: %q", warned)
+	}
+	if stays := out.result.StayDown; !slices.Equal(stays, []string{"192.168.1.10:8080 in pool on lb1"}) {
+		t.Errorf("the result says that %q stays down", stays)
+	}
+	if got := append(p.lbs[0].out(), p.lbs[1].out()...); !slices.Equal(got, []string{byHand.address}) || !byHand.down {
+		t.Errorf("out are %v", got)
+	}
+	p.run(undrain).ended(t, spec.Refused, spec.Untouched, "is marked down outside drainctl")
+	undrain.Force = true
+	p.run(undrain).ended(t, spec.Done, "", "")
+	p.whole()
+}

@@ -43,7 +43,7 @@ func resultOf(e ending) (*event.Result, error) {
 	r.AllDown = e.spec.Kind == spec.Undrain
 	for _, lb := range e.lbs {
 		up, down := plan.Sides(lb.Report.Servers, e.spec.Kind)
-		r.StayDown = plan.Once(append(r.StayDown, plan.ServerNames(down)...))
+		r.StayDown = plan.Once(append(r.StayDown, e.stayDown(lb.LB, down)...))
 		r.AllDown = r.AllDown && len(up) == 0
 	}
 	if e.spec.Kind != spec.Run {
@@ -89,6 +89,19 @@ func resultOf(e ending) (*event.Result, error) {
 		r.Next = append(r.Next, e.next(r)...)
 	}
 	return r, &spec.Failure{Exit: r.ExitCode, Err: err, Stands: *r.Stands, Log: r.Log, Next: r.Next}
+}
+
+// stayDown names the servers that an undrain leaves down on an LB. It names the LB if another one has them
+// up.
+func (e ending) stayDown(on string, down []balancer.Server) []string {
+	names := plan.ServerNames(down)
+	for _, lb := range e.lbs {
+		up, _ := plan.Sides(lb.Report.Servers, e.spec.Kind)
+		if slices.ContainsFunc(down, func(d balancer.Server) bool { return slices.Contains(keysOf(up), d.Server) }) {
+			return []string{strings.Join(names, ", ") + " on " + on}
+		}
+	}
+	return names
 }
 
 // exit returns the exit code.

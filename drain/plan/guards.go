@@ -82,11 +82,13 @@ func (p *Plan) mayNotRead(e *balancer.Error) bool {
 	return p.DryRun && e.Code == balancer.CodePermission
 }
 
-// unmanaged judges an undrain by what the journal knows of the servers.
+// unmanaged judges an undrain by what the journals know of the servers. A drain on one LB is enough: a
+// server that is down by hand on another LB was not marked there.
 func unmanaged(p *Plan) []spec.Finding {
 	if p.Spec.Kind != spec.Undrain || p.Spec.Force {
 		return nil
 	}
+	isDrained := slices.ContainsFunc(p.LBs, func(lb LBPlan) bool { return drained(lb.Report) })
 	return p.onEach(func(lb LBPlan, found *[]spec.Finding) {
 		r := lb.Report
 		if r.StateError != nil && p.mayNotRead(r.StateError) {
@@ -103,7 +105,7 @@ func unmanaged(p *Plan) []spec.Finding {
 			f.Text = fmt.Sprintf("%s is down, and whether drainctl marked it is not known: %s", places(down), r.StateError.Message)
 		case len(orphaned) > 0:
 			f.Text = fmt.Sprintf("the journal has %s, which is not in the configuration any more; the configuration has %s down, which the journal does not have: whether they are the same is not clear", strings.Join(orphaned, ", "), places(down))
-		case !drained(r):
+		case !isDrained:
 			f.Text = fmt.Sprintf("%s is marked down outside drainctl: the journal has no drain of it", places(down))
 		default:
 			f.Text, f.Warning, f.Override = fmt.Sprintf("%s was marked down outside drainctl before, and stays down\nhint: --force clears it too", places(down)), true, ""

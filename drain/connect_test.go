@@ -28,6 +28,31 @@ func TestUnreachableIsKnownAsSuch(t *testing.T) {
 	}
 }
 
+// Ctrl-C while an LB does not answer is no refusal.
+func TestInterruptedWhileConnecting(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	ctx, interrupt := context.WithCancelCause(t.Context())
+	go func() {
+		if c, err := l.Accept(); err == nil {
+			defer c.Close()
+			interrupt(spec.ErrInterrupted)
+			<-t.Context().Done()
+		}
+	}()
+	for _, lbs := range [][]string{{l.Addr().String()}, {l.Addr().String(), l.Addr().String()}} {
+		sp := spec.Default(spec.Drain)
+		sp.Targets, sp.LBs = []string{"192.168.1.10"}, lbs
+		_, err = Prepare(ctx, sp, Options{Connect: fleet.Machines{}})
+		if spec.ExitOf(err) != spec.Interrupted || err.Error() != "interrupted" {
+			t.Errorf("%d LBs: exit code %d: %v", len(lbs), spec.ExitOf(err), err)
+		}
+	}
+}
+
 // begun is an LB that notes what it is to record.
 type begun struct {
 	balancer.Balancer

@@ -41,6 +41,8 @@ func TestExits(t *testing.T) {
 		{spec.BeforeTouching(t.Context(), fmt.Errorf("x: %w", remote.ErrConnection)), spec.Failed},
 		{spec.BeforeTouching(gone, coded(balancer.CodeCanceled)), spec.Interrupted},
 		{spec.BeforeTouching(gone, spec.UsageError("x")), spec.Usage},
+		{spec.BeforeTouching(gone, spec.Refuse(spec.Finding{})), spec.Refused},
+		{spec.BeforeTouching(gone, spec.RefuseFor(remote.ErrConnection, spec.Finding{})), spec.Interrupted},
 	} {
 		if got := spec.ExitOf(test.err); got != test.want {
 			t.Errorf("%v: exit %d, want %d", test.err, got, test.want)

@@ -140,10 +140,13 @@ func RefuseFor(err error, f Finding) *Failure {
 	return &Failure{Exit: Refused, Err: &Refusal{[]Finding{f}, err}, Stands: Stands{Standing: Untouched}}
 }
 
-// BeforeTouching is the failure of err, which came before anything was touched.
+// BeforeTouching is the failure of err, which came before anything was touched. A refusal that an error
+// caused, such as a login that failed, is an interruption if ctx has ended: that broke the login off.
 func BeforeTouching(ctx context.Context, err error) error {
 	var f *Failure
-	if err == nil || errors.As(err, &f) {
+	var r *Refusal
+	broken := ctx.Err() != nil && errors.As(err, &r) && r.Cause != nil
+	if err == nil || !broken && errors.As(err, &f) {
 		return err
 	}
 	f = &Failure{Exit: Failed, Err: err, Stands: Stands{Standing: Untouched}}

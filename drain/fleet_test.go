@@ -16,6 +16,7 @@ import (
 	"github.com/drainctl/drainctl/drain/journal"
 	"github.com/drainctl/drainctl/drain/plan"
 	"github.com/drainctl/drainctl/drain/spec"
+	"github.com/drainctl/drainctl/drain/status"
 	"github.com/drainctl/drainctl/remote"
 )
 
@@ -569,4 +570,42 @@ func TestUndrainBesideDownByHand(t *testing.T) {
 	undrain.Force = true
 	p.run(undrain).ended(t, spec.Done, "", "")
 	p.whole()
+}
+
+// TestEndOnAnLBWithoutTheLateBackend: two backends are drained, and the one that only the first LB has is
+// left with connections open. The journal of the second LB has its own backend as drained.
+func TestEndOnAnLBWithoutTheLateBackend(t *testing.T) {
+	t.Parallel()
+	p := newPool(t, 2)
+	late := p.apps[1]
+	p.lbs[1].lines = slices.Delete(p.lbs[1].lines, 1, 2)
+	late.open = 1
+	sp := p.firstOf(2, spec.Drain)
+	sp.OnTimeout = spec.TimeoutLeave
+	shortenLimits(t, &sp, late)
+	p.run(sp).ended(t, spec.TimedOut, spec.Changed, "not drained")
+	st, err := status.Read(t.Context(), p.spec(""), p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.over()
+	var got []string
+	for _, lb := range st.LBs {
+		for _, s := range lb.Servers {
+			if s.Down {
+				got = append(got, fmt.Sprintf("%s %s %s", lb.LB, s.Address, s.State))
+			}
+		}
+	}
+	if want := []string{"lb0 192.168.1.10:8080 drained", "lb0 192.168.1.11:8080 down, not drained", "lb1 192.168.1.10:8080 drained"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+	late.open = 0
+	again := p.resumes()
+	again.PerBackend = nil
+	p.run(again).ended(t, spec.Done, "", "")
+	if late.active {
+		t.Error("the resume has not stopped the app")
+	}
+	p.putBack()
 }

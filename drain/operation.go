@@ -170,7 +170,12 @@ func (o *Operation) endOn(lb *fleet.LB, lines []json.RawMessage) journal.Ending 
 		e.Returned = serversOf(rolledBack)
 	}
 	if s := o.result.Stands; s != nil && s.Open != nil {
-		e.Open, e.NotDrained = *s.Open, serversOf(notDrained)
+		late := o.whole.where(func(r *row) bool { return r.end == notDrained }).rows
+		if len(o.whole.servers(lb, late)) > 0 {
+			e.Open, e.NotDrained = *s.Open, serversOf(notDrained)
+		} else if e.Result == journal.ResultNotDrained { // of another LB's backends
+			e.Result = journal.ResultDone
+		}
 	}
 	return e
 }

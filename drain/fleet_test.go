@@ -1,7 +1,9 @@
 package drain
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -570,6 +572,37 @@ func TestUndrainBesideDownByHand(t *testing.T) {
 	undrain.Force = true
 	p.run(undrain).ended(t, spec.Done, "", "")
 	p.whole()
+}
+
+// TestHistoryOfAFailedRecord: a history has what a Record that failed could not write.
+func TestHistoryOfAFailedRecord(t *testing.T) {
+	for _, kind := range []poolFaultKind{callFails, linkBreaks, interrupts} {
+		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
+			p := newPool(t, 2)
+			p.at["lb1 record"] = func() {
+				delete(p.at, "lb1 record")
+				p.fault = poolFault{who: "lb1", n: p.calls["lb1"], kind: kind}
+			}
+			out := p.run(p.firstOf(1, spec.Drain))
+			p.whole()
+			for _, e := range append(eventsOf[event.Event](out.told), out.result) {
+				line, err := json.Marshal(e)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, lb := range p.lbs {
+					kept := slices.ContainsFunc(lb.history, func(had json.RawMessage) bool { return bytes.Equal(had, line) })
+					switch e.(type) {
+					case *event.StepStarted, *event.StepDone, *event.StepFailed, *event.RollingBack, *event.Result:
+						if !kept {
+							t.Errorf("the history of %s lacks %s", lb.name, line)
+						}
+					}
+				}
+			}
+		})
+	}
 }
 
 // TestEndOnAnLBWithoutTheLateBackend: two backends are drained, and the one that only the first LB has is

@@ -103,9 +103,7 @@ const historyVersion = 2
 // record writes the table and the new history to the disks of all LBs.
 func (o *Operation) record(ctx context.Context) error {
 	progress := o.table()
-	return o.lbs.Each(ctx, func(ctx context.Context, lb *fleet.LB) error {
-		return lb.Record(ctx, balancer.Recorded{Lines: lb.TakeHistory(), Progress: progress})
-	})
+	return o.lbs.Each(ctx, func(ctx context.Context, lb *fleet.LB) error { return lb.RecordProgress(ctx, progress) })
 }
 
 // endLimit limits the last report of the LBs, and then the writing of the end.

@@ -71,6 +71,7 @@ type poolLB struct {
 	lines   []poolLine
 	comment string // what else is in the file
 	state   journal.State
+	history []json.RawMessage
 	lingers bool // an agent whose client is gone keeps its locks until it notices
 	reloads int
 	earlier int                     // generations
@@ -543,6 +544,7 @@ func (s *poolSession) Caller() journal.Recorder { return journal.Recorder{Name: 
 func (s *poolSession) Begin(ctx context.Context, b balancer.Beginning) error {
 	return s.call(ctx, "begin", func() error {
 		s.id = b.Operation.ID
+		s.history = append(s.history, b.Lines...)
 		if had, ok := s.state.Find(s.id); ok {
 			if !b.Resume {
 				return errors.New("it has begun already")
@@ -699,6 +701,7 @@ func (s *poolSession) Record(ctx context.Context, r balancer.Recorded) error {
 }
 
 func (s *poolSession) record(r balancer.Recorded) error {
+	s.history = append(s.history, r.Lines...)
 	if r.Progress == nil {
 		return nil
 	}
@@ -708,6 +711,7 @@ func (s *poolSession) record(r balancer.Recorded) error {
 // End implements [balancer.Balancer].
 func (s *poolSession) End(ctx context.Context, e journal.Ending) error {
 	return s.call(ctx, "end", func() error {
+		s.history = append(s.history, e.Lines...)
 		return s.state.End(s.id, journal.Ending{Result: e.Result, Progress: e.Progress, Open: e.Open, NotDrained: e.NotDrained, Returned: e.Returned, At: time.Now(), Supersede: e.Supersede})
 	})
 }

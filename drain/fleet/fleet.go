@@ -266,3 +266,20 @@ func (lb *LB) TakeHistory() []json.RawMessage {
 	lb.history = nil
 	return lines
 }
+
+// maxUnrecorded bounds the bytes of the lines that stay after a failure: an agent takes no request of
+// more than 2 MiB, and the next one has other lines as well.
+const maxUnrecorded = 1 << 20
+
+// RecordProgress writes the table, and the lines that the LB has not recorded yet. If it fails, the lines
+// stay for the next time. A reader skips a line that was written all the same.
+func (lb *LB) RecordProgress(ctx context.Context, progress json.RawMessage) error {
+	lines := lb.TakeHistory()
+	err := lb.Record(ctx, balancer.Recorded{Lines: lines, Progress: progress})
+	if err != nil && len(slices.Concat(lines...)) < maxUnrecorded {
+		lb.mu.Lock()
+		defer lb.mu.Unlock()
+		lb.history = append(lines, lb.history...)
+	}
+	return err
+}

@@ -574,6 +574,52 @@ func TestUndrainBesideDownByHand(t *testing.T) {
 	p.whole()
 }
 
+// TestTogetherSaysWhoFailed: one of two backends that go together fails. The result names that one, and
+// has its log once.
+func TestTogetherSaysWhoFailed(t *testing.T) {
+	for _, test := range []struct {
+		kind   spec.Kind
+		breaks func(p *pool)
+		exit   spec.Exit
+		log    []string
+	}{
+		{spec.Drain, func(p *pool) { p.apps[0].open, p.apps[1].open = 1, 2 }, spec.TimedOut, nil}, // the first is still waited for
+		{spec.Undrain, func(p *pool) { p.apps[1].sick = true }, spec.Failed, []string{"log of 192.168.1.11"}},
+	} {
+		t.Run(string(test.kind), func(t *testing.T) {
+			t.Parallel()
+			p := newPool(t, 1)
+			if test.kind == spec.Undrain {
+				p.run(p.firstOf(2, spec.Drain)).ended(t, spec.Done, "", "")
+			}
+			test.breaks(p)
+			sp := p.firstOf(2, test.kind)
+			sp.Together = true
+			shortenLimits(t, &sp, p.apps[1])
+			out := p.run(sp)
+			out.ended(t, test.exit, spec.AsBefore, p.apps[1].name+": ")
+			if strings.Contains(out.result.Error, p.apps[0].name) || strings.Contains(out.result.Error, "\n") || !slices.Equal(out.result.Log, test.log) {
+				t.Errorf("error %q, log %q; want log %q", out.result.Error, out.result.Log, test.log)
+			}
+		})
+	}
+}
+
+// TestOpenOfSeveralBackends: a wait for several backends says how many connections all of them have.
+func TestOpenOfSeveralBackends(t *testing.T) {
+	p := newPool(t, 1)
+	p.apps[0].open, p.apps[1].open = 2, 1
+	sp := p.firstOf(2, spec.Drain)
+	sp.Threshold = 5
+	out := p.run(sp)
+	out.ended(t, spec.Done, "", "")
+	for _, e := range eventsOf[*event.StepDone](out.told) {
+		if e.Step == plan.StepWait && *e.Detail.Open != 3 {
+			t.Errorf("%d connections are open, want 3", *e.Detail.Open)
+		}
+	}
+}
+
 // TestHistoryOfAFailedRecord: a history has what a Record that failed could not write.
 func TestHistoryOfAFailedRecord(t *testing.T) {
 	for _, kind := range []poolFaultKind{callFails, linkBreaks, interrupts} {

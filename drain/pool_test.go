@@ -375,6 +375,9 @@ func (a *poolApp) Run(ctx context.Context, c remote.Command) (r remote.Result, e
 
 func (a *poolApp) command(args []string) remote.Result {
 	failed := remote.Result{Code: 1, Stderr: []byte("it fails")}
+	if args[0] == "journalctl" {
+		return remote.Result{Stdout: []byte("log of " + a.name + "\n")}
+	}
 	switch strings.Join(args[:min(2, len(args))], " ") {
 	case "systemctl show":
 		state := "inactive"

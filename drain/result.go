@@ -1,6 +1,7 @@
 package drain
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -109,7 +110,7 @@ func (e ending) exit() spec.Exit {
 	interrupted := errors.Is(e.err, spec.ErrInterrupted)
 	late, failed := true, false // late: every failure was a timeout, also of an app that was stopped anyway
 	for _, r := range e.rows {
-		if r.why.Err != nil {
+		if r.why.Err != nil && !errors.Is(r.why.Err, errTogether) {
 			failed = true
 			late = late && r.why.Outcome == StepTimedOut
 			interrupted = interrupted || errors.Is(r.why.Err, spec.ErrInterrupted)
@@ -225,13 +226,16 @@ func (e ending) error() error {
 
 // failure returns the error of the row; nil if no step failed for it.
 func (r *row) failure() error {
+	why := cmp.Or(r.why.Err, errTogether)
 	switch {
+	case r.stuck.Err == nil && errors.Is(why, errTogether):
+		return nil
 	case r.stuck.Err == nil:
-		return r.why.Err
+		return why
 	case errors.Is(r.stuck.Err, spec.ErrInterrupted):
-		return fmt.Errorf("%w; the rollback was interrupted too", r.why.Err)
+		return fmt.Errorf("%w; the rollback was interrupted too", why)
 	}
-	return fmt.Errorf("%w; the rollback failed too: %w", r.why.Err, r.stuck.Err)
+	return fmt.Errorf("%w; the rollback failed too: %w", why, r.stuck.Err)
 }
 
 // backends returns the results of the rows for which a step failed.

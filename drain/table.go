@@ -2,6 +2,7 @@ package drain
 
 import (
 	"encoding/json"
+	"errors"
 	"slices"
 	"sync"
 
@@ -100,6 +101,12 @@ func fateOf(s spec.Spec, reached plan.Phase, v Verdict) fate {
 	}
 	return rollBack
 }
+
+// goTogether reports whether a backend that is rolled back takes all others with it.
+func goTogether(s spec.Spec) bool { return s.Together && s.Kind != spec.Run }
+
+// errTogether is the error of a backend that is rolled back because another one failed.
+var errTogether = errors.New("another backend failed")
 
 // A batch is rows that take each step together, with one edit and one reload on each LB.
 type batch struct {

@@ -46,8 +46,8 @@ func (b *batch) awaitOnce(ctx context.Context, p plan.Phase, back bool) Verdict 
 		} else {
 			v = b.healthy(ctx, r)
 		}
-		if sp.Together && !back && fateOf(sp, r.reached, v) == rollBack {
-			cancel(v.Err)
+		if goTogether(sp) && !back && fateOf(sp, r.reached, v) == rollBack {
+			cancel(errTogether)
 		}
 		return v
 	}))
@@ -61,6 +61,8 @@ func (b *batch) drained(ctx context.Context, m *row, look *lookout, back bool) V
 	switch {
 	case errors.As(err, &late):
 		return Verdict{Outcome: StepTimedOut, Err: err}
+	case err != nil && ctx.Err() != nil:
+		return failed(false, context.Cause(ctx))
 	case err != nil:
 		return failed(false, err)
 	}

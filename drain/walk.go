@@ -2,6 +2,7 @@ package drain
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -51,7 +52,7 @@ func (v Verdict) of(r *row) Verdict {
 func joined(rows []*row, verdicts []Verdict) Verdict {
 	all := Verdict{Each: map[*row]Verdict{}}
 	for i, v := range verdicts {
-		if v.Outcome > all.Outcome {
+		if v.Outcome > all.Outcome && !errors.Is(v.Err, errTogether) {
 			all.Outcome, all.Err, all.Log, all.Next = v.Outcome, v.Err, v.Log, v.Next
 		}
 		if v.Outcome != StepOK {
@@ -62,7 +63,11 @@ func joined(rows []*row, verdicts []Verdict) Verdict {
 		all.Changed = all.Changed || v.Changed
 		all.Detail.Services = append(all.Detail.Services, v.Detail.Services...)
 		if v.Detail.Open != nil {
-			all.Detail.Open, all.Detail.Waited = v.Detail.Open, max(all.Detail.Waited, v.Detail.Waited)
+			if all.Detail.Open == nil {
+				all.Detail.Open = new(int)
+			}
+			*all.Detail.Open += *v.Detail.Open
+			all.Detail.Waited = max(all.Detail.Waited, v.Detail.Waited)
 		}
 		all.Detail.Checks = max(all.Detail.Checks, v.Detail.Checks)
 	}
@@ -109,6 +114,7 @@ func (o *Operation) walk(hard, soft context.Context, b *batch, path []plan.Phase
 // its rows; of a rolling run the batch, but what was worked on stays out, unless --on-failure says
 // otherwise.
 func (o *Operation) unwindAll(hard context.Context, b *batch, v Verdict) error {
+	v.Failed = nil // it ends the operation for all of them
 	if o.plan.Spec.Kind != spec.Run {
 		o.unwind(hard, o.whole.where(func(r *row) bool { return r.end == "" || r.end == notDrained }), v)
 		return v.Err
@@ -151,7 +157,7 @@ func (o *Operation) settle(hard context.Context, b *batch, p plan.Phase, v Verdi
 	rest = b.without(slices.Concat(back, stay))
 	switch {
 	case len(back) == 0:
-	case sp.Together && sp.Kind != spec.Run:
+	case goTogether(sp):
 		o.unwind(hard, o.whole.where(func(r *row) bool { return r.end == "" || r.end == notDrained }), v)
 		return b.only(nil)
 	default:
@@ -165,7 +171,9 @@ func (o *Operation) settle(hard context.Context, b *batch, p plan.Phase, v Verdi
 func (o *Operation) unwind(ctx context.Context, b *batch, why Verdict) {
 	o.tellRollback(b, why)
 	for _, r := range b.rows {
-		r.why = why.of(r)
+		if len(why.Failed) == 0 || slices.Contains(why.Failed, r) { // else it goes together with one that failed
+			r.why = why.of(r)
+		}
 	}
 	path := plan.Paths[spec.Undrain]
 	if o.plan.Spec.Kind == spec.Undrain {

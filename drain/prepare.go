@@ -37,17 +37,18 @@ type bounds struct {
 
 // An Operation is a run that was prepared: planned, locked and checked.
 type Operation struct {
-	options Options
-	asked   spec.Spec // as it was given
-	plan    *plan.Plan
-	id      string
-	began   time.Time
-	lbs     fleet.Fleet
-	whole   *batch        // the table: all rows
-	steps   int           // that were begun
-	checks  []event.Check // of the backends
-	skipped []plan.Skip   // by --only-if
-	result  *event.Result
+	options  Options
+	asked    spec.Spec // as it was given
+	plan     *plan.Plan
+	id       string
+	began    time.Time
+	lbs      fleet.Fleet
+	whole    *batch        // the table: all rows
+	steps    int           // that were begun
+	answered bool          // the run goes on after its canary
+	checks   []event.Check // of the backends
+	skipped  []plan.Skip   // by --only-if
+	result   *event.Result
 
 	mu     sync.Mutex        // guards what follows
 	curves map[string]*curve // of the waits, by backend

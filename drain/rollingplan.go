@@ -41,8 +41,10 @@ func (o *Operation) expand(ctx context.Context, sp spec.Spec) (spec.Spec, error)
 // planRun plans a rolling run: which backends are in it, in which batches, and
 // what the guards say of each batch while the others are up.
 func (o *Operation) planRun(ctx context.Context, sp spec.Spec, reports []plan.LBPlan, dry bool) (*plan.Plan, error) {
+	saved := savedTable(sp, reports)
+	sp.Rollout.Canary = sp.Rollout.Canary && !saved.Answered
 	whole := plan.New(sp, reports, dry)
-	skips, saved := notInPool(whole), savedTable(sp, reports)
+	skips := notInPool(whole)
 	p := whole.Only(func(b plan.Backend) bool {
 		return !slices.ContainsFunc(skips, func(s plan.Skip) bool { return s.Backend == b.Name })
 	})

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/drainctl/drainctl/drain/balancer"
@@ -61,8 +60,9 @@ func (o *Operation) rollBatches(hard, soft context.Context) error {
 		if err := o.checkFailures(); err != nil {
 			return err
 		}
-		if i+1 < len(all) && (sp.Pause > 0 || sp.Canary && i == 0) {
-			if err := o.pause(hard, soft, i); err != nil {
+		isCanary, returns := sp.Canary && i == 0, slices.ContainsFunc(rows, (*row).isOpen)
+		if i+1 < len(all) && (isCanary || sp.Pause > 0 && returns) {
+			if err := o.pause(hard, soft, rows, isCanary); err != nil {
 				return err
 			}
 		}
@@ -175,25 +175,39 @@ func (o *Operation) planBatch(ctx context.Context, rows []*row) (*batch, error) 
 }
 
 // pause puts the batch back, with a reload of its own, and waits, or asks, before the next one.
-func (o *Operation) pause(hard, soft context.Context, i int) error {
+func (o *Operation) pause(hard, soft context.Context, rows []*row, isCanary bool) error {
 	sp := o.plan.Spec.Rollout
 	if err := o.putBack(hard); err != nil {
 		return err
 	}
 	wait := sp.Pause
-	if sp.Canary && i == 0 {
-		if o.options.Ask != nil && sp.CanaryWait == 0 {
-			done := o.whole.where(func(r *row) bool { return r.end == ended }).rows
-			yes, err := o.options.Ask(soft, fmt.Sprintf("%s is done and back in the pool; go on with the rest?", strings.Join(namesOf(done), ", ")))
-			if err == nil && !yes {
-				err = fmt.Errorf("%w: the answer was no", errGate)
-			}
-			return err
-		}
+	switch {
+	case isCanary && sp.CanaryWait == 0:
+		return o.askAboutCanary(soft, rows[0])
+	case isCanary:
 		wait = max(wait, sp.CanaryWait)
 	}
 	o.emit(&event.Paused{For: spec.InSeconds(wait)})
-	return remote.Sleep(soft, wait)
+	err := remote.Sleep(soft, wait)
+	o.answered = o.answered || isCanary && err == nil
+	return err
+}
+
+// askAboutCanary asks whether the run goes on after its first backend.
+func (o *Operation) askAboutCanary(ctx context.Context, canary *row) error {
+	if o.options.Ask == nil { // a resume
+		return fmt.Errorf("%w: there is no terminal to ask on after the canary", errGate)
+	}
+	state := "is done and back in the pool"
+	if canary.end != ended {
+		state = "failed"
+	}
+	yes, err := o.options.Ask(ctx, fmt.Sprintf("%s %s; go on with the rest?", canary.Name, state))
+	if err == nil && !yes {
+		err = fmt.Errorf("%w: the answer was no", errGate)
+	}
+	o.answered = err == nil
+	return err
 }
 
 // putBack clears the marks of the healthy backends, on as many LBs as possible.

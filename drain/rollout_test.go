@@ -415,6 +415,78 @@ func TestRolloutCanary(t *testing.T) {
 	}
 }
 
+// TestRolloutAfterAFailedBatch: what was not put back is not said to be, and nobody waits for it.
+func TestRolloutAfterAFailedBatch(t *testing.T) {
+	p := newPool(t, 2)
+	p.apps[0].noBoot = true
+	sp := p.spec(spec.Run)
+	sp.Rollout.Canary, sp.Rollout.MaxFailures, sp.Rollout.Pause, sp.MinUp = true, 2, time.Millisecond, 0
+	p.apps[1].noBoot = true // the second batch
+	question := ""
+	out := p.run(sp, func(o *Options) {
+		o.Ask = func(_ context.Context, text string) (bool, error) {
+			question = text
+			return true, nil
+		}
+	})
+	out.ended(t, spec.Partial, spec.Changed, "")
+	if question != "192.168.1.10 failed; go on with the rest?" {
+		t.Errorf("asked %q", question)
+	}
+	if paused := eventsOf[*event.Paused](out.told); len(paused) > 0 {
+		t.Errorf("paused %d times", len(paused))
+	}
+	p.worked(0, 0, 1)
+}
+
+// TestRolloutCanaryAfterResume: what was answered is not asked again; what was not, is, or ends the run
+// where nobody can be asked.
+func TestRolloutCanaryAfterResume(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		at    string // where the first process ends: a backend of the second batch, or before the answer
+		asks  bool
+		exit  spec.Exit
+		works []int
+	}{
+		{"answered", "192.168.1.11", true, spec.Done, []int{1, 1, 1}},
+		{"answered, and nobody is there", "192.168.1.11", false, spec.Done, []int{1, 1, 1}},
+		{"not answered", "", true, spec.Done, []int{1, 1, 1}},
+		{"not answered, and nobody is there", "", false, spec.Failed, []int{1, 1, 0}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			p := newPool(t, 2)
+			sp := p.spec(spec.Run)
+			sp.Rollout.Canary = true
+			if test.at != "" {
+				p.fault = poolFault{who: test.at, call: "systemctl stop", kind: crashBefore}
+			}
+			answer := func(o *Options) {
+				o.Ask = func(context.Context, string) (bool, error) { return test.at != "", nil }
+			}
+			p.run(sp, answer)
+			asked := 0
+			out := p.run(p.resumes(), func(o *Options) {
+				if test.asks {
+					o.Ask = func(context.Context, string) (bool, error) {
+						asked++
+						return true, nil
+					}
+				}
+			})
+			if out.exit != test.exit {
+				t.Errorf("exit %d: %v", out.exit, out.err)
+			}
+			if want := test.asks && test.at == ""; (asked > 0) != want {
+				t.Errorf("asked %d times", asked)
+			}
+			p.worked(test.works...)
+			p.serving()
+		})
+	}
+}
+
 // TestRolloutInterrupted: the first Ctrl-C ends the run when the batch is whole
 // again, the second at once.
 func TestRolloutInterrupted(t *testing.T) {

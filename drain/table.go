@@ -197,6 +197,8 @@ func rowsOn(lb string, rows []*row) []*row {
 type table struct {
 	Steps int        `json:"steps"` // that were begun; the table with the most is the latest
 	Rows  []savedRow `json:"rows,omitempty"`
+	// Answered tells that a rolling run goes on after its canary.
+	Answered bool `json:"answered,omitempty"`
 }
 
 // A savedRow is one row of a table.
@@ -210,7 +212,7 @@ type savedRow struct {
 
 // table returns the rows for the journal.
 func (o *Operation) table() json.RawMessage {
-	t := table{Steps: o.steps}
+	t := table{Steps: o.steps, Answered: o.answered}
 	for _, r := range o.whole.rows {
 		t.Rows = append(t.Rows, savedRow{r.Name, r.phase, max(r.phase, r.reached), r.end, r.Active})
 	}
@@ -256,7 +258,7 @@ func (r savedRow) isWorked() bool {
 // The others begin anew; in a rolling run they begin after the work if that is done. A backend that
 // another operator undrained meanwhile is skipped.
 func (o *Operation) adopt(t table) {
-	o.steps = t.Steps
+	o.steps, o.answered = t.Steps, t.Answered
 	k := o.plan.Spec.Kind
 	for _, r := range o.whole.rows {
 		saved, ok := t.row(r.Name)

@@ -620,6 +620,23 @@ func TestOpenOfSeveralBackends(t *testing.T) {
 	}
 }
 
+// TestBeginIsRefused: an LB that refuses to begin has touched nothing, and the exit code says so.
+func TestBeginIsRefused(t *testing.T) {
+	for _, kind := range []spec.Kind{spec.Drain, spec.Run} {
+		p := newPool(t, 2)
+		p.fault = poolFault{who: "lb1", call: "begin", kind: callRefused}
+		out := p.run(p.firstOf(2, kind))
+		out.ended(t, spec.Refused, spec.Untouched, "made to refuse")
+		if f := out.result.Findings; len(f) != 1 || f[0].Override != "--yes" {
+			t.Errorf("found %+v", f)
+		}
+		p.whole()
+		if left := p.unfinished(); len(left) > 0 {
+			t.Errorf("the journals have %v", left)
+		}
+	}
+}
+
 // TestHistoryOfAFailedRecord: a history has what a Record that failed could not write.
 func TestHistoryOfAFailedRecord(t *testing.T) {
 	for _, kind := range []poolFaultKind{callFails, linkBreaks, interrupts} {

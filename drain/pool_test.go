@@ -55,6 +55,7 @@ type poolFaultKind string
 
 const (
 	callFails       poolFaultKind = "fails"        // and has done nothing
+	callRefused     poolFaultKind = "refuses"      // and has done nothing
 	answerLost      poolFaultKind = "answer lost"  // it is done, and drainctl is told that it failed
 	linkBreaks      poolFaultKind = "link breaks"  // and can be made anew
 	lbGone          poolFaultKind = "lb gone"      // for as long as this drainctl lives
@@ -253,6 +254,8 @@ func (p *pool) do(ctx context.Context, who, call string, session *poolSession, o
 	}
 	p.hit = who + " " + call
 	switch f.kind {
+	case callRefused:
+		return &balancer.Error{Code: balancer.CodeRefused, Message: "made to refuse", Override: "--yes"}
 	case answerLost:
 		_ = p.check(op())
 		return errFault

@@ -118,8 +118,11 @@ func (e ending) exit() spec.Exit {
 	}
 	switch {
 	case !e.begun:
-		if interrupted {
+		switch {
+		case interrupted:
 			return spec.Interrupted
+		case e.refusal() != nil:
+			return spec.Refused
 		}
 		return spec.Failed
 	case e.any((*row).isPartial):

@@ -202,6 +202,28 @@ func TestWaitForUnknownOtherClients(t *testing.T) {
 	}
 }
 
+// A first look at the other clients that fails is made again: the SSH connection may come back.
+func TestWaitMakesTheFirstLookAgain(t *testing.T) {
+	c := newCrowd(t)
+	touch(t, c.file+".unknown")
+	failed := 0
+	c.wait.Reading = func(r Reading) {
+		switch {
+		case r.Err != nil:
+			if failed++; failed == 3 {
+				if err := os.Remove(c.file + ".unknown"); err != nil {
+					t.Error(err)
+				}
+			}
+		case failed < 3:
+			t.Errorf("a reading counts before the first look: %+v", r)
+		}
+	}
+	if _, err := c.backend.Drained(t.Context(), c.wait); err != nil || failed != 3 {
+		t.Errorf("%v after %d looks that failed", err, failed)
+	}
+}
+
 func touch(t *testing.T, file string) {
 	t.Helper()
 	if err := os.WriteFile(file, nil, 0o644); err != nil {

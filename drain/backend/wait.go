@@ -125,12 +125,6 @@ type waiting struct {
 func (b *Backend) Drained(ctx context.Context, w Wait) (Reading, error) {
 	now := time.Now()
 	r := &waiting{Wait: w, backend: b, held: held{counter: b.Counter}, began: now, good: now}
-	if w.Others {
-		var err error
-		if r.clients, err = newOtherClients(ctx, b, w); err != nil {
-			return Reading{}, err
-		}
-	}
 	for {
 		if err := r.sample(ctx); err != nil {
 			return Reading{}, err
@@ -170,6 +164,9 @@ func (r *waiting) sample(ctx context.Context) error {
 	}()
 	started := time.Now()
 	count, err := r.held.count(ctx, r.Interval, r.low > 0)
+	if err == nil && r.Others && r.clients == nil { // without it, a reading says nothing of other clients
+		r.clients, err = newOtherClients(ctx, r.backend, r.Wait)
+	}
 	r.took = time.Since(started)
 	lookErr := <-looked
 	if ctx.Err() != nil {

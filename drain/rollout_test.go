@@ -384,6 +384,26 @@ func TestRolloutLeavesTheDrained(t *testing.T) {
 	p.whole()
 }
 
+// TestRolloutPlansNothingForTheSkipped: what a run leaves as it is, its plan does not describe as drained.
+func TestRolloutPlansNothingForTheSkipped(t *testing.T) {
+	p := newPool(t, 2)
+	for _, lb := range p.lbs {
+		lb.lines[0].down, lb.lines[0].serving = true, false
+	}
+	pl, err := DryRun(t.Context(), p.spec(spec.Run), Options{Connect: p})
+	p.over()
+	if err != nil || len(pl.Skipped) != 1 {
+		t.Fatalf("%v, %+v", err, pl)
+	}
+	text, err := json.Marshal([]any{pl.Steps, pl.Unchecked})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(text), p.apps[0].name) || !strings.Contains(string(text), p.apps[1].name) {
+		t.Errorf("%s is skipped, and described: %s", p.apps[0].name, text)
+	}
+}
+
 // TestRolloutCanary: one first, and then it is asked.
 func TestRolloutCanary(t *testing.T) {
 	for _, yes := range []bool{true, false} {

@@ -96,17 +96,23 @@ func (b Backend) IsOut() bool { return b.Down == b.Servers }
 
 // New puts the reports together and asks the guards.
 func New(sp spec.Spec, lbs []LBPlan, dry bool) *Plan {
-	p := &Plan{Spec: sp, LBs: lbs, DryRun: dry, Findings: []spec.Finding{}, Unchecked: []string{}}
+	p := &Plan{Spec: sp, LBs: lbs, DryRun: dry, Findings: []spec.Finding{}}
 	p.Backends = backendsOf(sp, lbs)
-	for _, ph := range p.Path() {
-		p.Steps = append(p.Steps, Step{ph.Step(), ph.Direction(), Describe(sp, ph, p.Backends, lbs)})
-	}
+	p.describe()
 	for _, guard := range Guards {
 		p.Findings = append(p.Findings, guard(p)...)
 	}
-	p.Unchecked = append(p.Unchecked, unchecked(p)...)
 	p.ExitCode = spec.ExitOf(p.Verdict())
 	return p
+}
+
+// describe says what the steps will do, and what could not be known.
+func (p *Plan) describe() {
+	p.Steps = nil
+	for _, ph := range p.Path() {
+		p.Steps = append(p.Steps, Step{ph.Step(), ph.Direction(), Describe(p.Spec, ph, p.Backends, p.LBs)})
+	}
+	p.Unchecked = append([]string{}, unchecked(p)...)
 }
 
 // Verdict is the failure that a run would end with before it touches anything;
@@ -156,6 +162,7 @@ func (p *Plan) Only(keep func(Backend) bool) *Plan {
 		r.Servers = slices.DeleteFunc(slices.Clone(r.Servers), func(s balancer.Server) bool { return !spec.Matches(targets, s.Address) })
 		part.LBs = append(part.LBs, LBPlan{LB: lb.LB, Report: &r})
 	}
+	part.describe()
 	return &part
 }
 

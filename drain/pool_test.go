@@ -73,7 +73,8 @@ type poolLB struct {
 	comment string // what else is in the file
 	state   journal.State
 	history []json.RawMessage
-	lingers bool // an agent whose client is gone keeps its locks until it notices
+	names   []balancer.Name // that it has looked up
+	lingers bool            // an agent whose client is gone keeps its locks until it notices
 	reloads int
 	earlier int                     // generations
 	holder  map[string]*poolSession // of the locks on backends
@@ -487,7 +488,7 @@ func (s *poolSession) report(q balancer.Query) *balancer.Report {
 	var state journal.State
 	data, _ := json.Marshal(s.state)
 	_ = json.Unmarshal(data, &state)
-	r := &balancer.Report{ConfPath: poolConf, Files: map[string]string{poolConf: s.text()}, State: state}
+	r := &balancer.Report{ConfPath: poolConf, Files: map[string]string{poolConf: s.text()}, State: state, Names: s.names}
 	up := balancer.Upstream{Name: "pool", File: poolConf, Line: 1}
 	targets, returning := parseTargets(q.Targets), parseTargets(q.Returning)
 	for i, l := range s.lines {

@@ -239,7 +239,8 @@ func newID(reports []plan.LBPlan) string {
 	return journal.NewID(now, latest)
 }
 
-// locks asks for the locks of the plan's backends.
+// locks asks for the locks of the plan's backends: by the targets, and by the addresses of host names, for
+// another operator may name the same host by its address.
 func (o *Operation) locks() balancer.LockRequest {
 	sp := o.plan.Spec
 	r := balancer.LockRequest{Holder: journal.Holder{
@@ -247,6 +248,13 @@ func (o *Operation) locks() balancer.LockRequest {
 	}}
 	for _, text := range sp.Targets {
 		r.Backends = append(r.Backends, fleet.LockName(text))
+	}
+	for _, lb := range o.plan.LBs {
+		for _, n := range lb.Report.Names {
+			for _, a := range n.Addresses {
+				r.Backends = append(r.Backends, fleet.LockName(a.WithZone("").String()))
+			}
+		}
 	}
 	r.Backends = plan.Once(r.Backends)
 	return r

@@ -4,10 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"slices"
 	"testing"
 	"time"
 
+	"github.com/drainctl/drainctl/drain/balancer"
 	"github.com/drainctl/drainctl/drain/event"
 	"github.com/drainctl/drainctl/drain/journal"
 	"github.com/drainctl/drainctl/drain/spec"
@@ -275,4 +277,21 @@ func TestPoolShrinks(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestLockByAnotherName: a backend that one LB has by a name is locked by its address as well, by which
+// another LB may have it.
+func TestLockByAnotherName(t *testing.T) {
+	p := newPool(t, 2)
+	ip := p.apps[0].name
+	p.apps[0].name = "app1"
+	for _, lb := range p.lbs {
+		lb.lines[0].address = "app1:8080"
+	}
+	p.lbs[0].names = []balancer.Name{{Host: "app1", Addresses: []netip.Addr{netip.MustParseAddr(ip)}}}
+	for _, held := range []string{ip, "app1"} {
+		p.lbs[1].lockedByOther(&poolApp{name: held})
+		p.run(p.firstOf(1, spec.Drain)).ended(t, spec.Refused, spec.Untouched, "is locked by")
+	}
+	p.run(p.firstOf(1, spec.Drain)).ended(t, spec.Done, "", "")
 }

@@ -5,11 +5,13 @@ import (
 	"context"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/drainctl/drainctl/drain/balancer"
 	"github.com/drainctl/drainctl/drain/event"
 	"github.com/drainctl/drainctl/drain/fleet"
 	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/drain/plan"
 	"github.com/drainctl/drainctl/drain/spec"
 )
 
@@ -26,6 +28,8 @@ type HistoryEntry struct {
 	Began     *event.OperationStarted
 	Ended     *event.Result // nil: it has not ended, or did not live to say so
 	Truncated int           // lines that could not be read
+
+	last time.Time // of its last line
 }
 
 // ReadHistory lists the operations of the LBs, the oldest first, and the files in
@@ -38,36 +42,43 @@ func ReadHistory(ctx context.Context, sp spec.Spec, c fleet.Connector) (entries 
 	if err != nil {
 		return nil, nil, spec.BeforeTouching(ctx, err)
 	}
-	known := map[string]bool{}
+	known := map[string]int{} // places in entries
 	for _, h := range all {
 		unreadable = append(unreadable, h.Unreadable...)
 		for _, op := range h.Operations {
-			if known[op.ID] { // it was on several LBs
-				continue
+			e := h.entry(op, sp.Words(spec.WhereFlags...))
+			i, found := known[op.ID]
+			switch {
+			case e.Began == nil:
+				unreadable = plan.Once(append(unreadable, op.ID))
+			case !found:
+				known[op.ID], entries = len(entries), append(entries, e)
+			case e.last.After(entries[i].last) && entries[i].Began.Recorder.IsSame(op.Recorder):
+				entries[i] = e // an LB that was lost does not know the end
 			}
-			known[op.ID] = true
-			e := HistoryEntry{ID: op.ID, Truncated: op.Truncated}
-			if first, err := event.Parse(op.First); err == nil {
-				e.Began, _ = first.(*event.OperationStarted)
-			}
-			if e.Began != nil {
-				e.Began.Recorder = op.Recorder
-			}
-			if last, err := event.Parse(op.Last); err == nil {
-				e.Ended, _ = last.(*event.Result)
-			}
-			if e.Ended != nil && !h.caller.Trusts(op.Recorder) {
-				withoutForeignWords(e.Ended, e.ID, sp.Words(spec.WhereFlags...))
-			}
-			if e.Began == nil {
-				unreadable = append(unreadable, op.ID)
-				continue
-			}
-			entries = append(entries, e)
 		}
 	}
 	slices.SortStableFunc(entries, func(a, b HistoryEntry) int { return strings.Compare(a.ID, b.ID) })
 	return entries, unreadable, nil
+}
+
+// entry reads an entry in the history of one LB. flags are those of the reader.
+func (h callersHistory) entry(op journal.Entry, flags []string) HistoryEntry {
+	e := HistoryEntry{ID: op.ID, Truncated: op.Truncated}
+	if first, err := event.Parse(op.First); err == nil {
+		e.Began, _ = first.(*event.OperationStarted)
+	}
+	if e.Began != nil {
+		e.Began.Recorder = op.Recorder
+	}
+	if last, err := event.Parse(op.Last); err == nil {
+		e.last = last.Head().Time
+		e.Ended, _ = last.(*event.Result)
+	}
+	if e.Ended != nil && !h.caller.Trusts(op.Recorder) {
+		withoutForeignWords(e.Ended, e.ID, flags)
+	}
+	return e
 }
 
 // ReadOperation is the events of one operation, in the order of their times, and

@@ -160,10 +160,10 @@ func (l *Local) appendHistory(lines []json.RawMessage) error {
 	return l.effect("journal: history", func() error { return l.journal.Append(l.id, lines...) })
 }
 
-// test has nginx test the configuration.
-func (l *Local) test(ctx context.Context) error {
-	l.trace(l.binary().TestArgs())
-	return l.effect("nginx -t", func() error { return l.binary().Test(ctx) })
+// test has an nginx test the configuration.
+func (l *Local) test(ctx context.Context, binary nginx.Binary) error {
+	l.trace(binary.TestArgs())
+	return l.effect("nginx -t", func() error { return binary.Test(ctx) })
 }
 
 func (l *Local) trace(args []string) {

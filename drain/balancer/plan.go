@@ -41,7 +41,10 @@ func (l *Local) Plan(ctx context.Context, q Query) (*Report, error) {
 	var over sync.WaitGroup
 	defer over.Wait() // an answer that needs no test leaves no nginx behind
 	defer cancel()
-	test := func() { over.Go(func() { tested <- l.test(testing) }) }
+	test := func() {
+		binary := l.binary() // reading the configuration may set it
+		over.Go(func() { tested <- l.test(testing, binary) })
+	}
 	if q.Preflight && !l.options.Served {
 		test() // beside the reading, so that the answer takes no longer than nginx's own test
 	}

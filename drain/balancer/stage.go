@@ -102,7 +102,7 @@ func (l *Local) stage(ctx context.Context, r StageRequest, wants map[journal.Ser
 	if len(changes) == 0 {
 		return l.unchanged(ctx, a, servers)
 	}
-	if err := l.test(ctx); err != nil {
+	if err := l.test(ctx, l.binary()); err != nil {
 		return a, fmt.Errorf("the configuration was refused before any edit: %w", err)
 	}
 	for _, ch := range changes {
@@ -111,7 +111,7 @@ func (l *Local) stage(ctx context.Context, r StageRequest, wants map[journal.Ser
 		}
 	}
 	a.Diff = diffOf(edits)
-	if err := l.test(ctx); err != nil {
+	if err := l.test(ctx, l.binary()); err != nil {
 		return a, l.giveUp(ctx, a.Edited, fmt.Errorf("the edited configuration was refused: %w", err))
 	}
 	if a.NeedsLoad = l.differs(); !a.NeedsLoad {
@@ -335,5 +335,5 @@ func (l *Local) unchanged(ctx context.Context, a Staged, servers []*nginx.Server
 	if a.NeedsLoad = len(a.Stale) > 0 || l.differs(); !a.NeedsLoad {
 		return a, nil
 	}
-	return a, l.test(ctx)
+	return a, l.test(ctx, l.binary())
 }

@@ -58,7 +58,7 @@ func (l *Local) stageBefore(ctx context.Context, wants []Wanted) (a Staged, err 
 		l.undone = op.Kind != journal.KindRun || !l.differs()
 		what = "the files hold nothing of this operation any more, but nginx refuses them as they are now: %w"
 	}
-	if err := l.test(ctx); err != nil {
+	if err := l.test(ctx, l.binary()); err != nil {
 		return a, fmt.Errorf(what, err)
 	}
 	a.Notices = append(a.Notices, l.noticesOfPending(ctx)...)

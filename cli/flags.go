@@ -175,7 +175,7 @@ func (f *specFlags) nginx() {
 func (f *specFlags) control() {
 	n := &f.spec.Nginx
 	f.text("test-command", &n.TestCommand, catNginx, "`COMMAND` that tests the configuration, in place of nginx -t")
-	f.text("reload-command", &n.ReloadCommand, catNginx, "`COMMAND` that reloads nginx, in place of nginx -s reload")
+	f.text("reload-command", &n.ReloadCommand, catNginx, "`COMMAND` that reloads nginx, in place of SIGHUP to its master")
 }
 
 // which narrows the targets.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"path"
 	"regexp"
+	"strconv"
 	"strings"
 
 	"github.com/drainctl/drainctl/command"
@@ -29,9 +30,12 @@ type Build struct {
 type Binary struct {
 	Path string // "nginx" unless named
 	Conf string // the main file; empty: the build's own
-	// TestCommand and ReloadCommand replace `nginx -t` and `nginx -s reload`
+	// TestCommand and ReloadCommand replace `nginx -t` and the signal to the master
 	// where nginx is run some other way; empty otherwise.
 	TestCommand, ReloadCommand []string
+	// Trace, if not nil, is told of each test and reload before it happens, as a
+	// command. It is called by several goroutines.
+	Trace func(args []string)
 
 	build *Build // remembered by Find
 	proc  string // where processes are found, if not in /proc
@@ -133,32 +137,39 @@ func (b Build) abs(p string) string {
 // Test has nginx judge the configuration on disk. A configuration it refuses
 // is a *[CommandError].
 func (b Binary) Test(ctx context.Context) error {
-	_, _, err := run(ctx, b.TestArgs()...)
-	return err
-}
-
-// TestArgs is the command that Test runs.
-func (b Binary) TestArgs() []string { return b.args(b.TestCommand, "-t") }
-
-// Reload tells the master to load the configuration on disk. It returns when
-// the signal is sent; whether the master did load it, only its workers tell:
-// see [Binary.ReloadAndVerify].
-func (b Binary) Reload(ctx context.Context) error {
-	_, _, err := run(ctx, b.ReloadArgs()...)
-	return err
-}
-
-// ReloadArgs is the command that Reload runs.
-func (b Binary) ReloadArgs() []string { return b.args(b.ReloadCommand, "-s", "reload") }
-
-// args is the operator's own command or, if there is none, the binary's.
-func (b Binary) args(own []string, args ...string) []string {
-	if len(own) > 0 {
-		return own
+	if len(b.TestCommand) > 0 {
+		return b.traced(ctx, b.TestCommand...)
 	}
-	args = append([]string{b.Path}, args...)
+	args := []string{b.Path, "-t"}
 	if b.Conf != "" {
 		args = append(args, "-c", b.Conf)
 	}
-	return args
+	return b.traced(ctx, args...)
+}
+
+// Reload tells a master to load the configuration on disk. It returns when the
+// signal is sent; whether the master did load it, only its workers tell:
+// see [Binary.ReloadAndVerify].
+func (b Binary) Reload(ctx context.Context, master Process) error {
+	if len(b.ReloadCommand) > 0 {
+		return b.traced(ctx, b.ReloadCommand...)
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	b.trace("kill", "-HUP", strconv.Itoa(master.PID))
+	return b.hangUp(master)
+}
+
+// traced runs a command that Trace is told of.
+func (b Binary) traced(ctx context.Context, args ...string) error {
+	b.trace(args...)
+	_, _, err := run(ctx, args...)
+	return err
+}
+
+func (b Binary) trace(args ...string) {
+	if b.Trace != nil {
+		b.Trace(args)
+	}
 }

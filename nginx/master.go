@@ -45,6 +45,32 @@ func (b Binary) masterState(pid int) (m masterState, err error) {
 	return m, nil
 }
 
+// hangUp sends SIGHUP to a master. nginx -s reload does the same after it has read the whole
+// configuration once more (ngx_signal_process). A later process of the same PID gets no signal:
+// os.FindProcess keeps hold of the one that is looked at, with pidfd_open(2).
+func (b Binary) hangUp(master Process) error {
+	p, err := os.FindProcess(master.PID)
+	if err != nil {
+		return fmt.Errorf("process %d: %w", master.PID, err)
+	}
+	defer p.Release()
+	stat, err := b.readProc(master.PID, "stat")
+	if err != nil {
+		return err
+	}
+	now := Process{PID: master.PID}
+	if _, now.Started, err = parseStat(stat); err != nil {
+		return fmt.Errorf("process %d: %w", master.PID, err)
+	}
+	if !now.same(master) {
+		return fmt.Errorf("process %d is not the nginx master any more: %w", master.PID, ErrNotRunning)
+	}
+	if err := p.Signal(syscall.SIGHUP); err != nil {
+		return fmt.Errorf("kill -HUP %d: %w", master.PID, err)
+	}
+	return nil
+}
+
 // A child is a child of a master. kind is what its command line says it is.
 type child struct {
 	pid  int

@@ -48,18 +48,17 @@ func (b Binary) ReloadAndVerify(ctx context.Context, conf *Config, limit time.Du
 	if err != nil {
 		return Running{}, err
 	}
-	master := found.Master.PID
-	logs := markLogs(ctx, conf.LogPaths(build), master)
+	logs := markLogs(ctx, conf.LogPaths(build), found.Master.PID)
 	after, err := Running{}, errUnclear
 	for n := 0; n < maxReloads && errors.Is(err, errUnclear); n++ {
-		after, err = b.reloadOnce(ctx, master, limit)
+		after, err = b.reloadOnce(ctx, found.Master, limit)
 	}
 	var failed *ReloadError
 	switch {
 	case errors.Is(err, errUnclear):
 		return after, &ReloadError{fmt.Sprintf("it is not known which configuration nginx serves: in each of %d reloads its workers crashed, or the machine was too slow to see", maxReloads), false}
 	case errors.As(err, &failed):
-		if line := logs.loadFailure(ctx, master); line != "" {
+		if line := logs.loadFailure(ctx, found.Master.PID); line != "" {
 			failed.Reason += "; its error log says: " + line
 		}
 	}
@@ -68,13 +67,13 @@ func (b Binary) ReloadAndVerify(ctx context.Context, conf *Config, limit time.Du
 
 // reloadOnce sends one reload and waits for its effect. The error is errUnclear when workers
 // have crashed meanwhile, and the rest does not tell whether the load worked.
-func (b Binary) reloadOnce(ctx context.Context, master int, limit time.Duration) (Running, error) {
-	before, idle, err := b.idleMaster(ctx, master, limit)
+func (b Binary) reloadOnce(ctx context.Context, master Process, limit time.Duration) (Running, error) {
+	before, idle, err := b.idleMaster(ctx, master.PID, limit)
 	if err != nil {
 		return before.Running, err
 	}
 	if !idle {
-		if err := b.Reload(ctx); err != nil {
+		if err := b.Reload(ctx, master); err != nil {
 			return before.Running, err
 		}
 		return before.Running, &ReloadError{fmt.Sprintf("nginx was busy for %s, with another reload for example; it loads the configuration after that", limit), false}
@@ -86,7 +85,7 @@ func (b Binary) reloadOnce(ctx context.Context, master int, limit time.Duration)
 	var loaded atomic.Bool
 	sent := make(chan error, 1)
 	beside.Go(func() { b.watchOverlap(ctx, before, &loaded) })
-	beside.Go(func() { sent <- b.Reload(ctx) })
+	beside.Go(func() { sent <- b.Reload(ctx, master) })
 	return b.follow(ctx, before, &loaded, sent, limit)
 }
 

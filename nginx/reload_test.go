@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"syscall"
@@ -183,9 +184,7 @@ func TestReloadWhileAWorkerIsSetUp(t *testing.T) {
 		}
 		return i >= 0 || len(r.Serving()) > 0
 	})
-	b := n.binary
-	b.ReloadCommand = []string{"sh", "-c", fmt.Sprintf("kill -HUP %d", before.Master.PID)}
-	after, err := b.reloadOnce(t.Context(), before.Master.PID, generous)
+	after, err := n.binary.reloadOnce(t.Context(), before.Master, generous)
 	n.tells(err, loads)
 	for _, p := range after.children {
 		if p.same(replacement) && !p.exiting() {
@@ -296,4 +295,52 @@ func TestFailedLoadIsNoticedWithoutALog(t *testing.T) {
 		t.Errorf("it took %s", took)
 	}
 	t.Logf("%s: %v", time.Since(began), err)
+}
+
+// The master gets the signal without another nginx, which would read the configuration once
+// more, and what is traced is what is done.
+func TestReloadSignalsTheMaster(t *testing.T) {
+	n := startVersioned(t, 1)
+	b := n.binary
+	b.Path = n.dir + "/logged"
+	write(t, n.dir, map[string]string{"logged": fmt.Sprintf("#!/bin/sh\necho \"$*\" >>%s/calls\nexec nginx \"$@\"\n", n.dir)})
+	if err := os.Chmod(b.Path, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	var traced []string
+	b.Trace = func(args []string) { traced = append(traced, strings.Join(args, " ")) }
+	n.write(n.http(loads, "new"))
+	if err := b.Test(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	_, err := b.ReloadAndVerify(t.Context(), n.conf, generous)
+	n.tells(err, loads)
+	want := []string{b.Path + " -t -c " + b.Conf, fmt.Sprintf("kill -HUP %d", n.running().Master.PID)}
+	if !slices.Equal(traced, want) {
+		t.Errorf("traced %q, want %q", traced, want)
+	}
+	if calls, err := os.ReadFile(n.dir + "/calls"); err != nil || string(calls) != "-t -c "+b.Conf+"\n-V\n" {
+		t.Errorf("nginx was run with %q, %v", calls, err)
+	}
+}
+
+// A process that has the PID of the master, and is not the master, gets no signal.
+func TestReloadSignalsNobodyElse(t *testing.T) {
+	other := exec.Command("sleep", "60")
+	if err := other.Start(); err != nil {
+		t.Fatal(err)
+	}
+	master := Process{PID: other.Process.Pid, Started: 1}
+	var b Binary
+	if err := b.Reload(t.Context(), master); !errors.Is(err, ErrNotRunning) {
+		t.Errorf("another process: %v", err)
+	}
+	_ = other.Process.Kill()
+	_ = other.Wait()
+	if status := other.ProcessState.Sys().(syscall.WaitStatus); status.Signal() != syscall.SIGKILL {
+		t.Errorf("the other process ended with %v", status.Signal())
+	}
+	if err := b.Reload(t.Context(), master); !errors.Is(err, ErrNotRunning) {
+		t.Errorf("a process that is gone: %v", err)
+	}
 }

@@ -204,7 +204,7 @@ func (n *realNginx) reload() {
 	if err := n.binary.Test(n.t.Context()); err != nil {
 		n.t.Fatal(err)
 	}
-	if err := n.binary.Reload(n.t.Context()); err != nil {
+	if err := n.binary.Reload(n.t.Context(), n.running().Master); err != nil {
 		n.t.Fatal(err)
 	}
 }
@@ -502,10 +502,10 @@ func TestReloadAndVerify(t *testing.T) {
 	if _, err := n.binary.ReloadAndVerify(t.Context(), conf, generous); !errors.As(err, &failed) || !failed.Sure || !strings.Contains(failed.Reason, `uses the "$uri" key`) {
 		t.Errorf("a load that fails: %v", err)
 	}
+	// It became so after nginx -t.
 	n.write("x")
-	var refused *CommandError
-	if _, err := n.binary.ReloadAndVerify(t.Context(), conf, generous); !errors.As(err, &refused) {
-		t.Errorf("a reload that nginx refuses: %v", err)
+	if _, err := n.binary.ReloadAndVerify(t.Context(), conf, generous); !errors.As(err, &failed) || !failed.Sure || !strings.Contains(failed.Reason, "; its error log says: ") || !strings.Contains(failed.Reason, `[emerg]`) || !strings.Contains(failed.Reason, n.binary.Conf+":") {
+		t.Errorf("a configuration that is broken: %v", err)
 	}
 
 	// A reload that sends no signal.

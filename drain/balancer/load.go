@@ -76,7 +76,6 @@ func (l *Local) reload(ctx context.Context, limit time.Duration) error {
 	known := maps.Clone(l.unloaded)
 	l.mayHaveLoaded()
 	var after nginx.Running
-	l.trace(l.binary().ReloadArgs())
 	err = l.effect("nginx -s reload", func() (err error) {
 		after, err = l.binary().ReloadAndVerify(ctx, conf, limit)
 		return err

@@ -28,9 +28,6 @@ type Options struct {
 	// Served tells that an agent serves the caller, who has no other right here than
 	// to drain.
 	Served bool
-	// Trace, if not nil, is told of nginx's commands before they run. It is called
-	// by several goroutines.
-	Trace func(args []string)
 	// Around, if not nil, has each effect happen: tests make it fail.
 	Around func(what string, do func() error) error
 }
@@ -162,14 +159,7 @@ func (l *Local) appendHistory(lines []json.RawMessage) error {
 
 // test has an nginx test the configuration.
 func (l *Local) test(ctx context.Context, binary nginx.Binary) error {
-	l.trace(binary.TestArgs())
 	return l.effect("nginx -t", func() error { return binary.Test(ctx) })
-}
-
-func (l *Local) trace(args []string) {
-	if l.options.Trace != nil {
-		l.options.Trace(args)
-	}
 }
 
 // load reads the configuration as it is on disk.

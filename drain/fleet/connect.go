@@ -54,7 +54,7 @@ func (m Machines) LB(ctx context.Context, name string, n spec.Nginx) (balancer.B
 	}
 	if os.Geteuid() == 0 || m.Unprivileged {
 		if m.Trace != nil {
-			options.Trace = func(args []string) { m.Trace(ThisMachine, remote.Quote(args...)) }
+			options.Nginx.Trace = func(args []string) { m.Trace(ThisMachine, remote.Quote(args...)) }
 		}
 		return balancer.NewLocal(options), nil
 	}

@@ -99,7 +99,7 @@ options:
     type: str
   reload_command:
     description:
-      - The command that reloads nginx, in place of C(nginx -s reload).
+      - The command that reloads nginx, in place of C(SIGHUP) to its master.
     type: str
   reload_timeout:
     description:

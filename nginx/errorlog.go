@@ -9,19 +9,21 @@ import (
 	"regexp"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // logMarks are the places where nginx's error logs ended at some moment.
 type logMarks struct {
-	sizes        map[string]int64 // by file
-	unit, cursor string           // of systemd's journal; empty where it is not asked
+	sizes map[string]int64 // by file
+	unit  string           // in systemd's journal; empty where that is not asked
+	at    time.Time
 }
 
 // markLogs notes where the logs end. A log that does not exist counts as empty:
 // nginx creates it when it needs it. Under systemd, an nginx without a log file
 // of its own writes to the journal of its unit.
-func markLogs(ctx context.Context, paths []string, master int) logMarks {
-	m := logMarks{sizes: map[string]int64{}}
+func (b Binary) markLogs(paths []string, master int) logMarks {
+	m := logMarks{sizes: map[string]int64{}, at: time.Now()}
 	for _, p := range paths {
 		m.sizes[p] = 0
 		if info, err := os.Stat(p); err == nil {
@@ -29,23 +31,14 @@ func markLogs(ctx context.Context, paths []string, master int) logMarks {
 		}
 	}
 	if len(paths) == 0 {
-		m.unit = unitOf(master)
-	}
-	if m.unit != "" {
-		out, _, _ := run(ctx, "journalctl", "-q", "-n", "1", "-o", "cat", "--show-cursor", "-u", m.unit)
-		_, m.cursor, _ = strings.Cut(out, "-- cursor: ")
-		m.cursor = strings.TrimSpace(m.cursor)
+		cgroup, _ := b.readProc(master, "cgroup")
+		m.unit = unitInCgroup.FindString(cgroup)
 	}
 	return m
 }
 
+// unitInCgroup matches the systemd unit that a process belongs to.
 var unitInCgroup = regexp.MustCompile(`(?m)[^/\n]*\.service$`)
-
-// unitOf is the systemd unit that a process belongs to; empty if none.
-func unitOf(pid int) string {
-	cgroup, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
-	return unitInCgroup.FindString(string(cgroup))
-}
 
 // loadFailure is what the logs say since the marks about a load that failed; empty if
 // nothing.
@@ -55,10 +48,11 @@ func (m logMarks) loadFailure(ctx context.Context, master int) string {
 			return why
 		}
 	}
-	if m.cursor == "" {
+	if m.unit == "" {
 		return ""
 	}
-	out, _, _ := run(ctx, "journalctl", "-q", "-o", "cat", "-u", m.unit, "-n", "1000", "--after-cursor="+m.cursor)
+	since := fmt.Sprintf("--since=@%d.%06d", m.at.Unix(), m.at.Nanosecond()/1000) // systemd.time(7)
+	out, _, _ := run(ctx, "journalctl", "-q", "-o", "cat", "-u", m.unit, "-n", "1000", since)
 	return loadFailure(out, master)
 }
 

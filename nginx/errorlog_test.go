@@ -1,9 +1,11 @@
 package nginx
 
 import (
+	"fmt"
 	"os"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestLoadFailureLines(t *testing.T) {
@@ -34,7 +36,7 @@ func TestLoadFailureSinceMark(t *testing.T) {
 	dir := t.TempDir()
 	logs := []string{dir + "/a log", dir + "/-b"}
 	write(t, dir, map[string]string{"a log": "2026/01/02 03:04:05 [emerg] 7#7: old\n"})
-	marks := markLogs(t.Context(), logs, 7)
+	marks := Binary{}.markLogs(logs, 7)
 	if got := marks.loadFailure(t.Context(), 7); got != "" {
 		t.Errorf("nothing was written, and it says %q", got)
 	}
@@ -52,13 +54,44 @@ func TestLoadFailureSinceMark(t *testing.T) {
 		if got, want := marks.loadFailure(t.Context(), 7), "2026/01/02 03:04:05 [emerg] 7#7: new"; got != want {
 			t.Errorf("log %d: it says %q, want %q", i, got, want)
 		}
-		marks = markLogs(t.Context(), logs, 7)
+		marks = Binary{}.markLogs(logs, 7)
 	}
-	odd := markLogs(t.Context(), []string{"/dev/stderr", "/dev/stdout", dir, "/nowhere/log"}, 7)
+	odd := Binary{}.markLogs([]string{"/dev/stderr", "/dev/stdout", dir, "/nowhere/log"}, 7)
 	if got := odd.loadFailure(t.Context(), 7); got != "" {
 		t.Errorf("logs that are no files, and it says %q", got)
 	}
-	if got := markLogs(t.Context(), nil, os.Getpid()).loadFailure(t.Context(), 7); got != "" {
+	if got := (Binary{}).markLogs(nil, os.Getpid()).loadFailure(t.Context(), 7); got != "" {
 		t.Errorf("no logs, and it says %q", got)
+	}
+}
+
+// An nginx that logs to systemd's journal costs a reload no journalctl, unless the load fails:
+// it is then asked for what was logged since the reload.
+func TestJournalIsAskedAfterAFailure(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir, map[string]string{
+		"7/cgroup":       "0::/system.slice/nginx.service\n",
+		"bin/journalctl": fmt.Sprintf("#!/bin/sh\necho \"$*\" >>%s/calls\necho '2026/01/02 03:04:05 [emerg] 7#7: new'\n", dir),
+	})
+	if err := os.Chmod(dir+"/bin/journalctl", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", dir+"/bin")
+	began := time.Now()
+	marks := Binary{proc: dir}.markLogs(nil, 7)
+	ended := time.Now()
+	if calls, err := os.ReadFile(dir + "/calls"); err == nil {
+		t.Errorf("journalctl was run before the reload: %s", calls)
+	}
+	if got, want := marks.loadFailure(t.Context(), 7), "2026/01/02 03:04:05 [emerg] 7#7: new"; got != want {
+		t.Errorf("it says %q, want %q", got, want)
+	}
+	calls, err := os.ReadFile(dir + "/calls")
+	var seconds, micros int64
+	if _, scanErr := fmt.Sscanf(string(calls), "-q -o cat -u nginx.service -n 1000 --since=@%d.%06d\n", &seconds, &micros); err != nil || scanErr != nil {
+		t.Fatalf("journalctl was asked %q: %v, %v", calls, err, scanErr)
+	}
+	if since := time.Unix(seconds, micros*1000); since.Before(began.Truncate(time.Microsecond)) || since.After(ended) {
+		t.Errorf("journalctl was asked since %s, and the reload was between %s and %s", since, began, ended)
 	}
 }

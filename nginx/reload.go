@@ -48,7 +48,7 @@ func (b Binary) ReloadAndVerify(ctx context.Context, conf *Config, limit time.Du
 	if err != nil {
 		return Running{}, err
 	}
-	logs := markLogs(ctx, conf.LogPaths(build), found.Master.PID)
+	logs := b.markLogs(conf.LogPaths(build), found.Master.PID)
 	after, err := Running{}, errUnclear
 	for n := 0; n < maxReloads && errors.Is(err, errUnclear); n++ {
 		after, err = b.reloadOnce(ctx, found.Master, limit)

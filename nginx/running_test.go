@@ -262,7 +262,7 @@ func TestReload(t *testing.T) {
 	}
 	eventually(t, "nginx has the request's beginning", func() bool { return n.status().Reading > 0 })
 
-	marks := markLogs(t.Context(), conf.LogPaths(Build{}), before.Master.PID)
+	marks := n.binary.markLogs(conf.LogPaths(Build{}), before.Master.PID)
 	n.write("upstream u { server 127.0.0.1:1 down; server 127.0.0.1:2; }")
 	n.reload()
 	eventually(t, "the new generation serves alone", func() bool { return n.running().Replaced(before) })
@@ -333,7 +333,7 @@ func TestSilentReloadFailures(t *testing.T) {
 			t.Parallel()
 			n := startNginx(t, zone)
 			before := n.running()
-			marks := markLogs(t.Context(), []string{n.dir + "/error.log"}, before.Master.PID)
+			marks := n.binary.markLogs([]string{n.dir + "/error.log"}, before.Master.PID)
 			n.write(c.http)
 			n.reload()
 			why := ""

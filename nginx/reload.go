@@ -11,10 +11,11 @@ import (
 	"time"
 )
 
-// How often the processes are looked at while a reload takes effect, and how often the
-// children of the master alone.
+// How often the processes are looked at while a reload takes effect, how soon once more when it
+// seems to have, and how often the children of the master alone.
 const (
 	generationInterval = 20 * time.Millisecond
+	confirmInterval    = 2 * time.Millisecond
 	overlapInterval    = 5 * time.Millisecond
 )
 
@@ -160,16 +161,18 @@ func (b Binary) follow(ctx context.Context, before look, overlapped *atomic.Bool
 		if err != nil {
 			return now.Running, err
 		}
-		loaded := overlapped.Load()
-		same := slices.EqualFunc(now.Serving(), last.Serving(), Process.same)
+		loaded, pause := overlapped.Load(), generationInterval
+		replaced := loaded && now.Replaced(before.Running)
 		switch {
 		case end.IsZero():
-		case loaded && same && now.Replaced(before.Running):
+		case replaced && now.confirms(last):
 			return now.Running, nil
-		case !loaded && same && now.ended(before) && last.ended(before):
+		case !loaded && now.confirms(last) && now.ended(before) && last.ended(before):
 			return now.Running, now.failure(before)
 		case time.Now().After(end):
 			return now.Running, now.timeout(loaded, limit)
+		case replaced:
+			pause = confirmInterval
 		}
 		last = now
 		select {
@@ -178,7 +181,7 @@ func (b Binary) follow(ctx context.Context, before look, overlapped *atomic.Bool
 				return now.Running, err
 			}
 			sent, end = nil, time.Now().Add(limit)
-		case <-time.After(generationInterval):
+		case <-time.After(pause):
 		case <-ctx.Done():
 			return now.Running, context.Cause(ctx)
 		}
@@ -245,6 +248,11 @@ func (b Binary) look(master int) (l look, err error) {
 	return l, err
 }
 
+// confirms reports whether the same workers serve as in the look before. One look is not atomic.
+func (l look) confirms(last look) bool {
+	return slices.EqualFunc(l.Serving(), last.Serving(), Process.same)
+}
+
 // ended reports whether the master has loaded a configuration since before, or has tried to,
 // and is done.
 func (l look) ended(before look) bool {
@@ -253,7 +261,7 @@ func (l look) ended(before look) bool {
 
 // failure is the error of a load that has ended and whose workers were not seen.
 func (l look) failure(before look) error {
-	if slices.EqualFunc(l.Serving(), before.Serving(), Process.same) {
+	if l.confirms(before) {
 		return &ReloadError{"nginx accepted the reload but could not load the configuration, and keeps the earlier one", true}
 	}
 	return errUnclear

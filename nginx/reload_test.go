@@ -1,6 +1,7 @@
 package nginx
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -343,4 +345,97 @@ func TestReloadSignalsNobodyElse(t *testing.T) {
 	if err := b.Reload(t.Context(), master); !errors.Is(err, ErrNotRunning) {
 		t.Errorf("a process that is gone: %v", err)
 	}
+}
+
+// Two looks in a row must show the same serving workers, however soon the second one follows, and
+// workers that change all the time do not keep a reload waiting beyond its limit.
+func TestFollowConfirms(t *testing.T) {
+	const master, old = 10, 11
+	for _, c := range []struct {
+		name  string
+		looks [][]int // the serving workers in each
+		limit time.Duration
+		want  []int // in the last look; nil: the time is up
+	}{
+		{"confirmed", [][]int{{old}, {old, 12}, {12}, {12}}, generous, []int{12}},
+		{"another worker in the second look", [][]int{{old}, {12}, {12, 13}, {12, 13}}, generous, []int{12, 13}},
+		{"another worker in each look", [][]int{{old}, {12}}, 0, nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := t.TempDir()
+			write(t, dir, map[string]string{
+				"10/task/10/children": "", "10/cmdline": "nginx: master process nginx", "10/stat": stat(master, 1),
+			})
+			for _, name := range []string{"status", "task/10/io"} {
+				if err := syscall.Mkfifo(dir+"/10/"+name, 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			looked := make(chan int, 1)
+			ctx, cancel := context.WithCancel(t.Context())
+			go func() {
+				n := 0
+				for n < len(c.looks) && letLook(ctx, t, dir, c.looks[n]) {
+					n++
+				}
+				looked <- n
+			}()
+			before := look{Running: Running{Master: Process{PID: master, Started: 1}, Workers: []Process{{PID: old, Started: 1, Title: "nginx: worker process"}}}}
+			var loaded atomic.Bool
+			loaded.Store(true)
+			sent := make(chan error, 1)
+			sent <- nil
+			after, err := Binary{proc: dir}.follow(ctx, before, &loaded, sent, c.limit)
+			cancel()
+			if n := <-looked; n != len(c.looks) {
+				t.Errorf("%d looks, want %d", n, len(c.looks))
+			}
+			var late *ReloadError
+			if c.want == nil && !errors.As(err, &late) || c.want != nil && err != nil {
+				t.Errorf("it ends with %v", err)
+			}
+			var got []int
+			for _, p := range after.Serving() {
+				got = append(got, p.PID)
+			}
+			if c.want != nil && !slices.Equal(got, c.want) {
+				t.Errorf("workers %d serve, want %d", got, c.want)
+			}
+		})
+	}
+}
+
+func stat(pid, parent int) string {
+	return fmt.Sprintf("%d (nginx) S %d %s %d", pid, parent, strings.Repeat("0 ", 17), 1)
+}
+
+// letLook lets the next look at a directory like /proc go on when these workers are in it. Each
+// look reads two pipes in turn before it looks for workers. It is false if there is no look before
+// ctx ends.
+func letLook(ctx context.Context, t *testing.T, dir string, workers []int) bool {
+	if !feed(ctx, dir+"/10/status", "State:\tS\nvoluntary_ctxt_switches:\t1\n") {
+		return false
+	}
+	for pid := 11; pid <= 13; pid++ {
+		_ = os.RemoveAll(fmt.Sprintf("%s/%d", dir, pid))
+	}
+	for _, pid := range workers {
+		name := fmt.Sprint(pid)
+		write(t, dir, map[string]string{name + "/cmdline": "nginx: worker process", name + "/stat": stat(pid, 10)})
+	}
+	return feed(ctx, dir+"/10/task/10/io", "rchar: 1\n")
+}
+
+// feed writes a text to who next reads a pipe.
+func feed(ctx context.Context, fifo, text string) bool {
+	for ctx.Err() == nil {
+		pipe, err := os.OpenFile(fifo, os.O_WRONLY|syscall.O_NONBLOCK, 0)
+		if err != nil { // nobody reads it yet
+			time.Sleep(time.Millisecond)
+			continue
+		}
+		_, err = io.WriteString(pipe, text)
+		return errors.Join(err, pipe.Close()) == nil
+	}
+	return false
 }

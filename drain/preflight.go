@@ -12,6 +12,7 @@ import (
 	"github.com/drainctl/drainctl/drain/event"
 	"github.com/drainctl/drainctl/drain/fleet"
 	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/drain/plan"
 	"github.com/drainctl/drainctl/drain/spec"
 	"github.com/drainctl/drainctl/remote"
 )
@@ -134,9 +135,64 @@ func (o *Operation) checkBackend(ctx context.Context, m *row) []event.Check {
 	return c.checks
 }
 
+// An account is what drainctl logs in to on a backend.
+type account struct {
+	address string
+	ssh     spec.SSH
+}
+
+func accountOf(b plan.Backend) account { return account{b.Address, b.Settings.SSH} }
+
+// A loggedIn is the end of a login that was begun.
+type loggedIn struct {
+	host remote.Host
+	err  error
+}
+
+// beginLogins begins to log in to the backends, which goes on while the LBs plan. The targets are
+// known and locked by now. A rolling run may leave some of them out.
+func (o *Operation) beginLogins(ctx context.Context) {
+	ctx, o.stopLogins = context.WithCancel(ctx)
+	for _, b := range o.plan.Backends {
+		sp, to := o.plan.Spec, accountOf(b)
+		if sp.Kind == spec.Run || b.Address == "" || b.Servers == 0 || !sp.Needs(b.Settings) || o.logins[to] != nil {
+			continue
+		}
+		end := make(chan loggedIn, 1)
+		o.logins[to] = end
+		go func() {
+			host, err := o.options.Connect.Backend(ctx, b)
+			end <- loggedIn{host, err}
+		}()
+	}
+}
+
+// logIn returns the login to a backend that was begun, or makes one.
+func (o *Operation) logIn(ctx context.Context, b plan.Backend) (remote.Host, error) {
+	o.mu.Lock()
+	begun := o.logins[accountOf(b)]
+	delete(o.logins, accountOf(b))
+	o.mu.Unlock()
+	if begun == nil {
+		return o.options.Connect.Backend(ctx, b)
+	}
+	in := <-begun
+	return in.host, in.err
+}
+
+// endLogins ends the logins that no row has taken.
+func (o *Operation) endLogins() {
+	o.stopLogins()
+	for _, end := range o.logins {
+		if in := <-end; in.err == nil {
+			_ = in.host.Close()
+		}
+	}
+}
+
 // login connects to a backend, and tells what failed.
 func (o *Operation) login(ctx context.Context, m *row, c *checker) (broken event.CheckName) {
-	host, err := o.options.Connect.Backend(ctx, m.plan)
+	host, err := o.logIn(ctx, m.plan)
 	var f spec.Finding
 	if err != nil {
 		f = findingOf(err, "ssh")

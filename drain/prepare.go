@@ -50,8 +50,11 @@ type Operation struct {
 	skipped  []plan.Skip   // by --only-if
 	result   *event.Result
 
-	mu     sync.Mutex        // guards what follows
-	curves map[string]*curve // of the waits, by backend
+	stopLogins context.CancelFunc // ends those that are still under way
+
+	mu     sync.Mutex                // guards what follows
+	curves map[string]*curve         // of the waits, by backend
+	logins map[account]chan loggedIn // that were begun, and that no row has taken yet
 }
 
 // Prepare plans a run, locks its backends and tries everything it will need.
@@ -84,6 +87,7 @@ func Prepare(ctx context.Context, sp spec.Spec, options Options) (o *Operation, 
 	if err := o.lbs.Lock(ctx, o.locks(), sp.Wait, o.emit); err != nil {
 		return o, err
 	}
+	o.beginLogins(ctx)
 	if o.plan, err = o.planAgain(ctx, sp); err != nil {
 		return o, err
 	}
@@ -141,7 +145,10 @@ func newOperation(sp spec.Spec, options Options) *Operation {
 	if options.Emit == nil {
 		options.Emit = func(event.Event) {}
 	}
-	return &Operation{options: options, asked: sp, plan: &plan.Plan{Spec: sp}, lbs: fleet.New(sp, options.Connect)}
+	return &Operation{
+		options: options, asked: sp, plan: &plan.Plan{Spec: sp}, lbs: fleet.New(sp, options.Connect),
+		stopLogins: func() {}, logins: map[account]chan loggedIn{},
+	}
 }
 
 // connect reaches the LBs. What an undrain takes over of the drain may say how
@@ -262,6 +269,7 @@ func (o *Operation) locks() balancer.LockRequest {
 
 // Close ends the connections of the operation, and frees its locks.
 func (o *Operation) Close() {
+	o.endLogins()
 	if o.whole != nil {
 		for _, m := range o.whole.rows {
 			m.Close()

@@ -245,14 +245,15 @@ func (o *Operation) checkCounter(ctx context.Context, m *row, c *checker, broken
 // the server's port on the backend, and yet the server answers. Its port is then
 // forwarded, and ss on the backend would count 0 for ever.
 func (o *Operation) checkReach(ctx context.Context, m *row, first remote.Count) []spec.Finding {
-	if _, ok := m.Counter.(*remote.Counter); !ok || first.Open > 0 || len(m.plan.UpPorts) == 0 {
+	counter, ok := m.Counter.(*remote.Counter)
+	if !ok || first.Open > 0 || len(m.plan.UpPorts) == 0 {
 		return nil
 	}
-	listening, err := remote.Listening(ctx, m.Host, m.plan.UpPorts)
+	listening, err := counter.Listening(ctx)
 	if err != nil {
-		return missing("counter", fmt.Errorf("on %s: %w", m.Host.Name(), err))
+		return missing("counter", fmt.Errorf("look for listeners: %w", err))
 	}
-	i := slices.Index(listening, false)
+	i := slices.IndexFunc(m.plan.UpPorts, func(port uint16) bool { return !slices.Contains(listening, port) })
 	if i < 0 || o.lbs.With(m.plan).Each(ctx, func(ctx context.Context, lb *fleet.LB) error { return o.whole.connect(ctx, lb, m) }) != nil {
 		return nil
 	}

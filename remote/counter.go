@@ -54,8 +54,9 @@ type Held struct {
 //go:embed counter.sh
 var counterScript string
 
-// Counter counts the connections to ports of a host. It is one command there,
-// which is told when to count, so that a reading costs one round trip. Where
+// Counter counts the connections to ports of a host, and says which of the ports
+// are listened on. It is one command there, which is told what to look for, so
+// that a reading costs one round trip. Where
 // another command needs the one session of the host, it is ended, and started
 // again by the next reading. It needs no root. A count that cannot be had is an
 // error, never 0. It is safe for concurrent use.
@@ -93,6 +94,11 @@ func (c *Counter) Clients(ctx context.Context, except []netip.Addr) ([]netip.Add
 		request += " " + a.Unmap().WithZone("").String()
 	}
 	return ask(ctx, c, request, parseClients)
+}
+
+// Listening returns those of the ports that something listens on, at any address of the host.
+func (c *Counter) Listening(ctx context.Context) ([]uint16, error) {
+	return ask(ctx, c, "listening", parseListening)
 }
 
 // Close ends the command on the host.
@@ -318,6 +324,23 @@ func parseClients(lines []string) ([]netip.AddrPort, error) {
 	}
 	slices.SortFunc(clients, netip.AddrPort.Compare)
 	return clients, more
+}
+
+// parseListening reads the answer to "listening".
+func parseListening(lines []string) (ports []uint16, err error) {
+	lines, err = answer(lines)
+	if err != nil {
+		return nil, err
+	}
+	for _, line := range lines {
+		text, found := strings.CutPrefix(line, "listening ")
+		port, err := strconv.ParseUint(text, 10, 16)
+		if !found || err != nil {
+			return nil, fmt.Errorf("unexpected output: %q", clip(line))
+		}
+		ports = append(ports, uint16(port))
+	}
+	return ports, nil
 }
 
 // answer returns the lines of an answer without its end, if that is a good one.

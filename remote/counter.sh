@@ -1,4 +1,4 @@
-# Counts the connections to this host's ports when it is told to, a line each:
+# Looks at this host's ports when it is told to, a line each:
 #   count ID            the established ones and those in SYN-RECV, grouped by the
 #                       address of the peer: a client takes SYN-RECV for established
 #                       while the listen queue is full (tcp(7), tcp_abort_on_overflow)
@@ -6,6 +6,7 @@
 #                       ms ago something was last sent on it, and received
 #   clients ID ADDR...  the far ends of all that there are or were until a minute
 #                       ago (TIME-WAIT), but at ADDR and at this host itself
+#   listening ID        the ports that something listens on, at any address
 # An answer ends with "end ID STATUS", the exit status of ss. Before this text come
 # lines that set ready, what to print first, and filter, the sockets for ss.
 LC_ALL=C; export LC_ALL
@@ -79,6 +80,15 @@ clients='
     done()
   }'
 
+listening='
+  /^[0-9]+ +[0-9]+ +[^ ]+:[0-9]+ +[^ ]+:[0-9*]+ *$/ {
+    sub(/.*:/, "", $3)
+    if (!seen[$3]++) print "listening " $3
+    next
+  }
+  { if (errors++ < 3) print "error " $0 }
+  END { done() }'
+
 # The braces have the shell read all of this before it runs any of it, and what
 # follows it is for read.
 {
@@ -91,6 +101,7 @@ clients='
       count) { ss -Htn state established state syn-recv "$filter" 2>&1; echo "exit $?"; } | awk -v id="$id" "$common$count" ;;
       held) { ss -Htni state established state syn-recv "$filter" 2>&1; echo "exit $?"; } | awk -v id="$id" -v held=1 "$common$count" ;;
       clients) { ss -Htan state connected "$filter" 2>&1; echo "exit $?"; } | awk -v id="$id" -v except=" $except " "$common$clients" ;;
+      listening) { ss -Htn state listening "$filter" 2>&1; echo "exit $?"; } | awk -v id="$id" "$common$listening" ;;
     esac </dev/null || printf 'end %s unknown\n' "$id"
   done
   exit

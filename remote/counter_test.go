@@ -14,6 +14,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -108,9 +109,12 @@ func TestCounter(t *testing.T) {
 					t.Error(err)
 				}
 			}
-			listening, err := Listening(ctx, h, ports(both, 1, v4, idle))
-			if err != nil || !slices.Equal(listening, []bool{true, false, true, true}) {
-				t.Errorf("listening: %v, %v", listening, err)
+			counter := NewCounter(h, ports(both, 1, v4, idle))
+			defer counter.Close()
+			listening, err := counter.Listening(ctx)
+			slices.Sort(listening)
+			if want := slices.Sorted(slices.Values(ports(both, v4, idle))); err != nil || !slices.Equal(listening, want) {
+				t.Errorf("listening: %v, %v, want %v", listening, err, want)
 			}
 		})
 	}
@@ -297,6 +301,10 @@ func TestCounterFails(t *testing.T) {
 				if errors.Is(err, ErrNoSS) != (c.ss == "") {
 					t.Errorf("got %v", err)
 				}
+				listening, err := counter.Listening(limit(t, time.Minute))
+				if (c.want == "") != (err == nil) || err == nil && !slices.Equal(listening, ports(80)) {
+					t.Errorf("listening: %v, %v", listening, err)
+				}
 			}
 		})
 	}
@@ -464,6 +472,38 @@ func TestCounterWire(t *testing.T) {
 	t.Logf("a reading of %d sockets: %d bytes on the connection, %v", sockets, each, time.Since(begin)/n)
 	if each > 1024 {
 		t.Errorf("%d bytes for a reading", each)
+	}
+}
+
+// TestCounterKeepsItsSession checks that one session answers all that the counter is asked.
+func TestCounterKeepsItsSession(t *testing.T) {
+	t.Parallel()
+	makeUsers(t)
+	needTool(t, "ss", "awk")
+	s := startServer(t, serverOptions{config: "MaxSessions 1"})
+	var mu sync.Mutex
+	var started []string
+	how := s.ssh(opUser)
+	how.Trace = func(_, command string) {
+		mu.Lock()
+		defer mu.Unlock()
+		started = append(started, command)
+	}
+	port := established(t, "tcp4", "127.0.0.1:0", 1, false).(*net.TCPAddr).Port
+	counter := NewCounter(connect(t, how), ports(port))
+	defer counter.Close()
+	for range 2 {
+		if got, err := counter.Count(limit(t, time.Minute)); err != nil || got.Open != 1 {
+			t.Errorf("%+v, %v", got, err)
+		}
+		if got, err := counter.Listening(limit(t, time.Minute)); err != nil || !slices.Equal(got, ports(port)) {
+			t.Errorf("listening: %v, %v", got, err)
+		}
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if want := []string{"sh"}; !slices.Equal(started, want) {
+		t.Errorf("sessions for %q, want %q", started, want)
 	}
 }
 

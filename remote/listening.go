@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/netip"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 )
@@ -18,51 +17,6 @@ var (
 
 // maxPorts is how many ports one filter of ss takes.
 const maxPorts = 256
-
-// Listening says of each of ports whether something listens on it on h, on any
-// of its addresses.
-func Listening(ctx context.Context, h Host, ports []uint16) ([]bool, error) {
-	found, err := listening(ctx, h, ports)
-	if err != nil {
-		return nil, fmt.Errorf("look for listeners on %s: %w", h.Name(), err)
-	}
-	return found, nil
-}
-
-func listening(ctx context.Context, h Host, ports []uint16) ([]bool, error) {
-	filter, err := portFilter(ports)
-	if err != nil {
-		return nil, err
-	}
-	args := []string{"ss", "-Htn", "state", "listening", filter}
-	// Not every user's PATH has where some systems have ss.
-	r, err := h.Run(ctx, Command{Args: append([]string{"env", "PATH=" + searchPath}, args...)})
-	switch {
-	case err != nil:
-		return nil, err
-	case r.Code == 127:
-		return nil, ErrNoSS
-	case r.Code != 0:
-		return nil, r.Err(args...)
-	}
-	open := make(map[uint16]bool)
-	for line := range strings.Lines(string(r.Stdout)) {
-		// "RECV-Q SEND-Q NEAR:PORT FAR:*"; a login script may print something before.
-		if words := strings.Fields(line); len(words) >= 4 {
-			if near, err := ParseEnd(words[2]); err == nil {
-				open[near.Port()] = true
-			}
-		}
-	}
-	found := make([]bool, len(ports))
-	for i, port := range ports {
-		found[i] = open[port]
-	}
-	if slices.Contains(found, false) && strings.Contains(string(r.Stderr), "netlink") {
-		return nil, errors.New(indentRest(lastLines(r.Stderr, outputLines)))
-	}
-	return found, nil
-}
 
 // UnitListening is the systemd unit that listens on a port of h. It is empty where
 // there is none, or where the login user may not see whose the process is.

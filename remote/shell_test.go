@@ -4,6 +4,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"slices"
 	"testing"
 	"time"
 )
@@ -31,13 +32,13 @@ func TestLoginShells(t *testing.T) {
 			home := "/home/" + name
 			admin(t, `mkdir -p "$1/.config/fish"; echo 'echo Welcome' | tee "$1/.tcshrc" "$1/.zshenv" "$1/.bashrc" "$1/.config/fish/config.fish" >/dev/null`, home)
 			noisy := s.connect(t, name)
-			counter := NewCounter(noisy, ports(port))
+			counter := NewCounter(noisy, ports(port, 1))
 			defer counter.Close()
 			for range 2 {
 				if got, err := counter.Count(limit(t, time.Minute)); err != nil || got.Open != 3 {
 					t.Errorf("%+v, %v", got, err)
 				}
-				if got, err := Listening(limit(t, time.Minute), noisy, ports(port, 1)); err != nil || !got[0] || got[1] {
+				if got, err := counter.Listening(limit(t, time.Minute)); err != nil || !slices.Equal(got, ports(port)) {
 					t.Errorf("listening: %v, %v", got, err)
 				}
 				if err := (Service{Host: noisy, Unit: "my-web-app"}).SudoCheck(limit(t, time.Minute)); err != nil {
@@ -57,14 +58,15 @@ func TestNoisyLogin(t *testing.T) {
 	makeUsers(t)
 	s := startServer(t, serverOptions{config: "ForceCommand echo Welcome; echo Careful >&2; eval \"$SSH_ORIGINAL_COMMAND\""})
 	h := s.connect(t, opUser)
-	counter := NewCounter(h, ports(1))
+	idle := established(t, "tcp4", "127.0.0.1:0", 0, false).(*net.TCPAddr).Port
+	counter := NewCounter(h, ports(1, idle))
 	defer counter.Close()
 	for range 3 {
 		if got, err := counter.Count(limit(t, time.Minute)); err != nil || got.Open != 0 {
 			t.Errorf("%+v, %v", got, err)
 		}
 	}
-	if got, err := Listening(limit(t, time.Minute), h, ports(s.port, 1)); err != nil || !got[0] || got[1] {
+	if got, err := counter.Listening(limit(t, time.Minute)); err != nil || !slices.Equal(got, ports(idle)) {
 		t.Errorf("listening: %v, %v", got, err)
 	}
 	if err := SudoCheck(limit(t, time.Minute), h, "systemctl", "stop", "x"); err != nil {

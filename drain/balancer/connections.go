@@ -37,6 +37,7 @@ func (l *Local) Connections(ctx context.Context, q ConnectionsQuery) (remote.Cou
 	if err = errors.Join(err, l.checkNetwork(ctx)); err != nil {
 		return remote.Count{}, asError(fmt.Errorf("count connections: %w", err))
 	}
+	l.addEarlier(addresses, to)
 	c, _, err := countTo(ctx, addresses, to, q.Held)
 	if err != nil && q.Held {
 		c, _, err = countTo(ctx, addresses, to, false) // the count is worth more
@@ -45,6 +46,19 @@ func (l *Local) Connections(ctx context.Context, q ConnectionsQuery) (remote.Cou
 		return c, asError(err)
 	}
 	return c, nil
+}
+
+// addEarlier adds the endpoints that the names among addresses have had before. nginx looks a name
+// up when it loads the configuration, and connections stay where they are when the answer changes.
+func (l *Local) addEarlier(addresses []nginx.Address, to [][]netip.AddrPort) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i, a := range addresses {
+		to[i] = append(to[i], l.earlier[a]...)
+		slices.SortFunc(to[i], netip.AddrPort.Compare)
+		to[i] = slices.Compact(to[i])
+		l.earlier[a] = to[i]
+	}
 }
 
 // checkNetwork fails if nginx has its sockets where they cannot be counted. A good result is kept,

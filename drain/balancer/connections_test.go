@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -377,5 +378,35 @@ func TestConnectionsOfAnotherNetwork(t *testing.T) {
 	report, err := c.Plan(t.Context(), Query{Connections: true})
 	if err != nil || !strings.Contains(report.Uncounted, "network namespace") {
 		t.Errorf("a report: %+v, %v", report, err)
+	}
+}
+
+// A name may have another address while drainctl waits. The connections are to the earlier one.
+func TestConnectionsToANameWhoseAddressChanges(t *testing.T) {
+	r := newRig(t)
+	app, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer app.Close()
+	conn, err := net.Dial("tcp", app.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	address := fmt.Sprintf("app:%d", app.Addr().(*net.TCPAddr).Port)
+	r.write(r.pool, "upstream pool { server "+address+"; }\n")
+	bin := t.TempDir()
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	lb := NewLocal(r.options())
+	defer lb.Close()
+	for _, ip := range []string{"127.0.0.1", "127.0.0.9"} {
+		if err := os.WriteFile(bin+"/getent", []byte("#!/bin/sh\necho "+ip+" STREAM app\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		c, err := lb.Connections(t.Context(), ConnectionsQuery{Servers: []journal.Server{{Module: "http", Upstream: "pool", Address: address}}})
+		if err != nil || c.Open != 1 {
+			t.Errorf("at %s: %d connections, %v", ip, c.Open, err)
+		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -66,6 +67,8 @@ type Local struct {
 
 	mu    sync.Mutex // guards what follows
 	known map[journal.Server]nginx.Address
+	// earlier are the endpoints that each address was found to have.
+	earlier map[nginx.Address][]netip.AddrPort
 	// sameNetwork tells that nginx was seen to have its sockets in this network namespace.
 	sameNetwork bool
 }
@@ -129,7 +132,7 @@ func NewLocal(o Options) *Local {
 	if o.Nginx.Path == "" {
 		o.Nginx.Path = nginx.DefaultBinary
 	}
-	return &Local{options: o, journal: journal.Journal{Dir: o.StateDir, Keep: o.Keep}, done: make(chan struct{}), unloaded: map[string]journal.FileHashes{}, known: map[journal.Server]nginx.Address{}}
+	return &Local{options: o, journal: journal.Journal{Dir: o.StateDir, Keep: o.Keep}, done: make(chan struct{}), unloaded: map[string]journal.FileHashes{}, known: map[journal.Server]nginx.Address{}, earlier: map[nginx.Address][]netip.AddrPort{}}
 }
 
 // Caller implements [Balancer].

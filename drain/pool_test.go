@@ -41,7 +41,21 @@ type pool struct {
 	gone  bool                // the process of drainctl
 	end   func(poolFaultKind) // its contexts
 	at    map[string]func()   // what else happens at a call
+
+	delay     map[string]time.Duration // of each call, by who is called
+	meanwhile func()                   // what others do at the moment of the fault
+	others    map[string]otherDown     // by LB and address, as in "lb0 192.168.1.10:8080"
+	deadLBs   int                      // that no call reaches
+	unchecked bool                     // events are not validated: another run has the same
 }
+
+// An otherDown is a down that somebody else wrote.
+type otherDown string
+
+const (
+	byHand  otherDown = "by hand"
+	byDrain otherDown = "by another drain" // with its mark
+)
 
 // A poolFault is what goes wrong: the n-th call of one LB or app, or those with a name.
 type poolFault struct {
@@ -63,6 +77,7 @@ const (
 	crashAfter      poolFaultKind = "crash after"  //
 	interrupts      poolFaultKind = "Ctrl-C"       // soft
 	interruptsTwice poolFaultKind = "Ctrl-C twice" // hard
+	nothingFails    poolFaultKind = "nothing"      // but others do something at that moment
 )
 
 // A poolLB is one LB: what its file says, what its nginx serves, and its journal.
@@ -108,7 +123,7 @@ const poolConf = "/nginx.conf"
 
 // newPool is n LBs in front of three apps.
 func newPool(t *testing.T, n int) *pool {
-	p := &pool{t: t, calls: map[string]int{}, at: map[string]func(){}}
+	p := &pool{t: t, calls: map[string]int{}, at: map[string]func(){}, delay: map[string]time.Duration{}, others: map[string]otherDown{}}
 	for i := range 3 {
 		p.apps = append(p.apps, &poolApp{pool: p, name: fmt.Sprintf("192.168.1.%d", 10+i), active: true})
 	}
@@ -200,7 +215,9 @@ func (p *pool) run(sp spec.Spec, more ...func(*Options)) outcome {
 	for _, change := range more {
 		change(&o)
 	}
-	defer checked(&o)()
+	if !p.unchecked {
+		defer checked(&o)()
+	}
 	op, err := Prepare(soft, sp, o)
 	out := outcome{told: l, result: ResultOf(err)}
 	if err == nil {
@@ -232,6 +249,9 @@ func (p *pool) over() {
 
 // do is one call of an LB or an app, or has it go wrong.
 func (p *pool) do(ctx context.Context, who, call string, session *poolSession, op func() error) error {
+	if d := p.delay[who]; d > 0 {
+		_ = remote.Sleep(ctx, d)
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.gone {
@@ -255,6 +275,15 @@ func (p *pool) do(ctx context.Context, who, call string, session *poolSession, o
 	}
 	p.hit = who + " " + call
 	switch f.kind {
+	case linkBreaks, lbGone: // its locks go first
+		defer p.happens()
+	case crashBefore, crashAfter: // it happens when the process is over
+	default:
+		p.happens()
+	}
+	switch f.kind {
+	case nothingFails:
+		return p.check(op())
 	case callRefused:
 		return &balancer.Error{Code: balancer.CodeRefused, Message: "made to refuse", Override: "--yes"}
 	case answerLost:
@@ -282,6 +311,14 @@ func (p *pool) do(ctx context.Context, who, call string, session *poolSession, o
 	return errFault
 }
 
+// happens has others do what they do at the moment of the fault.
+func (p *pool) happens() {
+	if f := p.meanwhile; f != nil {
+		p.meanwhile = nil
+		f()
+	}
+}
+
 // check makes sure, after each call, of what must always hold.
 func (p *pool) check(err error) error {
 	for _, lb := range p.lbs {
@@ -303,23 +340,31 @@ func (p *pool) app(address string) *poolApp {
 	panic("no app " + address)
 }
 
-// whole makes sure that everything is as it was at the start.
+// whole makes sure that everything is as it was at the start, but for what others have down.
 func (p *pool) whole() {
 	p.t.Helper()
 	p.serving()
 	for _, lb := range p.lbs {
-		if len(lb.state.Marks) > 0 {
-			p.t.Errorf("%s: the journal has marks: %+v", lb.name, lb.state.Marks)
+		for _, m := range lb.state.Marks {
+			if lb.other(m.Address) == "" {
+				p.t.Errorf("%s: the journal has a mark: %+v", lb.name, m)
+			}
 		}
 	}
 }
 
-// serving makes sure that everything serves; what the journals say is another matter.
+// other is who else has a server down on an LB; empty: nobody.
+func (lb *poolLB) other(address string) otherDown { return lb.others[lb.name+" "+address] }
+
+// serving makes sure that everything serves, but for what others have down; what the journals say
+// is another matter.
 func (p *pool) serving() {
 	p.t.Helper()
 	for _, lb := range p.lbs {
 		for _, l := range lb.lines {
-			if l.down || !l.serving {
+			if other := lb.other(l.address); other != "" && !l.down {
+				p.t.Errorf("%s: %s was down %s, and is up", lb.name, l.address, other)
+			} else if other == "" && (l.down || !l.serving) {
 				p.t.Errorf("%s: %s is down %t, served %t", lb.name, l.address, l.down, l.serving)
 			}
 		}
@@ -344,6 +389,9 @@ func (lb *poolLB) out() (addresses []string) {
 // LB implements [Connector].
 func (p *pool) LB(ctx context.Context, name string, _ spec.Nginx) (balancer.Balancer, error) {
 	i := slices.IndexFunc(p.lbs, func(lb *poolLB) bool { return lb.name == name })
+	if i < 0 { // it is dead
+		return nil, fmt.Errorf("%s: %w", name, remote.ErrConnection)
+	}
 	lb := p.lbs[i]
 	s := &poolSession{poolLB: lb, done: make(chan struct{})}
 	err := p.do(ctx, name, "connect", nil, func() error {
@@ -629,12 +677,17 @@ func (s *poolSession) edit(r balancer.StageRequest) error {
 	return s.state.Stage(s.id, e)
 }
 
+// load has nginx serve what the file says.
+func (lb *poolLB) load() {
+	for i, l := range lb.lines {
+		lb.lines[i].serving = !l.down
+	}
+}
+
 // Load implements [balancer.Balancer].
 func (s *poolSession) Load(ctx context.Context, _ balancer.LoadRequest) (r balancer.Loaded, err error) {
 	err = s.call(ctx, "load", func() error {
-		for i, l := range s.lines {
-			s.lines[i].serving = !l.down
-		}
+		s.load()
 		s.reloads++
 		r.Generation.Serving = 2
 		return s.state.Loaded(s.id)
@@ -653,9 +706,10 @@ func (s *poolSession) Watch(ctx context.Context, w balancer.WatchRequest) (seen 
 		if len(w.Targets) == 0 {
 			return errors.New("no target is named")
 		}
-		for _, server := range s.report(balancer.Query{Targets: w.Targets}).Servers {
-			if !server.Down {
-				seen.Drift = &balancer.Drift{Reason: balancer.DriftDownRemoved, Places: []string{server.Address}}
+		targets := parseTargets(w.Targets)
+		for _, l := range s.lines {
+			if !l.down && spec.Matches(targets, l.address) {
+				seen.Drift = &balancer.Drift{Reason: balancer.DriftDownRemoved, Places: []string{l.address}}
 			}
 		}
 		return nil
@@ -719,8 +773,18 @@ func (s *poolSession) record(r balancer.Recorded) error {
 func (s *poolSession) End(ctx context.Context, e journal.Ending) error {
 	return s.call(ctx, "end", func() error {
 		s.history = append(s.history, e.Lines...)
-		return s.state.End(s.id, journal.Ending{Result: e.Result, Progress: e.Progress, Open: e.Open, NotDrained: e.NotDrained, Returned: e.Returned, At: time.Now(), Supersede: e.Supersede})
+		return s.state.End(s.id, journal.Ending{Result: e.Result, Progress: e.Progress, Open: e.Open, NotDrained: e.NotDrained, Returned: e.Returned, At: time.Now(), Supersede: e.Supersede, Down: s.keptDown()})
 	})
+}
+
+// keptDown is the servers that the file has down.
+func (lb *poolLB) keptDown() (kept []journal.Server) {
+	for _, l := range lb.lines {
+		if l.down {
+			kept = append(kept, keyed(l.address))
+		}
+	}
+	return kept
 }
 
 // State implements [balancer.Balancer].

@@ -277,6 +277,15 @@ func (o outcome) truthful(p *pool) {
 			continue
 		}
 		for _, l := range lb.lines {
+			if lb.other(l.address) != "" {
+				continue // it is not of this run
+			}
+			if o.keeps(p.app(l.address)) {
+				if !l.down || l.serving {
+					p.t.Errorf("%s has %s, and it is said that its undrain was rolled back", lb.name, l.address)
+				}
+				continue
+			}
 			i := slices.IndexFunc(all, func(s spec.LBStands) bool { return slices.Contains(s.Servers, l.address+" in pool") })
 			said := i >= 0
 			if (l.down || !l.serving) && !said && all[0].Unknown == "" {
@@ -288,6 +297,12 @@ func (o outcome) truthful(p *pool) {
 		}
 	}
 	for _, a := range p.apps {
+		if o.keeps(a) {
+			if a.active {
+				p.t.Errorf("%s: the app runs, and it is said that its undrain was rolled back", a.name)
+			}
+			continue
+		}
 		if !a.active && !slices.ContainsFunc(s.Services, func(st spec.ServiceStand) bool { return st.Backend == a.name }) {
 			p.t.Errorf("%s: the app is stopped, which is not said: %+v", a.name, s)
 		}
@@ -300,6 +315,13 @@ func (o outcome) truthful(p *pool) {
 			p.t.Errorf("%q is said to be next, and the journals have nothing to resume", c.Words)
 		}
 	}
+}
+
+// keeps reports whether the run says that a backend is out as before its undrain.
+func (o outcome) keeps(a *poolApp) bool {
+	return o.result.Kind == spec.Undrain && slices.ContainsFunc(o.result.Backends, func(b event.BackendResult) bool {
+		return b.Backend == a.name && b.Result == journal.ResultRolledBack
+	})
 }
 
 // TestRolloutGate: when the gate is closed, no further batch begins.

@@ -48,6 +48,88 @@ func (lb *poolLB) drainedByOther(i int) {
 	}
 }
 
+func (p *pool) eachLB(do func(*poolLB)) {
+	for _, lb := range p.lbs {
+		do(lb)
+	}
+}
+
+// downByHand has somebody write down to the server of a backend, who does not reload nginx. A server
+// that drainctl has marked is left out: whose a second down is, nobody can tell.
+func (p *pool) downByHand(i int, lbs ...*poolLB) {
+	for _, lb := range lbs {
+		if l := &lb.lines[i]; !l.down && len(lb.state.MarksOn(keyed(l.address))) == 0 {
+			l.down = true
+			p.others[lb.name+" "+l.address] = byHand
+		}
+	}
+}
+
+// otherBegins has another operator drain a backend without its service, on those LBs where it is not
+// locked. The operation does not end.
+func (p *pool) otherBegins(i int) {
+	latest := ""
+	for _, lb := range p.lbs {
+		latest = max(latest, lb.state.LastID)
+	}
+	id := journal.NewID(time.Now(), latest)
+	for _, lb := range p.lbs {
+		l := &lb.lines[i]
+		if holder := lb.holder[p.apps[i].name]; holder != nil {
+			continue
+		}
+		server := keyed(l.address)
+		op := journal.Operation{
+			ID: id, Kind: journal.KindDrain, Targets: []string{p.apps[i].name}, User: otherUser, Host: "desk", Began: time.Now(), Spec: []byte(`{}`),
+			Recorder: &journal.Recorder{Name: "root"}, Servers: []journal.Located{{Server: server, File: poolConf, Line: i + 1, Down: l.down}},
+		}
+		if lb.other(l.address) == "" {
+			p.others[lb.name+" "+l.address] = byDrain
+		}
+		s := &poolSession{poolLB: lb, id: id}
+		p.must(lb.state.Begin(op))
+		p.must(s.edit(balancer.StageRequest{Wants: []balancer.Wanted{{Want: balancer.Out, Servers: []journal.Server{server}}}}))
+		lb.load()
+		p.must(lb.state.Loaded(id))
+	}
+}
+
+// otherUser is the other operator.
+const otherUser = "other"
+
+// otherDrains has another operator drain a backend.
+func (p *pool) otherDrains(i int) {
+	p.otherBegins(i)
+	p.otherEnds(journal.ResultDone)
+}
+
+// otherRollsBack has another operator roll back the drain of a backend.
+func (p *pool) otherRollsBack(i int) {
+	for _, lb := range p.lbs {
+		lb.lines[i].down = false
+		lb.load()
+		delete(p.others, lb.name+" "+lb.lines[i].address)
+	}
+	p.otherEnds(journal.ResultRolledBack)
+}
+
+// otherEnds ends the operations of another operator.
+func (p *pool) otherEnds(r journal.Result) {
+	for _, lb := range p.lbs {
+		for _, op := range slices.Clone(lb.state.Operations) {
+			if op.User == otherUser && op.Result == "" {
+				p.must(lb.state.End(op.ID, journal.Ending{Result: r, At: time.Now(), Down: lb.keptDown()}))
+			}
+		}
+	}
+}
+
+func (p *pool) must(err error) {
+	if err != nil {
+		p.t.Errorf("another operator: %v", err)
+	}
+}
+
 // all is what an LB has: its file, its nginx and its journal.
 func (lb *poolLB) all(t *testing.T) string {
 	t.Helper()

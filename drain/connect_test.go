@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net"
+	"strings"
 	"testing"
 
 	"github.com/drainctl/drainctl/drain/balancer"
@@ -83,5 +84,37 @@ func TestCommandsAreNotRecorded(t *testing.T) {
 	}
 	if recorded.Nginx != (spec.Nginx{}) || len(recorded.Targets) != 1 || recorded.Timeout != asked.Timeout {
 		t.Errorf("recorded: %s", lb.operation.Spec)
+	}
+}
+
+// TestCommandsWhileAnLBIsDead: what a run without one LB prints can be typed as it is.
+func TestCommandsWhileAnLBIsDead(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		kind  spec.Kind
+		fault poolFault
+		exit  spec.Exit
+		next  []string // commands
+		says  string
+	}{
+		{"a drain", spec.Drain, poolFault{who: "192.168.1.11", call: "systemctl stop", kind: answerLost}, spec.Partial, []string{"undrain"}, "--skip-unreachable-lb 1 while dead cannot be reached"},
+		{"another LB is gone too", spec.Drain, poolFault{who: "lb1", call: "watch", kind: lbGone}, spec.Partial, []string{"undrain", "resume"}, "--skip-unreachable-lb 2 while dead, lb1 cannot be reached"},
+		{"a run", spec.Run, poolFault{who: "192.168.1.11", call: "systemctl stop", kind: answerLost}, spec.Failed, []string{"resume"}, "--skip-unreachable-lb 1 while dead cannot be reached"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			p := newPool(t, 2)
+			sp := p.firstOf(2, test.kind)
+			sp.LBs, sp.SkipUnreachable = append(sp.LBs, "dead"), 1
+			p.fault = test.fault
+			out := p.run(sp)
+			if out.exit != test.exit || len(out.result.Next) != len(test.next) {
+				t.Fatalf("exit %d, next %v: %v", out.exit, out.result.Next, out.err)
+			}
+			for i, c := range out.result.Next {
+				if c.Words[1] != test.next[i] || !strings.Contains(c.Reason, test.says) {
+					t.Errorf("next: %s (%s), want %s and %q", c, c.Reason, test.next[i], test.says)
+				}
+			}
+		})
 	}
 }

@@ -374,12 +374,17 @@ func (e ending) next(r *event.Result) (all []spec.Command) {
 // despite returns the reason for a command. While LBs are gone, it names the flag that leaves them out.
 func (e ending) despite(reason string) string {
 	var gone []string
+	for _, name := range e.spec.LBs {
+		if !slices.ContainsFunc(e.lbs, func(lb plan.LBPlan) bool { return lb.LB == name }) { // it was left out
+			gone = append(gone, name)
+		}
+	}
 	for i, s := range e.seen {
 		if s.err != nil {
 			gone = append(gone, e.lbs[i].LB)
 		}
 	}
-	if len(gone) == 0 || len(gone) == len(e.seen) {
+	if len(gone) == 0 || len(gone) >= len(e.spec.LBs) {
 		return reason
 	}
 	return fmt.Sprintf("%s; with --skip-unreachable-lb %d while %s cannot be reached", reason, len(gone), strings.Join(gone, ", "))

@@ -91,27 +91,27 @@ func (o *Operation) planRun(ctx context.Context, sp spec.Spec, reports []plan.LB
 	return p, nil
 }
 
-// notInPool is the backends that somebody has taken out of the pool, but for those
-// that the run that is continued has.
+// notInPool is the backends that somebody has taken out of the pool, or that another operation has
+// marked down on some of the LBs, but for those that the run that is continued has.
 func notInPool(p *plan.Plan) (skips []plan.Skip) {
 	for _, b := range p.Backends {
-		if !b.IsOut() {
-			continue
-		}
-		reason, ours := "it is marked down outside drainctl", false
+		reason, ours, theirs := "it is marked down outside drainctl", false, false
 		for _, lb := range p.LBs {
 			op, resumes := continued(p.Spec, lb)
-			for _, m := range lb.Report.State.Marks {
-				if !spec.Matches(b.ParsedTargets(), m.Address) {
+			for _, s := range serversOf(lb, []*row{{plan: b}}) {
+				if !s.Down {
 					continue
 				}
-				ours = ours || resumes && m.Operation == op.ID
-				if by, ok := lb.Report.State.Find(m.Operation); ok {
-					reason = "it is drained by " + by.Who()
+				for _, m := range lb.Report.State.MarksOn(s.Server) {
+					own := resumes && m.Operation == op.ID
+					ours = ours || own
+					if by, ok := lb.Report.State.Find(m.Operation); ok && !own {
+						reason, theirs = "it is drained by "+by.Who(), true
+					}
 				}
 			}
 		}
-		if !ours {
+		if !ours && (theirs || b.IsOut()) {
 			skips = append(skips, plan.Skip{Backend: b.Name, Reason: reason})
 		}
 	}

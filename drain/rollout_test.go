@@ -426,6 +426,27 @@ func TestRolloutPlansNothingForTheSkipped(t *testing.T) {
 	}
 }
 
+// TestRolloutLeavesWhatIsDrainedOnOneLB: another operator drains a backend on one LB only. It is no part
+// of the run, and their mark stays.
+func TestRolloutLeavesWhatIsDrainedOnOneLB(t *testing.T) {
+	for i := range 2 {
+		p := newPool(t, 2)
+		theirs := p.spec(spec.Drain)
+		theirs.Targets, theirs.LBs, theirs.Service = theirs.Targets[1:2], theirs.LBs[i:i+1], ""
+		p.run(theirs).ended(t, spec.Done, "", "")
+		out := p.run(p.spec(spec.Run))
+		out.ended(t, spec.Done, "", "")
+		p.worked(1, 0, 1)
+		if s := out.result.Skipped; len(s) != 1 || !strings.Contains(s[0].Reason, "drained by tester on pool") {
+			t.Errorf("skipped %+v", s)
+		}
+		if lb := p.lbs[i]; len(lb.out()) != 1 || len(lb.state.Marks) != 1 {
+			t.Errorf("%s is without %v, and has the marks %+v", lb.name, lb.out(), lb.state.Marks)
+		}
+		p.putBack()
+	}
+}
+
 // TestRolloutCanary: one first, and then it is asked.
 func TestRolloutCanary(t *testing.T) {
 	for _, yes := range []bool{true, false} {

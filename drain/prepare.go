@@ -3,6 +3,8 @@ package drain
 import (
 	"cmp"
 	"context"
+	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -215,6 +217,11 @@ func (o *Operation) planAgain(ctx context.Context, sp spec.Spec) (*plan.Plan, er
 		states := make([]journal.State, len(reports))
 		for i, r := range reports {
 			states[i] = r.Report.State
+			// The operation would put back, or roll back, what another operator wants out.
+			if since := states[i].DrainsSince(sp.Continues); len(since) > 0 {
+				return nil, spec.Refuse(spec.Finding{Code: "drained-since", LB: r.LB, Text: fmt.Sprintf(
+					"operation %s cannot be resumed: %s was drained since by %s\nhint: undrain it first", sp.Continues, journal.OneLine(strings.Join(since[0].Targets, ", ")), journal.OneLine(since[0].Who()))})
+			}
 		}
 		if _, err := spec.FindUnfinished(spec.MergeStates(states), sp.Continues); err != nil {
 			return nil, err

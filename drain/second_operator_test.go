@@ -152,6 +152,7 @@ func (lb *poolLB) all(t *testing.T) string {
 func TestReconnection(t *testing.T) {
 	locked := func(lb *poolLB) { lb.lockedByOther(lb.apps[0]) }
 	ended := func(lb *poolLB) { lb.drainedByOther(0) }
+	drained := func(lb *poolLB) { lb.otherDrains(0) }
 	for _, test := range []struct {
 		name      string
 		kind      spec.Kind
@@ -163,10 +164,12 @@ func TestReconnection(t *testing.T) {
 		{"nobody", spec.Drain, nil, spec.Failed, spec.AsBefore, "lb1 broke"},
 		{"locked", spec.Drain, locked, spec.Partial, spec.Changed, "192.168.1.10 is locked"},
 		{"ended", spec.Drain, ended, spec.Partial, spec.Changed, "another operator has ended operation"},
+		{"drained", spec.Drain, drained, spec.Partial, spec.Changed, "another operator has drained 192.168.1.10 meanwhile"},
 		{"our own agent", spec.Drain, nil, spec.Failed, spec.AsBefore, "lb1 broke"},
 		{"nobody", spec.Run, nil, spec.Failed, spec.AllBack, "lb1 broke"},
 		{"locked", spec.Run, locked, spec.Partial, spec.Changed, "192.168.1.10 is locked"},
 		{"ended", spec.Run, ended, spec.Partial, spec.Changed, "another operator has ended operation"},
+		{"drained", spec.Run, drained, spec.Partial, spec.Changed, "another operator has drained 192.168.1.10 meanwhile"},
 	} {
 		t.Run(string(test.kind)+"/"+test.name, func(t *testing.T) {
 			t.Parallel()
@@ -208,6 +211,36 @@ func TestReconnection(t *testing.T) {
 				t.Errorf("%s is stopped", p.apps[i].name)
 			}
 			p.apps[0].open = 0
+			clear(p.others) // the undrain ends their drain as well
+			p.putBack()
+		})
+	}
+}
+
+// TestResumeOfWhatAnotherHasDrainedSince: an operation crashes, and another operator drains one of its
+// backends. Its resume is refused: it would put the backend back, if only in a rollback. One undrain
+// ends both.
+func TestResumeOfWhatAnotherHasDrainedSince(t *testing.T) {
+	for _, test := range []struct {
+		kind spec.Kind
+		call string // of the second backend, in which drainctl crashes
+	}{{spec.Drain, "systemctl stop"}, {spec.Undrain, "systemctl start"}, {spec.Run, "systemctl reboot"}} {
+		t.Run(string(test.kind), func(t *testing.T) {
+			p := newPool(t, 2)
+			if test.kind == spec.Undrain {
+				p.run(p.firstOf(2, spec.Drain)).ended(t, spec.Done, "", "")
+			}
+			p.fault = poolFault{who: p.apps[1].name, call: test.call, kind: crashBefore}
+			p.run(p.firstOf(2, test.kind))
+			p.otherDrains(0)
+			before := []string{p.lbs[0].all(t), p.lbs[1].all(t)}
+			p.run(p.resumes()).ended(t, spec.Refused, spec.Untouched, "192.168.1.10 was drained since by other on desk")
+			for i, lb := range p.lbs {
+				if now := lb.all(t); now != before[i] {
+					t.Errorf("%s had\n%s\nand has\n%s", lb.name, before[i], now)
+				}
+			}
+			clear(p.others) // the undrain ends their drain as well
 			p.putBack()
 		})
 	}

@@ -9,10 +9,12 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/drainctl/drainctl/drain/balancer"
 	"github.com/drainctl/drainctl/drain/event"
+	"github.com/drainctl/drainctl/drain/journal"
 	"github.com/drainctl/drainctl/drain/plan"
 	"github.com/drainctl/drainctl/drain/spec"
 	"github.com/drainctl/drainctl/remote"
@@ -217,7 +219,7 @@ func (lb *LB) Reconnect(ctx context.Context, locks balancer.LockRequest) error {
 }
 
 // adopt has a new connection take the locks, and the operation that holds them. It fails if another
-// operator has ended the operation meanwhile.
+// operator has ended the operation meanwhile, or has drained one of its servers.
 func adopt(ctx context.Context, b balancer.Balancer, locks balancer.LockRequest) error {
 	id := locks.Holder.ID
 	locks.Wait = 0
@@ -238,6 +240,9 @@ func adopt(ctx context.Context, b balancer.Balancer, locks balancer.LockRequest)
 	op, ok := s.Find(id)
 	if !ok || op.Result != "" {
 		return fmt.Errorf("another operator has ended operation %s meanwhile", id)
+	}
+	if since := s.DrainsSince(id); len(since) > 0 {
+		return fmt.Errorf("another operator has drained %s meanwhile", journal.OneLine(strings.Join(since[0].Targets, ", ")))
 	}
 	return b.Begin(ctx, balancer.Beginning{Operation: op, Resume: true})
 }

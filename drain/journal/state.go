@@ -575,6 +575,17 @@ func (s *State) Unfinished() []Operation {
 	return found
 }
 
+// DrainsSince returns the drains that began after an operation on one of its servers, and stand.
+func (s *State) DrainsSince(id string) []Operation {
+	i := s.index(id)
+	if i < 0 {
+		return nil
+	}
+	return filter(s.Operations[i+1:], func(o Operation) bool {
+		return o.Kind == KindDrain && slices.ContainsFunc(s.Operations[i].Servers, func(l Located) bool { return o.Covers(l.Server) })
+	})
+}
+
 // Ours tells whether a file with this SHA-256 is as drainctl's last edit of it found it or left
 // it: then nobody else has changed it since.
 func (s *State) Ours(path, sha string) bool {

@@ -325,7 +325,7 @@ func (c *course) endOfUndrain() spec.Exit {
 	end := spec.Done
 	for _, lb := range c.lbs {
 		for _, l := range lb.lines[:2] {
-			isDrain := func(op journal.Operation) bool { return op.Kind == journal.KindDrain }
+			isDrain := func(op journal.Operation) bool { return op.Kind != journal.KindUndrain }
 			if server := keyed(l.address); len(lb.state.MarksOn(server)) > 0 || slices.ContainsFunc(lb.state.Standing(server), isDrain) {
 				return spec.Done
 			}

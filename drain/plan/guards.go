@@ -114,10 +114,10 @@ func unmanaged(p *Plan) []spec.Finding {
 	})
 }
 
-// drained tells whether the journal has a drain of any of the servers.
+// drained reports whether the journal has a drain of any of the servers, or a rolling run that did not end.
 func drained(r *balancer.Report) bool {
 	return slices.ContainsFunc(r.Servers, func(s balancer.Server) bool {
-		return s.Managed || slices.ContainsFunc(r.State.Standing(s.Server), func(op journal.Operation) bool { return op.Kind == journal.KindDrain })
+		return s.Managed || slices.ContainsFunc(r.State.Standing(s.Server), func(op journal.Operation) bool { return op.Kind != journal.KindUndrain })
 	})
 }
 

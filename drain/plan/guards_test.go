@@ -196,6 +196,16 @@ func TestGuardOfRemainingUpstreams(t *testing.T) {
 	contains(t, "refusals", refusals(p), []string{left, "stopping app would cut them\nhint: leave out --service, or drain that one too | --upstream b"})
 	contains(t, "warnings", warnings(p), nil)
 	contains(t, "refusals of an undrain", refusals(c.plan(spec.Undrain, "10.0.0.1", serve)), nil)
+	// Of two backends, only one has a service: it is the other one that stays up.
+	r := balancer.Report{
+		Servers:  []balancer.Server{line("10.0.0.1:80", 3, false, false, true), line("10.0.0.2:80", 4, false, false, true)},
+		Excluded: []balancer.Server{line("10.0.0.2:80", 9, false, false, false)},
+	}
+	p = reported(spec.Drain, "", r, func(s *spec.Spec) {
+		s.Targets, s.PerBackend = []string{"10.0.0.1", "10.0.0.2"}, map[string]json.RawMessage{"10.0.0.1": json.RawMessage(`{"service":"app"}`)}
+	})
+	contains(t, "refusals for the service of another backend", refusals(p), nil)
+	contains(t, "warnings", warnings(p), []string{"/nginx.conf:9: 10.0.0.2:80 in web stays up"})
 }
 
 func TestGuardOfDirectReferences(t *testing.T) {
@@ -282,6 +292,14 @@ func TestGuardOfShutdownTimeout(t *testing.T) {
 			contains(t, "warnings when allowed", warnings(allowed), []string{"worker_shutdown_timeout"})
 		})
 	}
+	// Of two backends, one is waited for without a limit, whichever.
+	for _, unlimited := range []string{"10.0.0.1", "10.0.0.2"} {
+		r := balancer.Report{ShutdownTimeout: time.Hour, Servers: []balancer.Server{line("10.0.0.1:80", 3, false, false, true), line("10.0.0.2:80", 4, false, false, true)}}
+		p := reported(spec.Drain, "", r, func(s *spec.Spec) {
+			s.Targets, s.PerBackend = []string{"10.0.0.1", "10.0.0.2"}, map[string]json.RawMessage{unlimited: json.RawMessage(`{"timeout_ns":0}`)}
+		})
+		contains(t, "refusals without a limit of "+unlimited, refusals(p), []string{"is shorter than --timeout 0 (no limit)"})
+	}
 }
 
 // reported is a plan over a report that is made up.
@@ -342,6 +360,11 @@ func TestGuardOfSeveralAddresses(t *testing.T) {
 			contains(t, "unchecked", p.Unchecked, test.unchecked)
 		})
 	}
+	// Each name is a refusal of its own.
+	other := balancer.Name{Host: "api.example.com", Addresses: addrs("10.0.0.3", "10.0.0.4")}
+	r := balancer.Report{Servers: []balancer.Server{line("app.example.com:80", 3, false, false, true), line("api.example.com:80", 4, false, false, true)}, Names: []balancer.Name{two, other}}
+	p := reported(spec.Drain, "", r, func(s *spec.Spec) { s.Targets = []string{"app.example.com", "api.example.com"} })
+	contains(t, "refusals of two names", refusals(p), []string{both, "api.example.com has 2 addresses (10.0.0.3, 10.0.0.4)"})
 }
 
 func TestGuardOfOtherNames(t *testing.T) {
@@ -383,6 +406,8 @@ func TestGuardOfUnmanaged(t *testing.T) {
 	drain := journal.Operation{ID: mark.Operation, Kind: string(spec.Drain), Targets: []string{"10.0.0.1"}, User: "ann", Host: "desk", Began: time.Now(), Result: journal.ResultDone,
 		Servers: []journal.Located{{Server: server, File: "/nginx.conf", Line: 3}}}
 	marked := journal.State{Operations: []journal.Operation{drain}, Marks: []journal.Mark{mark}}
+	elsewhere := mark
+	elsewhere.Address = "10.0.0.9:80"
 	for _, test := range []struct {
 		name     string
 		servers  []balancer.Server
@@ -404,6 +429,8 @@ func TestGuardOfUnmanaged(t *testing.T) {
 			[]string{"unmanaged"}, "the journal has 10.0.0.1:80 in web (/nginx.conf:3, drained by ann on desk,", nil},
 		{"drained, and removed", []balancer.Server{line("10.0.0.1:81", 3, false, false, false)}, marked, false,
 			nil, "", []string{"10.0.0.1:80 in web (/nginx.conf:3, drained by ann on desk,", "was drained, and is not in the configuration any more"}},
+		{"drained, and another backend's mark is orphaned", []balancer.Server{line("10.0.0.1:80", 3, true, true, true)},
+			journal.State{Operations: marked.Operations, Marks: []journal.Mark{mark, elsewhere}}, false, nil, "", nil},
 		{"two lines down, one of them drainctl's", []balancer.Server{line("10.0.0.1:80", 3, true, true, true), line("10.0.0.1:80", 4, true, true, true)}, marked, false,
 			[]string{"ambiguous"}, "2 lines are down, and drainctl has marked 1 (/nginx.conf:3): which is not clear | --force", nil},
 	} {
@@ -434,11 +461,12 @@ func TestGuardOfUnmanaged(t *testing.T) {
 	}
 }
 
-// A drain is refused where nobody could read its journal to undo it.
+// A drain, or a run, is refused where nobody could read its journal to undo it.
 func TestGuardOfTheJournal(t *testing.T) {
 	c := httpConf(t, fourServers)
 	c.write("state/state.json", "no JSON")
 	contains(t, "refusals", refusals(c.plan(spec.Drain, "10.0.0.1")), []string{"state.json is unreadable", "--state-dir"})
+	contains(t, "refusals of a run", refusals(c.plan(spec.Run, "10.0.0.1")), []string{"state.json is unreadable", "--state-dir"})
 	contains(t, "refusals of an undrain that is not needed", refusals(c.plan(spec.Undrain, "10.0.0.1")), nil)
 	contains(t, "refusals of an undrain", refusals(c.plan(spec.Undrain, "10.0.0.2")), []string{"10.0.0.2:8080 in web", "whether drainctl marked it is not known", "--force"})
 }

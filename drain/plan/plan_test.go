@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"encoding/json"
 	"errors"
 	"slices"
 	"strconv"
@@ -159,6 +160,16 @@ func TestSteps(t *testing.T) {
 	if d := p.Steps[1].Description; d.Health != spec.HealthTCP || d.Limit.Duration() != spec.DefaultHealthTimeout {
 		t.Errorf("wait: %+v", d)
 	}
+	// One of two backends has a service, whichever: it is stopped.
+	server.Servers = append(server.Servers, line("10.0.0.2:8080", 4, false, false, true))
+	for _, served := range []string{"10.0.0.1", "10.0.0.2"} {
+		p = reported(spec.Drain, "", server, func(s *spec.Spec) {
+			s.Targets, s.PerBackend = []string{"10.0.0.1", "10.0.0.2"}, map[string]json.RawMessage{served: json.RawMessage(`{"service":"app"}`)}
+		})
+		if n := len(p.Steps); n != 3 || p.Steps[2].Description.Service != "app" || p.Steps[2].Description.Backend != served {
+			t.Errorf("the service of %s: %+v", served, p.Steps)
+		}
+	}
 }
 
 // Two targets on one host are one backend; each host has its own.
@@ -171,6 +182,12 @@ func TestBackends(t *testing.T) {
 	p = reported(spec.Drain, "", r, func(s *spec.Spec) { s.Targets, s.SSH.Host = []string{"10.0.0.1", "10.0.0.2"}, "bastion" })
 	if len(p.Backends) != 1 || p.Backends[0].Address != "bastion" || len(p.Backends[0].Ports) != 2 {
 		t.Errorf("with --ssh-host: %+v", p.Backends)
+	}
+	p = reported(spec.Drain, "", r, func(s *spec.Spec) {
+		s.Targets, s.PerBackend = []string{"10.0.0.1", "10.0.0.2"}, map[string]json.RawMessage{"10.0.0.2": json.RawMessage(`{"ssh":{"host":"app-2"}}`)}
+	})
+	if len(p.Backends) != 2 || p.Backends[0].Address != "10.0.0.1" || p.Backends[1].Name != "10.0.0.2" || p.Backends[1].Address != "app-2" {
+		t.Errorf("with the SSH host of one: %+v", p.Backends)
 	}
 }
 
@@ -193,6 +210,21 @@ func TestDryRunWithoutRoot(t *testing.T) {
 	contains(t, "refusals", refusals(New(sp, []LBPlan{{LB: "lb1", Report: &r}}, true)), []string{`unknown directive "x" | --test-command`})
 	if p := New(sp, []LBPlan{{LB: "lb1", Report: &r}}, false); len(refusals(p)) != 4 || p.ExitCode != spec.Refused {
 		t.Errorf("refusals of the real run: %q", refusals(p))
+	}
+}
+
+// A finding names the LB that it is about, and one LB that needs an edit is enough for one.
+func TestPlanOfTheSecondLB(t *testing.T) {
+	sp := spec.Default(spec.Drain)
+	sp.Targets = []string{"10.0.0.1"}
+	done := balancer.Report{Servers: []balancer.Server{line("10.0.0.1:80", 3, true, true, false)}}
+	open := balancer.Report{Servers: []balancer.Server{line("10.0.0.1:80", 3, false, false, true)}, Problems: []balancer.Problem{{Code: balancer.ProblemTest, Text: "unknown directive"}}}
+	p := New(sp, []LBPlan{{LB: "lb1", Report: &done}, {LB: "lb2", Report: &open}}, false)
+	if len(p.Findings) != 1 || p.Findings[0].LB != "lb2" || p.Unchanged() {
+		t.Errorf("findings %+v, unchanged %t", p.Findings, p.Unchanged())
+	}
+	if p := New(sp, []LBPlan{{LB: "lb1", Report: &done}}, false); !p.Unchanged() {
+		t.Error("the plan has an edit, and nothing is to be edited")
 	}
 }
 

@@ -73,6 +73,29 @@ func TestConsent(t *testing.T) {
 	}
 }
 
+// Consent is needed where one LB of several, or one drain of several, is of another user.
+func TestConsentToOneOfSeveral(t *testing.T) {
+	s := Default(Drain)
+	s.Targets, s.Service = []string{"192.168.1.10"}, "shop"
+	asked := Default(Undrain)
+	asked.Targets = s.Targets
+	state := func(id string, by *journal.Recorder) CallersState {
+		op := recorded(t, s)
+		op.ID, op.Recorder = id, by
+		return CallersState{journal.State{Operations: []journal.Operation{op}, Marks: []journal.Mark{{Server: op.Servers[0].Server, Change: journal.Change{Operation: id}}}}, *rootRecorder}
+	}
+	const a, b = "20260101-000000.000-aaaa", "20260101-000001.000-bbbb"
+	for name, states := range map[string][]CallersState{
+		"the first LB":     {state(a, deployRecorder), state(a, rootRecorder)},
+		"the second LB":    {state(a, rootRecorder), state(a, deployRecorder)},
+		"the first drain":  {state(a, deployRecorder), state(b, rootRecorder)},
+		"the second drain": {state(a, rootRecorder), state(b, deployRecorder)},
+	} {
+		_, err := asked.Inherit(DrainsOf(asked, states))
+		checkConsent(t, name, err, "--service shop")
+	}
+}
+
 func checkConsent(t *testing.T, name string, err error, shows string) {
 	t.Helper()
 	switch {

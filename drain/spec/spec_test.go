@@ -185,6 +185,65 @@ func TestInheritSeveral(t *testing.T) {
 			t.Errorf("%d operations: service %q, %v; want %q, refused %t", len(c.ops), got.Service, err, c.service, c.refused)
 		}
 	}
+	// Which of two configurations is meant, the operator says.
+	in := func(conf string) RecordedOperation {
+		s := Default(Drain)
+		s.Targets, s.Nginx.Conf = []string{"192.168.1.10"}, conf
+		return RecordedOperation{Operation: recorded(t, s)}
+	}
+	if _, err := asked.Inherit([]RecordedOperation{in("/a.conf"), in("/b.conf")}); ExitOf(err) != Refused || !strings.Contains(err.Error(), "in different configurations: /a.conf") {
+		t.Errorf("two configurations: exit %d, %v", ExitOf(err), err)
+	}
+	asked.Nginx.Conf, asked.Given = "/b.conf", []string{"nginx-conf"}
+	if got, err := asked.Inherit([]RecordedOperation{in("/a.conf"), in("/b.conf")}); err != nil || got.Nginx.Conf != "/b.conf" {
+		t.Errorf("one of two configurations: %q, %v", got.Nginx.Conf, err)
+	}
+}
+
+// An upstream is named with its module or without, in the journal as on the command line.
+func TestNames(t *testing.T) {
+	server := journal.Server{Module: "http", Upstream: "pool", Address: "192.168.1.10:8080"}
+	for _, test := range []struct {
+		targets, upstreams []string
+		want               bool
+	}{
+		{[]string{"192.168.1.10"}, nil, true},
+		{[]string{"192.168.1.11", "192.168.1.10:8080"}, nil, true},
+		{[]string{"192.168.1.10:9090"}, nil, false},
+		{[]string{"192.168.1.10"}, []string{"other", "pool"}, true},
+		{[]string{"192.168.1.10"}, []string{"other", "http/pool"}, true},
+		{[]string{"192.168.1.10"}, []string{"stream/pool"}, false},
+		{[]string{"192.168.1.10"}, []string{"other"}, false},
+	} {
+		if got := (Spec{Targets: test.targets, Upstreams: test.upstreams}).Names(server); got != test.want {
+			t.Errorf("%v of %v means %+v: %t, want %t", test.targets, test.upstreams, server, got, test.want)
+		}
+	}
+}
+
+// A later command needs the flags that were given, and the LBs wherever they came from.
+func TestWords(t *testing.T) {
+	s := Default(Drain)
+	s.LBs, s.Nginx.StateDir, s.Nginx.Path = []string{"lb1", "lb2"}, "/state", "/usr/sbin/nginx"
+	s.Given = []string{"state-dir", "timeout"}
+	if got, want := s.Words(WhereFlags...), []string{"--lb", "lb1", "--lb", "lb2", "--state-dir", "/state"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+// The settings of a backend stand before those of its upstream, and change nothing of the others'.
+func TestSettingsOfABackend(t *testing.T) {
+	s := Default(Drain)
+	s.IgnorePeers = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
+	s.PerUpstream = map[string]json.RawMessage{"pool": json.RawMessage(`{"threshold":1,"min_up":2}`)}
+	s.PerBackend = map[string]json.RawMessage{"app1": json.RawMessage(`{"threshold":3,"ignore_peers":["192.168.0.0/16"]}`)}
+	set, err := s.SettingsOf([]string{"pool"}, []string{"app1"})
+	if err != nil || set.Threshold != 3 || set.MinUp != 2 || set.IgnorePeers[0].String() != "192.168.0.0/16" {
+		t.Errorf("%+v, %v", set, err)
+	}
+	if got := s.IgnorePeers[0].String(); got != "10.0.0.0/8" {
+		t.Errorf("the other backends ignore %s", got)
+	}
 }
 
 func TestOnLB(t *testing.T) {
@@ -217,6 +276,11 @@ func TestOverSSH(t *testing.T) {
 		{"status there", Drain, "10.0.0.1", func(s *Spec) { s.Counter, s.StatusURL = CounterStubStatus, "http://localhost/s" }, true},
 		{"local", Drain, "127.0.0.1:80", func(s *Spec) { s.Service = "app" }, false},
 		{"local, and yet by SSH", Drain, "127.0.0.1:80", func(s *Spec) { s.Service, s.SSH.Host = "app", "app-1" }, true},
+		{"local, beside one that is not", Drain, "127.0.0.1:80", func(s *Spec) { s.Targets = append(s.Targets, "10.0.0.1") }, true},
+		{"run", Run, "10.0.0.1", func(s *Spec) { s.Counter, s.Rollout.Command = CounterLB, []string{"true"} }, false},
+		{"run on the backend", Run, "10.0.0.1", func(s *Spec) { s.Counter, s.Rollout.Command, s.Rollout.OnBackend = CounterLB, []string{"true"}, true }, true},
+		{"run that reboots", Run, "10.0.0.1", func(s *Spec) { s.Counter, s.Rollout.Reboot = CounterLB, true }, true},
+		{"run that asks the backend", Run, "10.0.0.1", func(s *Spec) { s.Counter, s.Rollout.OnlyIf = CounterLB, "test -e /x" }, true},
 		{"undrain", Undrain, "10.0.0.1", func(*Spec) {}, false},
 		{"undrain with a service", Undrain, "10.0.0.1", func(s *Spec) { s.Service = "app" }, true},
 	} {

@@ -3,9 +3,11 @@ package status
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/drainctl/drainctl/drain/balancer"
 	"github.com/drainctl/drainctl/drain/event"
@@ -27,6 +29,8 @@ type historyLB struct {
 	balancer.Balancer
 	caller, recorder *journal.Recorder
 	lines            []json.RawMessage
+	truncated        int
+	unknown          bool // it has no such operation
 }
 
 func (h *historyLB) Caller() journal.Recorder { return *h.caller }
@@ -36,7 +40,10 @@ func (h *historyLB) History(_ context.Context, q balancer.HistoryQuery) (balance
 	if q.ID == "" {
 		return balancer.History{Operations: []journal.Entry{{ID: plantedID, Recorder: h.recorder, First: h.lines[0], Last: h.lines[len(h.lines)-1]}}}, nil
 	}
-	return balancer.History{History: journal.History{Recorder: h.recorder, Lines: h.lines}}, nil
+	if h.unknown {
+		return balancer.History{}, &balancer.Error{Code: balancer.CodeUnknown, Message: "no operation " + q.ID}
+	}
+	return balancer.History{History: journal.History{Recorder: h.recorder, Lines: h.lines, Truncated: h.truncated}}, nil
 }
 
 func (h *historyLB) LB(context.Context, string, spec.Nginx) (balancer.Balancer, error) { return h, nil }
@@ -119,6 +126,64 @@ func TestCommandsOfTrustedRecordersStay(t *testing.T) {
 		lb := &historyLB{caller: who.caller, recorder: who.recorder, lines: []json.RawMessage{lineOf(t, started), lineOf(t, r)}}
 		if got := endOf(t, spec.Default(""), lb).Next; len(got) != 1 || got[0].Words[3] != who.flag {
 			t.Errorf("%v reads of %v: %q", who.caller, who.recorder, got)
+		}
+	}
+}
+
+// What several LBs have of one operation is told in the order of its times, each thing once.
+// An LB that knows nothing of it hides nothing of the others.
+func TestHistoryOfSeveralLBs(t *testing.T) {
+	at := time.Date(2026, 5, 4, 12, 0, 0, 0, time.UTC)
+	line := func(second int, lb string, e event.Event) json.RawMessage {
+		e.Head().Time, e.Head().LB = at.Add(time.Duration(second)*time.Second), lb
+		return lineOf(t, e)
+	}
+	begun := func(lb string) json.RawMessage {
+		return line(0, lb, &event.OperationStarted{Targets: []string{"127.0.0.2"}})
+	}
+	end := line(5, "", &event.Result{})
+	lbs := map[string]*historyLB{
+		"lb1": {lines: []json.RawMessage{begun("lb1"), line(1, "lb1", &event.Edited{}), line(4, "lb1", &event.Reloaded{}), end}, truncated: 2},
+		"lb2": {unknown: true},
+		"lb3": {lines: []json.RawMessage{begun("lb3"), line(2, "lb3", &event.Edited{}), line(3, "lb3", &event.Reloaded{}), end}, truncated: 1},
+	}
+	sp, connector := spec.Default(""), historyLBs{}
+	for name, lb := range lbs {
+		lb.caller, lb.recorder = rootRecorder, rootRecorder
+		sp.LBs, connector[name] = append(sp.LBs, name), lb
+	}
+	slices.Sort(sp.LBs)
+	events, unread, err := ReadOperation(t.Context(), sp, plantedID, connector)
+	if err != nil || unread != 3 {
+		t.Fatalf("%d unread, %v", unread, err)
+	}
+	var told []string
+	for _, e := range events {
+		told = append(told, fmt.Sprintf("%s %s", e.Head().Event, e.Head().LB))
+	}
+	if want := []string{"operation_started lb1", "edited lb1", "edited lb3", "reloaded lb3", "reloaded lb1", "result "}; !slices.Equal(told, want) {
+		t.Errorf("told %q, want %q", told, want)
+	}
+	for _, lb := range lbs {
+		lb.unknown = true
+	}
+	if _, _, err := ReadOperation(t.Context(), sp, plantedID, connector); spec.ExitOf(err) != spec.Usage {
+		t.Errorf("an operation that no LB knows: %v", err)
+	}
+}
+
+// An operation that was resumed, and did not end then, has not ended.
+func TestUnended(t *testing.T) {
+	begun, resumed, end := &event.OperationStarted{Targets: []string{"127.0.0.2"}}, &event.OperationStarted{Targets: []string{"127.0.0.2"}, Continues: plantedID}, &event.Result{}
+	for _, test := range []struct {
+		events []event.Event
+		next   bool
+	}{
+		{[]event.Event{begun}, true}, {[]event.Event{begun, end}, false},
+		{[]event.Event{begun, end, resumed}, true}, {[]event.Event{begun, end, resumed, end}, false},
+	} {
+		if next := Unended(spec.Default(""), plantedID, test.events); (len(next) > 0) != test.next {
+			t.Errorf("%d events: next %q", len(test.events), next)
 		}
 	}
 }

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/drainctl/drainctl/drain/balancer"
 	"github.com/drainctl/drainctl/drain/journal"
@@ -28,13 +30,18 @@ var (
 type statusLB struct {
 	balancer.Balancer // nil: nothing else must be asked
 	servers           []balancer.Server
+	problems          []balancer.Problem
 	asked, closed     int
 	done              chan struct{}
 }
 
-func (s *statusLB) Plan(context.Context, balancer.Query) (*balancer.Report, error) {
+func (s *statusLB) Plan(_ context.Context, q balancer.Query) (*balancer.Report, error) {
 	s.asked++
-	return &balancer.Report{Servers: s.servers}, nil
+	r := &balancer.Report{Servers: s.servers}
+	if q.Preflight {
+		r.Problems, s.problems = s.problems, nil
+	}
+	return r, nil
 }
 func (s *statusLB) Done() <-chan struct{} { return s.done }
 func (s *statusLB) Close() error          { s.closed++; return nil }
@@ -116,13 +123,15 @@ func TestStatusCountsOnBackends(t *testing.T) {
 	defer conn.Close()
 	_, port, _ := net.SplitHostPort(l.Addr().String())
 	var servers []balancer.Server
-	for _, address := range []string{"10.0.0.1:" + port, "10.0.0.1:1", "down.invalid:80", l.Addr().String(), "unix:/run/app.sock", "10.0.0.9:80"} {
+	for _, address := range []string{"10.0.0.1:" + port, "10.0.0.1:1", "down.invalid:80", l.Addr().String(), "unix:/run/app.sock", "10.0.0.9:80", "10.0.0.8:80"} {
 		servers = append(servers, balancer.Server{Located: journal.Located{Server: journal.Server{Module: "http", Upstream: "pool", Address: address}}})
 	}
+	servers[6].Upstream = "counted-here"
 	c := &countingHosts{statusLBs: statusLBs{lbs: map[string]*statusLB{"": {servers: servers, done: make(chan struct{})}}}}
 	sp := spec.Default("")
 	sp.Parallel = 1
-	sp.PerBackend = map[string]json.RawMessage{"10.0.0.9": json.RawMessage(`{"counter": "lb"}`)}
+	sp.PerBackend = map[string]json.RawMessage{"10.0.0.9": json.RawMessage(`{"counter": "lb"}`), "10.0.0.1": json.RawMessage(`{"ssh": {"host": "app-1"}}`)}
+	sp.PerUpstream = map[string]json.RawMessage{"counted-here": json.RawMessage(`{"counter": "lb"}`)}
 	r := NewReader(sp, c, c)
 	defer r.Close()
 	for range 2 {
@@ -139,11 +148,11 @@ func TestStatusCountsOnBackends(t *testing.T) {
 				got = append(got, cmp.Or(s.BackendError, "-"))
 			}
 		}
-		if want := []string{"1", "0", "no route", "-", "-", "-"}; !slices.Equal(got, want) {
+		if want := []string{"1", "0", "no route", "-", "-", "-", "-"}; !slices.Equal(got, want) {
 			t.Errorf("counted %q, want %q", got, want)
 		}
 	}
-	if len(c.asked) != 2 {
+	if len(c.asked) != 2 || c.asked[0].Address != "app-1" && c.asked[1].Address != "app-1" {
 		t.Errorf("connected to %d backends, want each once: %+v", len(c.asked), c.asked)
 	}
 }
@@ -190,5 +199,132 @@ func TestPlantedOperationDoesNotHideADrain(t *testing.T) {
 		if st.State != c.state || st.Operation == nil || st.Operation.ID != c.from || (len(st.Next) > 0) != (c.state == StateInterrupted) {
 			t.Errorf("%s: %s of %+v, next %v", c.name, st.State, st.Operation, st.Next)
 		}
+	}
+}
+
+// What a server is, by its line, the journal and the locks.
+func TestStateOfAServer(t *testing.T) {
+	key := journal.Server{Module: "http", Upstream: "pool", Address: "192.168.1.10:8080"}
+	other := journal.Server{Module: "http", Upstream: "pool", Address: "192.168.1.11:8080"}
+	op := func(id string, kind spec.Kind, result journal.Result, notDrained ...journal.Server) journal.Operation {
+		return journal.Operation{ID: id, Kind: string(kind), Targets: []string{"192.168.1.10", "192.168.1.11"}, Result: result, Recorder: rootRecorder,
+			Servers: []journal.Located{{Server: key}, {Server: other}}, NotDrained: notDrained}
+	}
+	held := func(kind spec.Kind) []journal.Holder {
+		return []journal.Holder{{Name: "backend 192.168.1.11", Kind: string(spec.Undrain)}, {Name: "backend 192.168.1.10", Kind: string(kind)}}
+	}
+	const up, down, marked = "up", "down", "marked"
+	const done, left, partial = journal.ResultDone, journal.ResultNotDrained, journal.ResultPartial
+	both := []string{"drainctl undrain 192.168.1.10 192.168.1.11 --lb lb1", "drainctl resume a --lb lb1"}
+	for _, c := range []struct {
+		name   string
+		line   string
+		ops    []journal.Operation
+		locks  []journal.Holder
+		broken bool // the journal cannot be read
+		want   State
+		from   string   // the operation that the state comes from
+		next   []string // sorted
+	}{
+		{"up", up, nil, nil, false, StateUp, "", nil},
+		{"down", down, nil, nil, false, StateUnmanaged, "", nil},
+		{"down, and nobody knows by whom", down, nil, nil, true, StateDown, "", nil},
+		{"drained", marked, []journal.Operation{op("a", spec.Drain, done)}, nil, false, StateDrained, "a", nil},
+		{"drained, and drained again", marked, []journal.Operation{op("a", spec.Drain, done), op("b", spec.Drain, done)}, nil, false, StateDrained, "a", nil},
+		{"all of them not drained", marked, []journal.Operation{op("a", spec.Drain, left)}, nil, false, StateNotDrained, "a", both},
+		{"not drained", marked, []journal.Operation{op("a", spec.Drain, left, key)}, nil, false, StateNotDrained, "a", both},
+		{"drained beside one that is not", marked, []journal.Operation{op("a", spec.Drain, left, other)}, nil, false, StateDrained, "a", nil},
+		{"interrupted", marked, []journal.Operation{op("a", spec.Drain, partial)}, nil, false, StateInterrupted, "a", both},
+		{"left out by a run", marked, []journal.Operation{op("a", spec.Run, partial)}, nil, false, StateInterrupted, "a",
+			[]string{"drainctl resume a --lb lb1", "drainctl undrain 192.168.1.10 --lb lb1"}},
+		{"back after a run that has left another out", up, []journal.Operation{op("a", spec.Run, partial)}, nil, false, StateUp, "", nil},
+		{"a drain works on it", up, nil, held(spec.Drain), false, StateDraining, "", nil},
+		{"an undrain works on it", marked, []journal.Operation{op("a", spec.Drain, done)}, held(spec.Undrain), false, StateUndraining, "", nil},
+		{"an undrain has cleared it", up, nil, held(spec.Undrain), false, StateUndraining, "", nil},
+		{"a run works on it", marked, []journal.Operation{op("a", spec.Run, "")}, held(spec.Run), false, StateDraining, "", nil},
+		{"a run will work on it, or has", up, nil, held(spec.Run), false, StateUp, "", nil},
+	} {
+		r := &balancer.Report{State: journal.State{Operations: c.ops}, Locks: c.locks}
+		if c.line == marked {
+			r.State.Marks = []journal.Mark{{Server: key, Change: journal.Change{Operation: "a"}}}
+		}
+		if c.broken {
+			r.StateError = &balancer.Error{Message: "torn"}
+		}
+		sp := spec.Default("")
+		sp.LBs = []string{"lb1"}
+		r.Servers = []balancer.Server{{Located: journal.Located{Server: key, Down: c.line != up}, Name: "pool", Managed: c.line == marked}}
+		lb := statusOf(sp, plan.LBPlan{LB: "lb1", Report: r})
+		st := lb.Servers[0]
+		from := ""
+		if st.Operation != nil {
+			from = st.Operation.ID
+		}
+		var next []string
+		for _, c := range st.Next {
+			next = append(next, c.String())
+		}
+		slices.Sort(next)
+		slices.Sort(c.next)
+		if st.State != c.want || from != c.from || !slices.Equal(next, c.next) || (st.Holder != nil) != (c.locks != nil) {
+			t.Errorf("%s: %s of %q, held by %+v, next %q; want %s of %q, next %q", c.name, st.State, from, st.Holder, next, c.want, c.from, c.next)
+		}
+		if warned := slices.Contains(lb.Warnings, "who drained what is not known: torn"); warned != c.broken {
+			t.Errorf("%s: warned of %q", c.name, lb.Warnings)
+		}
+	}
+}
+
+// An LB that could not be reached is left alone for a while, and then asked again.
+func TestLostLBIsAskedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &statusLBs{lbs: map[string]*statusLB{}}
+		sp := spec.Default("")
+		sp.LBs = []string{"lb1", "lb2"}
+		r := NewReader(sp, c, nil)
+		defer r.Close()
+		read := func() (unreachable []string) {
+			st, _ := r.Read(t.Context())
+			return st.Unreachable
+		}
+		if lost := read(); len(lost) != 2 {
+			t.Errorf("unreachable are %q", lost)
+		}
+		for _, name := range sp.LBs {
+			c.lbs[name] = &statusLB{servers: []balancer.Server{{Located: journal.Located{Server: journal.Server{Module: "http", Upstream: "pool", Address: "10.0.0.1:80"}}}}, done: make(chan struct{})}
+		}
+		if lost := read(); len(lost) != 2 || len(c.connected) != 2 {
+			t.Errorf("at once: unreachable are %q, tried %q", lost, c.connected)
+		}
+		time.Sleep(retryAfter)
+		if lost := read(); len(lost) > 0 {
+			t.Errorf("later: unreachable are %q", lost)
+		}
+	})
+}
+
+// init asks this machine's nginx for the configuration that it was started with, and takes
+// that of no other LB for its own.
+func TestSurveyOfAnotherConfiguration(t *testing.T) {
+	odd := []balancer.Problem{{Code: balancer.ProblemConf, Override: "--nginx-conf /other.conf"}}
+	for _, test := range []struct {
+		lbs, given []string
+		want       string
+	}{{nil, nil, "/other.conf"}, {nil, []string{"nginx-conf"}, ""}, {[]string{"lb1"}, nil, ""}} {
+		lb := &statusLB{problems: odd}
+		sp := spec.Default("")
+		sp.LBs, sp.Given = test.lbs, test.given
+		lbs, got, err := Survey(t.Context(), sp, &statusLBs{lbs: map[string]*statusLB{"": lb, "lb1": lb}})
+		if err != nil || len(lbs) != 1 || got.Nginx.Conf != test.want {
+			t.Errorf("of %q with %q: %q, %v; want %q", test.lbs, test.given, got.Nginx.Conf, err, test.want)
+		}
+	}
+}
+
+// A backend that fails to count has no count, and not the last one.
+func TestCountOfABackendThatIsLost(t *testing.T) {
+	h := &countedHost{plan: plan.Backend{Name: "10.0.0.1", Address: "down.invalid"}, open: map[uint16]int{80: 3}, ports: map[uint16]bool{80: true}}
+	if h.read(t.Context(), &countingHosts{}); h.err == nil || h.open != nil {
+		t.Errorf("counted %v, %v", h.open, h.err)
 	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/drainctl/drainctl/drain/balancer"
 	"github.com/drainctl/drainctl/drain/event"
+	"github.com/drainctl/drainctl/drain/fleet"
 	"github.com/drainctl/drainctl/drain/journal"
 	"github.com/drainctl/drainctl/drain/plan"
 	"github.com/drainctl/drainctl/drain/spec"
@@ -317,6 +318,52 @@ func TestCheckOfBackends(t *testing.T) {
 				t.Errorf("lb1: %q", bad)
 			}
 		})
+	}
+}
+
+// A listeningHost is a backend on which something listens on one port.
+type listeningHost struct {
+	remote.Host
+	port int
+}
+
+func (listeningHost) Name() string { return "app-1" }
+
+func (h listeningHost) Run(context.Context, remote.Command) (remote.Result, error) {
+	return remote.Result{Stdout: fmt.Appendf(nil, "0 128 0.0.0.0:%d 0.0.0.0:*\n", h.port)}, nil
+}
+
+// A server that answers, and on whose port nothing listens on the backend, is counted at the
+// wrong place: one of several ports is enough.
+func TestForwardedPort(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		ports   []uint16 // of servers that are up
+		open    int
+		counter bool // on the backend
+		sick    error
+		want    string
+	}{
+		{"the port", []uint16{80}, 0, true, nil, ""},
+		{"another port", []uint16{81}, 0, true, nil, "on app-1 nothing listens on port 81"},
+		{"one of two", []uint16{80, 81}, 0, true, nil, "on app-1 nothing listens on port 81"},
+		{"a connection is counted", []uint16{81}, 1, true, nil, ""},
+		{"the server does not answer", []uint16{81}, 0, true, errFault, ""},
+		{"counted elsewhere", []uint16{81}, 0, false, nil, ""},
+		{"no server is up", nil, 0, true, nil, ""},
+	} {
+		host := listeningHost{port: 80}
+		w, _ := waitOf(holding(nil), nil)
+		w.o.lbs = fleet.Fleet{{Balancer: &sickLB{checks: []error{test.sick}}, Name: fleet.ThisMachine}}
+		m := w.rows[0]
+		m.Host, m.plan.UpPorts = host, test.ports
+		if test.counter {
+			m.Counter = remote.NewCounter(host, test.ports)
+		}
+		found := w.o.checkReach(t.Context(), m, remote.Count{Open: test.open})
+		if (len(found) > 0) != (test.want != "") || len(found) > 0 && (!strings.Contains(found[0].Text, test.want) || found[0].Override != "--poll lb or --ssh-host") {
+			t.Errorf("%s: %+v, want %q", test.name, found, test.want)
+		}
 	}
 }
 

@@ -2,6 +2,7 @@ package drain
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"slices"
 	"testing"
@@ -108,9 +109,13 @@ func TestOwner(t *testing.T) {
 type heldLB struct {
 	balancer.Balancer
 	held remote.Held
+	err  error
 }
 
 func (lb heldLB) Connections(_ context.Context, q balancer.ConnectionsQuery) (remote.Count, error) {
+	if lb.err != nil {
+		return remote.Count{}, lb.err
+	}
 	c := remote.Count{Open: 1}
 	if q.Held {
 		c.Held = []remote.Held{lb.held}
@@ -118,7 +123,29 @@ func (lb heldLB) Connections(_ context.Context, q balancer.ConnectionsQuery) (re
 	return c, nil
 }
 
-// The connections of all LBs are one list.
+// Each LB counts its own connections, and all see the same page of stub_status. One that cannot
+// count does not count as none.
+func TestCountOfLBs(t *testing.T) {
+	servers := map[*fleet.LB][]journal.Server{}
+	lbs := fleet.Fleet{{Balancer: heldLB{}, Name: "lb1"}, {Balancer: heldLB{}, Name: "lb2"}}
+	for _, lb := range lbs {
+		servers[lb] = []journal.Server{keyed("10.0.0.9:80")}
+	}
+	for want, c := range map[int]lbCounter{2: {lbs: lbs, servers: servers}, 1: {lbs: lbs, statusURL: "http://10.0.0.9/status"}} {
+		if got, err := c.Count(t.Context()); err != nil || got.Open != want {
+			t.Errorf("%+v, %v; want %d", got, err, want)
+		}
+	}
+	for _, lb := range lbs {
+		lb.Balancer = heldLB{err: errFault}
+		if got, err := (lbCounter{lbs: lbs, servers: servers}).Count(t.Context()); !errors.Is(err, errFault) {
+			t.Errorf("without %s: %+v, %v", lb.Name, got, err)
+		}
+		lb.Balancer = heldLB{}
+	}
+}
+
+// What an LB sends, the backend receives, whichever of them is asked.
 func TestHeldOfLBs(t *testing.T) {
 	var lbs fleet.Fleet
 	var want []remote.Held

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -116,6 +117,34 @@ func TestWaitForSeveralBackends(t *testing.T) {
 		if v := w.await(t.Context(), plan.Draining, false); v.Outcome != StepTimedOut {
 			t.Errorf("%v: %+v", counts, v)
 		}
+	}
+}
+
+// Each backend has its own threshold.
+func TestThresholdOfOneOfSeveral(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, _ := waitOf(&script{counts: []int{2}}, &watchedLB{})
+		w.rows[0].plan.Settings.Threshold = 2
+		w.add("app-2", &script{counts: []int{2}})
+		v := w.await(t.Context(), plan.Draining, false)
+		if v.Outcome != StepTimedOut || !slices.Equal(namesOf(v.Failed), []string{"app-2"}) {
+			t.Errorf("%+v, failed for %v", v, namesOf(v.Failed))
+		}
+	})
+}
+
+// No LB is another client of a backend, whichever.
+func TestLBsAreNoOtherClients(t *testing.T) {
+	w, _ := waitOf(nil, &watchedLB{})
+	w.o.plan.LBs = nil
+	var want []netip.Addr
+	for i := range byte(2) {
+		a := netip.AddrFrom4([4]byte{10, 0, 0, i})
+		want = append(want, a)
+		w.o.plan.LBs = append(w.o.plan.LBs, plan.LBPlan{Report: &balancer.Report{Addresses: []netip.Addr{a}}})
+	}
+	if got := w.wait(w.rows[0], newLookout(w), false).Known; !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
 	}
 }
 
@@ -244,6 +273,17 @@ func TestLookThatFails(t *testing.T) {
 	if _, err := look.look(t.Context(), true, false); err == nil || !errors.Is(err, broken) || !strings.Contains(err.Error(), says) {
 		t.Errorf("got %v, want %q", err, says)
 	}
+	// A look in between that has seen begins the time anew.
+	synctest.Test(t, func(t *testing.T) {
+		w, _ := waitOf(nil, &watchedLB{errs: []error{broken, nil, broken}})
+		look := newLookout(w)
+		for n, wantHold := range []bool{true, false, true} {
+			if hold, err := look.look(t.Context(), true, false); err != nil || hold != wantHold {
+				t.Errorf("look %d, much later: hold %t, %v; want %t and no error", n+1, hold, err, wantHold)
+			}
+			time.Sleep(2 * failingIntervals * w.o.plan.Spec.Interval)
+		}
+	})
 	// The last look before the stop must have seen: a reading beside one that failed
 	// does not count.
 	lb = &watchedLB{errs: []error{nil, broken, broken, nil}}
@@ -293,6 +333,46 @@ func TestHealthMustPassSeveralTimes(t *testing.T) {
 	v, _, _ = check(50*time.Millisecond, sick)
 	if want := fmt.Sprintf("not healthy after 50ms (%s): connection refused", HealthText(spec.HealthTCP)); v.Outcome != StepError || !strings.HasPrefix(v.Err.Error(), want) {
 		t.Errorf("got %v, want %q", v.Err, want)
+	}
+}
+
+// The health of what is in the pool, or comes back to it, is asked for, and of nothing else.
+func TestHealthOfWhatComesBack(t *testing.T) {
+	for _, test := range []struct {
+		name          string
+		down, managed bool
+		kind          spec.Kind
+		force, asked  bool
+	}{
+		{"up", false, false, spec.Undrain, false, true},
+		{"drained", true, true, spec.Undrain, false, true},
+		{"down outside drainctl", true, false, spec.Undrain, false, false},
+		{"down outside drainctl, with --force", true, false, spec.Undrain, true, true},
+		{"down outside drainctl before a drain", true, false, spec.Drain, true, false},
+	} {
+		lb := &sickLB{checks: []error{nil}}
+		w, _ := waitOf(nil, nil, func(s *spec.Spec) { s.Kind, s.Force = test.kind, test.force })
+		w.o.lbs = fleet.Fleet{{Balancer: lb, Name: fleet.ThisMachine}}
+		w.lbs[0].Report.Servers[0].Down, w.lbs[0].Report.Servers[0].Managed = test.down, test.managed
+		if err := w.health(t.Context(), w.rows[0]); err != nil || (lb.n > 0) != test.asked {
+			t.Errorf("%s: asked %d times, %v; want %t", test.name, lb.n, err, test.asked)
+		}
+	}
+}
+
+// Where no health comes, the log of the app is shown: of one that runs on, and of one that ended.
+func TestLogOfASickApp(t *testing.T) {
+	for state, says := range map[string]string{"active": "not healthy after 1m", "failed": "app is failed"} {
+		synctest.Test(t, func(t *testing.T) {
+			host := &scriptedHost{states: []string{state}, log: "boom"}
+			w, _ := waitOf(nil, nil, func(s *spec.Spec) { s.Kind, s.HealthTimeout = spec.Undrain, time.Minute })
+			w.o.lbs = fleet.Fleet{{Balancer: &sickLB{checks: []error{errFault}}, Name: fleet.ThisMachine}}
+			w.rows[0].Service = remote.Service{Host: host, Unit: "app"}
+			v := w.await(t.Context(), plan.Checking, false)
+			if v.Outcome != StepError || !strings.Contains(v.Err.Error(), says) || !slices.Equal(v.Log, []string{"boom"}) {
+				t.Errorf("%s: %v, the log is %q", state, v.Err, v.Log)
+			}
+		})
 	}
 }
 

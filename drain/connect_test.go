@@ -4,13 +4,21 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"maps"
 	"net"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/drainctl/drainctl/drain/balancer"
+	"github.com/drainctl/drainctl/drain/event"
 	"github.com/drainctl/drainctl/drain/fleet"
 	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/drain/plan"
 	"github.com/drainctl/drainctl/drain/spec"
 	"github.com/drainctl/drainctl/remote"
 )
@@ -50,6 +58,108 @@ func TestInterruptedWhileConnecting(t *testing.T) {
 		_, err = Prepare(ctx, sp, Options{Connect: fleet.Machines{}})
 		if spec.ExitOf(err) != spec.Interrupted || err.Error() != "interrupted" {
 			t.Errorf("%d LBs: exit code %d: %v", len(lbs), spec.ExitOf(err), err)
+		}
+	}
+}
+
+// missingLBs are LBs of which some cannot be reached.
+type missingLBs map[string]error
+
+func (m missingLBs) LB(_ context.Context, name string, _ spec.Nginx) (balancer.Balancer, error) {
+	return &begun{}, m[name]
+}
+
+func (missingLBs) Backend(context.Context, plan.Backend) (remote.Host, error) { return nil, nil }
+
+// As many LBs are left out as --skip-unreachable-lb says, but not all, and the operator is told of
+// each. One that refuses is not left out, and neither is any after Ctrl-C.
+func TestUnreachableLBsAreLeftOut(t *testing.T) {
+	gone, refused := fmt.Errorf("dial: %w", remote.ErrConnection), errors.New("permission denied")
+	interrupted, interrupt := context.WithCancelCause(t.Context())
+	interrupt(spec.ErrInterrupted)
+	for _, test := range []struct {
+		name string
+		ctx  context.Context
+		lbs  missingLBs
+		skip int
+		want []string // LBs that are reached; nil: it fails
+		told int
+	}{
+		{"none is gone", t.Context(), missingLBs{"a": nil, "b": nil}, 1, []string{"a", "b"}, 0},
+		{"two are gone", t.Context(), missingLBs{"a": gone, "b": nil, "c": gone}, 2, []string{"b"}, 2},
+		{"more are gone", t.Context(), missingLBs{"a": gone, "b": nil, "c": gone}, 1, nil, 0},
+		{"none may be gone", t.Context(), missingLBs{"a": nil, "b": gone}, 0, nil, 0},
+		{"all are gone", t.Context(), missingLBs{"a": gone, "b": gone}, 2, nil, 0},
+		{"one refuses", t.Context(), missingLBs{"a": nil, "b": refused}, 1, nil, 0},
+		{"interrupted", interrupted, missingLBs{"a": nil, "b": gone}, 1, nil, 0},
+	} {
+		sp := spec.Default(spec.Drain)
+		sp.LBs, sp.SkipUnreachable = slices.Sorted(maps.Keys(test.lbs)), test.skip
+		var told []string
+		f, err := fleet.New(sp, test.lbs).Open(test.ctx, sp, func(e event.Event) {
+			if e, ok := e.(*event.LBSkipped); ok {
+				told = append(told, e.LB)
+			}
+		})
+		var reached []string
+		for _, lb := range f {
+			reached = append(reached, lb.Name)
+		}
+		if (err == nil) != (test.want != nil) || err == nil && !slices.Equal(reached, test.want) || len(told) != test.told {
+			t.Errorf("%s: %v with %q, told of %q; want %q", test.name, err, reached, told, test.want)
+		}
+	}
+}
+
+// No more LBs are asked at once than --parallel says.
+func TestLBsAreAskedInParallel(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sp := spec.Default(spec.Drain)
+		sp.LBs, sp.Parallel = []string{"a", "b", "c", "d", "e"}, 2
+		var at, most atomic.Int32
+		err := fleet.New(sp, missingLBs{}).Each(t.Context(), func(context.Context, *fleet.LB) error {
+			most.Store(max(most.Load(), at.Add(1)))
+			time.Sleep(time.Second) // until all that may have begun
+			at.Add(-1)
+			return nil
+		})
+		if err != nil || most.Load() != 2 {
+			t.Errorf("%d at once, %v", most.Load(), err)
+		}
+	})
+}
+
+// A noticingLB has something to say of each edit and each load.
+type noticingLB struct {
+	balancer.Balancer
+	err error // of the edit
+}
+
+func (n noticingLB) Stage(context.Context, balancer.StageRequest) (balancer.Staged, error) {
+	return balancer.Staged{NeedsLoad: true, Notices: []string{"of the edit"}, Stale: []string{"/stale.conf"}}, n.err
+}
+
+func (noticingLB) Load(context.Context, balancer.LoadRequest) (balancer.Loaded, error) {
+	return balancer.Loaded{Notices: []string{"of the load"}}, nil
+}
+
+// What an LB has to say of an edit or a load is a warning, also where the edit fails.
+func TestNoticesAreWarnings(t *testing.T) {
+	for _, test := range []struct {
+		err  error
+		want []string
+	}{{nil, []string{"of the edit", "of the load"}}, {errFault, []string{"of the edit"}}} {
+		var l told
+		lb := &fleet.LB{Balancer: noticingLB{err: test.err}, Name: "lb1"}
+		_, err := fleet.Fleet{lb}.Reconcile(t.Context(), fleet.Round{
+			Emit:    l.emit,
+			Request: func(*fleet.LB) balancer.StageRequest { return balancer.StageRequest{Wants: []balancer.Wanted{{}}} },
+		})
+		if got := strings.Split(l.warnings(), "\n"); !errors.Is(err, test.err) || !slices.Equal(got, test.want) {
+			t.Errorf("%v, warned of %q, want %q", err, got, test.want)
+		}
+		if stale := eventsOf[*event.NotLoaded](&l); (len(stale) == 1) != (test.err == nil) || lb.Loaded != (test.err == nil) {
+			t.Errorf("with %v: told of files that are not loaded %d times, loaded %t", test.err, len(stale), lb.Loaded)
 		}
 	}
 }

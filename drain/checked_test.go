@@ -8,7 +8,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/drainctl/drainctl/drain/balancer"
 	"github.com/drainctl/drainctl/drain/event"
+	"github.com/drainctl/drainctl/drain/plan"
 	"github.com/drainctl/drainctl/drain/spec"
 	"github.com/drainctl/drainctl/drain/status"
 )
@@ -71,6 +73,18 @@ func TestEveryGuardIsACheck(t *testing.T) {
 		known := checkOf[code[1]] != "" || slices.Contains(guardChecks[spec.Drain], name) || slices.Contains(guardChecks[spec.Undrain], name)
 		if !known && name != "missing" { // which is a warning about one LB of several
 			t.Errorf("%s is no check", name)
+		}
+	}
+}
+
+// A warning about one LB is none of the checks of another.
+func TestChecksOfEachLB(t *testing.T) {
+	p := &plan.Plan{Spec: spec.Default(spec.Drain), Findings: []spec.Finding{{Code: "one-live-server", LB: "lb1", Text: "one", Warning: true}}}
+	for _, name := range []string{"lb1", "lb2"} {
+		report := &balancer.Report{Servers: []balancer.Server{{Configure: true}}}
+		warned := slices.ContainsFunc(checksOf(p, plan.LBPlan{LB: name, Report: report}), func(c event.Check) bool { return c.Result == event.CheckWarning })
+		if warned != (name == "lb1") {
+			t.Errorf("%s is warned of: %t", name, warned)
 		}
 	}
 }

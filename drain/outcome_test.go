@@ -48,4 +48,10 @@ func TestExits(t *testing.T) {
 			t.Errorf("%v: exit %d, want %d", test.err, got, test.want)
 		}
 	}
+	// An LB says what overrides its refusal.
+	var r *spec.Refusal
+	refused := &balancer.Error{Code: balancer.CodeRefused, Message: "x", Override: "--force"}
+	if err := spec.BeforeTouching(t.Context(), refused); !errors.As(err, &r) || r.Findings[0].Override != "--force" {
+		t.Errorf("refused with %+v", err)
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -184,6 +185,43 @@ func TestResults(t *testing.T) {
 	}
 	if r, _ := resultOf(endingOf(spec.Drain, nil, done, open)); r.Stands.Open == nil || *r.Stands.Open != 2 || len(r.Backends) != 1 {
 		t.Errorf("%+v, %+v", r.Stands, r.Backends)
+	}
+}
+
+// The next commands are about what is left, and have the flags that say where it is.
+func TestNextCommands(t *testing.T) {
+	bad := errors.New("bad")
+	done, out, late := backendOf{end: ended, reached: plan.Stopping}, backendOf{end: left, reached: plan.Working, why: bad}, backendOf{end: notDrained, reached: plan.Draining, why: bad, late: true}
+	const where = " --lb lb1 --lb lb2"
+	for _, test := range []struct {
+		name  string
+		e     ending
+		gone  int // LBs that could not be asked at the end
+		next  []string
+		while string // in the reasons
+	}{
+		{"one is not drained", endingOf(spec.Drain, nil, done, late), 0, []string{"drainctl resume ID" + where, "drainctl undrain 10.0.0.1 10.0.0.2 --upstream pool" + where}, ""},
+		{"a run leaves one out", endingOf(spec.Run, nil, done, out), 0, []string{"drainctl resume ID" + where, "drainctl undrain 10.0.0.2 --upstream pool" + where}, ""},
+		{"an LB is gone", endingOf(spec.Run, nil, out, done), 1, []string{"drainctl resume ID" + where, "drainctl undrain 10.0.0.1 --upstream pool" + where}, "; with --skip-unreachable-lb 1 while lb1 cannot be reached"},
+		{"all LBs are gone", endingOf(spec.Run, nil, out, done), 2, []string{"drainctl resume ID" + where, "drainctl undrain 10.0.0.1 --upstream pool" + where}, ""},
+	} {
+		e := test.e
+		e.spec.LBs, e.spec.Upstreams, e.spec.Given = []string{"lb1", "lb2"}, []string{"pool"}, []string{"upstream", "timeout"}
+		e.lbs, e.seen = append(e.lbs, plan.LBPlan{LB: "lb2", Report: e.lbs[0].Report}), append(e.seen, e.seen[0])
+		for i := range test.gone {
+			e.seen[i] = seenLB{err: bad}
+		}
+		r, _ := resultOf(e)
+		var next []string
+		for _, c := range r.Next {
+			next = append(next, strings.Replace(c.String(), e.id, "ID", 1))
+			if strings.Contains(c.Reason, "--skip-unreachable-lb") != (test.while != "") || !strings.HasSuffix(c.Reason, test.while) {
+				t.Errorf("%s: the reason is %q", test.name, c.Reason)
+			}
+		}
+		if !slices.Equal(next, test.next) {
+			t.Errorf("%s: next %q, want %q", test.name, next, test.next)
+		}
 	}
 }
 

@@ -135,4 +135,12 @@ func TestIDsAreOfTheLBsClock(t *testing.T) {
 	if err := journal.CheckID(newID([]plan.LBPlan{{Report: &balancer.Report{}}}), time.Now(), "", false); err != nil {
 		t.Errorf("without an LB's clock it is this machine's: %v", err)
 	}
+	// It is later than the last one of each LB.
+	var reports []plan.LBPlan
+	for _, last := range []string{"20260504-120000.000-aaaa", journal.NewID(ahead.Add(time.Hour), ""), "20260504-120001.000-bbbb"} {
+		reports = append(reports, plan.LBPlan{Report: &balancer.Report{State: journal.State{LastID: last}}})
+	}
+	if id, last := newID(reports), reports[1].Report.State.LastID; id <= last {
+		t.Errorf("%s, after %s", id, last)
+	}
 }

@@ -464,6 +464,8 @@ func (a *poolApp) command(args []string) remote.Result {
 		if a.skip {
 			return remote.Result{Code: 1}
 		}
+	case "no-such-program":
+		return remote.Result{Code: 127}
 	}
 	return remote.Result{}
 }

@@ -1,6 +1,7 @@
 package drain
 
 import (
+	"context"
 	"encoding/json"
 	"os"
 	"path/filepath"
@@ -10,11 +11,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/drainctl/drainctl/drain/balancer"
 	"github.com/drainctl/drainctl/drain/event"
 	"github.com/drainctl/drainctl/drain/journal"
 	"github.com/drainctl/drainctl/drain/plan"
 	"github.com/drainctl/drainctl/drain/spec"
 	"github.com/drainctl/drainctl/drain/status"
+	"github.com/drainctl/drainctl/remote"
 )
 
 // interrupted is an operation as the state has it, on a server of its own.
@@ -133,6 +136,62 @@ func TestResumeWithoutDeadLB(t *testing.T) {
 	p.over()
 	if skips := eventsOf[*event.LBSkipped](only); spec.ExitOf(err) != spec.Usage || len(skips) != 1 || skips[0].LB != "lb1" {
 		t.Errorf("exit %d, %v; left out: %+v", spec.ExitOf(err), err, skips)
+	}
+}
+
+// A stateLB has a journal.
+type stateLB struct {
+	balancer.Balancer
+	caller journal.Recorder
+	state  journal.State
+}
+
+func (s stateLB) Caller() journal.Recorder                     { return s.caller }
+func (s stateLB) State(context.Context) (journal.State, error) { return s.state, nil }
+func (stateLB) Close() error                                   { return nil }
+
+// stateLBs are LBs by their names.
+type stateLBs map[string]stateLB
+
+func (s stateLBs) LB(_ context.Context, name string, _ spec.Nginx) (balancer.Balancer, error) {
+	return s[name], nil
+}
+
+func (stateLBs) Backend(context.Context, plan.Backend) (remote.Host, error) { return nil, nil }
+
+// Each LB says who recorded an operation: where one has it from another user, whichever, that
+// user's settings need consent, and only root resumes it.
+func TestResumeOfAnotherUsersOnOneLB(t *testing.T) {
+	root, ann, bob := journal.Recorder{Name: "root"}, journal.Recorder{UID: 1001, Name: "ann"}, journal.Recorder{UID: 1002, Name: "bob"}
+	for _, test := range []struct {
+		caller  journal.Recorder
+		consent bool
+		says    string // the refusal; empty: it is resumed
+	}{
+		{root, false, "--service app"},
+		{root, true, ""},
+		{ann, true, "they can resume it, and root can"},
+	} {
+		for _, of := range []string{"lb1", "lb2"} {
+			sp := spec.Default("")
+			sp.LBs, sp.AsRecorded = []string{"lb1", "lb2"}, test.consent
+			lbs := stateLBs{}
+			for _, name := range sp.LBs {
+				op := interrupted("20260504-120000.000-aaaa", spec.Drain, "10.0.0.1:80", "")
+				op.Spec, op.Recorder = json.RawMessage(`{"service":"app"}`), &test.caller
+				if name == of {
+					op.Recorder = &bob
+				}
+				lbs[name] = stateLB{caller: test.caller, state: journal.State{Operations: []journal.Operation{op}}}
+			}
+			got, err := Resumed(t.Context(), sp, "", Options{Connect: lbs})
+			switch {
+			case test.says == "" && (err != nil || got.Service != "app"):
+				t.Errorf("%s, with bob's on %s: service %q, %v", test.caller.Name, of, got.Service, err)
+			case test.says != "" && (spec.ExitOf(err) != spec.Refused || !strings.Contains(err.Error(), test.says)):
+				t.Errorf("%s, with bob's on %s: exit %d, %v; want %q", test.caller.Name, of, spec.ExitOf(err), err, test.says)
+			}
+		}
 	}
 }
 

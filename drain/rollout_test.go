@@ -91,6 +91,23 @@ func TestRolloutReloads(t *testing.T) {
 	}
 }
 
+// TestRolloutPauses: a run pauses between two batches as long as the longer of --pause and, after
+// the canary, --canary-wait says.
+func TestRolloutPauses(t *testing.T) {
+	const short, long = time.Millisecond, 2 * time.Millisecond
+	for _, test := range []struct{ pause, canary, first time.Duration }{{long, short, long}, {short, long, long}} {
+		p := newPool(t, 1)
+		sp := p.spec(spec.Run)
+		sp.Rollout.Pause, sp.Rollout.Canary, sp.Rollout.CanaryWait = test.pause, true, test.canary
+		out := p.run(sp)
+		out.ended(t, spec.Done, "", "")
+		told := eventsOf[*event.Paused](out.told)
+		if len(told) != 2 || told[0].For.Duration() != test.first || told[1].For.Duration() != test.pause {
+			t.Errorf("--pause %s, --canary-wait %s: told %+v", test.pause, test.canary, told)
+		}
+	}
+}
+
 // TestRolloutOfWhatNotEveryLBHas rolls backends of which one LB has two, or one, in any place of
 // the order. What was taken out there comes back there.
 func TestRolloutOfWhatNotEveryLBHas(t *testing.T) {
@@ -368,6 +385,11 @@ func TestRolloutOnlyIf(t *testing.T) {
 	if s := out.result.Skipped; len(s) != 1 || s[0].Backend != p.apps[1].name || p.lbs[0].reloads != 3 {
 		t.Errorf("skipped %v, after %d reloads", s, p.lbs[0].reloads)
 	}
+	// What cannot be run says nothing of any backend.
+	sp.Rollout.OnlyIf = "no-such-program"
+	p.run(sp).ended(t, spec.Failed, spec.Untouched, "hint: it is a command and its words")
+	p.worked(1, 0, 1)
+	sp.Rollout.OnlyIf = "test -e /run/reboot-required"
 	for _, a := range p.apps {
 		a.skip = true
 	}

@@ -287,6 +287,59 @@ func TestStuckText(t *testing.T) {
 	}
 }
 
+// A wait for several backends is over when all are: without an estimate for one, there is none.
+func TestOutlookOfSeveral(t *testing.T) {
+	for open, told := range map[int]bool{5: false, 0: true} {
+		p := drainPlan("app1", "app2")
+		s := onTTY()
+		s.tells(p, starts(p, 1), &event.StepDone{Header: step(plan.StepMarkDown, plan.Forward)}, starts(p, 2))
+		for second := range 21 {
+			s.tells(reads("app1", second, 60-second), reads("app2", second, open))
+		}
+		if got := s.area(100, 20, 20*time.Second); strings.Contains(got, "left at this pace") != told {
+			t.Errorf("with %d connections to app2:\n%s", open, got)
+		}
+	}
+}
+
+// A backend for which a step failed is not waited for in the next one.
+func TestAreaWithoutWhatFailed(t *testing.T) {
+	p := drainPlan("app1", "app2", "app3")
+	s := onTTY()
+	failed := &event.StepFailed{Header: step(plan.StepWait, plan.Forward), Error: "not drained"}
+	failed.Target = "app2"
+	s.tells(p, starts(p, 2), failed, starts(p, 2))
+	if got := s.area(100, 20, time.Second); !strings.Contains(got, "app1") || strings.Contains(got, "app2") || !strings.Contains(got, "app3") {
+		t.Errorf("%s", got)
+	}
+}
+
+// In a log of several backends it is said which one is stuck.
+func TestStuckOfSeveralInALog(t *testing.T) {
+	out := shows(t, func(emit func(event.Event)) {
+		emit(&event.Planned{Plan: &plan.Plan{Backends: make([]plan.Backend, 2)}})
+		emit(&event.StepStarted{Header: step(plan.StepWait, plan.Forward), Number: 2, Of: 3})
+		e := waitsFor("b", 3)
+		e.Stuck = &event.Stuck{Reason: event.StuckUpgraded, Connections: 3, OpenFor: 60}
+		emit(e)
+		emit(&event.Result{})
+	})
+	if !strings.Contains(out, "\n  b: 3 upgraded connections") {
+		t.Errorf("%s", out)
+	}
+}
+
+// An LB that is left out is a warning.
+func TestLBLeftOutInALog(t *testing.T) {
+	out := shows(t, func(emit func(event.Event)) {
+		emit(&event.LBSkipped{Header: event.Header{LB: "lb2"}, Error: "no route"})
+		emit(&event.Result{})
+	})
+	if want := "  warning: lb2 cannot be reached and is left out; it may still send requests to the target: no route\n"; !strings.HasPrefix(out, want) {
+		t.Errorf("%q, want %q", out, want)
+	}
+}
+
 // In a log it is said once why a wait is stuck.
 func TestStuckInALog(t *testing.T) {
 	out := shows(t, func(emit func(event.Event)) {

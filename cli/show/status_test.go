@@ -84,6 +84,23 @@ web
 }
 
 // The LBs of a fleet are compared: what differs is said in words.
+// Connections that cannot be counted, and who holds a lock unnamed, are told of, on one LB as on several.
+func TestStatusOfWhatIsNotKnown(t *testing.T) {
+	locked := aServer("web", "10.0.0.1:80", -1)
+	locked.State, locked.Holder = status.StateDraining, &journal.Holder{Name: "backend 10.0.0.1"}
+	one := status.LBStatus{LB: "lb1", Servers: []status.ServerStatus{locked}, Uncounted: "no netlink"}
+	two := one
+	two.LB = "lb2"
+	for on, st := range map[string]*status.Status{"": {LBs: []status.LBStatus{one}}, "on lb2: ": {LBs: []status.LBStatus{one, two}}} {
+		got := shownStatus(0, Options{}, st)
+		for _, want := range []string{"warning: " + on + "connections could not be counted: no netlink\n", "draining by another drainctl, which has not recorded yet what it does\n"} {
+			if !strings.Contains(got, want) {
+				t.Errorf("%s\nwant %q", got, want)
+			}
+		}
+	}
+}
+
 func TestStatusOfLBsThatDiffer(t *testing.T) {
 	lb := func(name string, servers ...status.ServerStatus) status.LBStatus {
 		return status.LBStatus{LB: name, Servers: servers}

@@ -190,6 +190,17 @@ func TestTimelineOf(t *testing.T) {
 	}
 }
 
+// An LB that was left out is none of the operation's.
+func TestTimelineWithoutAnLB(t *testing.T) {
+	head := func(lb string) event.Header { return event.Header{LB: lb} }
+	tl := newTimeline(Operation{Events: []event.Event{
+		&event.OperationStarted{Header: head("lb1")}, &event.LBSkipped{Header: head("lb3"), Error: "no route"}, &event.Reloaded{Header: head("lb2")},
+	}})
+	if !slices.Equal(tl.LBs, []string{"lb1", "lb2"}) {
+		t.Errorf("on %q", tl.LBs)
+	}
+}
+
 func TestWrap(t *testing.T) {
 	for _, c := range []struct{ text, want string }{
 		{"", "first:"},

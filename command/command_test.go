@@ -114,6 +114,23 @@ func TestRunReadsAll(t *testing.T) {
 	if string(o.Bytes()) != text {
 		t.Errorf("%d of %d bytes", len(o.Bytes()), len(text))
 	}
+	// Nothing was read when the command has ended.
+	for range 10 {
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(w, text); err != nil {
+			t.Fatal(err)
+		}
+		w.Close()
+		p := &Process{ended: make(chan struct{}), grace: generous}
+		close(p.ended)
+		p.stderr = collect(r, &Output{Max: len(text)})
+		if _, err := p.Wait(); err != nil || p.Stderr() != text {
+			t.Errorf("%v: %d of %d bytes", err, len(p.Stderr()), len(text))
+		}
+	}
 }
 
 // A command ends with its context, and all that it has started.
@@ -121,6 +138,7 @@ func TestRunIsKilled(t *testing.T) {
 	for _, script := range []string{
 		"sleep 60 & echo $! >$1.new; mv $1.new $1; wait",
 		"trap '' TERM; sh -c 'echo $$ >$0.new; mv $0.new $0; trap \"\" TERM; sleep 60; sleep 60' $1; sleep 60",
+		"sh -c 'trap \"\" TERM; echo $$ >$0.new; mv $0.new $0; sleep 60; sleep 60' $1; sleep 60", // SIGTERM ends only the command itself
 	} {
 		file := filepath.Join(t.TempDir(), "pid")
 		ctx, cancel := context.WithCancelCause(t.Context())

@@ -92,6 +92,15 @@ setfattr -n trusted.mark -v t "$1"; setfattr -n system.posix_acl_access -v `+acl
 	if info, err := os.Stat(path); err != nil || info.ModTime().Year() == 2001 {
 		t.Errorf("the time of the last change was kept: who looks for changes will not see this one (%v)", err)
 	}
+	// The group alone is another one.
+	sh(t, `chown 0:54321 "$1"; chmod 640 "$1"`, path)
+	before = attributes()
+	if err := Replace(path, []byte("new"), []byte("new")); err != nil {
+		t.Fatal(err)
+	}
+	if after := attributes(); after != before {
+		t.Errorf("with a group of its own, before:\n%s\nafter:\n%s", before, after)
+	}
 	// A default ACL of the directory must not open up a file that has none.
 	sh(t, `setfattr -n system.posix_acl_default -v 0x0200000001000700ffffffff02000700feff000004000700ffffffff10000700ffffffff20000500ffffffff "$1"
 setfattr -x system.posix_acl_access "$2"; chmod 600 "$2"`, dir, path)

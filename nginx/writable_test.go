@@ -60,8 +60,11 @@ func TestWritableBy(t *testing.T) {
 		"empty directory":        {func(d string) error { return os.Chmod(d+"/sites", 0o777) }, []string{"sites"}},
 		"directory of a pattern": {func(d string) error { return os.Chmod(d+"/deep/two", 0o777) }, []string{"deep/two"}},
 		"above a pattern":        {func(d string) error { return os.Chmod(d+"/deep", 0o777) }, []string{"deep"}},
-		"main directory":         {func(d string) error { return os.Chmod(d, 0o777) }, []string{"."}},
-		"module":                 {func(d string) error { return os.Chmod(d+"/m.so", 0o666) }, []string{"m.so"}},
+		"directory of a pattern in one of several files": {func(d string) error {
+			return lead(os.Mkdir(d+"/more", 0o755), os.Chmod(d+"/more", 0o777), os.WriteFile(d+"/conf.d/b.conf", []byte("include more/*;\n"), 0o644))
+		}, []string{"more"}},
+		"main directory": {func(d string) error { return os.Chmod(d, 0o777) }, []string{"."}},
+		"module":         {func(d string) error { return os.Chmod(d+"/m.so", 0o666) }, []string{"m.so"}},
 		"behind a link": {func(d string) error {
 			return lead(os.Mkdir(d+"/away", 0o755), os.WriteFile(d+"/away/x", nil, 0o644), os.Symlink("../away/x", d+"/conf.d/x.conf"), os.Chmod(d+"/away", 0o777))
 		}, []string{"away"}},

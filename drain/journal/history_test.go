@@ -291,6 +291,20 @@ func read(j Journal, id string) (lines []json.RawMessage, truncated int, err err
 	return append(lines, h.Lines...), h.Truncated, err
 }
 
+// A file of an earlier version has no recorder, though the caller's first line names one.
+func TestRecorderOfAHistory(t *testing.T) {
+	j := newJournal(t)
+	if err := j.Create("1", Recorder{UID: 1000}, []byte(`{"event":"recorded","recorder":{"uid":0}}`)); err != nil {
+		t.Fatal(err)
+	}
+	write(t, j.historyPath("2"), `{"event":"operation_started","recorder":{"uid":0}}`+"\n")
+	for id, want := range map[string]*Recorder{"1": {UID: 1000}, "2": nil} {
+		if h, err := j.Read(id); err != nil || !h.Recorder.IsSame(want) || len(h.Lines) != 1 {
+			t.Errorf("history %s: %s of %v, error %v", id, h.Lines, h.Recorder, err)
+		}
+	}
+}
+
 // A user other than root writes no line beyond maxLine; the journal itself says who writes.
 func TestLongLinesAreRefused(t *testing.T) {
 	fits := []byte(`"` + strings.Repeat("x", maxLine-10) + `"`)

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -286,6 +287,41 @@ func TestRecorderCannotBeFaked(t *testing.T) {
 	}
 	if got := By(eve, "root", "ops"); got != "root on ops, recorded as eve (uid 7)" {
 		t.Error(got)
+	}
+}
+
+// Caller is who called sudo where root runs. Others can set SUDO_UID to anything.
+func TestCaller(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Fatal("this test becomes another user, and must be root for that")
+	}
+	if !alone(t) {
+		return
+	}
+	t.Setenv("SUDO_UID", "")
+	if r, err := Caller(); err != nil || r.UID != 0 {
+		t.Errorf("root: %v, error %v", r, err)
+	}
+	t.Setenv("SUDO_USER", "deploy")
+	for uid, want := range map[string]uint32{"1000": 1000, "0": 0} {
+		t.Setenv("SUDO_UID", uid)
+		if r, err := Caller(); err != nil || r != (Recorder{want, "deploy"}) {
+			t.Errorf("root, called with SUDO_UID=%s: %v, error %v", uid, r, err)
+		}
+	}
+	for _, uid := range []string{"x", "-1", "4294967296"} {
+		t.Setenv("SUDO_UID", uid)
+		if r, err := Caller(); err == nil {
+			t.Errorf("root, called with SUDO_UID=%s: %v", uid, r)
+		}
+	}
+	const nobody = 65534
+	if err := syscall.Setuid(nobody); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("SUDO_UID", "0")
+	if r, err := Caller(); err != nil || r.UID != nobody || r.Name == "deploy" {
+		t.Errorf("another user, with SUDO_UID=0: %v, error %v", r, err)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 var (
@@ -275,6 +276,47 @@ func TestOurs(t *testing.T) {
 	}
 }
 
+// An operation that gets another ID keeps its marks, and its changes to the marks of others.
+func TestRename(t *testing.T) {
+	s := script{
+		begin("1", KindDrain, one), mark("1", "a", "b", one, 40), end("1", ResultDone), begin("2", KindUndrain, one), clearMark("2", "b", "a", one),
+		func(s *State) error { return s.Rename("1", "3") },
+		func(s *State) error { return s.Rename("2", "4") },
+	}.run(t)
+	if edits := s.EditsOf("4"); len(edits) != 1 || len(s.EditsOf("2")) != 0 || s.LastID != "4" {
+		t.Errorf("edits %+v, last ID %s", edits, s.LastID)
+	}
+	if err := undone("4")(s); err != nil {
+		t.Fatal(err)
+	}
+	if m := s.MarksOn(one); ids(s.Operations) != "3 4" || len(m) != 1 || m[0].Operation != "3" || m[0].Cleared != nil {
+		t.Errorf("operations %s, marks %+v", ids(s.Operations), m)
+	}
+	if err := s.Rename("2", "5"); !errors.Is(err, ErrGone) {
+		t.Errorf("error %v", err)
+	}
+}
+
+// An operation that is resumed has not ended, and is the latest one on its servers.
+func TestResume(t *testing.T) {
+	s := script{
+		begin("1", KindDrain, one, two),
+		func(s *State) error {
+			return s.End("1", Ending{Result: ResultNotDrained, Open: 3, NotDrained: []Server{two}, At: time.Now()})
+		},
+		begin("2", KindDrain, three),
+		func(s *State) error {
+			return s.Resume(Operation{ID: "1", Recorder: &Recorder{UID: 1000}, Servers: []Located{{Server: two}, {Server: three}}})
+		},
+	}.run(t)
+	if op, _ := s.Find("1"); op.Result != "" || !op.Ended.IsZero() || op.Open != 0 || len(op.NotDrained) > 0 || op.Recorder.UID != 1000 || len(op.Servers) != 3 {
+		t.Errorf("operation %+v", op)
+	}
+	if ids(s.Unfinished()) != "1" {
+		t.Errorf("%q unfinished", ids(s.Unfinished()))
+	}
+}
+
 // LastID never goes back: the next ID follows it, though all operations are gone.
 func TestLastID(t *testing.T) {
 	s := script{begin("2", KindDrain), begin("1", KindDrain), end("1", ResultDone), end("2", ResultRolledBack)}.run(t)
@@ -308,6 +350,33 @@ func TestOperationsOfAUserAreBounded(t *testing.T) {
 		op.ID, op.Recorder = "another", &Recorder{UID: 1001}
 		if err := s.Begin(op); err != nil {
 			t.Errorf("another user's operation: %v", err)
+		}
+	}
+}
+
+// The marks that a user has made or cleared take up the user's bytes, whoever made those that
+// are cleared.
+func TestMarksOfAUserAreBounded(t *testing.T) {
+	const fit = maxBytesOfRecorder/(1<<20) - 1
+	for _, cleared := range []bool{false, true} {
+		s := State{}
+		for id, uid := range map[string]uint32{"root": 0, "user": 1000} {
+			if err := s.Begin(Operation{ID: id, Kind: KindDrain, Recorder: &Recorder{UID: uid}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for n := range fit + 1 {
+			large := Server{"http", fmt.Sprint(n, strings.Repeat("x", 1<<20)), "10.0.0.1:80"}
+			stage := mark("user", "a", "b", large, n)
+			if cleared {
+				if err := mark("root", "a", "b", large, n)(&s); err != nil {
+					t.Fatal(err)
+				}
+				stage = clearMark("user", "b", "a", large)
+			}
+			if err := stage(&s); (err == nil) != (n < fit) {
+				t.Errorf("cleared %t, %d marks of 1 MiB: error %v", cleared, n+1, err)
+			}
 		}
 	}
 }

@@ -176,16 +176,18 @@ func TestCrossCheckBeforeTheEdit(t *testing.T) {
 }
 
 // The files and the workers of nginx are dated by different clocks. drainctl leaves so
-// much time between its edit and the reload that both say which came first.
+// much time between its edit and the reload that both say which came first. The journal knows of
+// the reload before nginx does: an agent that is killed right after it has loaded its edit.
 func TestReloadComesAfterTheEdit(t *testing.T) {
 	r := newRig(t)
 	o := r.options()
 	o.Nginx.TestCommand = []string{"true"} // takes no time
 	var edited time.Time
 	var gap time.Duration
+	unsent := 0
 	o.Around = func(what string, do func() error) error {
 		if what == "nginx -s reload" {
-			gap = time.Since(edited)
+			gap, unsent = time.Since(edited), len(r.state().UnsentOf(testID))
 		}
 		err := do()
 		if what == "replace "+r.pool {
@@ -211,6 +213,9 @@ func TestReloadComesAfterTheEdit(t *testing.T) {
 		}
 		if gap < apart {
 			t.Errorf("%s: nginx is told %s after the edit", step.name, gap)
+		}
+		if unsent > 0 {
+			t.Errorf("%s: nginx is told, and by the journal it was not", step.name)
 		}
 	}
 }

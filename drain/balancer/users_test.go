@@ -126,6 +126,38 @@ func TestStagedEditEnds(t *testing.T) {
 	}
 }
 
+// Nor does it outlast its time: others want to edit. The time of an edit that was loaded is not
+// that of the next one.
+func TestTimeOfAStagedEdit(t *testing.T) {
+	r := newRig(t)
+	l, _ := r.staged(1000, down("127.0.0.2"))
+	first := l.staged
+	_, err := l.Load(t.Context(), LoadRequest{patience})
+	r.must(err)
+	loaded := r.read(r.pool)
+	stage := func() {
+		t.Helper()
+		report, err := l.Plan(t.Context(), down("127.0.0.3"))
+		r.must(err)
+		_, err = l.Stage(t.Context(), stageOf(report, Out))
+		r.must(err)
+	}
+	stage()
+	first.Reset(0) // as if the time was up just when nginx was told
+	time.Sleep(apart)
+	if r.read(r.pool) == loaded || len(r.lockNames()) != 1 {
+		t.Fatalf("the locks %q are held, the file is\n%s", r.lockNames(), r.read(r.pool))
+	}
+	l.staged.Reset(0)
+	r.until("others can edit", func() bool { return len(r.lockNames()) == 0 })
+	if now := r.read(r.pool); now != loaded {
+		t.Errorf("the edit is left behind:\n%s", now)
+	}
+	if _, err := l.Load(t.Context(), LoadRequest{patience}); CodeOf(err) != CodeRefused {
+		t.Errorf("a reload without an edit: %v", err)
+	}
+}
+
 // The edit of an agent that was killed before its reload is undone by the next operation that
 // edits, whatever it edits; and one that was loaded is not.
 func TestEditOfAKilledAgent(t *testing.T) {
@@ -172,6 +204,10 @@ func TestEditOfAKilledAgentThatOthersTouched(t *testing.T) {
 		"changed":   {func(r *rig) { r.write(r.dir+more, r.read(r.dir+more)+"# by hand\n") }, true},
 		"gone":      {func(r *rig) { r.must(os.Remove(r.dir + more)) }, false},
 		"put back":  {func(r *rig) { r.write(r.dir+more, moreServers) }, false},
+		"put back, and reloaded": {func(r *rig) {
+			r.write(r.dir+more, moreServers)
+			r.reloadByOthers()
+		}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -192,6 +228,10 @@ func TestEditOfAKilledAgentThatOthersTouched(t *testing.T) {
 			s := r.state()
 			if edits := s.UnsentOf(s.Operations[0].ID); len(edits) > 0 {
 				t.Errorf("still to be undone: %+v", edits)
+			}
+			marks := s.MarksOn(journal.Server{Module: "http", Upstream: "more", Address: "127.0.0.7:80"})
+			if (len(marks) > 0) != test.down {
+				t.Errorf("marks %+v", marks)
 			}
 		})
 	}
@@ -363,6 +403,15 @@ func TestHistoryOfAnother(t *testing.T) {
 	if now, err := root.History(t.Context(), HistoryQuery{ID: id}); err != nil || len(now.Lines) != len(before.Lines) {
 		t.Errorf("%d lines became %d, %v", len(before.Lines), len(now.Lines), err)
 	}
+	// A file of an earlier version does not say whose it is: it is root's.
+	old := newOperationID()
+	r.write(r.dir+"/state/history/"+old+".jsonl", "{}\n")
+	resumed := operation(old, journal.KindDrain)
+	resumed.Resume = true
+	if err := r.as(1000).Begin(t.Context(), resumed); CodeOf(err) != CodeRefused {
+		t.Errorf("a history of nobody is continued by another: %v", err)
+	}
+	r.must(r.as(0).Begin(t.Context(), resumed))
 }
 
 // What an operation has marked and left down is not forgotten because it says that it was

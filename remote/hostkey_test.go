@@ -139,6 +139,23 @@ func TestHostKeys(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	})
+	t.Run("an alias", func(t *testing.T) {
+		// It comes without the port (ssh_config(5), HostKeyAlias).
+		how := s.ssh(opUser)
+		how.ConfigFile = filepath.Join(s.dir, "config")
+		if err := os.WriteFile(how.ConfigFile, []byte("HostKeyAlias Web\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s.setKnown(t, "web "+ed+"\n")
+		connect(t, how)
+		for _, name := range []string{n, fmt.Sprintf("[web]:%d", s.port)} {
+			s.setKnown(t, name+" "+ed+"\n")
+			var refused *HostKeyError
+			if _, err := how.Connect(limit(t, time.Minute)); !errors.As(err, &refused) || refused.Problem != HostKeyUnknown || refused.Host != "web" {
+				t.Errorf("known as %s: %v", name, err)
+			}
+		}
+	})
 	t.Run("a list of revoked keys", func(t *testing.T) {
 		s.know(t, "ed25519")
 		list := filepath.Join(s.dir, "revoked")

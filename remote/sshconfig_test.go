@@ -144,6 +144,19 @@ func TestSSHConfig(t *testing.T) {
 		!slices.Equal(route[0].knownHosts, []string{"/known"}) || route[0].timeout != time.Second {
 		t.Errorf("what is given goes before: %+v, %v", route, err)
 	}
+	config := filepath.Join(t.TempDir(), "config")
+	if err := os.WriteFile(config, []byte("Host app1\n ProxyJump a,b\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	route, err = SSH{Address: "app1", ConfigFile: config, Identity: "/first"}.route(limit(t, time.Minute))
+	if err != nil || len(route) != 3 {
+		t.Fatalf("%+v, %v", route, err)
+	}
+	for i, e := range route {
+		if given := slices.Contains(e.identities, identity{"/first", true}); given != (i == 2) {
+			t.Errorf("the key for app1 is shown to %s: %t", e.name(), given)
+		}
+	}
 }
 
 // TestNoSSH is a machine without OpenSSH's client.

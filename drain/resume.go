@@ -13,9 +13,10 @@ import (
 // ID or its target, or empty for the only one there is. spec has what is given
 // now. Prepare leaves out the same LBs and says so; if Resumed fails, it says so itself.
 func Resumed(ctx context.Context, sp spec.Spec, name string, o Options) (full spec.Spec, err error) {
-	var skips []event.Event
-	lbs, err := fleet.New(sp, o.Connect).Open(ctx, sp, func(e event.Event) { skips = append(skips, e) })
+	lbs := fleet.New(sp, o.Connect)
 	defer lbs.Close()
+	var skips []event.Event
+	reached, err := lbs.Open(ctx, sp, func(e event.Event) { skips = append(skips, e) })
 	defer func() {
 		for _, e := range skips {
 			if err != nil && o.Emit != nil {
@@ -25,7 +26,7 @@ func Resumed(ctx context.Context, sp spec.Spec, name string, o Options) (full sp
 	}()
 	var all []spec.CallersState
 	if err == nil {
-		all, err = fleet.Gather(ctx, lbs, func(ctx context.Context, lb *fleet.LB) (spec.CallersState, error) {
+		all, err = fleet.Gather(ctx, reached, func(ctx context.Context, lb *fleet.LB) (spec.CallersState, error) {
 			s, err := lb.State(ctx)
 			return spec.CallersState{State: s, Caller: lb.Caller()}, err
 		})

@@ -53,7 +53,7 @@ func (b Binary) hangUp(master Process) error {
 	if err != nil {
 		return fmt.Errorf("process %d: %w", master.PID, err)
 	}
-	defer p.Release()
+	defer func() { _ = p.Release() }()
 	stat, err := b.readProc(master.PID, "stat")
 	if err != nil {
 		return err

@@ -67,5 +67,5 @@ func (s *session) showChecks(ctx context.Context, sp spec.Spec) error {
 		return err
 	}
 	s.view.Checks(r)
-	return shownError{r.Verdict()}
+	return shownError{r.Refusal()}
 }

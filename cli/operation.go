@@ -179,7 +179,7 @@ func (s *session) runOperation(ctx context.Context, sp spec.Spec, dryRun bool) e
 		if err != nil {
 			return err
 		}
-		return s.shown(drain.ResultOf(pl.Verdict()), pl.Verdict())
+		return s.shown(drain.ResultOf(pl.Refusal()), pl.Refusal())
 	}
 	o, err := drain.Prepare(soft, sp, options)
 	if err != nil {

@@ -183,12 +183,12 @@ func CheckAll(ctx context.Context, sp spec.Spec, c fleet.Connector) (*CheckRepor
 	if ctx.Err() != nil {
 		return nil, spec.BeforeTouching(ctx, context.Cause(ctx))
 	}
-	r.ExitCode = spec.ExitOf(r.Verdict())
+	r.ExitCode = spec.ExitOf(r.Refusal())
 	return r, nil
 }
 
-// Verdict is the failure of the checks that failed; nil if there is none.
-func (r *CheckReport) Verdict() error {
+// Refusal returns the failure of the checks that failed; nil if there is none.
+func (r *CheckReport) Refusal() error {
 	if found := failures(r.Checks); len(found) > 0 {
 		return spec.Refuse(found...)
 	}

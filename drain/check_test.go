@@ -178,8 +178,8 @@ func TestCheckOfLBs(t *testing.T) {
 					t.Errorf("%s: %d checks, and %q", other, n, bad)
 				}
 			}
-			if r.ExitCode != test.exit || spec.ExitOf(r.Verdict()) != test.exit {
-				t.Errorf("exit code %d (%v), want %d", r.ExitCode, r.Verdict(), test.exit)
+			if r.ExitCode != test.exit || spec.ExitOf(r.Refusal()) != test.exit {
+				t.Errorf("exit code %d (%v), want %d", r.ExitCode, r.Refusal(), test.exit)
 			}
 		})
 	}

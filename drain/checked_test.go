@@ -81,7 +81,7 @@ func TestEveryGuardIsACheck(t *testing.T) {
 func TestChecksOfEachLB(t *testing.T) {
 	p := &plan.Plan{Spec: spec.Default(spec.Drain), Findings: []spec.Finding{{Code: "one-live-server", LB: "lb1", Text: "one", Warning: true}}}
 	for _, name := range []string{"lb1", "lb2"} {
-		report := &balancer.Report{Servers: []balancer.Server{{Configure: true}}}
+		report := &balancer.Report{Servers: []balancer.Server{{NeedsEdit: true}}}
 		warned := slices.ContainsFunc(checksOf(p, plan.LBPlan{LB: name, Report: report}), func(c event.Check) bool { return c.Result == event.CheckWarning })
 		if warned != (name == "lb1") {
 			t.Errorf("%s is warned of: %t", name, warned)

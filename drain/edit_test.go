@@ -38,7 +38,7 @@ func TestThereAndBack(t *testing.T) {
 			r.write(r.was)
 			r.reload()
 			down := r.configure(spec.Drain)
-			if slices.ContainsFunc(down.Servers, func(s balancer.Server) bool { return !s.Configure }) {
+			if slices.ContainsFunc(down.Servers, func(s balancer.Server) bool { return !s.NeedsEdit }) {
 				t.Errorf("not all of it is drained: %+v", down.Servers)
 			}
 			if again := r.configure(spec.Drain); again.Diff != "" {
@@ -82,12 +82,12 @@ func (r *rig) configure(k spec.Kind) *balancer.Report {
 	if err := o.begin(ctx); err != nil {
 		r.t.Fatal(err)
 	}
-	v := o.whole.run(ctx, map[spec.Kind]plan.Phase{spec.Drain: plan.Marking, spec.Undrain: plan.Clearing}[k], false)
+	v := o.whole.doStep(ctx, map[spec.Kind]plan.Phase{spec.Drain: plan.Marking, spec.Undrain: plan.Clearing}[k], false)
 	if v.Err != nil {
 		r.t.Fatal(v.Err)
 	}
 	for _, row := range o.whole.rows {
-		row.end = ended
+		row.end = done
 	}
 	o.end(ctx, true, nil)
 	return reports[0].Report
@@ -104,8 +104,8 @@ func TestDryRun(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !p.DryRun || (p.ExitCode == spec.Refused) != (p.Verdict() != nil) {
-			t.Errorf("dry %t, exit %d, verdict %v", p.DryRun, p.ExitCode, p.Verdict())
+		if !p.DryRun || (p.ExitCode == spec.Refused) != (p.Refusal() != nil) {
+			t.Errorf("dry %t, exit %d, verdict %v", p.DryRun, p.ExitCode, p.Refusal())
 		}
 		return p
 	}

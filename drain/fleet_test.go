@@ -62,7 +62,7 @@ func (f *fakeLB) Plan(_ context.Context, q balancer.Query) (*balancer.Report, er
 		return nil, err
 	}
 	s := balancer.Server{Located: journal.Located{Server: journal.Server{Module: "http", Upstream: "pool", Address: "192.168.1.10:8080"}, File: "/nginx.conf", Down: f.down}, Name: "pool"}
-	s.Configure = (q.Want == balancer.Out) != f.down
+	s.NeedsEdit = (q.Want == balancer.Out) != f.down
 	s.Managed = f.down
 	return &balancer.Report{ConfPath: "/nginx.conf", Servers: []balancer.Server{s}, Files: map[string]string{"/nginx.conf": "hash"},
 		Upstreams: []balancer.Upstream{{Name: "pool", Live: 3, Remain: 2}}}, nil

@@ -43,9 +43,9 @@ const failingIntervals = 3
 // for ever.
 const bufferedGrace = 10 * time.Second
 
-// look looks if it is time to, or if it must. buffered asks for requests that
-// earlier workers hold as well. hold tells that the reading beside it does not
-// count: there are some, or the look failed. A look that failed is not a look.
+// look checks that the LBs keep requests away, at most once per Interval. With must or buffered it
+// always checks; buffered asks for requests that earlier workers hold, too. If hold is true, the
+// reading beside it does not count: there are such requests, or the check failed.
 func (l *lookout) look(ctx context.Context, must, buffered bool) (hold bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

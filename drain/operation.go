@@ -23,11 +23,11 @@ import (
 )
 
 // Run takes the steps. When one fails, or when soft ends, Run rolls back; when hard ends too, it gives
-// up the rollback. The error is a *[Failure].
+// up the rollback. The error is a *[spec.Failure].
 func (o *Operation) Run(hard, soft context.Context) error {
 	soft, cancel := either(soft, hard)
 	defer cancel()
-	soft, unwatch := o.lbs.Watch(soft)
+	soft, unwatch := o.lbs.UntilBroken(soft)
 	defer unwatch()
 	err := o.begin(soft)
 	begun := err == nil
@@ -54,7 +54,7 @@ func either(a, b context.Context) (context.Context, context.CancelFunc) {
 func (o *Operation) takeSteps(hard, soft context.Context) error {
 	rest, err := o.walk(hard, soft, o.whole.where((*row).isOpen), o.plan.Path())
 	for _, r := range rest.rows {
-		r.end = ended
+		r.end = done
 	}
 	return err
 }
@@ -186,7 +186,7 @@ func (o *Operation) supersedes(lb *fleet.LB) (ids []string) {
 	}
 	k := o.plan.Spec.Kind
 	// What was rolled back alone is not of this one.
-	standing := keysOf(o.whole.servers(lb, o.whole.where(func(r *row) bool { return r.standing(k) }).rows))
+	standing := keysOf(o.whole.servers(lb, o.whole.where(func(r *row) bool { return r.leavesChange(k) }).rows))
 	for _, op := range o.whole.part(lb).Report.State.Operations {
 		was, err := spec.FromOperation(op)
 		if err != nil || op.ID == o.id || op.Kind != string(spec.Drain) || was.HasService() && !o.plan.Spec.HasService() {

@@ -546,9 +546,9 @@ func (s *poolSession) report(q balancer.Query) *balancer.Report {
 		d.Managed = len(s.state.MarksOn(d.Server)) > 0
 		switch q.Want {
 		case balancer.Out:
-			d.Configure = !d.Down
+			d.NeedsEdit = !d.Down
 		case balancer.Back:
-			d.Configure = d.Down && (d.Managed || q.Force)
+			d.NeedsEdit = d.Down && (d.Managed || q.Force)
 		}
 		named := len(targets) == 0 || spec.Matches(targets, l.address)
 		back := spec.Matches(returning, l.address) && d.Down && d.Managed
@@ -556,7 +556,7 @@ func (s *poolSession) report(q balancer.Query) *balancer.Report {
 			r.Servers = append(r.Servers, d)
 		}
 		if back {
-			d.Configure = true
+			d.NeedsEdit = true
 			r.Returning = append(r.Returning, d)
 		}
 		if !l.down || back {

@@ -22,8 +22,7 @@ type Options struct {
 	Emit    func(event.Event)
 	// Ask asks the operator a question; nil: there is nobody to ask.
 	Ask func(ctx context.Context, question string) (yes bool, err error)
-	// Accept is asked about the plan before anything is touched, and after it was
-	// made: an error ends the run.
+	// Accept receives the plan before drainctl changes anything. An error ends the run.
 	Accept func(*plan.Plan) error
 	// Version is drainctl's, for the history.
 	Version string

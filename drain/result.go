@@ -56,13 +56,13 @@ func resultOf(e ending) (*event.Result, error) {
 	for _, row := range e.rows {
 		if e.spec.Kind == spec.Run {
 			switch {
-			case row.end == ended:
+			case row.end == done:
 				r.Done = append(r.Done, row.Name)
-			case row.end == "" && row.reached == plan.Waiting:
+			case row.end == "" && row.reached == plan.NotBegun:
 				r.Untouched = append(r.Untouched, row.Name)
 			}
 		}
-		if row.standing(e.spec.Kind) && row.Service.Unit != "" {
+		if row.leavesChange(e.spec.Kind) && row.Service.Unit != "" {
 			r.Services = append(r.Services, spec.ServiceStand{Unit: row.Service.Unit, Backend: row.Name, Touched: row.Touched})
 		}
 	}
@@ -81,7 +81,7 @@ func resultOf(e ending) (*event.Result, error) {
 	}
 	r.Stands = &stands
 	for _, row := range e.rows {
-		r.Log = append(r.Log, slices.Concat(row.why.Log, row.stuck.Log)...)
+		r.Log = append(r.Log, slices.Concat(row.why.Log, row.rollbackWhy.Log)...)
 	}
 	if e.spec.Kind == spec.Run || !e.all(rolledBack) {
 		r.Backends = e.backends()
@@ -108,11 +108,11 @@ func (e ending) stayDown(on string, down []balancer.Server) []string {
 // exit returns the exit code.
 func (e ending) exit() spec.Exit {
 	interrupted := errors.Is(e.err, spec.ErrInterrupted)
-	late, failed := true, false // late: every failure was a timeout, also of an app that was stopped anyway
+	onlyTimeouts, failed := true, false // onlyTimeouts counts an app that was stopped anyway as one
 	for _, r := range e.rows {
 		if r.why.Err != nil && !errors.Is(r.why.Err, errTogether) {
 			failed = true
-			late = late && r.why.Outcome == StepTimedOut
+			onlyTimeouts = onlyTimeouts && r.why.Outcome == StepTimedOut
 			interrupted = interrupted || errors.Is(r.why.Err, spec.ErrInterrupted)
 		}
 	}
@@ -133,9 +133,9 @@ func (e ending) exit() spec.Exit {
 		return spec.Interrupted
 	case !e.changed() && e.refusal() != nil, !e.changed() && errors.Is(e.err, errGate):
 		return spec.Refused
-	case e.spec.Kind == spec.Run, !late && e.all(rolledBack):
+	case e.spec.Kind == spec.Run, !onlyTimeouts && e.all(rolledBack):
 		return spec.Failed
-	case !late:
+	case !onlyTimeouts:
 		return spec.Partial
 	}
 	return spec.TimedOut
@@ -172,7 +172,7 @@ func (e ending) refusal() error {
 
 // outcome returns the result for the journal. A partial or not drained operation can be resumed.
 func (e ending) outcome(exit spec.Exit) journal.Result {
-	isDone := func(r *row) bool { return r.end == ended }
+	isDone := func(r *row) bool { return r.end == done }
 	switch {
 	case exit == spec.Done:
 		return journal.ResultDone
@@ -184,7 +184,7 @@ func (e ending) outcome(exit spec.Exit) journal.Result {
 		return journal.ResultPartial
 	case e.any(func(r *row) bool { return r.end == notDrained }):
 		return journal.ResultNotDrained
-	case e.spec.Kind == spec.Run && e.any(func(r *row) bool { return r.end == ended || r.end == rolledBack }):
+	case e.spec.Kind == spec.Run && e.any(func(r *row) bool { return r.end == done || r.end == rolledBack }):
 		return journal.ResultPartial
 	case e.any(isDone):
 		return journal.ResultDone
@@ -231,19 +231,19 @@ func (e ending) error() error {
 func (r *row) failure() error {
 	why := cmp.Or(r.why.Err, errTogether)
 	switch {
-	case r.stuck.Err == nil && errors.Is(why, errTogether):
+	case r.rollbackWhy.Err == nil && errors.Is(why, errTogether):
 		return nil
-	case r.stuck.Err == nil:
+	case r.rollbackWhy.Err == nil:
 		return why
-	case errors.Is(r.stuck.Err, spec.ErrInterrupted):
+	case errors.Is(r.rollbackWhy.Err, spec.ErrInterrupted):
 		return fmt.Errorf("%w; the rollback was interrupted too", why)
 	}
-	return fmt.Errorf("%w; the rollback failed too: %w", why, r.stuck.Err)
+	return fmt.Errorf("%w; the rollback failed too: %w", why, r.rollbackWhy.Err)
 }
 
 // backends returns the results of the rows for which a step failed.
 func (e ending) backends() (all []event.BackendResult) {
-	results := map[End]journal.Result{ended: journal.ResultDone, rolledBack: journal.ResultRolledBack, notDrained: journal.ResultNotDrained, left: journal.ResultPartial}
+	results := map[End]journal.Result{done: journal.ResultDone, rolledBack: journal.ResultRolledBack, notDrained: journal.ResultNotDrained, left: journal.ResultPartial}
 	for _, r := range e.rows {
 		if err := r.failure(); err != nil {
 			all = append(all, event.BackendResult{Backend: r.Name, Result: results[r.end], Error: err.Error()})
@@ -292,7 +292,7 @@ func (e ending) stands(exit spec.Exit) (s spec.Stands) {
 func (e ending) standsOn(lb plan.LBPlan, seen seenLB) (all []spec.LBStands) {
 	var standing []*row
 	for _, r := range e.rows {
-		if r.standing(e.spec.Kind) {
+		if r.leavesChange(e.spec.Kind) {
 			standing = append(standing, r)
 		}
 	}
@@ -340,10 +340,10 @@ func (e ending) next(r *event.Result) (all []spec.Command) {
 		return e.resume(reason)
 	}
 	var own []spec.Command
-	unwound := false // and that failed
+	rollbackFailed := false // and that failed
 	for _, row := range e.rows {
-		unwound = unwound || row.stuck.Err != nil
-		own = append(own, slices.Concat(row.why.Next, row.stuck.Next)...)
+		rollbackFailed = rollbackFailed || row.rollbackWhy.Err != nil
+		own = append(own, slices.Concat(row.why.Next, row.rollbackWhy.Next)...)
 	}
 	switch {
 	case r.Stands.Standing == spec.AsBefore, r.Stands.Standing == spec.Untouched:
@@ -361,10 +361,10 @@ func (e ending) next(r *event.Result) (all []spec.Command) {
 		if len(open) > 0 {
 			all = append(all, e.undrain(e.spec.Targets, "puts all of them back")...)
 		}
-	case unwound && e.spec.Kind != spec.Undrain:
+	case rollbackFailed && e.spec.Kind != spec.Undrain:
 		all = append(e.undrain(e.spec.Targets, "puts it back"), resume("continues")...)
 	case e.any((*row).isPartial):
-		all = resume(map[bool]string{true: "continues", false: "waits again"}[unwound])
+		all = resume(map[bool]string{true: "continues", false: "waits again"}[rollbackFailed])
 	default:
 		all = append(resume("waits again"), e.undrain(e.spec.Targets, "puts it back")...)
 	}

@@ -87,7 +87,7 @@ func (o *Operation) planRun(ctx context.Context, sp spec.Spec, reports []plan.LB
 			}
 		}
 	}
-	p.ExitCode = spec.ExitOf(p.Verdict())
+	p.ExitCode = spec.ExitOf(p.Refusal())
 	return p, nil
 }
 

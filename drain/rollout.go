@@ -42,7 +42,7 @@ func (o *Operation) rollBatches(hard, soft context.Context) error {
 	if err := o.checkFailures(); err != nil {
 		return err
 	}
-	todo := o.whole.where(func(r *row) bool { return r.isOpen() && r.phase == plan.Waiting }).rows
+	todo := o.whole.where(func(r *row) bool { return r.isOpen() && r.phase == plan.NotBegun }).rows
 	// What is out already comes first.
 	slices.SortStableFunc(todo, func(a, b *row) int { return b.plan.Down - a.plan.Down })
 	all, err := batches(sp, todo)
@@ -171,7 +171,7 @@ func (o *Operation) planBatch(ctx context.Context, rows []*row) (*batch, error) 
 	for i, part := range lbs {
 		o.learn(i, part)
 	}
-	return b, plan.New(b.spec(), lbs, false).Verdict()
+	return b, plan.New(b.spec(), lbs, false).Refusal()
 }
 
 // pause puts the batch back, with a reload of its own, and waits, or asks, before the next one.
@@ -199,7 +199,7 @@ func (o *Operation) askAboutCanary(ctx context.Context, canary *row) error {
 		return fmt.Errorf("%w: there is no terminal to ask on after the canary", errGate)
 	}
 	state := "is done and back in the pool"
-	if canary.end != ended {
+	if canary.end != done {
 		state = "failed"
 	}
 	yes, err := o.options.Ask(ctx, fmt.Sprintf("%s %s; go on with the rest?", canary.Name, state))
@@ -214,7 +214,7 @@ func (o *Operation) askAboutCanary(ctx context.Context, canary *row) error {
 func (o *Operation) putBack(hard context.Context) error {
 	rest, err := o.walk(hard, hard, o.whole.only(o.returning()), []plan.Phase{plan.Clearing})
 	for _, r := range rest.rows {
-		r.end = ended
+		r.end = done
 	}
 	return err
 }

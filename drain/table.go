@@ -19,7 +19,7 @@ type End string
 
 // The ends.
 const (
-	ended      End = "done"
+	done       End = "done"
 	rolledBack End = "rolled back"
 	notDrained End = "not drained" // out of the pool, the app running, with connections open
 	left       End = "left"        // neither done nor rolled back
@@ -29,17 +29,17 @@ const (
 // A row is one backend of an operation, and how far it has come.
 type row struct {
 	*backend.Backend
-	plan    plan.Backend
-	phase   plan.Phase
-	reached plan.Phase // the furthest phase, also of an earlier process
-	end     End
-	why     Verdict // of the step that failed for it last
-	stuck   Verdict // of the step that failed in its rollback
-	changed bool    // the operation has changed something for it, if only for a while
+	plan        plan.Backend
+	phase       plan.Phase
+	reached     plan.Phase // the furthest phase, also of an earlier process
+	end         End
+	why         Verdict // of the step that failed for it last
+	rollbackWhy Verdict // of the step that failed in its rollback
+	changed     bool    // the operation has changed something for it, if only for a while
 }
 
-// standing reports whether the operation has left the backend in another state than before.
-func (r *row) standing(k spec.Kind) bool {
+// leavesChange reports whether the operation has left the backend in another state than before.
+func (r *row) leavesChange(k spec.Kind) bool {
 	switch {
 	case r.end == rolledBack, r.end == skipped:
 		return false
@@ -50,7 +50,7 @@ func (r *row) standing(k spec.Kind) bool {
 }
 
 // isPartial reports whether a step for the backend has begun and it is neither done nor rolled back.
-func (r *row) isPartial() bool { return r.end == left || r.end == "" && r.reached > plan.Waiting }
+func (r *row) isPartial() bool { return r.end == left || r.end == "" && r.reached > plan.NotBegun }
 
 // isOpen reports whether the row has no end yet.
 func (r *row) isOpen() bool { return r.end == "" }
@@ -251,7 +251,7 @@ func (t table) row(name string) (savedRow, bool) {
 // isWorked reports whether a resumed run skips the work on the backend. It repeats the work if the
 // backend failed to start or to become healthy afterwards.
 func (r savedRow) isWorked() bool {
-	return r.End == ended || r.End == "" && r.Phase >= plan.Starting || r.End == left && r.Phase == plan.Clearing
+	return r.End == done || r.End == "" && r.Phase >= plan.Starting || r.End == left && r.Phase == plan.Clearing
 }
 
 // adopt takes over the table of an earlier process. Rows that are done, and still as wanted, stay done.
@@ -271,13 +271,13 @@ func (o *Operation) adopt(t table) {
 			o.skipped = append(o.skipped, plan.Skip{Backend: r.Name, Reason: "it was undrained meanwhile"})
 			continue
 		}
-		r.Active, r.reached, r.changed = saved.Active, saved.Reached, saved.Reached > plan.Waiting
+		r.Active, r.reached, r.changed = saved.Active, saved.Reached, saved.Reached > plan.NotBegun
 		if r.Service.Unit != "" { // it may have been stopped, or started
 			r.Touched = k == spec.Undrain && !saved.Active && r.reached >= plan.Starting || k != spec.Undrain && saved.Active && r.reached >= plan.Stopping
 		}
 		switch {
-		case saved.End == ended && (k == spec.Run || !o.needsEdit(r)), undrained:
-			r.phase, r.end = saved.Phase, ended
+		case saved.End == done && (k == spec.Run || !o.needsEdit(r)), undrained:
+			r.phase, r.end = saved.Phase, done
 		case k == spec.Run && saved.isWorked():
 			r.phase = saved.Phase
 		}
@@ -303,7 +303,7 @@ func (o *Operation) covers(r *row) bool {
 // needsEdit reports whether a server of the row is not as wanted.
 func (o *Operation) needsEdit(r *row) bool {
 	return slices.ContainsFunc(o.whole.lbs, func(lb plan.LBPlan) bool {
-		return slices.ContainsFunc(serversOf(lb, []*row{r}), func(s balancer.Server) bool { return s.Configure })
+		return slices.ContainsFunc(serversOf(lb, []*row{r}), func(s balancer.Server) bool { return s.NeedsEdit })
 	})
 }
 

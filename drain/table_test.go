@@ -106,7 +106,7 @@ func endingOf(k spec.Kind, err error, backends ...backendOf) ending {
 	report := &balancer.Report{}
 	for i, b := range backends {
 		address := fmt.Sprintf("10.0.0.%d", i+1)
-		r := &row{Backend: &backend.Backend{Name: address}, plan: plan.Backend{Name: address, Targets: []string{address}}, end: b.end, reached: b.reached, phase: b.reached, changed: b.reached > plan.Waiting}
+		r := &row{Backend: &backend.Backend{Name: address}, plan: plan.Backend{Name: address, Targets: []string{address}}, end: b.end, reached: b.reached, phase: b.reached, changed: b.reached > plan.NotBegun}
 		if b.why != nil {
 			r.why = failed(true, b.why)
 			if b.late {
@@ -114,7 +114,7 @@ func endingOf(k spec.Kind, err error, backends ...backendOf) ending {
 			}
 		}
 		if b.stuck != nil {
-			r.stuck = failed(true, b.stuck)
+			r.rollbackWhy = failed(true, b.stuck)
 		}
 		e.rows = append(e.rows, r)
 		report.Servers = append(report.Servers, balancer.Server{Located: journal.Located{Server: keyed(address + ":80"), Down: true}, Name: "pool"})
@@ -125,7 +125,7 @@ func endingOf(k spec.Kind, err error, backends ...backendOf) ending {
 
 func TestResults(t *testing.T) {
 	bad := errors.New("bad")
-	done, back := backendOf{end: ended, reached: plan.Stopping}, backendOf{end: rolledBack, reached: plan.Stopping, why: bad}
+	good, back := backendOf{end: done, reached: plan.Stopping}, backendOf{end: rolledBack, reached: plan.Stopping, why: bad}
 	late := backendOf{end: rolledBack, reached: plan.Draining, why: bad, late: true}
 	open := backendOf{end: notDrained, reached: plan.Draining, why: bad, late: true}
 	stuck := backendOf{end: left, reached: plan.Stopping, why: bad}
@@ -139,30 +139,30 @@ func TestResults(t *testing.T) {
 		standing spec.Standing
 		next     []string // the commands
 	}{
-		{"drained", endingOf(spec.Drain, nil, done, done), spec.Done, journal.ResultDone, "", nil},
-		{"undrained", endingOf(spec.Undrain, nil, done), spec.Done, journal.ResultDone, "", nil},
-		{"one rolled back alone, for want of time", endingOf(spec.Drain, nil, done, late), spec.TimedOut, journal.ResultDone, spec.Changed, []string{"undrain"}},
-		{"one rolled back alone", endingOf(spec.Drain, nil, done, back), spec.Partial, journal.ResultDone, spec.Changed, []string{"undrain"}},
+		{"drained", endingOf(spec.Drain, nil, good, good), spec.Done, journal.ResultDone, "", nil},
+		{"undrained", endingOf(spec.Undrain, nil, good), spec.Done, journal.ResultDone, "", nil},
+		{"one rolled back alone, for want of time", endingOf(spec.Drain, nil, good, late), spec.TimedOut, journal.ResultDone, spec.Changed, []string{"undrain"}},
+		{"one rolled back alone", endingOf(spec.Drain, nil, good, back), spec.Partial, journal.ResultDone, spec.Changed, []string{"undrain"}},
 		{"all rolled back", endingOf(spec.Drain, nil, back, back), spec.Failed, journal.ResultRolledBack, spec.AsBefore, nil},
 		{"all rolled back, for want of time", endingOf(spec.Drain, nil, late, late), spec.TimedOut, journal.ResultRolledBack, spec.AsBefore, nil},
 		{"rolled back after Ctrl-C", endingOf(spec.Drain, spec.ErrInterrupted, backendOf{end: rolledBack, reached: plan.Draining, why: spec.ErrInterrupted}), spec.Interrupted, journal.ResultRolledBack, spec.AsBefore, nil},
-		{"one left not drained", endingOf(spec.Drain, nil, done, open), spec.TimedOut, journal.ResultNotDrained, spec.Changed, []string{"resume", "undrain"}},
-		{"stopped anyway", endingOf(spec.Drain, nil, backendOf{end: ended, reached: plan.Stopping, why: bad, late: true}), spec.TimedOut, journal.ResultDone, spec.Changed, []string{"undrain"}},
-		{"one does not stop", endingOf(spec.Drain, nil, stuck, done), spec.Partial, journal.ResultPartial, spec.Changed, []string{"resume"}},
+		{"one left not drained", endingOf(spec.Drain, nil, good, open), spec.TimedOut, journal.ResultNotDrained, spec.Changed, []string{"resume", "undrain"}},
+		{"stopped anyway", endingOf(spec.Drain, nil, backendOf{end: done, reached: plan.Stopping, why: bad, late: true}), spec.TimedOut, journal.ResultDone, spec.Changed, []string{"undrain"}},
+		{"one does not stop", endingOf(spec.Drain, nil, stuck, good), spec.Partial, journal.ResultPartial, spec.Changed, []string{"resume"}},
 		{"the rollback fails", endingOf(spec.Drain, bad, lost), spec.Partial, journal.ResultPartial, spec.Changed, []string{"undrain", "resume"}},
 		{"the rollback of an undrain fails", endingOf(spec.Undrain, bad, lost), spec.Partial, journal.ResultPartial, spec.Changed, []string{"resume"}},
 		{"the rollback of one fails, and another was rolled back", endingOf(spec.Drain, nil, back, lost), spec.Partial, journal.ResultPartial, spec.Changed, []string{"undrain", "resume"}},
 		{"an LB refuses the first edit", endingOf(spec.Drain, refused, backendOf{end: rolledBack, why: refused}), spec.Refused, journal.ResultRolledBack, spec.Untouched, nil},
 		{"an LB refuses, and another one was edited", endingOf(spec.Drain, refused, backendOf{end: rolledBack, reached: plan.Marking, why: refused}), spec.Failed, journal.ResultRolledBack, spec.AsBefore, nil},
-		{"a run is done", endingOf(spec.Run, nil, done, done), spec.Done, journal.ResultDone, "", nil},
-		{"a run ends early", endingOf(spec.Run, bad, done, backendOf{}), spec.Failed, journal.ResultPartial, spec.AllBack, []string{"resume"}},
+		{"a run is done", endingOf(spec.Run, nil, good, good), spec.Done, journal.ResultDone, "", nil},
+		{"a run ends early", endingOf(spec.Run, bad, good, backendOf{}), spec.Failed, journal.ResultPartial, spec.AllBack, []string{"resume"}},
 		{"a run ends before it does anything", endingOf(spec.Run, bad, backendOf{}, backendOf{}), spec.Failed, journal.ResultRolledBack, spec.AllBack, nil},
 		{"the gate is closed at first", endingOf(spec.Run, errGate, backendOf{}, backendOf{}), spec.Refused, journal.ResultRolledBack, spec.Untouched, nil},
-		{"the gate is closed later", endingOf(spec.Run, errGate, done, backendOf{}), spec.Failed, journal.ResultPartial, spec.AllBack, []string{"resume"}},
-		{"a run leaves one out", endingOf(spec.Run, nil, done, backendOf{end: left, reached: plan.Working, why: bad}), spec.Partial, journal.ResultPartial, spec.Changed, []string{"resume", "undrain"}},
-		{"a run puts one back", endingOf(spec.Run, nil, done, back), spec.Failed, journal.ResultPartial, spec.AllBack, []string{"resume"}},
-		{"a run is interrupted between two batches", endingOf(spec.Run, spec.ErrInterrupted, done, backendOf{}), spec.Interrupted, journal.ResultPartial, spec.AllBack, []string{"resume"}},
-		{"a run is interrupted twice", endingOf(spec.Run, spec.ErrInterrupted, done, backendOf{reached: plan.Working}), spec.Partial, journal.ResultPartial, spec.Changed, []string{"resume", "undrain"}},
+		{"the gate is closed later", endingOf(spec.Run, errGate, good, backendOf{}), spec.Failed, journal.ResultPartial, spec.AllBack, []string{"resume"}},
+		{"a run leaves one out", endingOf(spec.Run, nil, good, backendOf{end: left, reached: plan.Working, why: bad}), spec.Partial, journal.ResultPartial, spec.Changed, []string{"resume", "undrain"}},
+		{"a run puts one back", endingOf(spec.Run, nil, good, back), spec.Failed, journal.ResultPartial, spec.AllBack, []string{"resume"}},
+		{"a run is interrupted between two batches", endingOf(spec.Run, spec.ErrInterrupted, good, backendOf{}), spec.Interrupted, journal.ResultPartial, spec.AllBack, []string{"resume"}},
+		{"a run is interrupted twice", endingOf(spec.Run, spec.ErrInterrupted, good, backendOf{reached: plan.Working}), spec.Partial, journal.ResultPartial, spec.Changed, []string{"resume", "undrain"}},
 	} {
 		r, err := resultOf(test.e)
 		standing := spec.Standing("")
@@ -183,7 +183,7 @@ func TestResults(t *testing.T) {
 	if r, _ := resultOf(endingOf(spec.Drain, refused, backendOf{end: rolledBack, why: refused})); len(r.Findings) != 1 || r.Findings[0].Override != "--yes" {
 		t.Errorf("the refusal is %+v", r.Findings)
 	}
-	if r, _ := resultOf(endingOf(spec.Drain, nil, done, open)); r.Stands.Open == nil || *r.Stands.Open != 2 || len(r.Backends) != 1 {
+	if r, _ := resultOf(endingOf(spec.Drain, nil, good, open)); r.Stands.Open == nil || *r.Stands.Open != 2 || len(r.Backends) != 1 {
 		t.Errorf("%+v, %+v", r.Stands, r.Backends)
 	}
 }
@@ -191,7 +191,7 @@ func TestResults(t *testing.T) {
 // The next commands are about what is left, and have the flags that say where it is.
 func TestNextCommands(t *testing.T) {
 	bad := errors.New("bad")
-	done, out, late := backendOf{end: ended, reached: plan.Stopping}, backendOf{end: left, reached: plan.Working, why: bad}, backendOf{end: notDrained, reached: plan.Draining, why: bad, late: true}
+	good, out, late := backendOf{end: done, reached: plan.Stopping}, backendOf{end: left, reached: plan.Working, why: bad}, backendOf{end: notDrained, reached: plan.Draining, why: bad, late: true}
 	const where = " --lb lb1 --lb lb2"
 	for _, test := range []struct {
 		name  string
@@ -200,10 +200,10 @@ func TestNextCommands(t *testing.T) {
 		next  []string
 		while string // in the reasons
 	}{
-		{"one is not drained", endingOf(spec.Drain, nil, done, late), 0, []string{"drainctl resume ID" + where, "drainctl undrain 10.0.0.1 10.0.0.2 --upstream pool" + where}, ""},
-		{"a run leaves one out", endingOf(spec.Run, nil, done, out), 0, []string{"drainctl resume ID" + where, "drainctl undrain 10.0.0.2 --upstream pool" + where}, ""},
-		{"an LB is gone", endingOf(spec.Run, nil, out, done), 1, []string{"drainctl resume ID" + where, "drainctl undrain 10.0.0.1 --upstream pool" + where}, "; with --skip-unreachable-lb 1 while lb1 cannot be reached"},
-		{"all LBs are gone", endingOf(spec.Run, nil, out, done), 2, []string{"drainctl resume ID" + where, "drainctl undrain 10.0.0.1 --upstream pool" + where}, ""},
+		{"one is not drained", endingOf(spec.Drain, nil, good, late), 0, []string{"drainctl resume ID" + where, "drainctl undrain 10.0.0.1 10.0.0.2 --upstream pool" + where}, ""},
+		{"a run leaves one out", endingOf(spec.Run, nil, good, out), 0, []string{"drainctl resume ID" + where, "drainctl undrain 10.0.0.2 --upstream pool" + where}, ""},
+		{"an LB is gone", endingOf(spec.Run, nil, out, good), 1, []string{"drainctl resume ID" + where, "drainctl undrain 10.0.0.1 --upstream pool" + where}, "; with --skip-unreachable-lb 1 while lb1 cannot be reached"},
+		{"all LBs are gone", endingOf(spec.Run, nil, out, good), 2, []string{"drainctl resume ID" + where, "drainctl undrain 10.0.0.1 --upstream pool" + where}, ""},
 	} {
 		e := test.e
 		e.spec.LBs, e.spec.Upstreams, e.spec.Given = []string{"lb1", "lb2"}, []string{"pool"}, []string{"upstream", "timeout"}
@@ -229,13 +229,13 @@ func TestNextCommands(t *testing.T) {
 // what is left in another state is never said to be as before.
 func TestResultsAreTruthful(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
-	ends := []End{"", ended, rolledBack, notDrained, left, skipped}
+	ends := []End{"", done, rolledBack, notDrained, left, skipped}
 	for range 20_000 {
 		k := []spec.Kind{spec.Drain, spec.Undrain, spec.Run}[random.IntN(3)]
 		var all []backendOf
 		for range 1 + random.IntN(3) {
 			b := backendOf{end: ends[random.IntN(len(ends))], reached: plan.Paths[k][random.IntN(len(plan.Paths[k]))], late: random.IntN(2) == 0}
-			if random.IntN(2) == 0 || b.end != ended {
+			if random.IntN(2) == 0 || b.end != done {
 				b.why = errors.New("bad")
 			}
 			if b.end == left && random.IntN(2) == 0 {

@@ -22,7 +22,7 @@ const (
 	Irreversible                // failed, and cannot be rolled back
 )
 
-// A Verdict is what a step has to say.
+// A Verdict is the result of a step.
 type Verdict struct {
 	Outcome Outcome
 	Changed bool // it changed something, if only for a while; also when it failed
@@ -74,9 +74,9 @@ func joined(rows []*row, verdicts []Verdict) Verdict {
 	return all
 }
 
-// run does the step of a phase. In a rollback, back is set and the step undoes only what this operation
+// doStep does the step of a phase. In a rollback, back is set and the step undoes only what this operation
 // did. A step can be repeated; it then does what is still to be done.
-func (b *batch) run(ctx context.Context, p plan.Phase, back bool) Verdict {
+func (b *batch) doStep(ctx context.Context, p plan.Phase, back bool) Verdict {
 	switch p {
 	case plan.Marking, plan.Clearing:
 		return b.reconcile(ctx, p, back)
@@ -96,7 +96,7 @@ func (o *Operation) walk(hard, soft context.Context, b *batch, path []plan.Phase
 		if o.plan.Spec.Kind == spec.Run && p >= plan.Working {
 			ctx = hard // after Ctrl-C, the batch returns to the pool before the run ends
 		}
-		v := o.take(ctx, b, p, false)
+		v := o.takeStep(ctx, b, p, false)
 		switch {
 		case v.Outcome == StepOK:
 			continue
@@ -129,7 +129,7 @@ func (o *Operation) unwindAll(hard context.Context, b *batch, v Verdict) error {
 	o.unwind(hard, back, v)
 	for _, r := range back.rows {
 		if r.end == rolledBack { // a resume begins with it
-			r.phase, r.reached, r.end, r.why = plan.Waiting, plan.Waiting, "", Verdict{}
+			r.phase, r.reached, r.end, r.why = plan.NotBegun, plan.NotBegun, "", Verdict{}
 		}
 	}
 	return v.Err
@@ -185,7 +185,7 @@ func (o *Operation) unwind(ctx context.Context, b *batch, why Verdict) {
 		if len(part.rows) == 0 {
 			continue
 		}
-		v := o.take(ctx, part, p, true)
+		v := o.takeStep(ctx, part, p, true)
 		if v.Outcome == StepOK {
 			continue
 		}
@@ -193,7 +193,7 @@ func (o *Operation) unwind(ctx context.Context, b *batch, why Verdict) {
 			v.Failed = part.rows
 		}
 		for _, r := range v.Failed {
-			r.end, r.stuck = left, v.of(r)
+			r.end, r.rollbackWhy = left, v.of(r)
 		}
 		rest = rest.without(v.Failed)
 	}
@@ -215,21 +215,21 @@ func (o *Operation) tellRollback(b *batch, why Verdict) {
 	}
 }
 
-// take runs the step of one phase and says how it went. The journal of every LB has it before it
+// takeStep runs the step of one phase and says how it went. The journal of every LB has it before it
 // begins. On the way back to the pool, a journal that cannot be written is a warning: it is no reason
 // to leave an app stopped.
-func (o *Operation) take(ctx context.Context, b *batch, p plan.Phase, back bool) Verdict {
+func (o *Operation) takeStep(ctx context.Context, b *batch, p plan.Phase, back bool) Verdict {
 	head := event.Header{Step: p.Step(), Direction: p.Direction()}
 	if ctx.Err() != nil {
 		return failed(false, context.Cause(ctx))
 	}
-	run := o.plan.Spec.Kind == spec.Run
-	wayBack := back || run && p > plan.Working
+	isRolling := o.plan.Spec.Kind == spec.Run
+	wayBack := back || isRolling && p > plan.Working
 	if wayBack && o.lbs.IsBroken() {
 		// An LB that is gone is no reason to leave the app stopped. Steps that need it fail.
 		_ = o.reconnect(ctx)
 	}
-	if back || run || o.begins(b, p) {
+	if back || isRolling || o.begins(b, p) {
 		o.announce(b, p, back)
 		if err := o.record(ctx); err != nil && !wayBack {
 			return o.failedStep(head, failed(false, err))
@@ -246,8 +246,8 @@ func (o *Operation) take(ctx context.Context, b *batch, p plan.Phase, back bool)
 		return failed(false, context.Cause(ctx))
 	}
 	began := time.Now()
-	v := b.run(ctx, p, back)
-	for _, r := range b.rows {
+	v := b.doStep(ctx, p, back)
+	for _, r := range b.rows { // joined has noted Changed for each row; a step without Each is about all rows
 		r.changed = r.changed || v.Changed && v.Each == nil
 	}
 	if v.Err != nil {

@@ -189,7 +189,7 @@ func (o *Operation) askOnlyIf(ctx context.Context) error {
 		return nil
 	}
 	// Others are under way since an earlier process asked.
-	rows := o.whole.where(func(m *row) bool { return m.isOpen() && m.reached == plan.Waiting }).rows
+	rows := o.whole.where(func(m *row) bool { return m.isOpen() && m.reached == plan.NotBegun }).rows
 	reasons := make([]string, len(rows))
 	errs := gather(rows, func(m *row) error {
 		var args []string

@@ -40,9 +40,9 @@ type Wait struct {
 	Known   []netip.Addr
 	Ignored []netip.Prefix
 
-	// Look looks, beside a reading, whether the LBs still keep requests away; it
-	// knows whether it is time to, unless it must. buffered asks for requests that
-	// they hold. hold tells that the reading does not count.
+	// Look checks, beside a reading, that the LBs keep requests away, at most once
+	// in a while. With must or buffered it always checks; buffered asks for requests
+	// that they hold, too. If hold is true, the reading does not count.
 	Look func(ctx context.Context, must, buffered bool) (hold bool, err error)
 	// Reading is told each reading, and Client another client: quiet is how long
 	// nobody else must connect.
@@ -154,12 +154,12 @@ func (b *Backend) Drained(ctx context.Context, w Wait) (Reading, error) {
 // beside the reading that may be the last. All are asked at once, so that the
 // looks delay nothing.
 func (r *waiting) sample(ctx context.Context) error {
-	last, before := r.low == LowReadings-1, r.low == LowReadings-2
+	isLast, isNextToLast := r.low == LowReadings-1, r.low == LowReadings-2
 	looked := make(chan error, 1)
 	hold := false
 	go func() {
 		var err error
-		hold, err = r.Look(ctx, last, before)
+		hold, err = r.Look(ctx, isLast, isNextToLast)
 		looked <- err
 	}()
 	started := time.Now()
@@ -176,13 +176,13 @@ func (r *waiting) sample(ctx context.Context) error {
 		return lookErr
 	}
 	if err == nil { // a backend that does not answer is not asked twice
-		arriving, clientsErr := r.clients.look(ctx, last)
+		arriving, clientsErr := r.clients.look(ctx, isLast)
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
 		if clientsErr == nil {
 			r.arriving = arriving
-		} else if last {
+		} else if isLast {
 			r.arriving = true // not known is not none
 		}
 	}

@@ -44,7 +44,7 @@ type Balancer interface {
 	Record(context.Context, Recorded) error
 	// End records how the operation ended.
 	End(context.Context, journal.Ending) error
-	// State is what stands.
+	// State returns the operations and the marks in the journal.
 	State(context.Context) (journal.State, error)
 	// History lists all operations, or has the lines of one.
 	History(context.Context, HistoryQuery) (History, error)
@@ -126,7 +126,7 @@ type Server struct {
 	Parameters []string `json:"parameters,omitempty"`
 	At         int      `json:"at"`                // byte offset of the line's first word
 	Managed    bool     `json:"managed,omitempty"` // drainctl has marked it down
-	Configure  bool     `json:"configure,omitempty"`
+	NeedsEdit  bool     `json:"configure,omitempty"`
 	Open       int      `json:"connections"` // connections from this LB; -1: not counted
 }
 

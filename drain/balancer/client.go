@@ -20,7 +20,7 @@ type Client struct {
 	agent  string // its version
 	caller journal.Recorder
 	stream io.ReadWriteCloser
-	rpc    *caller
+	rpc    *rpcClient
 	done   chan struct{}
 	once   sync.Once
 	calls  atomic.Int64
@@ -64,7 +64,7 @@ func Connect(ctx context.Context, name, version string, stream io.ReadWriteClose
 		return nil, err
 	}
 	ch.max, c.agent, c.caller = maxMessage, hello.Version, hello.Caller
-	c.rpc = &caller{ch: ch, slots: make(chan struct{}, maxCalls), ended: make(chan struct{}), wait: map[uint64]chan response{}}
+	c.rpc = &rpcClient{ch: ch, slots: make(chan struct{}, maxCalls), ended: make(chan struct{}), wait: map[uint64]chan response{}}
 	go func() {
 		c.rpc.receive()
 		c.once.Do(func() { close(c.done) })

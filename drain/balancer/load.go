@@ -74,7 +74,7 @@ func (l *Local) reload(ctx context.Context, limit time.Duration) error {
 		return fmt.Errorf("write the journal: %w", err)
 	}
 	known := maps.Clone(l.unloaded)
-	l.mayHaveLoaded()
+	l.forgetLoadedText()
 	var after nginx.Running
 	err = l.effect("nginx -s reload", func() (err error) {
 		after, err = l.binary().ReloadAndVerify(ctx, conf, limit)
@@ -85,7 +85,7 @@ func (l *Local) reload(ctx context.Context, limit time.Duration) error {
 	var failure *nginx.ReloadError
 	switch {
 	case err == nil:
-		l.after, l.seen, l.unloaded = after, nil, map[string]journal.FileHashes{}
+		l.after, l.watched, l.unloaded = after, nil, map[string]journal.FileHashes{}
 	case errors.As(err, &failure) && failure.Sure:
 		l.unloaded = known // nginx keeps the configuration that it had
 	}

@@ -58,12 +58,12 @@ type Local struct {
 	// unloaded are the files edited since nginx last loaded them: the hashes of what it
 	// has loaded, empty where that is not known, and of what they are now.
 	unloaded map[string]journal.FileHashes
-	undone   bool          // all that the operation has changed was undone
-	refused  bool          // the command of the last reload failed
-	original nginx.Running // the last generation that certainly serves no edit of the operation
-	before   nginx.Running // the generation before the last edit
-	after    nginx.Running // what runs since the last verified load
-	seen     map[string]time.Time
+	undone   bool                 // all that the operation has changed was undone
+	refused  bool                 // the command of the last reload failed
+	original nginx.Running        // the last generation that certainly serves no edit of the operation
+	before   nginx.Running        // the generation before the last edit
+	after    nginx.Running        // what runs since the last verified load
+	watched  map[string]time.Time // when the files had changed at the last Watch; nil: read them again
 
 	mu    sync.Mutex // guards what follows
 	known map[journal.Server]nginx.Address

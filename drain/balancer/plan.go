@@ -172,7 +172,7 @@ func (r *reading) findReturning(targets []nginx.Target) {
 				continue
 			}
 			d := r.describe(s)
-			if d.Configure = d.Down && d.Managed; !d.Configure {
+			if d.NeedsEdit = d.Down && d.Managed; !d.NeedsEdit {
 				continue
 			}
 			r.returning, r.Returning = append(r.returning, s), append(r.Returning, d)
@@ -201,9 +201,9 @@ func (r *reading) describe(s *nginx.Server) Server {
 	d.Managed = len(r.State.MarksOn(d.Server)) > 0
 	switch r.query.Want {
 	case Out:
-		d.Configure = !d.Down
+		d.NeedsEdit = !d.Down
 	case Back:
-		d.Configure = d.Down && (d.Managed || r.query.Force)
+		d.NeedsEdit = d.Down && (d.Managed || r.query.Force)
 	}
 	return d
 }
@@ -218,12 +218,12 @@ func (r *reading) edits() error {
 	}
 	var edits []nginx.Edit
 	for i, s := range r.servers {
-		if r.Servers[i].Configure {
+		if r.Servers[i].NeedsEdit {
 			edits = append(edits, s.Edits(r.query.Want == Out)...)
 		}
 	}
 	for i, s := range r.returning {
-		if r.Returning[i].Configure {
+		if r.Returning[i].NeedsEdit {
 			edits = append(edits, s.Edits(false)...)
 		}
 	}

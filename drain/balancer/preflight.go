@@ -38,7 +38,7 @@ func (l *Local) preflight(ctx context.Context, r *reading, tested <-chan error) 
 	}
 	done := map[string]bool{}
 	for _, s := range r.Servers {
-		if !s.Configure || done[s.File] {
+		if !s.NeedsEdit || done[s.File] {
 			continue
 		}
 		done[s.File] = true

@@ -161,7 +161,7 @@ func (s *server) forget(r request) {
 }
 
 // A caller makes calls over a channel, maxCalls at a time: others wait.
-type caller struct {
+type rpcClient struct {
 	ch    *channel
 	slots chan struct{} // one for each call that the other end has not answered
 	ended chan struct{} // closed when the stream has ended
@@ -172,7 +172,7 @@ type caller struct {
 }
 
 // receive hands responses to whoever waits for them, until the stream ends.
-func (c *caller) receive() {
+func (c *rpcClient) receive() {
 	for {
 		message, err := c.ch.receive()
 		var r response
@@ -201,7 +201,7 @@ func (c *caller) receive() {
 
 // call makes one call. When ctx ends, the call is cancelled at the other end, and
 // not waited for.
-func (c *caller) call(ctx context.Context, method string, params json.RawMessage) (json.RawMessage, error) {
+func (c *rpcClient) call(ctx context.Context, method string, params json.RawMessage) (json.RawMessage, error) {
 	select {
 	case c.slots <- struct{}{}:
 	case <-c.ended:

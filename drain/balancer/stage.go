@@ -128,7 +128,7 @@ func (l *Local) lookBefore(ctx context.Context, conf *nginx.Config, build nginx.
 		return err
 	}
 	if now.Started(l.before) {
-		l.mayHaveLoaded()
+		l.forgetLoadedText()
 		if err := l.markSent(ctx); err != nil {
 			return fmt.Errorf("write the journal: %w", err)
 		}
@@ -165,8 +165,8 @@ func (l *Local) differs() bool {
 	return false
 }
 
-// mayHaveLoaded notes that it is not known which text of the edited files nginx has loaded.
-func (l *Local) mayHaveLoaded() {
+// forgetLoadedText notes that drainctl no longer knows which text of the edited files nginx has loaded.
+func (l *Local) forgetLoadedText() {
 	for path, f := range l.unloaded {
 		l.unloaded[path] = journal.FileHashes{After: f.After}
 	}

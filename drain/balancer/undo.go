@@ -140,7 +140,7 @@ func (l *Local) noteLoadByOthers(ctx context.Context) bool {
 	if err != nil || len(s.UnsentOf(l.id)) == 0 || !l.hasOtherWorkers(ctx) {
 		return false
 	}
-	l.mayHaveLoaded()
+	l.forgetLoadedText()
 	l.needsLoad = true
 	_ = l.markSent(ctx) // the memory of this agent is enough for what it does itself
 	return true

@@ -87,12 +87,12 @@ func (l *Local) drift(ctx context.Context, w WatchRequest) (*Drift, error) {
 		return nil, err
 	}
 	reloaded := len(now.Serving()) > 0 && now.Started(l.after)
-	if !reloaded && l.seen != nil {
-		files, err := changeTimes(l.seen)
+	if !reloaded && l.watched != nil {
+		files, err := changeTimes(l.watched)
 		if err != nil {
 			return nil, err
 		}
-		if maps.EqualFunc(files, l.seen, time.Time.Equal) {
+		if maps.EqualFunc(files, l.watched, time.Time.Equal) {
 			return nil, nil
 		}
 	}
@@ -135,7 +135,7 @@ func (l *Local) reread(ctx context.Context, w WatchRequest, now nginx.Running, r
 			return &Drift{Reason: DriftUnknown, Places: []string{path}, Reloaded: true}, nil
 		}
 	}
-	l.after, l.seen = now, files
+	l.after, l.watched = now, files
 	return nil, nil
 }
 

@@ -168,7 +168,7 @@ func (f Fleet) Close() {
 
 // Watch returns a context that ends when the connection to an LB breaks: its locks are gone, and
 // another operation may begin there.
-func (f Fleet) Watch(ctx context.Context) (context.Context, context.CancelFunc) {
+func (f Fleet) UntilBroken(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	for _, lb := range f {
 		done := lb.Done()

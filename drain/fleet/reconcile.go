@@ -13,9 +13,9 @@ import (
 // A Round is one reconciliation of the marks on all LBs.
 type Round struct {
 	event.Header // of its events, without an LB
-	// Back tells that servers return to the pool, or to the state before: an LB that fails then keeps
-	// no other LB from it.
-	Back bool
+	// BestEffort tells that an LB that fails keeps no other LB from the change: in a rollback, and where
+	// servers return to the pool.
+	BestEffort bool
 	// Request returns the wants of an LB and the hashes of the files that they were planned with.
 	Request func(*LB) balancer.StageRequest
 	// Replan plans the part of an LB again whose files have changed since, and checks the guards again.
@@ -40,7 +40,7 @@ func (f Fleet) Reconcile(ctx context.Context, r Round) (changed bool, err error)
 		}
 		return nil
 	}
-	if r.Back {
+	if r.BestEffort {
 		err = f.Each(ctx, func(ctx context.Context, lb *LB) error {
 			err := lb.Reconnect(ctx, r.Locks)
 			if err == nil {

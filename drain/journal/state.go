@@ -442,8 +442,8 @@ type Ending struct {
 	Result     Result            `json:"result"`
 	Progress   json.RawMessage   `json:"progress,omitempty"`    // how each backend ended; not looked into here
 	Open       int               `json:"open,omitempty"`        // connections left
-	NotDrained []Server          `json:"not_drained,omitempty"` // that have them, where others have none
-	Returned   []Server          `json:"returned,omitempty"`    // that are as before, where others are not
+	NotDrained []Server          `json:"not_drained,omitempty"` // that still have connections; empty: all of the operation
+	Returned   []Server          `json:"returned,omitempty"`    // that the rollback has restored; empty: none or all, as Result says
 	Supersede  []string          `json:"supersede,omitempty"`   // IDs of operations that this one replaces
 	Lines      []json.RawMessage `json:"lines,omitempty"`       // for the history
 

@@ -42,7 +42,7 @@ func add(to *[]spec.Finding, f spec.Finding) { *to = append(*to, f) }
 
 // NeedsEdit tells whether a report has servers to configure.
 func NeedsEdit(lb LBPlan) bool {
-	return slices.ContainsFunc(lb.Report.Servers, func(s balancer.Server) bool { return s.Configure })
+	return slices.ContainsFunc(lb.Report.Servers, func(s balancer.Server) bool { return s.NeedsEdit })
 }
 
 func skippedFiles(p *Plan) []spec.Finding {

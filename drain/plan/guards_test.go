@@ -158,8 +158,8 @@ func TestGuardOfLiveServers(t *testing.T) {
 			p := c.plan(spec.Drain, "10.0.0.1", func(s *spec.Spec) { s.MinUp = test.minUp })
 			contains(t, "refusals", refusals(p), test.refusals)
 			contains(t, "warnings", warnings(p), test.warnings)
-			if (p.ExitCode == spec.Refused) != (test.refusals != nil) || (p.Verdict() != nil) != (test.refusals != nil) {
-				t.Errorf("the plan ends with %d (%v)", p.ExitCode, p.Verdict())
+			if (p.ExitCode == spec.Refused) != (test.refusals != nil) || (p.Refusal() != nil) != (test.refusals != nil) {
+				t.Errorf("the plan ends with %d (%v)", p.ExitCode, p.Refusal())
 			}
 			// Nothing of this is for an undrain.
 			back := c.plan(spec.Undrain, "10.0.0.1", func(s *spec.Spec) { s.MinUp, s.Force = test.minUp, true })
@@ -316,7 +316,7 @@ func reported(k spec.Kind, target string, r balancer.Report, change ...func(*spe
 func line(address string, at int, down, managed, configure bool) balancer.Server {
 	return balancer.Server{
 		Located: journal.Located{Server: journal.Server{Module: "http", Upstream: "web", Address: address}, File: "/nginx.conf", Line: at, Down: down},
-		Name:    "web", Text: address, At: 10 * at, Managed: managed, Configure: configure,
+		Name:    "web", Text: address, At: 10 * at, Managed: managed, NeedsEdit: configure,
 	}
 }
 

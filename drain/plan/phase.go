@@ -13,14 +13,14 @@ type Phase int
 // The phases, in the order of a rolling run. A drain ends with stopping, and an undrain
 // begins with starting.
 const (
-	Waiting  Phase = iota // no step was begun
+	NotBegun Phase = iota // no step was begun
 	Marking               // down, on every LB
 	Draining              // until no connection is open
 	Stopping              // the service
 	Working
 	Starting // the service
 	Checking // until it is healthy
-	Clearing // down, on every LB
+	Clearing // down, on every LB; of a rolling run also: it is healthy, and the next edit puts it back
 )
 
 // phases are the names and the steps of the phases.
@@ -29,8 +29,8 @@ var phases = [...]struct {
 	StepName
 	Direction
 }{
-	Waiting: {name: "waiting"},
-	Marking: {"marking", StepMarkDown, Forward}, Draining: {"draining", StepWait, Forward}, Stopping: {"stopping", StepService, Forward},
+	NotBegun: {name: "waiting"},
+	Marking:  {"marking", StepMarkDown, Forward}, Draining: {"draining", StepWait, Forward}, Stopping: {"stopping", StepService, Forward},
 	Working:  {"working", StepWork, Forward},
 	Starting: {"starting", StepService, Reverse}, Checking: {"checking", StepWait, Reverse}, Clearing: {"clearing", StepMarkDown, Reverse},
 }

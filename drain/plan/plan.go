@@ -102,7 +102,7 @@ func New(sp spec.Spec, lbs []LBPlan, dry bool) *Plan {
 	for _, guard := range Guards {
 		p.Findings = append(p.Findings, guard(p)...)
 	}
-	p.ExitCode = spec.ExitOf(p.Verdict())
+	p.ExitCode = spec.ExitOf(p.Refusal())
 	return p
 }
 
@@ -115,9 +115,9 @@ func (p *Plan) describe() {
 	p.Unchecked = append([]string{}, unchecked(p)...)
 }
 
-// Verdict is the failure that a run would end with before it touches anything;
+// Refusal returns the failure that a run would end with before it touches anything;
 // nil if nothing is known to speak against it.
-func (p *Plan) Verdict() error {
+func (p *Plan) Refusal() error {
 	refusals := slices.DeleteFunc(slices.Clone(p.Findings), func(f spec.Finding) bool { return f.Warning })
 	if len(refusals) == 0 {
 		return nil
@@ -128,7 +128,7 @@ func (p *Plan) Verdict() error {
 // Unchanged tells that every configuration is as wanted: nothing will be edited.
 func (p *Plan) Unchanged() bool {
 	for _, lb := range p.LBs {
-		if slices.ContainsFunc(lb.Report.Servers, func(s balancer.Server) bool { return s.Configure }) {
+		if slices.ContainsFunc(lb.Report.Servers, func(s balancer.Server) bool { return s.NeedsEdit }) {
 			return false
 		}
 	}
@@ -374,7 +374,7 @@ func places(servers []balancer.Server) string {
 // step and those that an undrain leaves down.
 func Sides(servers []balancer.Server, k spec.Kind) (wanted, stayDown []balancer.Server) {
 	for _, s := range servers {
-		if k == spec.Undrain && s.Down && !s.Configure {
+		if k == spec.Undrain && s.Down && !s.NeedsEdit {
 			stayDown = append(stayDown, s)
 		} else {
 			wanted = append(wanted, s)

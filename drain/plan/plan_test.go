@@ -43,7 +43,7 @@ func TestPlanChangesOneWord(t *testing.T) {
 		if p.Unchanged() != (test.want == nil) {
 			t.Errorf("%s %s: unchanged %t", test.kind, test.target, p.Unchanged())
 		}
-		if err := p.Verdict(); err != nil {
+		if err := p.Refusal(); err != nil {
 			t.Errorf("%s %s: verdict %v", test.kind, test.target, err)
 		}
 	}

@@ -24,7 +24,7 @@ func (b *batch) reconcile(ctx context.Context, p plan.Phase, undo bool) Verdict 
 	}
 	back := undo || p == plan.Clearing && b.o.plan.Spec.Kind == spec.Run
 	changed, err := b.o.lbs.Reconcile(ctx, fleet.Round{
-		Header: event.Header{Step: p.Step(), Direction: p.Direction()}, Back: back,
+		Header: event.Header{Step: p.Step(), Direction: p.Direction()}, BestEffort: back,
 		Request: func(lb *fleet.LB) balancer.StageRequest { return b.request(lb, want, returning, back) },
 		Replan:  b.planAgain, ReloadTimeout: b.o.plan.Spec.ReloadTimeout, Locks: b.o.locks(), Emit: b.o.emit,
 	})
@@ -35,7 +35,7 @@ func (b *batch) reconcile(ctx context.Context, p plan.Phase, undo bool) Verdict 
 		return Verdict{Changed: changed, Detail: event.Detail{Restored: true}}
 	}
 	for _, r := range returning {
-		r.end = ended
+		r.end = done
 	}
 	return Verdict{Changed: changed, Detail: b.detail(want, returning)}
 }
@@ -84,7 +84,7 @@ func (b *batch) plan(ctx context.Context, lb *fleet.LB) (plan.LBPlan, error) {
 func (b *batch) planAgain(ctx context.Context, lb *fleet.LB) error {
 	part, err := b.plan(ctx, lb)
 	if err == nil {
-		err = plan.New(b.spec(), []plan.LBPlan{part}, false).Verdict()
+		err = plan.New(b.spec(), []plan.LBPlan{part}, false).Refusal()
 	}
 	if err == nil {
 		i := slices.Index(b.o.lbs, lb)
@@ -105,7 +105,7 @@ func (b *batch) detail(want balancer.Want, returning []*row) (detail event.Detai
 			detail.Up = append(detail.Up, plan.ServerNames(b.o.whole.servers(lb, returning))...)
 			continue
 		}
-		stays := func(s balancer.Server) bool { return s.Down && !s.Managed && !(undrain && s.Configure) }
+		stays := func(s balancer.Server) bool { return s.Down && !s.Managed && !(undrain && s.NeedsEdit) }
 		var up, down []balancer.Server
 		for _, s := range servers {
 			if stays(s) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 	"testing"
@@ -321,48 +322,49 @@ func TestCheckOfBackends(t *testing.T) {
 	}
 }
 
-// A listeningHost is a backend on which something listens on one port.
-type listeningHost struct {
-	remote.Host
-	port int
-}
+// A namedHost is this machine under the name of a backend.
+type namedHost struct{ remote.Host }
 
-func (listeningHost) Name() string { return "app-1" }
-
-func (h listeningHost) Run(context.Context, remote.Command) (remote.Result, error) {
-	return remote.Result{Stdout: fmt.Appendf(nil, "0 128 0.0.0.0:%d 0.0.0.0:*\n", h.port)}, nil
-}
+func (namedHost) Name() string { return "app-1" }
 
 // A server that answers, and on whose port nothing listens on the backend, is counted at the
 // wrong place: one of several ports is enough.
 func TestForwardedPort(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	open := uint16(l.Addr().(*net.TCPAddr).Port)
+	const closed = 1 // tcpmux (RFC 1078)
 	for _, test := range []struct {
 		name    string
 		ports   []uint16 // of servers that are up
-		open    int
+		count   int
 		counter bool // on the backend
 		sick    error
-		want    string
+		found   bool
 	}{
-		{"the port", []uint16{80}, 0, true, nil, ""},
-		{"another port", []uint16{81}, 0, true, nil, "on app-1 nothing listens on port 81"},
-		{"one of two", []uint16{80, 81}, 0, true, nil, "on app-1 nothing listens on port 81"},
-		{"a connection is counted", []uint16{81}, 1, true, nil, ""},
-		{"the server does not answer", []uint16{81}, 0, true, errFault, ""},
-		{"counted elsewhere", []uint16{81}, 0, false, nil, ""},
-		{"no server is up", nil, 0, true, nil, ""},
+		{"the port", []uint16{open}, 0, true, nil, false},
+		{"another port", []uint16{closed}, 0, true, nil, true},
+		{"one of two", []uint16{open, closed}, 0, true, nil, true},
+		{"a connection is counted", []uint16{closed}, 1, true, nil, false},
+		{"the server does not answer", []uint16{closed}, 0, true, errFault, false},
+		{"counted elsewhere", []uint16{closed}, 0, false, nil, false},
+		{"no server is up", nil, 0, true, nil, false},
 	} {
-		host := listeningHost{port: 80}
 		w, _ := waitOf(holding(nil), nil)
 		w.o.lbs = fleet.Fleet{{Balancer: &sickLB{checks: []error{test.sick}}, Name: fleet.ThisMachine}}
 		m := w.rows[0]
-		m.Host, m.plan.UpPorts = host, test.ports
+		m.Host, m.plan.UpPorts = namedHost{remote.Local(nil)}, test.ports
 		if test.counter {
-			m.Counter = remote.NewCounter(host, test.ports)
+			counter := remote.NewCounter(m.Host, test.ports)
+			defer counter.Close()
+			m.Counter = counter
 		}
-		found := w.o.checkReach(t.Context(), m, remote.Count{Open: test.open})
-		if (len(found) > 0) != (test.want != "") || len(found) > 0 && (!strings.Contains(found[0].Text, test.want) || found[0].Override != "--poll lb or --ssh-host") {
-			t.Errorf("%s: %+v, want %q", test.name, found, test.want)
+		found := w.o.checkReach(t.Context(), m, remote.Count{Open: test.count})
+		if (len(found) > 0) != test.found || test.found && (!strings.Contains(found[0].Text, "on app-1 nothing listens on port 1:") || found[0].Override != "--poll lb or --ssh-host") {
+			t.Errorf("%s: %+v, want one: %t", test.name, found, test.found)
 		}
 	}
 }

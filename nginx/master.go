@@ -45,9 +45,10 @@ func (b Binary) masterState(pid int) (m masterState, err error) {
 	return m, nil
 }
 
-// hangUp sends SIGHUP to a master. nginx -s reload does the same after it has read the whole
-// configuration once more (ngx_signal_process). A later process of the same PID gets no signal:
-// os.FindProcess keeps hold of the one that is looked at, with pidfd_open(2).
+// hangUp sends SIGHUP to a master, as nginx -s reload does after it has read the whole configuration
+// once more (ngx_signal_process). It checks the start time after os.FindProcess has opened a pidfd, so
+// that a later process of the same PID gets no signal. Kernels before 5.4 have no such pidfd: there, a
+// moment between the check and the signal remains.
 func (b Binary) hangUp(master Process) error {
 	p, err := os.FindProcess(master.PID)
 	if err != nil {

@@ -17,6 +17,7 @@ type Process struct {
 	Started uint64 // ticks since boot, /proc/PID/stat field 22
 	Title   string // its command line, which nginx sets
 	parent  int
+	parents bool // it is the parent of one of nginx's
 }
 
 // Memory is the bytes of memory that a process holds alone and its share of what

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// How often the processes are looked at while a reload takes effect, how soon once more when it
-// seems to have, and how often the children of the master alone.
+// generationInterval is between two looks at the processes during a reload, confirmInterval before
+// the look that confirms a success, overlapInterval between two looks at the master's children.
 const (
 	generationInterval = 20 * time.Millisecond
 	confirmInterval    = 2 * time.Millisecond
@@ -61,6 +61,8 @@ func (b Binary) ReloadAndVerify(ctx context.Context, conf *Config, limit time.Du
 	case errors.As(err, &failed):
 		if line := logs.loadFailure(ctx, found.Master.PID); line != "" {
 			failed.Reason += "; its error log says: " + line
+		} else if err := b.Test(ctx); failed.Sure && err != nil {
+			failed.Reason += "; " + err.Error() // its log is elsewhere
 		}
 	}
 	return after, err
@@ -162,7 +164,7 @@ func (b Binary) follow(ctx context.Context, before look, overlapped *atomic.Bool
 			return now.Running, err
 		}
 		loaded, pause := overlapped.Load(), generationInterval
-		replaced := loaded && now.Replaced(before.Running)
+		replaced := loaded && now.Replaced(before.Running) && !now.isStarting(before.Running)
 		switch {
 		case end.IsZero():
 		case replaced && now.confirms(last):
@@ -170,7 +172,7 @@ func (b Binary) follow(ctx context.Context, before look, overlapped *atomic.Bool
 		case !loaded && now.confirms(last) && now.ended(before) && last.ended(before):
 			return now.Running, now.failure(before)
 		case time.Now().After(end):
-			return now.Running, now.timeout(loaded, limit)
+			return now.Running, now.timeout(before.Running, loaded, limit)
 		case replaced:
 			pause = confirmInterval
 		}
@@ -193,7 +195,7 @@ const maxEndingLooks = 10
 
 // idleMaster waits until the master does nothing and no worker is being set up, and looks at it and
 // its workers then: a generation that comes later has read its files later, and the master has no
-// worker to replace. idle is false if that is not so within limit.
+// worker to replace. idle is false if the master is still busy after limit.
 func (b Binary) idleMaster(ctx context.Context, master int, limit time.Duration) (now look, idle bool, err error) {
 	began := time.Now()
 	for looks := 0; ; looks++ {
@@ -248,7 +250,8 @@ func (b Binary) look(master int) (l look, err error) {
 	return l, err
 }
 
-// confirms reports whether the same workers serve as in the look before. One look is not atomic.
+// confirms reports whether the same workers serve as in the look before. One look is not atomic, so
+// that a result takes two.
 func (l look) confirms(last look) bool {
 	return slices.EqualFunc(l.Serving(), last.Serving(), Process.same)
 }
@@ -268,9 +271,11 @@ func (l look) failure(before look) error {
 }
 
 // timeout is the error of a reload whose time is over.
-func (l look) timeout(loaded bool, limit time.Duration) *ReloadError {
+func (l look) timeout(before Running, loaded bool, limit time.Duration) *ReloadError {
 	reason := fmt.Sprintf("no new generation of workers was seen within %s of the reload", limit)
 	switch {
+	case loaded && l.isStarting(before):
+		reason = fmt.Sprintf("workers of the new generation are still being set up %s after the reload", limit)
 	case loaded:
 		reason = fmt.Sprintf("workers of the earlier generation still accept connections %s after the reload", limit)
 	case !l.idle:

@@ -86,10 +86,11 @@ func (r Running) Started(before Running) bool {
 }
 
 // isStarting reports whether the master has a child that before did not have and that has no
-// title of its own yet: it may become a worker.
+// title of its own yet: it may become a worker. A child with children is another master: that of an
+// upgrade, or of another nginx in a container whose first process is this master.
 func (r Running) isStarting(before Running) bool {
 	return slices.ContainsFunc(r.children, func(p Process) bool {
-		return p.isMaster() && !slices.ContainsFunc(before.children, p.same)
+		return p.isMaster() && !p.parents && !slices.ContainsFunc(before.children, p.same)
 	})
 }
 
@@ -109,7 +110,7 @@ func (b Binary) Running(ctx context.Context, pidFile string) (Running, error) {
 		}
 	}
 	if len(b.ReloadCommand) == 0 {
-		// nginx -s reload goes by the same file, and would not find it either.
+		// Without its PID file, drainctl does not guess which master to signal.
 		return Running{}, fmt.Errorf("%s names no running nginx master: %w", pidFile, ErrNotRunning)
 	}
 	all, err := processes(b.procDir())
@@ -148,6 +149,7 @@ func running(all []Process, pid int, boot time.Duration, now time.Time, took tim
 	r := Running{Now: now, Unsure: tick + took}
 	for _, p := range all {
 		if p.parent == pid {
+			p.parents = p.isMaster() && slices.ContainsFunc(all, func(q Process) bool { return q.parent == p.PID })
 			r.children = append(r.children, p)
 		}
 		switch {

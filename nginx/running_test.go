@@ -440,8 +440,8 @@ func TestRunningTimes(t *testing.T) {
 	boot, now := 1000*time.Second+500*time.Millisecond, time.Unix(1767323045, 12345678)
 	const master, worker = "nginx: master process nginx", "nginx: worker process"
 	all := []Process{
-		{70, 90000, master, 1}, {71, 90050, worker + " is shutting down", 70}, {72, 95050, worker, 70}, {73, 96050, worker, 70},
-		{74, 96050, "nginx: cache manager process", 70}, {75, 1, worker, 99}, {76, 2, master, 70},
+		{PID: 70, Started: 90000, Title: master, parent: 1}, {PID: 71, Started: 90050, Title: worker + " is shutting down", parent: 70}, {PID: 72, Started: 95050, Title: worker, parent: 70}, {PID: 73, Started: 96050, Title: worker, parent: 70},
+		{PID: 74, Started: 96050, Title: "nginx: cache manager process", parent: 70}, {PID: 75, Started: 1, Title: worker, parent: 99}, {PID: 76, Started: 2, Title: master, parent: 70},
 	}
 	r, err := running(all, 70, boot, now, 3*time.Microsecond)
 	if err != nil {
@@ -449,6 +449,11 @@ func TestRunningTimes(t *testing.T) {
 	}
 	if r.Master != all[0] || r.Age != 50*time.Second || !slices.Equal(r.Workers, all[1:4]) || !slices.Equal(r.Serving(), all[2:4]) || !slices.Equal(r.Exiting(), all[1:2]) {
 		t.Errorf("Running = %+v", r)
+	}
+	// A child that has the title of a master becomes a worker, unless it has children of its own.
+	other, err := running(append(all, Process{PID: 77, Started: 3, Title: worker, parent: 76}), 70, boot, now, 0)
+	if err != nil || !r.isStarting(Running{}) || other.isStarting(Running{}) {
+		t.Errorf("a worker is set up: %t; another master: %t, %v", r.isStarting(Running{}), other.isStarting(Running{}), err)
 	}
 	if !r.Now.Equal(now) || !r.Loaded().Equal(now.Add(-50*time.Second)) {
 		t.Errorf("Now %v, Loaded %v", r.Now, r.Loaded())
@@ -475,7 +480,7 @@ func TestRunningTimes(t *testing.T) {
 		}
 		_, started, err := parseStat(string(stat))
 		boot, now, took := clocks()
-		r, rerr := running([]Process{{1, 1, master, 0}, {2, started, worker, 1}}, 1, boot, now, took)
+		r, rerr := running([]Process{{PID: 1, Started: 1, Title: master}, {PID: 2, Started: started, Title: worker, parent: 1}}, 1, boot, now, took)
 		if err != nil || rerr != nil || r.Loaded().After(after) || r.LoadedAtLatest().Before(before) {
 			t.Errorf("started from %v to %v; told: %v to %v (%v, %v)", before, after, r.Loaded(), r.LoadedAtLatest(), err, rerr)
 		}

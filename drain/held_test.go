@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -131,14 +132,15 @@ func TestCountOfLBs(t *testing.T) {
 	for _, lb := range lbs {
 		servers[lb] = []journal.Server{keyed("10.0.0.9:80")}
 	}
-	for want, c := range map[int]lbCounter{2: {lbs: lbs, servers: servers}, 1: {lbs: lbs, statusURL: "http://10.0.0.9/status"}} {
+	of := func(lb *fleet.LB) []journal.Server { return servers[lb] }
+	for want, c := range map[int]lbCounter{2: {lbs: lbs, servers: of}, 1: {lbs: lbs, statusURL: "http://10.0.0.9/status"}} {
 		if got, err := c.Count(t.Context()); err != nil || got.Open != want {
 			t.Errorf("%+v, %v; want %d", got, err, want)
 		}
 	}
 	for _, lb := range lbs {
 		lb.Balancer = heldLB{err: errFault}
-		if got, err := (lbCounter{lbs: lbs, servers: servers}).Count(t.Context()); !errors.Is(err, errFault) {
+		if got, err := (lbCounter{lbs: lbs, servers: of}).Count(t.Context()); !errors.Is(err, errFault) {
 			t.Errorf("without %s: %+v, %v", lb.Name, got, err)
 		}
 		lb.Balancer = heldLB{}
@@ -154,7 +156,8 @@ func TestHeldOfLBs(t *testing.T) {
 		lbs = append(lbs, &fleet.LB{Balancer: heldLB{held: remote.Held{Far: near, Sent: time.Minute, Received: time.Duration(i)}}, Name: addr})
 		want = append(want, remote.Held{Far: near, Sent: time.Minute, Received: time.Duration(i)})
 	}
-	c := lbCounter{lbs: lbs, servers: map[*fleet.LB][]journal.Server{lbs[0]: {keyed("10.0.0.9:80")}, lbs[1]: {keyed("10.0.0.9:80")}}}
+	servers := map[*fleet.LB][]journal.Server{lbs[0]: {keyed("10.0.0.9:80")}, lbs[1]: {keyed("10.0.0.9:80")}}
+	c := lbCounter{lbs: lbs, servers: func(lb *fleet.LB) []journal.Server { return servers[lb] }}
 	if got, err := c.CountHeld(t.Context()); err != nil || got.Open != 2 || !slices.Equal(got.Held, want) {
 		t.Errorf("%+v, %v, want %+v", got, err, want)
 	}
@@ -162,13 +165,39 @@ func TestHeldOfLBs(t *testing.T) {
 		t.Errorf("%+v, %v", got, err)
 	}
 	// One LB has no server of the backend. If none has, nothing was counted.
-	c.servers[lbs[0]] = nil
+	servers[lbs[0]] = nil
 	if got, err := c.Count(t.Context()); err != nil || got.Open != 1 {
 		t.Errorf("%+v, %v", got, err)
 	}
-	c.servers = nil
+	servers = nil
 	if got, err := c.Count(t.Context()); err == nil {
 		t.Errorf("no error, but %+v", got)
+	}
+}
+
+// A server that is added to nginx during an operation is counted where an LB counts, and refused where
+// the backend does: its counter has the ports of the beginning.
+func TestServerIsAddedMeanwhile(t *testing.T) {
+	w, _ := waitOf(holding(nil), nil)
+	w.o.lbs = fleet.Fleet{{Balancer: &sickLB{}, Name: fleet.ThisMachine}}
+	r := w.rows[0]
+	r.plan.Settings.Counter, r.plan.Ports = spec.CounterLB, []uint16{80}
+	c := w.o.newCounter(r).(lbCounter)
+	was := c.servers(w.o.lbs[0])
+	report := *w.lbs[0].Report
+	added := balancer.Server{Located: journal.Located{Server: keyed(r.plan.Targets[0] + ":8081")}}
+	report.Servers = append(slices.Clone(report.Servers), added)
+	part := plan.LBPlan{LB: w.lbs[0].LB, Report: &report}
+	if err := w.checkCounted(part); err != nil {
+		t.Errorf("counted by the LB: %v", err)
+	}
+	w.o.learn(0, part)
+	if now := c.servers(w.o.lbs[0]); len(now) != len(was)+1 {
+		t.Errorf("counts %v, and counted %v before", now, was)
+	}
+	r.Host, r.Counter = namedHost{}, remote.NewCounter(namedHost{}, r.plan.Ports)
+	if err := w.checkCounted(part); spec.ExitOf(err) != spec.Refused || !strings.Contains(err.Error(), added.Address) {
+		t.Errorf("counted on the backend: %v", err)
 	}
 }
 

@@ -2,6 +2,7 @@ package drain
 
 import (
 	"context"
+	"fmt"
 	"slices"
 
 	"github.com/drainctl/drainctl/drain/balancer"
@@ -9,6 +10,8 @@ import (
 	"github.com/drainctl/drainctl/drain/fleet"
 	"github.com/drainctl/drainctl/drain/plan"
 	"github.com/drainctl/drainctl/drain/spec"
+	"github.com/drainctl/drainctl/nginx"
+	"github.com/drainctl/drainctl/remote"
 )
 
 // reconcile brings the servers of a batch to a wanted state on every LB. Backends of a rolling run that
@@ -87,11 +90,31 @@ func (b *batch) planAgain(ctx context.Context, lb *fleet.LB) error {
 		err = plan.New(b.spec(), []plan.LBPlan{part}, false).Refusal()
 	}
 	if err == nil {
+		err = b.checkCounted(part)
+	}
+	if err == nil {
 		i := slices.Index(b.o.lbs, lb)
 		b.lbs[i] = part
 		b.o.learn(i, part)
 	}
 	return err
+}
+
+// checkCounted refuses a server that was added since the operation began, if the counter on its backend
+// does not count its connections.
+func (b *batch) checkCounted(part plan.LBPlan) error {
+	for _, r := range b.rows {
+		if _, ok := r.Counter.(*remote.Counter); !ok {
+			continue
+		}
+		for _, s := range serversOf(part, []*row{r}) {
+			if a, err := nginx.ParseAddress(s.Address); err != nil || !slices.Contains(r.plan.Ports, a.Port) {
+				return spec.Refuse(spec.Finding{Code: "uncounted", LB: part.LB, Text: fmt.Sprintf(
+					"%s was added since this operation began, and its connections are not counted on %s", s.Address, r.Host.Name())})
+			}
+		}
+	}
+	return nil
 }
 
 // detail returns the servers that are up now, those that are down, and those that an undrain leaves

@@ -21,7 +21,7 @@ import (
 // the page of a stub_status that they ask for.
 type lbCounter struct {
 	lbs       fleet.Fleet
-	servers   map[*fleet.LB][]journal.Server // of the backend; an LB without any is not asked
+	servers   func(*fleet.LB) []journal.Server // of the backend; an LB without any is not asked
 	statusURL string
 }
 
@@ -32,15 +32,15 @@ func (c lbCounter) Count(ctx context.Context) (remote.Count, error) { return c.c
 func (c lbCounter) CountHeld(ctx context.Context) (remote.Count, error) { return c.count(ctx, true) }
 
 func (c lbCounter) count(ctx context.Context, held bool) (remote.Count, error) {
-	lbs := slices.DeleteFunc(slices.Clone(c.lbs), func(lb *fleet.LB) bool { return c.statusURL == "" && len(c.servers[lb]) == 0 })
+	if c.statusURL != "" { // the page is the same from everywhere
+		return c.lbs[0].Connections(ctx, balancer.ConnectionsQuery{StatusURL: c.statusURL, Held: held})
+	}
+	lbs := slices.DeleteFunc(slices.Clone(c.lbs), func(lb *fleet.LB) bool { return len(c.servers(lb)) == 0 })
 	if len(lbs) == 0 {
 		return remote.Count{}, errors.New("no load balancer has a server of the backend")
 	}
-	if c.statusURL != "" {
-		lbs = lbs[:1] // the page is the same from everywhere
-	}
 	all, err := fleet.Gather(ctx, lbs, func(ctx context.Context, lb *fleet.LB) (remote.Count, error) {
-		return lb.Connections(ctx, balancer.ConnectionsQuery{Servers: c.servers[lb], StatusURL: c.statusURL, Held: held})
+		return lb.Connections(ctx, balancer.ConnectionsQuery{Servers: c.servers(lb), Held: held})
 	})
 	sum := remote.Count{}
 	for _, n := range all {
@@ -61,11 +61,9 @@ func (o *Operation) newCounter(m *row) backend.Counter {
 	case set.Counter == spec.CounterStubStatus:
 		return lbCounter{lbs: o.lbs.With(m.plan), statusURL: url}
 	case set.Counter == spec.CounterLB, len(m.plan.Sockets) > 0:
-		c := lbCounter{lbs: o.lbs.With(m.plan), servers: map[*fleet.LB][]journal.Server{}}
-		for _, lb := range c.lbs {
-			c.servers[lb] = keysOf(o.whole.servers(lb, []*row{m}))
-		}
-		return c
+		return lbCounter{lbs: o.lbs.With(m.plan), servers: func(lb *fleet.LB) []journal.Server {
+			return keysOf(o.whole.servers(lb, []*row{m})) // also those that were added since
+		}}
 	}
 	c := remote.NewCounter(m.Host, m.plan.Ports)
 	if m.plan.Address != "" {
@@ -251,7 +249,7 @@ func (o *Operation) checkReach(ctx context.Context, m *row, first remote.Count) 
 	}
 	listening, err := counter.Listening(ctx)
 	if err != nil {
-		return missing("counter", fmt.Errorf("look for listeners: %w", err))
+		return missing("counter", fmt.Errorf("find listeners: %w", err))
 	}
 	i := slices.IndexFunc(m.plan.UpPorts, func(port uint16) bool { return !slices.Contains(listening, port) })
 	if i < 0 || o.lbs.With(m.plan).Each(ctx, func(ctx context.Context, lb *fleet.LB) error { return o.whole.connect(ctx, lb, m) }) != nil {

@@ -169,6 +169,9 @@ func (o *Operation) planBatch(ctx context.Context, rows []*row) (*batch, error) 
 	}
 	b.lbs = lbs
 	for i, part := range lbs {
+		if err := b.checkCounted(part); err != nil {
+			return nil, err
+		}
 		o.learn(i, part)
 	}
 	return b, plan.New(b.spec(), lbs, false).Refusal()

@@ -54,7 +54,7 @@ func (r *rig) status() status.ServerStatus {
 // An undrain --force that crashed is resumed with the force: it clears what it
 // was to clear. A plain undrain still refuses.
 func TestResumeOfUndrainForce(t *testing.T) {
-	for _, at := range []string{"call stage back", "replace ", "nginx -s reload"} {
+	for _, at := range []string{"call stage back", "replace ", "reload nginx"} {
 		t.Run(at, func(t *testing.T) {
 			t.Parallel()
 			r := newRig(t)
@@ -153,7 +153,7 @@ func TestUndrainCountsAsTheDrainDid(t *testing.T) {
 	if _, err := r.run(sp); err != nil {
 		t.Fatal(err)
 	}
-	f, err := r.broken(r.spec(spec.Undrain), faultFail, "nginx -s reload")
+	f, err := r.broken(r.spec(spec.Undrain), faultFail, "reload nginx")
 	if spec.ExitOf(err) != spec.Failed || r.unit.active() || r.read() != r.drained() {
 		t.Fatalf("exit %d (%v), active %t:\n%s", spec.ExitOf(err), err, r.unit.active(), r.read())
 	}

@@ -425,7 +425,7 @@ func TestPending(t *testing.T) {
 	}
 	r.was = r.read()
 	// Announced by drainctl, and not loaded.
-	if _, err := r.broken(r.spec(spec.Drain), faultBefore, "nginx -s reload"); err == nil {
+	if _, err := r.broken(r.spec(spec.Drain), faultBefore, "reload nginx"); err == nil {
 		t.Fatal("the run has not noticed that it is dead")
 	}
 	if got := pending(spec.Undrain); r.read() != r.drained() || got != "" {

@@ -68,7 +68,7 @@ func TestFindUnfinished(t *testing.T) {
 func TestResumeOfWhatIsContinued(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	if _, err := r.broken(r.spec(spec.Drain), faultBefore, "nginx -s reload"); err == nil {
+	if _, err := r.broken(r.spec(spec.Drain), faultBefore, "reload nginx"); err == nil {
 		t.Fatal("the run has not noticed that it is dead")
 	}
 	resumed, err := Resumed(t.Context(), r.spec(""), r.unit.addr, Options{Connect: connector{r}})

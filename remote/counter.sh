@@ -1,7 +1,8 @@
 # Looks at this host's ports when it is told to, a line each:
 #   count ID            the established ones and those in SYN-RECV, grouped by the
-#                       address of the peer: a client takes SYN-RECV for established
-#                       while the listen queue is full (tcp(7), tcp_abort_on_overflow)
+#                       address of the peer: while the listen queue is full, a client
+#                       has sent its request and the server still shows SYN-RECV
+#                       (tcp(7), tcp_abort_on_overflow)
 #   held ID             the same, and each of the first 2000: its far end, and how many
 #                       ms ago something was last sent on it, and received
 #   clients ID ADDR...  the far ends of all that there are or were until a minute

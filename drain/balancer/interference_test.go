@@ -186,7 +186,7 @@ func TestReloadComesAfterTheEdit(t *testing.T) {
 	var gap time.Duration
 	unsent := 0
 	o.Around = func(what string, do func() error) error {
-		if what == "nginx -s reload" {
+		if what == "reload nginx" {
 			gap, unsent = time.Since(edited), len(r.state().UnsentOf(testID))
 		}
 		err := do()

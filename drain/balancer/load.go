@@ -76,7 +76,7 @@ func (l *Local) reload(ctx context.Context, limit time.Duration) error {
 	known := maps.Clone(l.unloaded)
 	l.forgetLoadedText()
 	var after nginx.Running
-	err = l.effect("nginx -s reload", func() (err error) {
+	err = l.effect("reload nginx", func() (err error) {
 		after, err = l.binary().ReloadAndVerify(ctx, conf, limit)
 		return err
 	})

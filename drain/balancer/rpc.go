@@ -160,7 +160,7 @@ func (s *server) forget(r request) {
 	s.pending -= len(r.Params)
 }
 
-// A caller makes calls over a channel, maxCalls at a time: others wait.
+// An rpcClient makes calls over a channel, maxCalls at a time: others wait.
 type rpcClient struct {
 	ch    *channel
 	slots chan struct{} // one for each call that the other end has not answered

@@ -166,7 +166,7 @@ func (f Fleet) Close() {
 	}
 }
 
-// Watch returns a context that ends when the connection to an LB breaks: its locks are gone, and
+// UntilBroken returns a context that ends when the connection to an LB breaks: its locks are gone, and
 // another operation may begin there.
 func (f Fleet) UntilBroken(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)

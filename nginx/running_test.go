@@ -265,7 +265,10 @@ func TestReload(t *testing.T) {
 	marks := n.binary.markLogs(conf.LogPaths(Build{}), before.Master.PID)
 	n.write("upstream u { server 127.0.0.1:1 down; server 127.0.0.1:2; }")
 	n.reload()
-	eventually(t, "the new generation serves alone", func() bool { return n.running().Replaced(before) })
+	eventually(t, "the new generation serves alone, and one worker is kept", func() bool {
+		r := n.running()
+		return r.Replaced(before) && len(r.Serving()) == 2 && len(r.Exiting()) == 1
+	})
 	after := n.running()
 	if len(after.Serving()) != 2 || len(after.Exiting()) != 1 || !after.Started(before) || after.Master.PID != before.Master.PID {
 		t.Errorf("after the reload: %+v", after)

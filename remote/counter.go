@@ -123,7 +123,7 @@ func ask[T any](ctx context.Context, c *Counter, request string, parse func([]st
 	defer c.mutex.Unlock()
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("look at the sockets of %s: %w", c.host.Name(), err)
+			err = fmt.Errorf("look at the sockets on %s: %w", c.host.Name(), err)
 		}
 	}()
 	if err := c.begin(ctx); err != nil {

@@ -168,7 +168,7 @@ func TestBackendCannotHoldUpACommand(t *testing.T) {
 		t.Run(command+" with a silent ss", func(t *testing.T) {
 			restore := replace(t, app, "ss", silent)
 			defer restore()
-			measure(t, l, false, command, app.Addr, "-s", lab.AppUnit).wait().wants(t, 4, "look at the sockets of", "no answer within 30s")
+			measure(t, l, false, command, app.Addr, "-s", lab.AppUnit).wait().wants(t, 4, "look at the sockets on", "no answer within 30s")
 		})
 	}
 	t.Run("a shell that is silent", func(t *testing.T) {

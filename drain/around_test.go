@@ -59,7 +59,7 @@ type course struct {
 	original map[string]string // what was so before the operation, also before a process that crashed
 }
 
-// A beginning is an operation, and what it goes on with.
+// A beginning is an operation, or the resume of one that crashed.
 type beginning struct {
 	name    string
 	kind    spec.Kind
@@ -156,7 +156,7 @@ func (p *pool) now() map[string]string {
 	return all
 }
 
-// is makes sure of what is so, but for what others have down.
+// is checks the state of each server, without those that others have down.
 func (c *course) is(says string, want map[string]string) {
 	c.t.Helper()
 	now := c.now()
@@ -167,7 +167,7 @@ func (c *course) is(says string, want map[string]string) {
 	}
 }
 
-// done is what is so after an operation.
+// done returns the state of each server after an operation.
 func (c *course) done(k spec.Kind) map[string]string {
 	all := map[string]string{}
 	for _, lb := range c.lbs {
@@ -304,7 +304,7 @@ func (c *course) goOn(sp spec.Spec, out outcome, choice int) {
 	}
 	before, want := c.now(), spec.Done
 	switch {
-	case c.isDrainedSince(sp.Continues): // whoever resumes it has to undrain first
+	case c.isDrainedSince(sp.Continues): // a resume is refused until the other drain is undone
 		want = spec.Refused
 	case sp.Kind == spec.Undrain && sp.Continues == "" && len(sp.Targets) == 2:
 		want = c.endOfUndrain()
@@ -320,7 +320,7 @@ func (c *course) goOn(sp spec.Spec, out outcome, choice int) {
 }
 
 // endOfUndrain is how an undrain of both backends is to end: it is refused if there is nothing to undrain,
-// and somebody has a server down by hand.
+// and an operator has a server down by hand.
 func (c *course) endOfUndrain() spec.Exit {
 	end := spec.Done
 	for _, lb := range c.lbs {
@@ -396,7 +396,7 @@ func TestSurroundingsEveryFault(t *testing.T) {
 	fmt.Printf("surroundings and faults: %d cases in %.0f s\n", cases, time.Since(began).Seconds())
 }
 
-// meets has an operation meet a fault in a surrounding, and goes on to the end.
+// meets runs an operation with a fault in a surrounding, and then its next commands to the end.
 func (b beginning) meets(t *testing.T, s surrounding, f poolFault) {
 	c, sp := b.begin(t, s)
 	before := c.now()

@@ -137,9 +137,9 @@ func endpoints(ctx context.Context, addresses []nginx.Address) (to [][]netip.Add
 	return to, err
 }
 
-// countTo counts the open connections from here to each address, whose endpoints are to, and
-// lists them if held asks for it; -1 is one without any. One that several
-// servers share is counted once in the sum.
+// countTo counts the open connections from here to each address, whose endpoints are to. An address
+// without endpoints has the count -1. The sum counts an address that several servers share once. If
+// held is true, countTo lists the connections, too.
 func countTo(ctx context.Context, addresses []nginx.Address, to [][]netip.AddrPort, held bool) (c remote.Count, each []int, err error) {
 	each = make([]int, len(addresses))
 	option := "-Htune"
@@ -269,8 +269,9 @@ func runSS(ctx context.Context, args []string) (string, error) {
 	return stdout.String(), nil
 }
 
-// parseSockets reads what ss prints: a line for each socket, with its protocol and state where ss
-// was asked for several, and with -i one that begins with a blank after it.
+// parseSockets reads the output of ss. Each socket has one line, which begins with the protocol and the
+// state if the command asked for several of them. With -i, a second line follows that begins with a
+// blank.
 func parseSockets(text string) (all []socket, err error) {
 	for line := range strings.Lines(text) {
 		if last := len(all) - 1; last >= 0 && strings.TrimLeft(line, " \t") != line {
@@ -368,9 +369,9 @@ func socketsOf(pid int) map[string]bool {
 	return held
 }
 
-// unixConnection is a stream socket's inode and the name of the one that it is connected to, in
-// state 02: it waits in the listen queue and has the inode 0, or 03: a program has accepted it
-// (proc(5), /proc/net/unix). The name may hold blanks.
+// unixConnection matches a connection in /proc/net/unix (proc(5)): its inode and the name of the
+// listening socket. State 02 waits in the listen queue and has the inode 0; a program has accepted
+// state 03. The name may hold blanks.
 var unixConnection = regexp.MustCompile(`^\S+ \S+ \S+ \S+ 0001 0[23] +([0-9]+) (.+)`)
 
 // unixConnections counts the connections to the socket at path: those that a program has

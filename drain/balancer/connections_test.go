@@ -20,7 +20,7 @@ import (
 	"github.com/drainctl/drainctl/remote"
 )
 
-// An agent's answer tells of a connection from the LB's end.
+// The agent's JSON names the ends of a connection as the LB sees them.
 func TestConnectionsInJSON(t *testing.T) {
 	c := remote.Count{Open: 1, Held: []remote.Held{{Far: netip.MustParseAddrPort("192.168.1.2:45786"), Sent: 1, Received: 2}}, Peers: []remote.Peer{{}}, MorePeers: 1}
 	const want = `{"open":1,"held":[{"near":"192.168.1.2:45786","received_ns":1,"sent_ns":2}]}`

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -59,6 +60,69 @@ func TestInterruptedWhileConnecting(t *testing.T) {
 		if spec.ExitOf(err) != spec.Interrupted || err.Error() != "interrupted" {
 			t.Errorf("%d LBs: exit code %d: %v", len(lbs), spec.ExitOf(err), err)
 		}
+	}
+}
+
+// An LB that has no drainctl gets a copy of this one, if it is the same kind of machine. An agent of
+// another version is not replaced. An LB without an agent is a refusal: nothing was touched.
+func TestAgentOverSSH(t *testing.T) {
+	here, other := "x86_64", "aarch64"
+	if runtime.GOARCH == "arm64" {
+		here, other = other, here
+	}
+	newer := greeting(balancer.Protocol + 1)
+	newer.err = "rvm: command not found\n"
+	missing := answer{err: "sh: drainctl: not found\n", code: 127}
+	for _, test := range []struct {
+		name    string
+		user    string
+		agent   answer
+		machine string
+		says    string // the error; empty: there is an agent
+		want    []string
+	}{
+		{"installed", "root", greeting(balancer.Protocol), here, "", []string{"agent"}},
+		{"missing", "root", missing, here, "", []string{"agent", "uname", "agent of the copy", "copy", "agent of the copy"}},
+		{"missing on another kind of machine", "root", missing, other, "does not run on", []string{"agent", "uname"}},
+		{"another version, and a login shell that complains", "root", newer, here, "hint: update drainctl here", []string{"agent"}},
+		{"sudo asks for a password", "op", answer{err: "sudo: a password is required\n", code: 1}, here, "password", []string{"agent"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var got []string
+			copied := 0
+			h := startSSH(t, test.user, func(command string) answer {
+				switch {
+				case strings.Contains(command, "uname"):
+					got = append(got, "uname")
+					return answer{out: runtime.GOOS + " " + test.machine + "\n"}
+				case strings.Contains(command, "mkdir"):
+					got, copied = append(got, "copy"), copied+1
+					return answer{}
+				case strings.Contains(command, "/var/cache/drainctl/"):
+					got = append(got, "agent of the copy")
+					if copied == 0 {
+						return missing
+					}
+					return greeting(balancer.Protocol)
+				case strings.Contains(command, "drainctl"):
+					got = append(got, "agent")
+					return test.agent
+				}
+				return answer{out: "1000\n"} // id -u
+			})
+			told := 0
+			lb, err := fleet.Machines{Copied: func(string, string) { told++ }}.LB(t.Context(), h.address, spec.Nginx{})
+			if err == nil {
+				lb.Close()
+			}
+			if (err == nil) != (test.says == "") || err != nil && (spec.ExitOf(err) != spec.Refused || !strings.Contains(err.Error(), test.says)) {
+				t.Errorf("exit code %d, want %d and %q: %v", spec.ExitOf(err), spec.Refused, test.says, err)
+			}
+			if h.mu.Lock(); !slices.Equal(got, test.want) || told != copied {
+				t.Errorf("it ran %q, want %q; told of %d copies", got, test.want, told)
+			}
+			h.mu.Unlock()
+		})
 	}
 }
 

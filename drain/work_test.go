@@ -1,6 +1,7 @@
 package drain
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"sync"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/drainctl/drainctl/drain/backend"
 	"github.com/drainctl/drainctl/drain/event"
+	"github.com/drainctl/drainctl/drain/fleet"
 	"github.com/drainctl/drainctl/drain/plan"
 	"github.com/drainctl/drainctl/remote"
 )
@@ -67,5 +69,20 @@ func TestWorkThatLeavesAProcess(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// A command on a backend has failed if the connection breaks before the end of its output, even if its
+// exit status was 0.
+func TestOutputOfWorkThatBreaksOff(t *testing.T) {
+	h := startSSH(t, "root", func(string) answer { return answer{out: "half a li", lost: true} })
+	host, err := fleet.Machines{}.Backend(t.Context(), plan.Backend{LB: h.address})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer host.Close()
+	o := &Operation{options: Options{Emit: func(event.Event) {}}}
+	if code, err := o.runThere(t.Context(), &row{Backend: &backend.Backend{Host: host}}, []string{"upgrade"}); !errors.Is(err, remote.ErrConnection) {
+		t.Errorf("exit status %d, %v; want %v", code, err, remote.ErrConnection)
 	}
 }

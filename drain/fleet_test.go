@@ -307,6 +307,18 @@ func TestLostLBIsNotRestored(t *testing.T) {
 	}
 }
 
+// TestRollbackThatFailsIsAChange: if an edit fails and its rollback too, nobody knows what the LB has,
+// and the result does not say that nothing changed.
+func TestRollbackThatFailsIsAChange(t *testing.T) {
+	for _, kind := range []poolFaultKind{callFails, answerLost, lbGone} {
+		p := newPool(t, 1)
+		p.fault = poolFault{who: "lb0", call: "stage", kind: kind} // the first edit, and that of the rollback
+		if out := p.run(p.firstOf(1, spec.Drain)); out.exit != spec.Partial || !out.result.Changed {
+			t.Errorf("%s: exit %d, changed %t: %v", kind, out.exit, out.result.Changed, out.err)
+		}
+	}
+}
+
 // A lockedTogether is an LB whose Lock ends when it is asked on all of the others too,
 // but for the first.
 type lockedTogether struct {

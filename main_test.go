@@ -27,13 +27,13 @@ func TestProgramHasFewModules(t *testing.T) {
 // packages are the packages of the program, from the top down. Each may import those below it.
 var packages = []string{
 	"", "cli", "cli/show", "drain", "drain/status", "drain/fleet", "drain/event", "drain/plan", "drain/spec",
-	"drain/backend", "drain/balancer", "drain/journal", "nginx", "remote", "command",
+	"drain/backend", "drain/balancer", "drain/journal", "nginx", "remote", "sockets", "command",
 }
 
-// The packages import each other in one direction. The journal, nginx and remote import command alone.
+// The packages import each other in one direction. The journal, nginx, remote and sockets import command alone.
 func TestImportsRunOneWay(t *testing.T) {
 	const module = "github.com/drainctl/drainctl"
-	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}} {{join .Imports " "}}`, ".", "./cli/...", "./drain/...", "./nginx", "./remote", "./command").Output()
+	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}} {{join .Imports " "}}`, ".", "./cli/...", "./drain/...", "./nginx", "./remote", "./sockets", "./command").Output()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -33,7 +33,7 @@ func (l *Local) Watch(ctx context.Context, w WatchRequest) (Watched, error) {
 	buffered := make(chan int, 1)
 	if w.Buffered {
 		finishing := l.after.Exiting()
-		go func() { buffered <- bufferedRequests(ctx, finishing) }()
+		go func() { buffered <- bufferedRequests(finishing) }()
 	}
 	drift, err := l.drift(ctx, w)
 	if w.Buffered {

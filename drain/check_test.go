@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -47,7 +48,12 @@ func (f *checkedLB) Plan(_ context.Context, q balancer.Query) (*balancer.Report,
 }
 
 func (*checkedLB) Connections(context.Context, balancer.ConnectionsQuery) (remote.Count, error) {
-	return remote.Count{Open: 3}, nil
+	return remote.Count{}, nil
+}
+
+// The app is down: no counter has to be proved.
+func (*checkedLB) Probe(context.Context, balancer.ProbeRequest) ([]balancer.Probed, error) {
+	return nil, nil
 }
 
 func (*checkedLB) Close() error { return nil }
@@ -327,44 +333,76 @@ type namedHost struct{ remote.Host }
 
 func (namedHost) Name() string { return "app-1" }
 
-// A server that answers, and on whose port nothing listens on the backend, is counted at the
-// wrong place: one of several ports is enough.
-func TestForwardedPort(t *testing.T) {
+// proofLB has some connections to a server, and connects to it when it is asked to.
+type proofLB struct {
+	balancer.Balancer
+	probes []balancer.Probed
+	open   remote.Count
+	closed int // probes
+}
+
+func (l *proofLB) Probe(_ context.Context, r balancer.ProbeRequest) ([]balancer.Probed, error) {
+	l.closed += len(r.Close)
+	if len(r.Servers) == 0 {
+		return nil, nil
+	}
+	return l.probes, nil
+}
+
+func (l *proofLB) Connections(context.Context, balancer.ConnectionsQuery) (remote.Count, error) {
+	return l.open, nil
+}
+
+// TestCounterIsProved: a counter is believed if it sees what the LB sends.
+func TestCounterIsProved(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	open := uint16(l.Addr().(*net.TCPAddr).Port)
-	const closed = 1 // tcpmux (RFC 1078)
+	conn, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	far := l.Addr().(*net.TCPAddr).AddrPort()
+	seen, unseen := conn.LocalAddr().(*net.TCPAddr).AddrPort(), netip.MustParseAddrPort("192.0.2.1:9")
+	refused := balancer.Probed{Far: far, Error: "connection refused"}
 	for _, test := range []struct {
 		name    string
-		ports   []uint16 // of servers that are up
-		count   int
-		counter bool // on the backend
-		sick    error
-		found   bool
+		probes  []balancer.Probed
+		held    []netip.AddrPort
+		counter bool   // on the backend
+		says    string // of the refusal
 	}{
-		{"the port", []uint16{open}, 0, true, nil, false},
-		{"another port", []uint16{closed}, 0, true, nil, true},
-		{"one of two", []uint16{open, closed}, 0, true, nil, true},
-		{"a connection is counted", []uint16{closed}, 1, true, nil, false},
-		{"the server does not answer", []uint16{closed}, 0, true, errFault, false},
-		{"counted elsewhere", []uint16{closed}, 0, false, nil, false},
-		{"no server is up", nil, 0, true, nil, false},
+		{"it sees the connection", []balancer.Probed{{Near: seen, Far: far}}, nil, true, ""},
+		{"it does not", []balancer.Probed{{Near: unseen, Far: far}}, nil, true, "connected from 192.0.2.1:9 to " + far.String() + ", and app-1 does not see it"},
+		{"it sees one of two", []balancer.Probed{{Near: seen, Far: far}, {Near: unseen, Far: far}}, nil, true, "192.0.2.1:9"},
+		{"one of two servers is down", []balancer.Probed{{Near: seen, Far: far}, refused}, nil, true, ""},
+		{"the app is down", []balancer.Probed{refused}, nil, true, ""},
+		{"the app takes no more, and what is open is seen", []balancer.Probed{refused}, []netip.AddrPort{unseen, seen}, true, ""},
+		{"the app takes no more, and what is open is not seen", []balancer.Probed{refused}, []netip.AddrPort{unseen}, true, "has 1 connection open"},
+		{"counted elsewhere", []balancer.Probed{{Near: unseen, Far: far}}, nil, false, ""},
 	} {
 		w, _ := waitOf(holding(nil), nil)
-		w.o.lbs = fleet.Fleet{{Balancer: &sickLB{checks: []error{test.sick}}, Name: fleet.ThisMachine}}
-		m := w.rows[0]
-		m.Host, m.plan.UpPorts = namedHost{remote.Local(nil)}, test.ports
-		if test.counter {
-			counter := remote.NewCounter(m.Host, test.ports)
-			defer counter.Close()
-			m.Counter = counter
+		lb := &proofLB{probes: test.probes, open: remote.Count{Open: len(test.held)}}
+		for _, near := range test.held {
+			lb.open.Held = append(lb.open.Held, remote.Held{Far: near})
 		}
-		found := w.o.checkReach(t.Context(), m, remote.Count{Open: test.count})
-		if (len(found) > 0) != test.found || test.found && (!strings.Contains(found[0].Text, "on app-1 nothing listens on port 1:") || found[0].Override != "--poll lb or --ssh-host") {
-			t.Errorf("%s: %+v, want one: %t", test.name, found, test.found)
+		w.o.lbs = fleet.Fleet{{Balancer: lb, Name: fleet.ThisMachine}}
+		m := w.rows[0]
+		m.Host = namedHost{remote.Local(nil)}
+		if test.counter {
+			m.Sockets = remote.NewCounter(m.Host, []uint16{far.Port()})
+			defer m.Sockets.Close()
+		}
+		connected := slices.ContainsFunc(test.probes, func(p balancer.Probed) bool { return p.Error == "" })
+		found, refuses := w.o.proveCounter(t.Context(), m)
+		if (len(found) > 0) != (test.says != "") || len(found) > 0 && (!strings.Contains(found[0].Text, test.says) || found[0].Override != "--poll lb or --ssh-host") {
+			t.Errorf("%s: %+v, want %q", test.name, found, test.says)
+		}
+		if test.counter && (connected != (lb.closed > 0) || connected == refuses) {
+			t.Errorf("%s: %d probes were closed, the server refuses connections: %t", test.name, lb.closed, refuses)
 		}
 	}
 }

@@ -327,6 +327,10 @@ func (b *faultyLB) Connections(ctx context.Context, q balancer.ConnectionsQuery)
 	return ask(ctx, b, "connections", func() (remote.Count, error) { return b.Balancer.Connections(ctx, q) })
 }
 
+func (b *faultyLB) Probe(ctx context.Context, r balancer.ProbeRequest) ([]balancer.Probed, error) {
+	return ask(ctx, b, "probe", func() ([]balancer.Probed, error) { return b.Balancer.Probe(ctx, r) })
+}
+
 func (b *faultyLB) Health(ctx context.Context, h balancer.HealthCheck) error {
 	return b.call(ctx, "call health", func() error { return b.Balancer.Health(ctx, h) })
 }

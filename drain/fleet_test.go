@@ -127,6 +127,10 @@ func (f *fakeLB) Connections(context.Context, balancer.ConnectionsQuery) (remote
 	return remote.Count{}, f.call("connections")
 }
 
+func (f *fakeLB) Probe(context.Context, balancer.ProbeRequest) ([]balancer.Probed, error) {
+	return nil, f.call("probe")
+}
+
 func (f *fakeLB) Health(context.Context, balancer.HealthCheck) error { return f.call("health") }
 
 func (f *fakeLB) Record(context.Context, balancer.Recorded) error { return f.call("record") }

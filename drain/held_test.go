@@ -195,7 +195,7 @@ func TestServerIsAddedMeanwhile(t *testing.T) {
 	if now := c.servers(w.o.lbs[0]); len(now) != len(was)+1 {
 		t.Errorf("counts %v, and counted %v before", now, was)
 	}
-	r.Host, r.Counter = namedHost{}, remote.NewCounter(namedHost{}, r.plan.Ports)
+	r.Host, r.Sockets = namedHost{}, remote.NewCounter(namedHost{}, r.plan.Ports)
 	if err := w.checkCounted(part); spec.ExitOf(err) != spec.Refused || !strings.Contains(err.Error(), added.Address) {
 		t.Errorf("counted on the backend: %v", err)
 	}

@@ -11,7 +11,6 @@ import (
 	"github.com/drainctl/drainctl/drain/plan"
 	"github.com/drainctl/drainctl/drain/spec"
 	"github.com/drainctl/drainctl/nginx"
-	"github.com/drainctl/drainctl/remote"
 )
 
 // reconcile brings the servers of a batch to a wanted state on every LB. Backends of a rolling run that
@@ -104,7 +103,7 @@ func (b *batch) planAgain(ctx context.Context, lb *fleet.LB) error {
 // does not count its connections.
 func (b *batch) checkCounted(part plan.LBPlan) error {
 	for _, r := range b.rows {
-		if _, ok := r.Counter.(*remote.Counter); !ok {
+		if r.Sockets == nil {
 			continue
 		}
 		for _, s := range serversOf(part, []*row{r}) {

@@ -730,6 +730,11 @@ func (s *poolSession) Connections(ctx context.Context, q balancer.ConnectionsQue
 	return c, err
 }
 
+// Probe implements [balancer.Balancer]. The backends of the pool have no counter to prove.
+func (s *poolSession) Probe(context.Context, balancer.ProbeRequest) ([]balancer.Probed, error) {
+	return nil, errors.New("the pool has no probes")
+}
+
 // Health implements [balancer.Balancer].
 func (s *poolSession) Health(ctx context.Context, h balancer.HealthCheck) error {
 	return s.call(ctx, "health", func() error {

@@ -5,72 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/drainctl/drainctl/drain/backend"
-	"github.com/drainctl/drainctl/drain/balancer"
 	"github.com/drainctl/drainctl/drain/event"
 	"github.com/drainctl/drainctl/drain/fleet"
-	"github.com/drainctl/drainctl/drain/journal"
 	"github.com/drainctl/drainctl/drain/plan"
 	"github.com/drainctl/drainctl/drain/spec"
 	"github.com/drainctl/drainctl/remote"
 )
-
-// lbCounter is what the LBs themselves see: ss there, towards the servers, or
-// the page of a stub_status that they ask for.
-type lbCounter struct {
-	lbs       fleet.Fleet
-	servers   func(*fleet.LB) []journal.Server // of the backend; an LB without any is not asked
-	statusURL string
-}
-
-// Count implements [backend.Counter].
-func (c lbCounter) Count(ctx context.Context) (remote.Count, error) { return c.count(ctx, false) }
-
-// CountHeld implements [backend.Holder].
-func (c lbCounter) CountHeld(ctx context.Context) (remote.Count, error) { return c.count(ctx, true) }
-
-func (c lbCounter) count(ctx context.Context, held bool) (remote.Count, error) {
-	if c.statusURL != "" { // the page is the same from everywhere
-		return c.lbs[0].Connections(ctx, balancer.ConnectionsQuery{StatusURL: c.statusURL, Held: held})
-	}
-	lbs := slices.DeleteFunc(slices.Clone(c.lbs), func(lb *fleet.LB) bool { return len(c.servers(lb)) == 0 })
-	if len(lbs) == 0 {
-		return remote.Count{}, errors.New("no load balancer has a server of the backend")
-	}
-	all, err := fleet.Gather(ctx, lbs, func(ctx context.Context, lb *fleet.LB) (remote.Count, error) {
-		return lb.Connections(ctx, balancer.ConnectionsQuery{Servers: c.servers(lb), Held: held})
-	})
-	sum := remote.Count{}
-	for _, n := range all {
-		sum.Open, sum.Held = sum.Open+n.Open, append(sum.Held, n.Held...)
-	}
-	return sum, err
-}
-
-// Close implements [backend.Counter].
-func (lbCounter) Close() error { return nil }
-
-func (o *Operation) newCounter(m *row) backend.Counter {
-	set := m.plan.Settings
-	url := m.plan.Fill(set.StatusURL)
-	switch {
-	case set.Counter == spec.CounterStubStatus && set.StatusOnBackend():
-		return backend.StatusCounter{Host: m.Host, URL: url}
-	case set.Counter == spec.CounterStubStatus:
-		return lbCounter{lbs: o.lbs.With(m.plan), statusURL: url}
-	case set.Counter == spec.CounterLB, len(m.plan.Sockets) > 0:
-		return lbCounter{lbs: o.lbs.With(m.plan), servers: func(lb *fleet.LB) []journal.Server {
-			return keysOf(o.whole.servers(lb, []*row{m})) // also those that were added since
-		}}
-	}
-	c := remote.NewCounter(m.Host, m.plan.Ports)
-	if m.plan.Address != "" {
-		m.Clients = c
-	}
-	return c
-}
 
 // check tries everything that the run will need and that the plan has not tried.
 // What is missing is one refusal that lists it all.
@@ -209,53 +151,4 @@ func (o *Operation) login(ctx context.Context, m *row, c *checker) (broken event
 		}
 		return event.Seen{}
 	})
-}
-
-// checkCounter makes the counter, and reads it once.
-func (o *Operation) checkCounter(ctx context.Context, m *row, c *checker, broken event.CheckName) {
-	set := m.plan.Settings
-	there := set.Counter == spec.CounterSS && len(m.plan.Sockets) == 0
-	if broken == "" && m.Host == nil && there {
-		return // an undrain that needs none
-	}
-	if !there && !(set.Counter == spec.CounterStubStatus && set.StatusOnBackend()) {
-		broken = "" // it is asked elsewhere
-	}
-	if broken == "" && m.plan.Servers == 0 {
-		broken = event.CheckServer
-	}
-	if broken == "" {
-		m.Counter = o.newCounter(m)
-	}
-	if o.plan.Spec.Kind == spec.Undrain {
-		return // the counter is for a rollback alone
-	}
-	c.try(broken, event.CheckCounter, func() (event.Seen, []spec.Finding) {
-		first, err := m.Counter.Count(ctx)
-		if err != nil {
-			return event.Seen{}, missing("counter", fmt.Errorf("count the open connections with %s: %w", m.plan.CounterText(), err))
-		}
-		return event.Seen{Counter: m.plan.CounterText(), Open: &first.Open}, o.checkReach(ctx, m, first)
-	})
-}
-
-// checkReach finds a counter that looks at the wrong place: nothing listens on
-// the server's port on the backend, and yet the server answers. Its port is then
-// forwarded, and ss on the backend would count 0 for ever.
-func (o *Operation) checkReach(ctx context.Context, m *row, first remote.Count) []spec.Finding {
-	counter, ok := m.Counter.(*remote.Counter)
-	if !ok || first.Open > 0 || len(m.plan.UpPorts) == 0 {
-		return nil
-	}
-	listening, err := counter.Listening(ctx)
-	if err != nil {
-		return missing("counter", fmt.Errorf("find listeners: %w", err))
-	}
-	i := slices.IndexFunc(m.plan.UpPorts, func(port uint16) bool { return !slices.Contains(listening, port) })
-	if i < 0 || o.lbs.With(m.plan).Each(ctx, func(ctx context.Context, lb *fleet.LB) error { return o.whole.connect(ctx, lb, m) }) != nil {
-		return nil
-	}
-	return []spec.Finding{{Code: "forwarded", Override: "--poll lb or --ssh-host", Text: fmt.Sprintf(
-		"%s answers, but on %s nothing listens on port %d: its connections cannot be counted there (a forwarded port, or another host?)",
-		strings.Join(m.plan.Targets, ", "), m.Host.Name(), m.plan.UpPorts[i])}}
 }

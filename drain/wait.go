@@ -76,7 +76,7 @@ func (b *batch) wait(m *row, look *lookout, back bool) backend.Wait {
 	owner := b.o.plan.Owner(m.plan)
 	w := backend.Wait{
 		Threshold: set.Threshold, Interval: set.Interval, Timeout: set.Timeout, Ignored: set.IgnorePeers,
-		Others: !back, Look: look.look,
+		Others: !back && m.plan.Address != "", Look: look.look,
 		Reading: func(r backend.Reading) {
 			e := &event.Waiting{
 				Header: head, Open: r.Count.Open, Threshold: set.Threshold, Peers: r.Count.Peers, MorePeers: r.Count.MorePeers,

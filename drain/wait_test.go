@@ -394,8 +394,8 @@ func TestOtherClientsNotLookedFor(t *testing.T) {
 		test.backend.Settings = w.o.plan.Spec.Settings
 		m := &row{Backend: &backend.Backend{Host: host}, plan: test.backend}
 		m.Counter = w.o.newCounter(m)
-		if (m.Clients != nil) != test.want {
-			t.Errorf("%+v: looked for %t, want %t", test.backend, m.Clients != nil, test.want)
+		if looked := m.Sockets != nil && w.wait(m, newLookout(w), false).Others; looked != test.want {
+			t.Errorf("%+v: looked for %t, want %t", test.backend, looked, test.want)
 		}
 	}
 }

@@ -54,8 +54,7 @@ type Held struct {
 //go:embed counter.sh
 var counterScript string
 
-// Counter counts the connections to ports of a host, and says which of the ports
-// are listened on. It is one command there, which is told what to look for, so
+// Counter counts the connections to ports of a host, and lists their far ends. It is one command there, which is told what to look for, so
 // that a reading costs one round trip. Where
 // another command needs the one session of the host, it is ended, and started
 // again by the next reading. It needs no root. A count that cannot be had is an
@@ -96,9 +95,13 @@ func (c *Counter) Clients(ctx context.Context, except []netip.Addr) ([]netip.Add
 	return ask(ctx, c, request, parseClients)
 }
 
-// Listening returns those of the ports that something listens on, at any address of the host.
-func (c *Counter) Listening(ctx context.Context) ([]uint16, error) {
-	return ask(ctx, c, "listening", parseListening)
+// Sees returns those of some far ends whose connection the host has, in whatever state.
+func (c *Counter) Sees(ctx context.Context, far []netip.AddrPort) ([]netip.AddrPort, error) {
+	request := "sees "
+	for i, end := range far {
+		request += map[bool]string{true: " or "}[i > 0] + "dst " + end.String()
+	}
+	return ask(ctx, c, request, parseClients)
 }
 
 // Close ends the command on the host.
@@ -324,23 +327,6 @@ func parseClients(lines []string) ([]netip.AddrPort, error) {
 	}
 	slices.SortFunc(clients, netip.AddrPort.Compare)
 	return clients, more
-}
-
-// parseListening reads the answer to "listening".
-func parseListening(lines []string) (ports []uint16, err error) {
-	lines, err = answer(lines)
-	if err != nil {
-		return nil, err
-	}
-	for _, line := range lines {
-		text, found := strings.CutPrefix(line, "listening ")
-		port, err := strconv.ParseUint(text, 10, 16)
-		if !found || err != nil {
-			return nil, fmt.Errorf("unexpected output: %q", clip(line))
-		}
-		ports = append(ports, uint16(port))
-	}
-	return ports, nil
 }
 
 // answer returns the lines of an answer without its end, if that is a good one.

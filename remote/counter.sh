@@ -7,7 +7,7 @@
 #                       ms ago something was last sent on it, and received
 #   clients ID ADDR...  the far ends of all that there are or were until a minute
 #                       ago (TIME-WAIT), but at ADDR and at this host itself
-#   listening ID        the ports that something listens on, at any address
+#   sees ID FILTER      the far ends that FILTER has ss print, in any state
 # An answer ends with "end ID STATUS", the exit status of ss. Before this text come
 # lines that set ready, what to print first, and filter, the sockets for ss.
 LC_ALL=C; export LC_ALL
@@ -81,12 +81,8 @@ clients='
     done()
   }'
 
-listening='
-  /^[0-9]+ +[0-9]+ +[^ ]+:[0-9]+ +[^ ]+:[0-9*]+ *$/ {
-    sub(/.*:/, "", $3)
-    if (!seen[$3]++) print "listening " $3
-    next
-  }
+sees='
+  /^[A-Z0-9-]+ +[0-9]+ +[0-9]+ +[^ ]+:[0-9]+ +[^ ]+:[0-9]+ *$/ { print "client " $5; next }
   { if (errors++ < 3) print "error " $0 }
   END { done() }'
 
@@ -97,12 +93,12 @@ listening='
     command -v $tool >/dev/null || { printf '%s\n' "$ready no $tool"; exit; }
   done
   printf '%s\n' "$ready"
-  while read -r what id except; do
+  while read -r what id rest; do
     case $what in
       count) { ss -Htn state established state syn-recv "$filter" 2>&1; echo "exit $?"; } | awk -v id="$id" "$common$count" ;;
       held) { ss -Htni state established state syn-recv "$filter" 2>&1; echo "exit $?"; } | awk -v id="$id" -v held=1 "$common$count" ;;
-      clients) { ss -Htan state connected "$filter" 2>&1; echo "exit $?"; } | awk -v id="$id" -v except=" $except " "$common$clients" ;;
-      listening) { ss -Htn state listening "$filter" 2>&1; echo "exit $?"; } | awk -v id="$id" "$common$listening" ;;
+      clients) { ss -Htan state connected "$filter" 2>&1; echo "exit $?"; } | awk -v id="$id" -v except=" $rest " "$common$clients" ;;
+      sees) { ss -Htan state connected "$filter and ( $rest )" 2>&1; echo "exit $?"; } | awk -v id="$id" "$common$sees" ;;
     esac </dev/null || printf 'end %s unknown\n' "$id"
   done
   exit

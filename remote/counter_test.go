@@ -111,11 +111,7 @@ func TestCounter(t *testing.T) {
 			}
 			counter := NewCounter(h, ports(both, 1, v4, idle))
 			defer counter.Close()
-			listening, err := counter.Listening(ctx)
-			slices.Sort(listening)
-			if want := slices.Sorted(slices.Values(ports(both, v4, idle))); err != nil || !slices.Equal(listening, want) {
-				t.Errorf("listening: %v, %v, want %v", listening, err, want)
-			}
+			checkSees(t, counter)
 		})
 	}
 	for _, bad := range [][]uint16{nil, {0}, make([]uint16, 1000)} {
@@ -301,9 +297,9 @@ func TestCounterFails(t *testing.T) {
 				if errors.Is(err, ErrNoSS) != (c.ss == "") {
 					t.Errorf("got %v", err)
 				}
-				listening, err := counter.Listening(limit(t, time.Minute))
-				if (c.want == "") != (err == nil) || err == nil && !slices.Equal(listening, ports(80)) {
-					t.Errorf("listening: %v, %v", listening, err)
+				seen, err := counter.Sees(limit(t, time.Minute), clients)
+				if (c.want == "") != (err == nil) || !slices.Equal(seen, clients) {
+					t.Errorf("sees %v, %v", seen, err)
 				}
 			}
 		})
@@ -496,14 +492,31 @@ func TestCounterKeepsItsSession(t *testing.T) {
 		if got, err := counter.Count(limit(t, time.Minute)); err != nil || got.Open != 1 {
 			t.Errorf("%+v, %v", got, err)
 		}
-		if got, err := counter.Listening(limit(t, time.Minute)); err != nil || !slices.Equal(got, ports(port)) {
-			t.Errorf("listening: %v, %v", got, err)
-		}
+		checkSees(t, counter)
 	}
 	mu.Lock()
 	defer mu.Unlock()
 	if want := []string{"sh"}; !slices.Equal(started, want) {
 		t.Errorf("sessions for %q, want %q", started, want)
+	}
+}
+
+// checkSees looks for all connections that a counter has, of which there is at least one, and for one
+// that it has not.
+func checkSees(t *testing.T, c *Counter) {
+	t.Helper()
+	count, err := c.CountHeld(limit(t, time.Minute))
+	if err != nil || len(count.Held) == 0 {
+		t.Fatalf("%+v, %v", count, err)
+	}
+	var far []netip.AddrPort
+	for _, h := range count.Held {
+		far = append(far, h.Far)
+	}
+	slices.SortFunc(far, netip.AddrPort.Compare)
+	got, err := c.Sees(limit(t, time.Minute), append([]netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:9")}, far...))
+	if err != nil || !slices.Equal(got, far) {
+		t.Errorf("sees %v, %v, not %v", got, err, far)
 	}
 }
 

@@ -119,7 +119,11 @@ func seenText(c event.Check) string {
 		if s.Open == nil {
 			return ""
 		}
-		return fmt.Sprintf("%s open, by %s", count(*s.Open, "connection"), s.Counter)
+		text := fmt.Sprintf("%s open, by %s", count(*s.Open, "connection"), s.Counter)
+		if s.Refuses {
+			text += "; the app takes no connections"
+		}
+		return text
 	}
 	return ""
 }

@@ -19,7 +19,7 @@ type Backend struct {
 	Host    remote.Host // nil when nothing is run there
 	Service remote.Service
 	Counter Counter
-	Clients *remote.Counter // who is connected; nil where that cannot be known
+	Sockets *remote.Counter // of the backend itself; nil where they are not listed
 	// Active tells that the service was active when everything was checked. It
 	// is then stopped without asking again, so that the stop follows the last
 	// request closely; to stop what has ended since does no harm.

@@ -36,10 +36,10 @@ const (
 // newOtherClients notes who is connected now. Only ss on the backend can tell;
 // with any other counter it is nil.
 func newOtherClients(ctx context.Context, b *Backend, w Wait) (*otherClients, error) {
-	if b.Clients == nil {
+	if b.Sockets == nil {
 		return nil, nil
 	}
-	c := &otherClients{Wait: w, counter: b.Clients, named: map[netip.Addr]bool{}, before: map[netip.AddrPort]bool{}, last: time.Now()}
+	c := &otherClients{Wait: w, counter: b.Sockets, named: map[netip.Addr]bool{}, before: map[netip.AddrPort]bool{}, last: time.Now()}
 	far, err := c.list(ctx)
 	if err != nil {
 		return nil, err

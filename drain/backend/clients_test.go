@@ -50,7 +50,7 @@ func newCrowd(t *testing.T, change ...func(*Wait)) *crowd {
 		w.Interval, w.Others = 20*time.Millisecond, true
 		w.Known = []netip.Addr{netip.MustParseAddr("192.168.1.2"), netip.MustParseAddr("::1")}
 	}}, change...)...)
-	c.backend.Clients = counter
+	c.backend.Sockets = counter
 	return c
 }
 

@@ -13,7 +13,7 @@ import (
 
 // Protocol is the version of what a client and an agent say to each other. It
 // changes with every change of the calls or their types.
-const Protocol = 8
+const Protocol = 9
 
 // A greeting is the agent's first line.
 type greeting struct {
@@ -91,6 +91,7 @@ func methods(b Balancer) map[string]method {
 		"load":        call(b.Load),
 		"watch":       call(b.Watch),
 		"connections": call(b.Connections),
+		"probe":       call(b.Probe),
 		"health":      act(b.Health),
 		"record":      act(b.Record),
 		"end":         act(b.End),

@@ -37,6 +37,9 @@ type Balancer interface {
 	Watch(context.Context, WatchRequest) (Watched, error)
 	// Connections counts the connections from here to some servers.
 	Connections(context.Context, ConnectionsQuery) (remote.Count, error)
+	// Probe connects to some servers and keeps the connections open, so that a counter elsewhere can be
+	// tried on them.
+	Probe(context.Context, ProbeRequest) ([]Probed, error)
 	// Health connects to some servers, or asks for a URL, once.
 	Health(context.Context, HealthCheck) error
 	// Record writes down how the operation goes. It fails if the operation is no
@@ -314,6 +317,19 @@ type ConnectionsQuery struct {
 	StatusURL string `json:"status_url,omitempty"`
 	// Held lists the connections too, 2,000 of them at most.
 	Held bool `json:"held,omitempty"`
+}
+
+// A ProbeRequest says where to connect to, or which connections of an earlier probe to close.
+type ProbeRequest struct {
+	Servers []journal.Server `json:"servers,omitempty"`
+	Close   []netip.AddrPort `json:"close,omitempty"` // their near ends
+}
+
+// A Probed is one connection to a server.
+type Probed struct {
+	Near  netip.AddrPort `json:"near"`
+	Far   netip.AddrPort `json:"far"`
+	Error string         `json:"error,omitempty"` // why there is none
 }
 
 // A HealthCheck is one try.

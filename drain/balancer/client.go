@@ -189,6 +189,11 @@ func (c *Client) Connections(ctx context.Context, q ConnectionsQuery) (remote.Co
 	return ask[remote.Count](ctx, c, "connections", q)
 }
 
+// Probe implements [Balancer].
+func (c *Client) Probe(ctx context.Context, r ProbeRequest) ([]Probed, error) {
+	return ask[[]Probed](ctx, c, "probe", r)
+}
+
 // Health implements [Balancer].
 func (c *Client) Health(ctx context.Context, h HealthCheck) error {
 	_, err := ask[bool](ctx, c, "health", h)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"slices"
@@ -69,6 +70,7 @@ type Local struct {
 	known map[journal.Server]nginx.Address
 	// earlier are the endpoints that each address was found to have.
 	earlier map[nginx.Address][]netip.AddrPort
+	probes  map[netip.AddrPort]net.Conn // that are open, by their near ends
 	// sameNetwork tells that nginx was seen to have its sockets in this network namespace.
 	sameNetwork bool
 }
@@ -132,7 +134,7 @@ func NewLocal(o Options) *Local {
 	if o.Nginx.Path == "" {
 		o.Nginx.Path = nginx.DefaultBinary
 	}
-	return &Local{options: o, journal: journal.Journal{Dir: o.StateDir, Keep: o.Keep}, done: make(chan struct{}), unloaded: map[string]journal.FileHashes{}, known: map[journal.Server]nginx.Address{}, earlier: map[nginx.Address][]netip.AddrPort{}}
+	return &Local{options: o, journal: journal.Journal{Dir: o.StateDir, Keep: o.Keep}, done: make(chan struct{}), unloaded: map[string]journal.FileHashes{}, known: map[journal.Server]nginx.Address{}, earlier: map[nginx.Address][]netip.AddrPort{}, probes: map[netip.AddrPort]net.Conn{}}
 }
 
 // Caller implements [Balancer].
@@ -342,6 +344,7 @@ func (l *Local) Close() error {
 		l.discardStaged()
 		l.unlockConfiguration()
 		l.unlock()
+		l.endProbes()
 		close(l.done)
 	})
 	return nil

@@ -67,5 +67,6 @@ type Seen struct {
 	Skew          spec.Seconds         `json:"skew,omitempty"` // that the LB's clock is ahead
 	Service       *ServiceState        `json:"service,omitempty"`
 	Counter       string               `json:"counter,omitempty"`
-	Open          *int                 `json:"open,omitempty"` // connections
+	Open          *int                 `json:"open,omitempty"`                // connections
+	Refuses       bool                 `json:"refuses_connections,omitempty"` // the app is down
 }

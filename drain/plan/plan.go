@@ -87,7 +87,6 @@ type Backend struct {
 
 	host          string   // its name, where Name is that of a port
 	upstreams     []string // every name of Upstreams
-	UpPorts       []uint16 `json:"-"` // of Ports, those of servers that are not down
 	Servers, Down int      `json:"-"` // server lines, and those of them that are down
 }
 
@@ -305,9 +304,6 @@ func (b *Backend) add(text string, t nginx.Target, lbs []LBPlan) {
 			b.Servers++
 			if s.Down {
 				b.Down++
-			}
-			if a.Unix == "" && !s.Down && !slices.Contains(b.UpPorts, a.Port) {
-				b.UpPorts = append(b.UpPorts, a.Port)
 			}
 			if !slices.Contains(b.Upstreams, s.Name) {
 				b.Upstreams = append(b.Upstreams, s.Name)

@@ -1,0 +1,212 @@
+package drain
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/drainctl/drainctl/drain/backend"
+	"github.com/drainctl/drainctl/drain/balancer"
+	"github.com/drainctl/drainctl/drain/event"
+	"github.com/drainctl/drainctl/drain/fleet"
+	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/drain/spec"
+	"github.com/drainctl/drainctl/remote"
+)
+
+// lbCounter is what the LBs themselves see: their sockets to the servers, or the page of a stub_status
+// that they ask for.
+type lbCounter struct {
+	lbs       fleet.Fleet
+	servers   func(*fleet.LB) []journal.Server // of the backend; an LB without any is not asked
+	statusURL string
+}
+
+// Count implements [backend.Counter].
+func (c lbCounter) Count(ctx context.Context) (remote.Count, error) { return c.count(ctx, false) }
+
+// CountHeld implements [backend.Holder].
+func (c lbCounter) CountHeld(ctx context.Context) (remote.Count, error) { return c.count(ctx, true) }
+
+func (c lbCounter) count(ctx context.Context, held bool) (remote.Count, error) {
+	if c.statusURL != "" { // the page is the same from everywhere
+		return c.lbs[0].Connections(ctx, balancer.ConnectionsQuery{StatusURL: c.statusURL, Held: held})
+	}
+	lbs := slices.DeleteFunc(slices.Clone(c.lbs), func(lb *fleet.LB) bool { return len(c.servers(lb)) == 0 })
+	if len(lbs) == 0 {
+		return remote.Count{}, errors.New("no load balancer has a server of the backend")
+	}
+	all, err := fleet.Gather(ctx, lbs, func(ctx context.Context, lb *fleet.LB) (remote.Count, error) {
+		return lb.Connections(ctx, balancer.ConnectionsQuery{Servers: c.servers(lb), Held: held})
+	})
+	sum := remote.Count{}
+	for _, n := range all {
+		sum.Open, sum.Held = sum.Open+n.Open, append(sum.Held, n.Held...)
+	}
+	return sum, err
+}
+
+// Close implements [backend.Counter].
+func (lbCounter) Close() error { return nil }
+
+// atLeast counts with both of two counters, and takes the higher count: a backend is drained when the
+// LBs have no connection to it, and its own counter has none.
+type atLeast struct{ floor, counter backend.Counter }
+
+// Count implements [backend.Counter].
+func (c atLeast) Count(ctx context.Context) (remote.Count, error) {
+	return c.higher(ctx, backend.Counter.Count)
+}
+
+// CountHeld implements [backend.Holder].
+func (c atLeast) CountHeld(ctx context.Context) (remote.Count, error) {
+	return c.higher(ctx, func(c backend.Counter, ctx context.Context) (remote.Count, error) {
+		if h, ok := c.(backend.Holder); ok {
+			return h.CountHeld(ctx)
+		}
+		return c.Count(ctx)
+	})
+}
+
+func (c atLeast) higher(ctx context.Context, count func(backend.Counter, context.Context) (remote.Count, error)) (n remote.Count, err error) {
+	var floor remote.Count
+	var all errgroup.Group
+	all.Go(func() (err error) { floor, err = count(c.floor, ctx); return err })
+	all.Go(func() (err error) { n, err = count(c.counter, ctx); return err })
+	if err = all.Wait(); floor.Open > n.Open {
+		n = floor
+	}
+	return n, err
+}
+
+// Close implements [backend.Counter].
+func (c atLeast) Close() error { return c.counter.Close() }
+
+// floor returns what counts the LBs' own sockets to a backend.
+func (o *Operation) floor(m *row) lbCounter {
+	return lbCounter{lbs: o.lbs.With(m.plan), servers: func(lb *fleet.LB) []journal.Server {
+		return keysOf(o.whole.servers(lb, []*row{m})) // also those that were added since
+	}}
+}
+
+// newCounter returns what counts the connections of a backend. What the LBs have is always counted.
+func (o *Operation) newCounter(m *row) backend.Counter {
+	set := m.plan.Settings
+	url := m.plan.Fill(set.StatusURL)
+	floor := o.floor(m)
+	switch {
+	case set.Counter == spec.CounterStubStatus && set.StatusOnBackend():
+		return atLeast{floor, backend.StatusCounter{Host: m.Host, URL: url}}
+	case set.Counter == spec.CounterStubStatus:
+		return atLeast{floor, lbCounter{lbs: floor.lbs, statusURL: url}}
+	case set.Counter == spec.CounterLB, len(m.plan.Sockets) > 0:
+		return floor
+	}
+	m.Sockets = remote.NewCounter(m.Host, m.plan.Ports)
+	return atLeast{floor, m.Sockets}
+}
+
+// checkCounter makes the counter, reads it once and proves it.
+func (o *Operation) checkCounter(ctx context.Context, m *row, c *checker, broken event.CheckName) {
+	set := m.plan.Settings
+	there := set.Counter == spec.CounterSS && len(m.plan.Sockets) == 0
+	if broken == "" && m.Host == nil && there {
+		return // an undrain that needs none
+	}
+	if !there && !(set.Counter == spec.CounterStubStatus && set.StatusOnBackend()) {
+		broken = "" // it is asked elsewhere
+	}
+	if broken == "" && m.plan.Servers == 0 {
+		broken = event.CheckServer
+	}
+	if broken == "" {
+		m.Counter = o.newCounter(m)
+	}
+	if o.plan.Spec.Kind == spec.Undrain {
+		return // the counter is for a rollback alone
+	}
+	c.try(broken, event.CheckCounter, func() (event.Seen, []spec.Finding) {
+		first, err := m.Counter.Count(ctx)
+		if err != nil {
+			return event.Seen{}, missing("counter", fmt.Errorf("count the open connections with %s: %w", m.plan.CounterText(), err))
+		}
+		findings, refuses := o.proveCounter(ctx, m)
+		return event.Seen{Counter: m.plan.CounterText(), Open: &first.Open, Refuses: refuses}, findings
+	})
+}
+
+// proveCounter checks that the counter on the backend sees what the LBs send: each LB connects to the
+// server, and the counter must have that connection. It has not where the port is forwarded, in a
+// container, or where SSH leads to another host than nginx. If every server refuses connections, the app
+// is down: those that an LB still has must be seen.
+func (o *Operation) proveCounter(ctx context.Context, m *row) (findings []spec.Finding, refuses bool) {
+	if m.Sockets == nil {
+		return nil, false
+	}
+	lbs := slices.DeleteFunc(slices.Clone(o.lbs.With(m.plan)), func(lb *fleet.LB) bool { return len(o.whole.servers(lb, []*row{m})) == 0 })
+	probes, err := fleet.Gather(ctx, lbs, func(ctx context.Context, lb *fleet.LB) ([]balancer.Probed, error) {
+		return lb.Probe(ctx, balancer.ProbeRequest{Servers: keysOf(o.whole.servers(lb, []*row{m}))})
+	})
+	if err != nil {
+		return missing("counter", fmt.Errorf("connect to the backend: %w", err)), false
+	}
+	var connected []balancer.Probed
+	for i, lb := range lbs {
+		mine := slices.DeleteFunc(probes[i], func(p balancer.Probed) bool { return p.Error != "" })
+		if len(mine) > 0 {
+			connected = append(connected, mine...)
+			defer func() { _, _ = lb.Probe(ctx, balancer.ProbeRequest{Close: nearOf(mine)}) }()
+		}
+	}
+	if len(connected) == 0 {
+		return o.proveByOpen(ctx, m), true
+	}
+	seen, err := m.Sockets.Sees(ctx, nearOf(connected))
+	if err != nil {
+		return missing("counter", fmt.Errorf("find the connections of the load balancer: %w", err)), false
+	}
+	for _, p := range connected {
+		if !slices.Contains(seen, p.Near) {
+			return []spec.Finding{unseen(m, fmt.Sprintf("the load balancer connected from %s to %s", p.Near, p.Far))}, false
+		}
+	}
+	return nil, false
+}
+
+// proveByOpen proves the counter by the connections that the LBs have open.
+func (o *Operation) proveByOpen(ctx context.Context, m *row) []spec.Finding {
+	floor, err := o.floor(m).CountHeld(ctx)
+	if err != nil || floor.Open == 0 {
+		return missing("counter", err)
+	}
+	var near []netip.AddrPort
+	for _, h := range floor.Held[:min(len(floor.Held), maxProved)] {
+		near = append(near, h.Far)
+	}
+	seen, err := m.Sockets.Sees(ctx, near)
+	if err != nil || len(seen) > 0 {
+		return missing("counter", err)
+	}
+	return []spec.Finding{unseen(m, fmt.Sprintf("the load balancer has %s open to %s", backend.Number(floor.Open, "connection"), strings.Join(m.plan.Targets, ", ")))}
+}
+
+// maxProved is how many open connections prove a counter.
+const maxProved = 64
+
+// unseen is the refusal of a counter that does not see what an LB has.
+func unseen(m *row, has string) spec.Finding {
+	return spec.Finding{Code: "forwarded", Override: "--poll lb or --ssh-host", Text: fmt.Sprintf(
+		"%s, and %s does not see it: connections cannot be counted there (a forwarded port, a container, or another host?)", has, m.Host.Name())}
+}
+
+func nearOf(probes []balancer.Probed) (near []netip.AddrPort) {
+	for _, p := range probes {
+		near = append(near, p.Near)
+	}
+	return near
+}

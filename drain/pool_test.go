@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -464,8 +465,10 @@ func (a *poolApp) command(args []string) remote.Result {
 		if a.skip {
 			return remote.Result{Code: 1}
 		}
-	case "no-such-program":
-		return remote.Result{Code: 127}
+	}
+	if args[0] == "ends-with" {
+		code, _ := strconv.Atoi(args[1])
+		return remote.Result{Code: code}
 	}
 	return remote.Result{}
 }

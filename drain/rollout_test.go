@@ -385,10 +385,15 @@ func TestRolloutOnlyIf(t *testing.T) {
 	if s := out.result.Skipped; len(s) != 1 || s[0].Backend != p.apps[1].name || p.lbs[0].reloads != 3 {
 		t.Errorf("skipped %v, after %d reloads", s, p.lbs[0].reloads)
 	}
-	// What cannot be run says nothing of any backend.
-	sp.Rollout.OnlyIf = "no-such-program"
-	p.run(sp).ended(t, spec.Failed, spec.Untouched, "hint: it is a command and its words")
-	p.worked(1, 0, 1)
+	// Only 1 is a no: test(1), grep(1) and a signal end with more where there is no answer.
+	for code, hint := range map[int]string{
+		2: "0 is yes and 1 is no", 126: "it is a command and its words", 127: "it is a command and its words", 128 + 9: "0 is yes and 1 is no", 255: "0 is yes and 1 is no",
+	} {
+		sp.Rollout.OnlyIf = fmt.Sprint("ends-with ", code)
+		p.run(sp).ended(t, spec.Failed, spec.Untouched, fmt.Sprintf("--only-if on %s: ends-with %d: exit status %d\nhint: %s", p.apps[0].name, code, code, hint))
+		p.worked(1, 0, 1)
+		p.whole()
+	}
 	sp.Rollout.OnlyIf = "test -e /run/reboot-required"
 	for _, a := range p.apps {
 		a.skip = true

@@ -182,7 +182,8 @@ func splitWords(line string) []string {
 // a package manager does.
 const onlyIfLimit = 5 * time.Minute
 
-// askOnlyIf asks each backend whether it is to be done.
+// askOnlyIf asks each backend whether it is to be done. 0 is yes and 1 is no. Any other code is an
+// error, as of test(1) and grep(1), or the end by a signal: the backend is neither done nor skipped.
 func (o *Operation) askOnlyIf(ctx context.Context) error {
 	words := splitWords(o.plan.Spec.Rollout.OnlyIf)
 	if len(words) == 0 {
@@ -197,15 +198,19 @@ func (o *Operation) askOnlyIf(ctx context.Context) error {
 			args = append(args, m.plan.Fill(w))
 		}
 		r, err := m.Host.Run(ctx, remote.Command{Args: args, Limit: onlyIfLimit})
+		hint := "0 is yes and 1 is no; for a command with other codes, say sh -c '... || exit 1'"
 		switch {
 		case err != nil:
 			return err
-		case r.Code == 126 || r.Code == 127:
-			return fmt.Errorf("--only-if on %s: %w\nhint: it is a command and its words; for a shell's line, say sh -c '...'", m.Name, r.Err(args...))
-		case r.Code != 0:
-			reasons[slices.Index(rows, m)] = fmt.Sprintf("--only-if: exit status %d", r.Code)
+		case r.Code == 0:
+			return nil
+		case r.Code == 1:
+			reasons[slices.Index(rows, m)] = "--only-if: exit status 1"
+			return nil
+		case r.Code == 126 || r.Code == 127: // of a shell that cannot run it (POSIX, 2.8.2)
+			hint = "it is a command and its words; for a shell's line, say sh -c '...'"
 		}
-		return nil
+		return fmt.Errorf("--only-if on %s: %w\nhint: %s", m.Name, r.Err(args...), hint)
 	})
 	for i, m := range rows {
 		if reasons[i] != "" {

@@ -373,7 +373,7 @@ type Rollout struct {
 	MaxGenerations *int          `json:"max_generations,omitempty" flag:"max-generations"` // earlier ones; nil: no limit
 	OnFailure      OnFailure     `json:"on_failure,omitempty" flag:"on-failure"`
 
-	OnlyIf string `json:"only_if,omitempty" flag:"only-if"` // asked on each backend: not zero skips it
+	OnlyIf string `json:"only_if,omitempty" flag:"only-if"` // asked on each backend: 1 skips it, more is an error
 	Gate   string `json:"gate,omitempty" flag:"gate"`       // asked here before each batch: not zero ends the run
 }
 

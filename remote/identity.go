@@ -25,20 +25,35 @@ const passphraseTries = 3
 // agentTimeout is how long an agent may take to list its keys.
 const agentTimeout = 5 * time.Second
 
+// publicKey is the login with a key (RFC 4252, section 7).
+const publicKey = "publickey"
+
 // AuthError says that a host refused the login.
 type AuthError struct {
 	Host  string   // "user@address"
 	Tried []string // the keys that were shown to it
 	Notes []string // keys that could not be used, and why
-	Cause error
+	// Accepted says that a key was accepted, and was not enough.
+	Accepted bool
+	Wants    []string // the methods that the host still accepts, as in RFC 4252: "password"
+	Cause    error
 }
 
 func (e *AuthError) Error() string {
-	tried := "there was no key to try (start an agent and ssh-add one, or name one with --identity)"
+	tried, hint := "there was no key to try (start an agent and ssh-add one, or name one with --identity)", ""
 	if len(e.Tried) > 0 {
 		tried = "keys tried: " + strings.Join(e.Tried, ", ")
 	}
-	return strings.Join(append([]string{fmt.Sprintf("ssh to %s: login refused", e.Host), tried}, e.Notes...), "; ")
+	wants := clip(strings.ReplaceAll(strings.Join(e.Wants, " or "), publicKey, "another key"))
+	switch {
+	case e.Accepted:
+		tried = "the key was accepted; the host also wants " + wants
+		hint = "\nhint: have sshd let this user in with a key alone (AuthenticationMethods)"
+	case len(e.Wants) > 0 && !slices.Contains(e.Wants, publicKey):
+		tried = "the host wants " + wants + ", not a key"
+		hint = "\nhint: have sshd let this user in with a key alone (PubkeyAuthentication, AuthenticationMethods)"
+	}
+	return strings.Join(append([]string{fmt.Sprintf("ssh to %s: login refused", e.Host), tried}, e.Notes...), "; ") + hint
 }
 
 func (e *AuthError) Unwrap() error { return e.Cause }
@@ -55,9 +70,10 @@ type authAttempt struct {
 	signers []ssh.Signer
 	tried   []string
 	notes   []string
-	needed  error // the host asked for a key that could not be opened
-	refused error // why the key of the host was refused: the library may reword that
-	trusted bool  // whether the key of the host was checked and is known
+	needed  error                 // the host asked for a key that could not be opened
+	refused error                 // why the key of the host was refused: the library may reword that
+	trusted bool                  // whether the key of the host was checked and is known
+	state   ssh.ClientAuthContext // the methods that the host has accepted and still accepts
 	close   func()
 	// pause stops the clock of the attempt while a person types.
 	pause func() (resume func())

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"time"
 
@@ -82,6 +83,7 @@ func (h *sshHost) login(ctx context.Context, conn net.Conn, e endpoint, known *h
 			User:              e.user,
 			ClientVersion:     "SSH-2.0-drainctl",
 			Auth:              []ssh.AuthMethod{ssh.PublicKeys(a.signers...)},
+			AuthCallback:      a.note,
 			HostKeyAlgorithms: known.algorithms(e.keyAddr()),
 			HostKeyCallback: func(addr string, remote net.Addr, key ssh.PublicKey) error {
 				a.refused = known.check(addr, remote, key)
@@ -109,6 +111,12 @@ func (h *sshHost) login(ctx context.Context, conn net.Conn, e endpoint, known *h
 	return nil, a.failed(e, err)
 }
 
+// note notes which methods the host has accepted and still accepts. It leaves the choice to the library.
+func (a *authAttempt) note(state *ssh.ClientAuthContext) (ssh.AuthMethod, error) {
+	a.state = *state
+	return nil, nil
+}
+
 // failed is the error for a handshake with e that failed with err.
 func (a *authAttempt) failed(e endpoint, err error) error {
 	// The library has no type for the refusal of all keys.
@@ -120,7 +128,10 @@ func (a *authAttempt) failed(e endpoint, err error) error {
 		if a.needed != nil {
 			a.notes = append(a.notes, a.needed.Error())
 		}
-		return &AuthError{Host: e.name(), Tried: a.tried, Notes: a.notes, Cause: a.needed}
+		return &AuthError{
+			Host: e.name(), Tried: a.tried, Notes: a.notes, Cause: a.needed,
+			Accepted: slices.Contains(a.state.PartialSuccessMethods, publicKey), Wants: a.state.AllowedMethods,
+		}
 	case errors.Is(err, ErrConnection):
 	case strings.Contains(err.Error(), "no common algorithm"):
 		err = clippedError{err} // they do not understand each other; trying again will not help

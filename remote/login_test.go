@@ -302,3 +302,38 @@ func TestUserCertificate(t *testing.T) {
 		connect(t, how)
 	}
 }
+
+// A host that wants more than a key says so. Nobody should look for a missing key then.
+func TestSecondFactor(t *testing.T) {
+	t.Parallel()
+	makeUsers(t)
+	for methods, want := range map[string]string{
+		"publickey,keyboard-interactive":                    "the key was accepted; the host also wants keyboard-interactive",
+		"publickey,password":                                "the key was accepted; the host also wants password",
+		"publickey,password publickey,keyboard-interactive": "the key was accepted; the host also wants password or keyboard-interactive",
+		"publickey,publickey":                               "the key was accepted; the host also wants another key",
+		"keyboard-interactive,publickey":                    "the host wants keyboard-interactive, not a key",
+		"password":                                          "the host wants password, not a key",
+	} {
+		t.Run(methods, func(t *testing.T) {
+			t.Parallel()
+			s := startServer(t, serverOptions{config: "Match User " + opUser + "\nPasswordAuthentication yes\nKbdInteractiveAuthentication yes\nAuthenticationMethods " + methods})
+			_, err := s.ssh(opUser).Connect(limit(t, time.Minute))
+			var refused *AuthError
+			if !errors.As(err, &refused) || !strings.Contains(err.Error(), want) || errors.Is(err, ErrConnection) {
+				t.Errorf("got %v; want %q", err, want)
+			}
+			connect(t, s.ssh(webUser))
+		})
+	}
+	t.Run("two keys", func(t *testing.T) {
+		s := startServer(t, serverOptions{config: "AuthenticationMethods publickey,publickey"})
+		config := filepath.Join(s.dir, "config")
+		if err := os.WriteFile(config, []byte("IdentityFile "+newKey(t, s, "second", "ed25519", "", true)+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		how := s.ssh(opUser)
+		how.ConfigFile = config
+		connect(t, how)
+	})
+}

@@ -40,7 +40,7 @@ type HostKeyError struct {
 	Type        string     // of the key shown, such as "ssh-ed25519"
 	Fingerprint string     // of the key shown, such as "SHA256:…"
 	Line        string     // the line for known_hosts that makes the key known
-	File        string     // the known_hosts file to add it to
+	File        string     // the known_hosts file to add it to; "" if none keeps keys
 	Old         []KnownKey // what the files have for the host, or the revoked entry
 	Cause       error      // why a certificate is not valid
 }
@@ -65,19 +65,23 @@ func (e *HostKeyError) Error() string {
 		remove = append(remove, Quote("ssh-keygen", "-R", e.Host, "-f", k.File))
 	}
 	known := strings.Join(old, ", ")
+	add := fmt.Sprintf("add to %s: %s", e.File, e.Line)
+	if e.File == "" {
+		add = "set UserKnownHostsFile in ~/.ssh/config to a file that keeps keys, and add to it: " + e.Line
+	}
 	switch e.Problem {
 	case HostKeyChanged:
 		return fmt.Sprintf("the host key of %s has changed: it shows %s, known is %s; somebody may be in between\n"+
-			"hint: if the host was reinstalled: %s, and then add to %s: %s",
-			e.Host, shown, known, strings.Join(slices.Compact(remove), "; "), e.File, e.Line)
+			"hint: if the host was reinstalled: %s, and then %s",
+			e.Host, shown, known, strings.Join(slices.Compact(remove), "; "), add)
 	case HostKeyRevoked:
 		return fmt.Sprintf("the host key of %s is revoked: %s (%s)", e.Host, shown, known)
 	case HostKeyCertificate:
 		return fmt.Sprintf("the host certificate of %s is not valid: %s: %v", e.Host, shown, e.Cause)
 	}
 	return fmt.Sprintf("the host key of %s is not known: it shows %s\n"+
-		"hint: if that is the fingerprint which `ssh-keygen -lf` gives for the key in /etc/ssh on the host, add to %s: %s",
-		e.Host, shown, e.File, e.Line)
+		"hint: if that is the fingerprint which `ssh-keygen -lf` gives for the key in /etc/ssh on the host, %s",
+		e.Host, shown, add)
 }
 
 func (e *HostKeyError) Unwrap() error { return e.Cause }
@@ -94,7 +98,10 @@ type hostKeys struct {
 // file of revoked keys if it is not "". A line in them that cannot be read is
 // passed over, as ssh does, unless it revokes a key.
 func loadHostKeys(files []string, revoked string) (*hostKeys, error) {
-	k := &hostKeys{copied: make(map[string]string), add: append(files, "")[0]}
+	k := &hostKeys{copied: make(map[string]string)}
+	if len(files) > 0 && !isDevice(files[0]) {
+		k.add = files[0]
+	}
 	var there []string
 	texts := make(map[string][]byte)
 	for _, f := range files {
@@ -115,6 +122,13 @@ func loadHostKeys(files []string, revoked string) (*hostKeys, error) {
 	}
 	k.revoked, err = loadRevoked(revoked)
 	return k, err
+}
+
+// isDevice reports whether path is a device, such as /dev/null, which many configurations have as the
+// file of known hosts so that ssh asks nothing.
+func isDevice(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode()&fs.ModeDevice != 0
 }
 
 // loadCleaned loads copies of files in which the lines that cannot be read are
@@ -252,7 +266,7 @@ func (k *hostKeys) check(addr string, remote net.Addr, key ssh.PublicKey) error 
 		e.Problem, e.Cause = HostKeyCertificate, clippedError{err}
 	default:
 		if e.Old = k.plainKeys(addr, wrong.Want); len(e.Old) > 0 {
-			e.Problem = HostKeyChanged
+			e.Problem, e.File = HostKeyChanged, cmp.Or(e.File, e.Old[0].File)
 			return e
 		}
 		// As ssh does: what is known of the host on any port holds.

@@ -134,8 +134,25 @@ func TestHostKeys(t *testing.T) {
 		if err := os.WriteFile(how.ConfigFile, []byte("StrictHostKeyChecking no\nUserKnownHostsFile /dev/null\nGlobalKnownHostsFile none\n"), 0o600); err != nil {
 			t.Fatal(err)
 		}
+		_, err := how.Connect(limit(t, time.Minute))
 		var refused *HostKeyError
-		if _, err := how.Connect(limit(t, time.Minute)); !errors.As(err, &refused) {
+		if !errors.As(err, &refused) {
+			t.Fatalf("got %v", err)
+		}
+		want := ", set UserKnownHostsFile in ~/.ssh/config to a file that keeps keys, and add to it: " + refused.Line
+		if !strings.HasSuffix(err.Error(), want) {
+			t.Errorf("the advice is of no use: %v", err)
+		}
+	})
+	t.Run("changed where the first file keeps nothing", func(t *testing.T) {
+		how := s.ssh(opUser)
+		how.KnownHosts = ""
+		how.ConfigFile = filepath.Join(s.dir, "config")
+		if err := os.WriteFile(how.ConfigFile, []byte("UserKnownHostsFile /dev/null\nGlobalKnownHostsFile "+s.knownHosts+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s.setKnown(t, n+" "+other("ed25519")+"\n")
+		if _, err := how.Connect(limit(t, time.Minute)); err == nil || !strings.Contains(err.Error(), "and then add to "+s.knownHosts+": ") {
 			t.Errorf("got %v", err)
 		}
 	})

@@ -61,7 +61,7 @@ func Run(ctx context.Context, c Command) (code int, err error) {
 	select {
 	case <-p.ended:
 	case <-ctx.Done():
-		if !p.terminate() {
+		if !p.Terminate() {
 			return 0, fmt.Errorf("given up, it may still run: %w", context.Cause(ctx))
 		}
 	}
@@ -173,9 +173,9 @@ func (p *Process) Close() error {
 	return p.stdout.Close()
 }
 
-// terminate tells the process group to end, first politely, and reports whether the command
+// Terminate tells the process group to end, first politely, and reports whether the command
 // has ended. What sudo has started is root's to signal.
-func (p *Process) terminate() bool {
+func (p *Process) Terminate() bool {
 	if p.signal(syscall.SIGTERM) && p.code == 0 {
 		return true
 	}

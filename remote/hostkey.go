@@ -3,6 +3,7 @@ package remote
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -62,7 +63,9 @@ func (e *HostKeyError) Error() string {
 	var old, remove []string
 	for _, k := range e.Old {
 		old = append(old, k.String())
-		remove = append(remove, Quote("ssh-keygen", "-R", e.Host, "-f", k.File))
+		if k.File != knownHostsCommand {
+			remove = append(remove, Quote("ssh-keygen", "-R", e.Host, "-f", k.File))
+		}
 	}
 	known := strings.Join(old, ", ")
 	add := fmt.Sprintf("add to %s: %s", e.File, e.Line)
@@ -72,8 +75,8 @@ func (e *HostKeyError) Error() string {
 	switch e.Problem {
 	case HostKeyChanged:
 		return fmt.Sprintf("the host key of %s has changed: it shows %s, known is %s; somebody may be in between\n"+
-			"hint: if the host was reinstalled: %s, and then %s",
-			e.Host, shown, known, strings.Join(slices.Compact(remove), "; "), add)
+			"hint: if the host was reinstalled: %s",
+			e.Host, shown, known, strings.Join(append(slices.Compact(remove), add), "; "))
 	case HostKeyRevoked:
 		return fmt.Sprintf("the host key of %s is revoked: %s (%s)", e.Host, shown, known)
 	case HostKeyCertificate:
@@ -94,17 +97,20 @@ type hostKeys struct {
 	revoked map[string]KnownKey
 }
 
-// loadHostKeys reads known_hosts files, those of them that there are, and the
-// file of revoked keys if it is not "". A line in them that cannot be read is
-// passed over, as ssh does, unless it revokes a key.
-func loadHostKeys(files []string, revoked string) (*hostKeys, error) {
+// knownHostsCommand stands for the output of KnownHostsCommand where a file is named.
+const knownHostsCommand = "KnownHostsCommand"
+
+// loadHostKeys reads the known_hosts files of e, those of them that there are, what its
+// KnownHostsCommand prints, and the file of revoked keys. A line in them that cannot be
+// read is passed over, as ssh does, unless it revokes a key.
+func loadHostKeys(ctx context.Context, e endpoint) (*hostKeys, error) {
 	k := &hostKeys{copied: make(map[string]string)}
-	if len(files) > 0 && !isDevice(files[0]) {
-		k.add = files[0]
+	if len(e.knownHosts) > 0 && !isDevice(e.knownHosts[0]) {
+		k.add = e.knownHosts[0]
 	}
 	var there []string
 	texts := make(map[string][]byte)
-	for _, f := range files {
+	for _, f := range e.knownHosts {
 		text, err := os.ReadFile(f)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
@@ -114,13 +120,21 @@ func loadHostKeys(files []string, revoked string) (*hostKeys, error) {
 		}
 		there, texts[f] = append(there, f), text
 	}
-	var err error
-	if k.db, err = knownhosts.NewDB(there...); err != nil {
+	printed, err := e.askKnownHosts(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("known hosts: %w", err)
+	}
+	if len(printed) > 0 {
+		there, texts[knownHostsCommand] = append(there, knownHostsCommand), printed
+	} else {
+		k.db, err = knownhosts.NewDB(there...)
+	}
+	if k.db == nil || err != nil {
 		if k.db, err = k.loadCleaned(there, texts); err != nil {
 			return nil, fmt.Errorf("known hosts: %w", err)
 		}
 	}
-	k.revoked, err = loadRevoked(revoked)
+	k.revoked, err = loadRevoked(e.revoked)
 	return k, err
 }
 
@@ -266,7 +280,9 @@ func (k *hostKeys) check(addr string, remote net.Addr, key ssh.PublicKey) error 
 		e.Problem, e.Cause = HostKeyCertificate, clippedError{err}
 	default:
 		if e.Old = k.plainKeys(addr, wrong.Want); len(e.Old) > 0 {
-			e.Problem, e.File = HostKeyChanged, cmp.Or(e.File, e.Old[0].File)
+			if e.Problem = HostKeyChanged; e.File == "" && e.Old[0].File != knownHostsCommand {
+				e.File = e.Old[0].File
+			}
 			return e
 		}
 		// As ssh does: what is known of the host on any port holds.

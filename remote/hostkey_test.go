@@ -152,7 +152,7 @@ func TestHostKeys(t *testing.T) {
 			t.Fatal(err)
 		}
 		s.setKnown(t, n+" "+other("ed25519")+"\n")
-		if _, err := how.Connect(limit(t, time.Minute)); err == nil || !strings.Contains(err.Error(), "and then add to "+s.knownHosts+": ") {
+		if _, err := how.Connect(limit(t, time.Minute)); err == nil || !strings.Contains(err.Error(), "; add to "+s.knownHosts+": ") {
 			t.Errorf("got %v", err)
 		}
 	})

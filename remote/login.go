@@ -34,25 +34,14 @@ func (h *sshHost) dial(ctx context.Context) (*connection, error) {
 // step connects and logs in to e through the last of hops, or directly if there
 // are none.
 func (h *sshHost) step(ctx context.Context, hops []*ssh.Client, e endpoint) (*ssh.Client, *countingConn, error) {
-	known, err := loadHostKeys(e.knownHosts, e.revoked)
-	if err != nil {
-		return nil, nil, fmt.Errorf("ssh to %s: %w", e.name(), err)
-	}
 	limited, cancel := context.WithTimeoutCause(ctx, e.timeout, fmt.Errorf("no answer within %v", e.timeout))
 	defer cancel()
-	dial := new(net.Dialer).DialContext
-	if len(hops) > 0 {
-		dial = hops[len(hops)-1].DialContext
-	}
-	conn, err := dial(limited, "tcp", e.addr())
+	conn, err := h.reach(limited, hops, e)
 	if err != nil {
-		if limited.Err() != nil {
-			err = context.Cause(limited)
-		}
 		return nil, nil, fmt.Errorf("ssh to %s: %w: %w", e.name(), ErrConnection, err)
 	}
 	counting := &countingConn{Conn: conn}
-	client, err := h.login(ctx, counting, e, known)
+	client, err := h.login(ctx, counting, e)
 	if err != nil {
 		conn.Close()
 		return nil, nil, err
@@ -60,9 +49,29 @@ func (h *sshHost) step(ctx context.Context, hops []*ssh.Client, e endpoint) (*ss
 	return client, counting, nil
 }
 
+// reach connects to e through the last of hops, the ProxyCommand, or directly.
+func (h *sshHost) reach(ctx context.Context, hops []*ssh.Client, e endpoint) (net.Conn, error) {
+	dial := new(net.Dialer).DialContext
+	switch {
+	case len(hops) > 0: // ssh -J overrides a ProxyCommand
+		dial = hops[len(hops)-1].DialContext
+	case e.proxyCommand != "":
+		return dialProxy(ctx, e.proxyCommand, h.limits.grace)
+	}
+	conn, err := dial(ctx, "tcp", e.addr())
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	return conn, err
+}
+
 // login does the handshake with e on conn. It returns at once when ctx ends,
 // whatever a person is being asked at that time.
-func (h *sshHost) login(ctx context.Context, conn net.Conn, e endpoint, known *hostKeys) (*ssh.Client, error) {
+func (h *sshHost) login(ctx context.Context, conn net.Conn, e endpoint) (*ssh.Client, error) {
+	known, err := loadHostKeys(ctx, e)
+	if err != nil {
+		return nil, fmt.Errorf("ssh to %s: %w", e.name(), err)
+	}
 	a, err := h.keys.attempt(ctx, e)
 	if err != nil {
 		return nil, err

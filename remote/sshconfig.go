@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/drainctl/drainctl/command"
+	"github.com/skeema/knownhosts"
 )
 
 const (
@@ -75,6 +76,9 @@ type endpoint struct {
 	keyAlias     string   // the name that known_hosts has the host under, if not its own
 	revoked      string   // file of revoked host keys
 	timeout      time.Duration
+	proxyCommand string // for the shell; "" for none
+	// knownHostsCommand prints further lines of known_hosts, if it is not empty.
+	knownHostsCommand []string
 }
 
 // identity is the file of a private key.
@@ -157,7 +161,7 @@ func (s SSH) routeWithin(ctx context.Context, limit int) (route []endpoint, err 
 
 // ask asks ssh what its configuration says of the host.
 func (s SSH) ask(ctx context.Context) (string, error) {
-	if s.Address == "" || strings.HasPrefix(s.Address, "-") || strings.ContainsAny(s.Address, " \t\r\n\x00@/") {
+	if s.Address == "" || strings.HasPrefix(s.Address, "-") || strings.ContainsAny(s.Address, shellSpecial+"\x00@/") {
 		return "", fmt.Errorf("%q is not a host name or address", s.Address)
 	}
 	args := []string{"ssh", "-T", "-G"}
@@ -204,10 +208,6 @@ func parseEndpoint(alias, out string) (e endpoint, jumps []string, err error) {
 	if seconds, serr := strconv.Atoi(first("connecttimeout")); serr == nil && seconds > 0 {
 		e.timeout = time.Duration(seconds) * time.Second
 	}
-	// Going around it would be to ignore what the operator set up.
-	if command := first("proxycommand"); command != "" {
-		return e, nil, fmt.Errorf("ProxyCommand %q: drainctl runs no proxy commands\nhint: use ProxyJump", command)
-	}
 	e.keyAlias, e.onlyThese = first("hostkeyalias"), first("identitiesonly") == "yes"
 	x, err := newExpansion(e)
 	if err != nil {
@@ -235,9 +235,11 @@ func parseEndpoint(alias, out string) (e endpoint, jumps []string, err error) {
 	case agent != "" && agent != "SSH_AUTH_SOCK":
 		e.agent = x.tilde(agent)
 	}
+	e.proxyCommand = x.proxyCommand(first("proxycommand"), first("proxyusefdpass"))
 	if value := x.tokens(first("proxyjump")); value != "" {
 		jumps = strings.Split(value, ",")
 	}
+	e.knownHostsCommand = x.knownHostsCommand(e, first("knownhostscommand"))
 	return e, jumps, x.err
 }
 
@@ -287,14 +289,55 @@ var (
 )
 
 // path expands % tokens, ${VARIABLES} and ~ in the name of a file.
-func (x *expansion) path(value string) string {
-	return x.tilde(variable.ReplaceAllStringFunc(x.tokens(value), func(v string) string {
+func (x *expansion) path(value string) string { return x.tilde(x.word(value)) }
+
+// word expands % tokens and ${VARIABLES}.
+func (x *expansion) word(value string) string {
+	return variable.ReplaceAllStringFunc(x.tokens(value), func(v string) string {
 		text, set := os.LookupEnv(v[2 : len(v)-1])
 		if !set {
 			x.fail("%q: %s is not set in the environment", value, v)
 		}
 		return text
-	}))
+	})
+}
+
+// shellSpecial are the characters that OpenSSH allows in no name, since 9.6: they mean something to the
+// shell of a ProxyCommand (valid_hostname in its ssh.c).
+const shellSpecial = "'`\"$\\;&<>|(){} \t\r\n"
+
+// proxyCommand is a ProxyCommand for the shell. The names in it may come from elsewhere, such as the
+// configuration of an nginx.
+func (x *expansion) proxyCommand(value, passesDescriptor string) string {
+	switch {
+	case value == "-":
+		x.fail("ProxyCommand -: the standard input of drainctl is not a connection")
+	case value != "" && passesDescriptor == "yes":
+		x.fail("drainctl does not support ProxyUseFdpass")
+	}
+	for _, t := range []string{"%h", "%n", "%k", "%r"} {
+		if name := x.values[t]; strings.Contains(value, t) && (strings.HasPrefix(name, "-") || strings.ContainsAny(name, shellSpecial)) {
+			x.fail("ProxyCommand: %s is %q, which means something else to the shell", t, name)
+		}
+	}
+	return x.tokens(value)
+}
+
+// knownHostsCommand is a KnownHostsCommand, which no shell runs. It is run once, before the host shows
+// its key, so tokens of that key are not known.
+func (x *expansion) knownHostsCommand(e endpoint, value string) []string {
+	words, err := Split(value)
+	if err != nil {
+		x.fail("KnownHostsCommand %q: %w", value, err)
+	}
+	if len(words) > 0 && !filepath.IsAbs(words[0]) {
+		x.fail("KnownHostsCommand %q: not an absolute path", value)
+	}
+	x.values["%H"], x.values["%I"] = knownhosts.Normalize(e.keyAddr()), "HOSTNAME"
+	for i, w := range words {
+		words[i] = x.word(w)
+	}
+	return words
 }
 
 // tilde expands ~ and ~USER at the start of a name.

@@ -118,14 +118,19 @@ func TestSSHConfig(t *testing.T) {
 		})
 	}
 	for text, want := range map[string]string{
-		"Port x\n":                         "line 1",
-		"HostName %q\n":                    "%q",
-		"IdentityFile %C\n":                "%C",
-		"IdentityFile x%\n":                "nothing after it",
-		"IdentityFile ${NOT_SET_AT_ALL}\n": "NOT_SET_AT_ALL",
-		"IdentityFile ~no-such-user/x\n":   "no-such-user",
-		"ProxyCommand nc %h %p\n":          "ProxyJump",
-		"Match nonsense y\n":               "nonsense",
+		"Port x\n":                             "line 1",
+		"HostName %q\n":                        "%q",
+		"IdentityFile %C\n":                    "%C",
+		"IdentityFile x%\n":                    "nothing after it",
+		"IdentityFile ${NOT_SET_AT_ALL}\n":     "NOT_SET_AT_ALL",
+		"IdentityFile ~no-such-user/x\n":       "no-such-user",
+		"ProxyCommand nc %q\n":                 "%q",
+		"ProxyCommand -\n":                     "standard input",
+		"ProxyCommand x\nProxyUseFdpass yes\n": "ProxyUseFdpass",
+		"KnownHostsCommand /x %t\n":            "%t",
+		"KnownHostsCommand x\n":                "not an absolute path",
+		"KnownHostsCommand /x \"\n":            "quote",
+		"Match nonsense y\n":                   "nonsense",
 	} {
 		if _, err := routeWith(t, text); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v", text, err)

@@ -499,12 +499,6 @@ Host *
 			t.Errorf("got %v", err)
 		}
 	})
-	t.Run("a proxy command", func(t *testing.T) {
-		write(config, "Host c\n ProxyCommand nc %h %p\n"+hosts)
-		if _, err := (SSH{Address: "c", ConfigFile: config}).Connect(limit(t, time.Minute)); err == nil || !strings.Contains(err.Error(), "ProxyJump") {
-			t.Errorf("got %v", err)
-		}
-	})
 	t.Run("silence behind a jump", func(t *testing.T) {
 		write(config, "Host c\n ProxyJump a\n"+hosts)
 		fast := quick()

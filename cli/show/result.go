@@ -95,7 +95,7 @@ func (v *Text) why(r *event.Result) {
 			continue
 		}
 		prefix := "drainctl: error: "
-		for _, line := range toldLines(f) {
+		for _, line := range v.findingLines(f) {
 			if strings.HasPrefix(line, hintMark) {
 				prefix = "drainctl: "
 			}
@@ -113,6 +113,15 @@ func toldLines(f spec.Finding) []string {
 	lines := strings.Split(strings.TrimRight(f.Text, "\n"), "\n")
 	if f.Override != "" {
 		lines = append(lines, hintMark+"use "+f.Override+" to override")
+	}
+	return lines
+}
+
+// findingLines is toldLines, after the name of the LB if there are several.
+func (v *Text) findingLines(f spec.Finding) []string {
+	lines := toldLines(f)
+	if f.LB != "" && v.fleet {
+		lines[0] = f.LB + ": " + lines[0]
 	}
 	return lines
 }
@@ -230,7 +239,7 @@ func (v *Text) plan(p *plan.Plan) {
 	}
 	for _, f := range p.Findings {
 		if f.Warning {
-			lines := toldLines(f)
+			lines := v.findingLines(f)
 			v.warning(lines[0])
 			for _, line := range lines[1:] {
 				v.told("  ", "  ", line)
@@ -256,7 +265,7 @@ func (v *Text) verdict(p *plan.Plan) {
 		if f.Warning {
 			continue
 		}
-		v.line("%s %s", v.bad.Sprint("refused:"), strings.Join(toldLines(f), "\n"))
+		v.line("%s %s", v.bad.Sprint("refused:"), strings.Join(v.findingLines(f), "\n"))
 	}
 	v.refused = true
 }

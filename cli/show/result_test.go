@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/drainctl/drainctl/drain"
+	"github.com/drainctl/drainctl/drain/balancer"
 	"github.com/drainctl/drainctl/drain/event"
 	"github.com/drainctl/drainctl/drain/plan"
 	"github.com/drainctl/drainctl/drain/spec"
@@ -63,6 +64,35 @@ func TestSummary(t *testing.T) {
 			t.Errorf("%q, want %q", got, test.want)
 		}
 	}
+}
+
+// With several LBs, a finding names the one that it is about.
+func TestFindingsNameTheirLB(t *testing.T) {
+	p := &plan.Plan{DryRun: true, ExitCode: spec.Refused, LBs: []plan.LBPlan{{LB: "lb1", Report: &balancer.Report{}}, {LB: "lb2", Report: &balancer.Report{}}}, Findings: []spec.Finding{
+		{Code: "pending", LB: "lb1", Text: "changed on disk", Warning: true},
+		{Code: balancer.ProblemRunning, LB: "lb2", Text: "nginx is not running\nhint: start it"},
+		{Code: "locked", Text: "of no LB"},
+	}}
+	show := func(p *plan.Plan) string {
+		var out bytes.Buffer
+		v := NewText(&out, &out, Options{Plain: true})
+		v.Event(event.Stamp(&event.Planned{Plan: p}))
+		v.Event(event.Stamp(&event.Result{Kind: spec.Drain, ExitCode: spec.Refused, Findings: p.Findings}))
+		return out.String()
+	}
+	says := func(what string, texts ...string) {
+		t.Helper()
+		for _, text := range texts {
+			if got := show(p); !strings.Contains(got, text) {
+				t.Errorf("%s: no %q in\n%s", what, text, got)
+			}
+		}
+	}
+	says("a dry run", "warning: lb1: changed on disk\n", "refused: lb2: nginx is not running\n", "refused: of no LB\n")
+	p.DryRun = false
+	says("a run", "warning: lb1: changed on disk\n", "drainctl: error: lb2: nginx is not running\n", "drainctl: error: of no LB\n")
+	p.LBs = p.LBs[1:]
+	says("one LB", "warning: changed on disk\n", "drainctl: error: nginx is not running\n")
 }
 
 // Nothing of how a run ended is left out.

@@ -69,6 +69,17 @@ func TestRefusalWithoutNginx(t *testing.T) {
 	wantState(t, l.Apps[0], "active")
 }
 
+// The nginx of a standby load balancer may be stopped. The refusal says which one that is.
+func TestRefusalNamesTheStandby(t *testing.T) {
+	l := fleetFor(t)
+	mustRun(t, l.LB2, "systemctl", "stop", "nginx")
+	before := configuration(t, l)
+	atDesk(t, l, "drain", l.Apps[0].Addr, "-s", lab.AppUnit).wait().
+		wants(t, 4, "error: deploy@"+lab.LB2Addr+": ", "nginx is not running", "nothing was touched")
+	untouched(t, before, configuration(t, l))
+	wantState(t, l.Apps[0], "active")
+}
+
 // All that is missing is said at once: an operator mends it in one go.
 func TestRefusalListsAllThatIsMissing(t *testing.T) {
 	l := labFor(t)

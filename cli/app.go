@@ -146,7 +146,7 @@ func newApp(s *session) *cli.App {
 		ExitErrHandler: func(*cli.Context, error) {},
 		OnUsageError:   asUsage,
 		Commands: []*cli.Command{
-			operationCommand(s, spec.Drain), operationCommand(s, spec.Undrain), rolloutCommand(s), resumeCommand(s),
+			operationCommand(s, spec.Drain), operationCommand(s, spec.Undrain), rolloutCommand(s), resumeCommand(s), forgetCommand(s),
 			statusCommand(s), historyCommand(s), checkCommand(s),
 			initCommand(s), configCommand(s), schemaCommand(s), completionCommand(s), agentCommand(s), completeCommand(s), manCommand(s),
 		},

@@ -268,6 +268,9 @@ func (c *completion) arguments(ctx context.Context, word string) []candidate {
 		if err != nil || (matters && s.Down != wanted) {
 			continue
 		}
+		if isRemoved := s.State == status.StateRemoved; isRemoved && matters || !isRemoved && c.cmd.Name == string(spec.Forget) {
+			continue
+		}
 		about := s.Name + ", " + string(s.State)
 		if c.cmd.Name == "resume" {
 			if s.State != status.StateInterrupted && s.State != status.StateNotDrained || s.Operation == nil {

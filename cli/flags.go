@@ -188,13 +188,19 @@ func (f *specFlags) run() {
 	s := &f.spec
 	f.nginx()
 	f.control()
+	f.locks()
+	f.yes("accept-pending", &s.Allow.Pending, catGuards, "put files live that were changed since nginx was last loaded")
+	f.span("reload-timeout", &s.ReloadTimeout, catNginx, "how long new nginx workers may take to serve after a reload")
+	f.ssh()
+}
+
+// locks says what anything takes that locks backends and is recorded.
+func (f *specFlags) locks() {
+	s := &f.spec
 	f.keep()
 	f.text("reason", &s.Reason, "", "why, for the history and for colleagues who look")
 	f.yes("wait", &s.Wait, "", "wait while another operator holds the lock on a target")
 	f.number("skip-unreachable-lb", &s.SkipUnreachable, catLBs, "leave out up to `N` load balancers that cannot be reached; these may still send requests to the backend")
-	f.yes("accept-pending", &s.Allow.Pending, catGuards, "put files live that were changed since nginx was last loaded")
-	f.span("reload-timeout", &s.ReloadTimeout, catNginx, "how long new nginx workers may take to serve after a reload")
-	f.ssh()
 }
 
 // ssh says how backends are reached.

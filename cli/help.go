@@ -35,6 +35,7 @@ var commonFlags = map[string][]string{
 	"undrain": {"service", "force", "upstream", "dry-run", "reason", "health", "health-timeout", "lb", "group"},
 	"run":     {"service", "upstream", "dry-run", "batch", "canary", "reboot", "on-failure", "timeout", "health", "lb", "group"},
 	"resume":  {"reason", "wait", "lb", "group"},
+	"forget":  {"upstream", "dry-run", "reason", "lb", "group"},
 	"check":   {"service", "upstream", "poll", "reboot", "lb", "group"},
 	"status":  {"upstream", "watch", "lb", "group", "output"},
 	"history": {"html", "lb", "group", "output"},

@@ -174,6 +174,9 @@ func (s *session) runOperation(ctx context.Context, sp spec.Spec, dryRun bool) e
 		s.view.Event(event.Stamp(&event.Planned{Plan: p}))
 		return nil
 	}, Version: versionText()}
+	if sp.Kind == spec.Forget {
+		return s.shown(drain.Forget(soft, sp, options, dryRun))
+	}
 	if dryRun {
 		pl, err := drain.DryRun(soft, sp, options)
 		if err != nil {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -89,7 +90,7 @@ func Prepare(ctx context.Context, sp spec.Spec, options Options) (o *Operation, 
 		return o, err
 	}
 	o.beginLogins(ctx)
-	if o.plan, err = o.planAgain(ctx, sp); err != nil {
+	if o.plan, err = o.planAgain(ctx, sp, false); err != nil {
 		return o, err
 	}
 	if err := o.accept(); err != nil {
@@ -121,12 +122,9 @@ func DryRun(ctx context.Context, sp spec.Spec, options Options) (*plan.Plan, err
 	if sp, err = o.expand(ctx, sp); err != nil {
 		return nil, spec.BeforeTouching(ctx, err)
 	}
-	reports, err := o.report(ctx, sp, true)
-	if err == nil && ctx.Err() != nil {
+	o.plan, err = o.planAgain(ctx, sp, true)
+	if ctx.Err() != nil {
 		err = context.Cause(ctx)
-	}
-	if err == nil {
-		o.plan, err = o.planOf(ctx, sp, reports, true)
 	}
 	if err != nil {
 		return nil, spec.BeforeTouching(ctx, err)
@@ -170,7 +168,7 @@ func (o *Operation) connect(ctx context.Context, sp spec.Spec) (spec.Spec, error
 	if err != nil {
 		return sp, err
 	}
-	full, err := sp.Inherit(spec.DrainsOf(sp, states))
+	full, err := o.inherit(ctx, sp, states)
 	if err != nil || full.Nginx == sp.Nginx {
 		return full, err
 	}
@@ -192,8 +190,25 @@ func (o *Operation) report(ctx context.Context, sp spec.Spec, preflight bool) ([
 	return reports, plan.MissingEverywhere(sp, reports)
 }
 
-// planAgain plans with the locks held. What an undrain takes over is read again.
-func (o *Operation) planAgain(ctx context.Context, sp spec.Spec) (*plan.Plan, error) {
+// inherit completes an undrain with the settings of the drains that it ends. If they contradict each
+// other, those of servers that are gone do not count.
+func (o *Operation) inherit(ctx context.Context, sp spec.Spec, states []spec.CallersState) (spec.Spec, error) {
+	full, err := sp.Inherit(spec.DrainsOf(sp, states))
+	if err == nil {
+		return full, nil
+	}
+	reports, reportErr := o.report(ctx, sp, false)
+	if reportErr != nil {
+		return sp, err
+	}
+	for i, r := range reports {
+		states[i].State = states[i].Without(plan.Gone(sp, r.Report))
+	}
+	return sp.Inherit(spec.DrainsOf(sp, states))
+}
+
+// planAgain plans with the locks held, if it is no dry run. What an undrain takes over is read again.
+func (o *Operation) planAgain(ctx context.Context, sp spec.Spec, dry bool) (*plan.Plan, error) {
 	reports, err := o.report(ctx, sp, true)
 	if err != nil {
 		return nil, err
@@ -203,7 +218,9 @@ func (o *Operation) planAgain(ctx context.Context, sp spec.Spec) (*plan.Plan, er
 		for i, r := range reports {
 			states = append(states, spec.CallersState{State: r.Report.State, Caller: o.lbs[i].Caller()})
 		}
-		full, err := o.asked.Inherit(spec.DrainsOf(o.asked, states))
+		asked := o.asked
+		asked.Targets = plan.Present(asked, reports) // what was stopped with others is not theirs
+		full, err := o.inherit(ctx, asked, states)
 		if err != nil {
 			return nil, err
 		}
@@ -217,7 +234,10 @@ func (o *Operation) planAgain(ctx context.Context, sp spec.Spec) (*plan.Plan, er
 		for i, r := range reports {
 			states[i] = r.Report.State
 			// The operation would put back, or roll back, what another operator wants out.
-			if since := states[i].DrainsSince(sp.Continues); len(since) > 0 {
+			since := slices.DeleteFunc(states[i].DrainsSince(sp.Continues), func(op journal.Operation) bool {
+				return !slices.ContainsFunc(r.Report.Servers, func(s balancer.Server) bool { return op.Covers(s.Server) })
+			})
+			if len(since) > 0 {
 				return nil, spec.Refuse(spec.Finding{Code: "drained-since", LB: r.LB, Text: fmt.Sprintf(
 					"operation %s cannot be resumed: %s was drained since by %s\nhint: undrain it first", sp.Continues, journal.OneLine(strings.Join(since[0].Targets, ", ")), journal.OneLine(since[0].Who()))})
 			}
@@ -226,11 +246,12 @@ func (o *Operation) planAgain(ctx context.Context, sp spec.Spec) (*plan.Plan, er
 			return nil, err
 		}
 	}
-	return o.planOf(ctx, sp, reports, false)
+	return o.planOf(ctx, sp, reports, dry)
 }
 
 // planOf is the plan of a spec and the LBs' reports.
 func (o *Operation) planOf(ctx context.Context, sp spec.Spec, reports []plan.LBPlan, dry bool) (*plan.Plan, error) {
+	sp.Targets = plan.Present(sp, reports)
 	if sp.Kind != spec.Run {
 		return plan.New(sp, reports, dry), nil
 	}

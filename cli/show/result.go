@@ -187,6 +187,12 @@ func summary(r *event.Result) string {
 	const outside = "as it was marked down outside drainctl (--force clears it)"
 	var text string
 	switch {
+	case r.Kind == spec.Forget && !r.Changed:
+		text = "the journal has no record of " + target
+	case r.Kind == spec.Forget:
+		if text = fmt.Sprintf("%s %s forgotten", target, is); service != "" {
+			text += "; left as it is: " + service
+		}
 	case r.Kind == spec.Run:
 		return fmt.Sprintf("%s done and back in the pool", count(len(r.Done), "backend"))
 	case r.Kind == spec.Drain && service != "":

@@ -351,14 +351,20 @@ func same(r statusRow, say func(*status.ServerStatus) string, other string) stri
 
 func stateOf(s *status.ServerStatus) string { return string(s.State) }
 
-func place(s *status.ServerStatus) string { return fmt.Sprintf("%s:%d", s.File, s.Line) }
+func place(s *status.ServerStatus) string {
+	was := ""
+	if s.State == status.StateRemoved {
+		was = "was "
+	}
+	return fmt.Sprintf("%s%s:%d", was, s.File, s.Line)
+}
 
 func parametersOf(s *status.ServerStatus) string { return strings.TrimSpace(parameters(s.Server)) }
 
 // openOn is the connections from one LB.
 func openOn(s *status.ServerStatus) string {
 	switch {
-	case s == nil:
+	case s == nil, s.State == status.StateRemoved:
 		return "-"
 	case s.Open < 0:
 		return "?"
@@ -368,6 +374,9 @@ func openOn(s *status.ServerStatus) string {
 
 // openSum is the connections from all LBs, as far as they are known.
 func openSum(r statusRow) string {
+	if same(r, stateOf, differ) == string(status.StateRemoved) {
+		return "-"
+	}
 	sum, more := 0, ""
 	for _, s := range r.on {
 		if s != nil && s.Open < 0 {
@@ -459,7 +468,10 @@ func listed(names []string) string {
 // cause is who brought a server to its state, when and why; empty where no
 // operation has.
 func (t *statusTable) cause(s *status.ServerStatus) string {
-	what, by := string(s.State), ""
+	what, by, stopped := string(s.State), "", ""
+	if s.Stopped != "" {
+		stopped = "; " + s.Stopped + " was stopped by it"
+	}
 	switch h, op := s.Holder, s.Operation; {
 	case h != nil && h.Time.IsZero():
 		return what + " by another drainctl, which has not recorded yet what it does"
@@ -476,12 +488,15 @@ func (t *statusTable) cause(s *status.ServerStatus) string {
 		case status.StateNotDrained:
 			what += fmt.Sprintf(", app running, %s left", count(op.Open, "connection"))
 			at = cmp.Or(op.Ended, at)
-		case status.StateDrained:
+		case status.StateDrained, status.StateRemoved:
 			at = cmp.Or(op.Ended, at)
+		}
+		if s.State == status.StateRemoved {
+			what = "removed after the " + op.Kind
 		}
 		by = t.author(journal.By(op.Recorder, op.User, op.Host), op.Reason, op.ID, at, "", " ago")
 	}
-	return what + " by " + by
+	return what + " by " + by + stopped
 }
 
 // author is who did something, when and why. On a terminal it says how long ago

@@ -289,6 +289,7 @@ func (l *Local) standing(ctx context.Context) (st standing) {
 // that says it put them back has not. An edit that no reload was sent for has put nothing
 // back.
 func (l *Local) keptDown(s *journal.State, st standing) (kept []journal.Server) {
+	isGone := func(server journal.Server) bool { return st.whole && !slices.Contains(st.found, server) }
 	note := func(server journal.Server) {
 		if slices.Contains(st.down, server) || !st.whole && !slices.Contains(st.found, server) {
 			kept = append(kept, server)
@@ -302,7 +303,7 @@ func (l *Local) keptDown(s *journal.State, st standing) (kept []journal.Server) 
 		note(located.Server)
 	}
 	for _, m := range s.Marks {
-		if m.Cleared != nil && m.Cleared.Unsent {
+		if m.Cleared != nil && m.Cleared.Unsent && !isGone(m.Server) {
 			kept = append(kept, m.Server)
 		}
 	}

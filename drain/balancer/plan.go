@@ -54,6 +54,7 @@ func (l *Local) Plan(ctx context.Context, q Query) (*Report, error) {
 	if q.Preflight && l.options.Served {
 		test() // reading has refused what the caller can write
 	}
+	r.skipped()
 	if len(r.targets) > 0 && len(r.Missing) == len(r.targets) && len(r.returning) == 0 {
 		return r.Report, nil // nothing is to be done here
 	}
@@ -320,7 +321,7 @@ func (r *reading) missing(t nginx.Target) *Error {
 		}
 	}
 	if r.query.Want == Back && len(orphaned) > 0 {
-		return &Error{Code: CodeRefused, Message: fmt.Sprintf("%s is not in %s any more: there is nothing to put back", strings.Join(orphaned, ", "), r.ConfPath)}
+		return &Error{Code: CodeRefused, Message: fmt.Sprintf("%s is not in %s any more: there is nothing to put back\nhint: drainctl forget clears the record", strings.Join(orphaned, ", "), r.ConfPath)}
 	}
 	return r.notFound(t)
 }
@@ -360,15 +361,19 @@ func (r *reading) notFound(t nginx.Target) *Error {
 	return usage("%s\nhint: did you mean %s?", text, strings.Join(near, ", or "))
 }
 
-// facts adds what guards ask for.
-func (r *reading) facts(ctx context.Context) {
-	r.ShutdownTimeout = r.conf.ShutdownTimeout
+// skipped adds the files that could not be read or understood.
+func (r *reading) skipped() {
 	for _, sk := range r.conf.Skipped {
 		r.Skipped = append(r.Skipped, Skipped{
 			File: sk.File.Path, Error: sk.Err.Error(), Unread: sk.File.Src == "",
 			Mentions: slices.ContainsFunc(r.targets, func(t nginx.Target) bool { return t.MentionedIn(sk.File.Src) }),
 		})
 	}
+}
+
+// facts adds what guards ask for.
+func (r *reading) facts(ctx context.Context) {
+	r.ShutdownTimeout = r.conf.ShutdownTimeout
 	if r.query.Want == "" {
 		return
 	}

@@ -48,7 +48,8 @@ type Located struct {
 const (
 	KindDrain   = "drain"
 	KindUndrain = "undrain"
-	KindRun     = "run" // a rolling run: some servers at a time, there and back
+	KindRun     = "run"    // a rolling run: some servers at a time, there and back
+	KindForget  = "forget" // of servers that are no longer in the configuration
 )
 
 // A Result is how an operation ended. Empty: it has not ended, or did not live to say so.
@@ -190,7 +191,7 @@ func (s *State) Resume(op Operation) error {
 
 // check refuses an operation that is not well-formed or larger than any real one.
 func (o *Operation) check() error {
-	if !slices.Contains([]string{KindDrain, KindUndrain, KindRun}, o.Kind) {
+	if !slices.Contains([]string{KindDrain, KindUndrain, KindRun, KindForget}, o.Kind) {
 		return fmt.Errorf("%.40q is no kind of operation", o.Kind)
 	}
 	if len(o.Targets) > maxTargets {
@@ -457,8 +458,8 @@ type Ending struct {
 }
 
 // End ends an operation. One that was rolled back is dropped, with its marks; what it has
-// marked and left down makes it partial. An undrain that is done is dropped, and its servers
-// are taken out of what began before it. A drain that is done stays. What a done one
+// marked and left down makes it partial. An undrain or a forget that is done is dropped, and its
+// servers are taken out of what began before it. A drain that is done stays. What a done one
 // supersedes is dropped, and its marks become those of the done one. End refuses an unknown result, and
 // an operation that stays and has grown beyond the bounds.
 func (s *State) End(id string, e Ending) error {
@@ -568,11 +569,47 @@ func (s *State) Unfinished() []Operation {
 		latest := func(l Located) bool {
 			return !slices.ContainsFunc(s.Operations[i+1:], func(after Operation) bool { return after.Covers(l.Server) })
 		}
-		if o.Unfinished() && (len(o.Servers) == 0 || slices.ContainsFunc(o.Servers, latest)) {
+		if o.Unfinished() && o.Kind != KindForget && (len(o.Servers) == 0 || slices.ContainsFunc(o.Servers, latest)) {
 			found = append(found, o)
 		}
 	}
 	return found
+}
+
+// Recorded returns the servers that a mark is on, or an operation other than a rolling run: that one also
+// lists servers that it has not begun with or has put back.
+func (s *State) Recorded() (all []Located) {
+	note := func(l Located) {
+		if !slices.ContainsFunc(all, func(had Located) bool { return had.Server == l.Server }) {
+			all = append(all, l)
+		}
+	}
+	for _, m := range s.Marks {
+		if m.Operation != "" {
+			note(Located{Server: m.Server, File: m.File, Line: m.Line, Down: true})
+		}
+	}
+	for _, o := range s.Operations {
+		if o.Kind != KindRun {
+			for _, l := range o.Servers {
+				note(l)
+			}
+		}
+	}
+	return all
+}
+
+// Without returns the state as if it had nothing of some servers.
+func (s State) Without(servers []Located) State {
+	is := func(server Server) bool {
+		return slices.ContainsFunc(servers, func(l Located) bool { return l.Server == server })
+	}
+	s.Marks = filter(s.Marks, func(m Mark) bool { return !is(m.Server) })
+	s.Operations = slices.Clone(s.Operations)
+	for i, o := range s.Operations {
+		s.Operations[i].Servers = filter(o.Servers, func(l Located) bool { return !is(l.Server) })
+	}
+	return s
 }
 
 // DrainsSince returns the drains that began after an operation on one of its servers, and stand.

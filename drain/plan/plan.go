@@ -441,8 +441,17 @@ func (lb LBPlan) Found(targets []string) []string {
 	})
 }
 
-// MissingEverywhere is the error of the targets that no LB has.
+// Present returns the targets that an LB has.
+func Present(sp spec.Spec, reports []LBPlan) []string {
+	return slices.DeleteFunc(slices.Clone(sp.Targets), func(target string) bool {
+		return !slices.ContainsFunc(reports, func(lb LBPlan) bool { return len(lb.Found([]string{target})) > 0 })
+	})
+}
+
+// MissingEverywhere is the error of the targets that no LB has. A status may name one that is gone. So may
+// an undrain or a resume, beside others: it was drained with them.
 func MissingEverywhere(sp spec.Spec, reports []LBPlan) error {
+	mayBeGone := sp.Kind == "" || (sp.Kind == spec.Undrain || sp.Continues != "") && len(Present(sp, reports)) > 0
 	var errs []error
 	for _, target := range sp.Targets {
 		var err error
@@ -456,7 +465,7 @@ func MissingEverywhere(sp spec.Spec, reports []LBPlan) error {
 				err = lb.Report.Missing[i].Error
 			}
 		}
-		if err != nil {
+		if err != nil && !(mayBeGone && isGone(sp, target, reports)) {
 			errs = append(errs, err)
 		}
 	}

@@ -58,7 +58,9 @@ const (
 	Untouched Standing = "nothing was touched"
 	AsBefore  Standing = "everything is as it was before"
 	AllBack   Standing = "every backend that was taken out is back in the pool"
-	Changed   Standing = "changed" // the rest of Stands says what
+	// Repeatable is the end of a forget that failed on a load balancer.
+	Repeatable Standing = "no file and no service was touched; the command can be repeated"
+	Changed    Standing = "changed" // the rest of Stands says what
 )
 
 // Stands is what is so after a run that was not done.

@@ -27,6 +27,7 @@ const (
 	Drain   Kind = journal.KindDrain
 	Undrain Kind = journal.KindUndrain
 	Run     Kind = journal.KindRun
+	Forget  Kind = journal.KindForget
 )
 
 // Counter names where open connections are counted.
@@ -395,7 +396,7 @@ func BatchSize(text string, n int) (int, error) {
 	return size, nil
 }
 
-// Names tells whether a spec's targets and upstreams mean a server.
+// Names tells whether a spec's targets and upstreams mean a server. Without targets, it means all.
 func (s Spec) Names(server journal.Server) bool {
 	a, err := nginx.ParseAddress(server.Address)
 	if err != nil {
@@ -404,7 +405,7 @@ func (s Spec) Names(server journal.Server) bool {
 	if len(s.Upstreams) > 0 && !slices.Contains(s.Upstreams, server.Upstream) && !slices.Contains(s.Upstreams, server.Module+"/"+server.Upstream) {
 		return false
 	}
-	return slices.ContainsFunc(s.Targets, func(text string) bool {
+	return len(s.Targets) == 0 || slices.ContainsFunc(s.Targets, func(text string) bool {
 		t, err := nginx.ParseTarget(text)
 		return err == nil && t.Matches(a)
 	})

@@ -37,6 +37,14 @@ func statusCommand(targets, flags []string, reason string) []spec.Command {
 	return []spec.Command{{Words: slices.Concat([]string{"drainctl", "status"}, validTargets(targets), flags), Reason: reason}}
 }
 
+// forgetCommand clears the record of a server that was removed.
+func forgetCommand(target string, flags []string, reason string) []spec.Command {
+	if len(validTargets([]string{target})) == 0 {
+		return nil
+	}
+	return []spec.Command{{Words: slices.Concat([]string{"drainctl", string(spec.Forget), target}, flags), Reason: reason}}
+}
+
 // KillCommand ends the processes of a unit on a host.
 func KillCommand(unit, host, reason string) []spec.Command {
 	if remote.ValidUnit(unit) != nil || host != "" && !isPlainName(host) {

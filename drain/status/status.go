@@ -3,6 +3,7 @@
 package status
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -29,6 +30,7 @@ const (
 	StateDraining    State = "draining"
 	StateUndraining  State = "undraining"
 	StateInterrupted State = "interrupted"
+	StateRemoved     State = "removed" // from the configuration; the journal still has it
 )
 
 // A Status is what the LBs' configuration and journals say of their servers, and
@@ -61,6 +63,8 @@ type ServerStatus struct {
 	// Holder is who works on it now.
 	Holder *journal.Holder `json:"holder,omitempty"`
 	Next   []spec.Command  `json:"next,omitempty"`
+	// Stopped is the unit that the operation has stopped, as the journal says.
+	Stopped string `json:"service_stopped,omitempty"`
 	// OnBackend is the connections that the backend itself has on the server's port,
 	// of whoever it is; nil where they were not counted. BackendError is why not.
 	OnBackend    *int   `json:"connections_on_backend,omitempty"`
@@ -167,6 +171,21 @@ func statusOf(sp spec.Spec, lb plan.LBPlan) LBStatus {
 	for _, s := range r.Servers {
 		st.Servers = append(st.Servers, serverStatus(sp, r, s))
 	}
+	for _, s := range plan.GoneServers(sp, r) {
+		st.Servers = append(st.Servers, removedStatus(sp, r, s))
+	}
+	return st
+}
+
+// removedStatus is a server that was removed from the configuration.
+func removedStatus(sp spec.Spec, r *balancer.Report, s balancer.Server) ServerStatus {
+	s.Down, s.Managed = false, false // there is no line
+	st := ServerStatus{Server: s, State: StateRemoved}
+	for _, op := range plan.RecordsOf(r.State, s.Server) {
+		st.Operation = &op
+		st.Stopped = cmp.Or(plan.StoppedService(op, s.Server), st.Stopped)
+	}
+	st.Next = forgetCommand(s.Address, sp.Words(append([]string{"nginx-conf"}, spec.WhereFlags...)...), "clears the record")
 	return st
 }
 

@@ -488,11 +488,11 @@ func (t *statusTable) cause(s *status.ServerStatus) string {
 		case status.StateNotDrained:
 			what += fmt.Sprintf(", app running, %s left", count(op.Open, "connection"))
 			at = cmp.Or(op.Ended, at)
-		case status.StateDrained, status.StateRemoved:
+		case status.StateDrained, status.StateRemoved, status.StateUpAgain:
 			at = cmp.Or(op.Ended, at)
 		}
-		if s.State == status.StateRemoved {
-			what = "removed after the " + op.Kind
+		if s.State == status.StateRemoved || s.State == status.StateUpAgain {
+			what += " after the " + op.Kind
 		}
 		by = t.author(journal.By(op.Recorder, op.User, op.Host), op.Reason, op.ID, at, "", " ago")
 	}

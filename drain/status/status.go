@@ -30,7 +30,8 @@ const (
 	StateDraining    State = "draining"
 	StateUndraining  State = "undraining"
 	StateInterrupted State = "interrupted"
-	StateRemoved     State = "removed" // from the configuration; the journal still has it
+	StateUpAgain     State = "up again" // drainctl has drained it, and somebody else has removed the down
+	StateRemoved     State = "removed"  // from the configuration; the journal still has it
 )
 
 // A Status is what the LBs' configuration and journals say of their servers, and
@@ -213,6 +214,10 @@ func serverStatus(sp spec.Spec, r *balancer.Report, s balancer.Server) ServerSta
 		if latest != nil && latest.ID == holder.ID {
 			st.Operation = latest
 		}
+	case drainOf(r, s) != nil:
+		st.Operation, st.State = drainOf(r, s), StateUpAgain
+		st.Stopped = plan.StoppedService(*st.Operation, s.Server)
+		st.Next = UndrainCommand([]string{s.Address}, sp.Words(spec.WhereFlags...), "starts what was stopped, and clears the record")
 	case latest != nil && latest.Result == journal.ResultNotDrained && s.Down && (len(latest.NotDrained) == 0 || slices.Contains(latest.NotDrained, s.Server)):
 		st.Operation, st.State = latest, StateNotDrained
 		st.Next = next(sp, latest, s, "waits again")
@@ -232,6 +237,20 @@ func serverStatus(sp spec.Spec, r *balancer.Report, s balancer.Server) ServerSta
 		st.State = StateUnmanaged
 	}
 	return st
+}
+
+// drainOf returns the operation that has marked a server which is up; nil if there is none. One that has
+// not ended may not have written its mark yet.
+func drainOf(r *balancer.Report, s balancer.Server) *journal.Operation {
+	if s.Down || slices.ContainsFunc(r.Servers, func(other balancer.Server) bool { return other.Server == s.Server && other.Down }) {
+		return nil
+	}
+	for _, m := range r.State.MarksOn(s.Server) {
+		if op, ok := r.State.Find(m.Operation); ok && op.Result != "" && m.Cleared == nil {
+			return &op
+		}
+	}
+	return nil
 }
 
 // acting is the operations on a server that is marked down which have a say in its state,

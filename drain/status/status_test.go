@@ -213,7 +213,7 @@ func TestStateOfAServer(t *testing.T) {
 	held := func(kind spec.Kind) []journal.Holder {
 		return []journal.Holder{{Name: "backend 192.168.1.11", Kind: string(spec.Undrain)}, {Name: "backend 192.168.1.10", Kind: string(kind)}}
 	}
-	const up, down, marked = "up", "down", "marked"
+	const up, down, marked, again = "up", "down", "marked", "up again" // but marked in the journal
 	const done, left, partial = journal.ResultDone, journal.ResultNotDrained, journal.ResultPartial
 	both := []string{"drainctl undrain 192.168.1.10 192.168.1.11 --lb lb1", "drainctl resume a --lb lb1"}
 	for _, c := range []struct {
@@ -240,12 +240,16 @@ func TestStateOfAServer(t *testing.T) {
 		{"back after a run that has left another out", up, []journal.Operation{op("a", spec.Run, partial)}, nil, false, StateUp, "", nil},
 		{"a drain works on it", up, nil, held(spec.Drain), false, StateDraining, "", nil},
 		{"an undrain works on it", marked, []journal.Operation{op("a", spec.Drain, done)}, held(spec.Undrain), false, StateUndraining, "", nil},
+		{"up again", again, []journal.Operation{op("a", spec.Drain, done)}, nil, false, StateUpAgain, "a", []string{"drainctl undrain 192.168.1.10:8080 --lb lb1"}},
+		{"up again after a run that has left it out", again, []journal.Operation{op("a", spec.Run, partial)}, nil, false, StateUpAgain, "a", []string{"drainctl undrain 192.168.1.10:8080 --lb lb1"}},
+		{"not written yet", again, []journal.Operation{op("a", spec.Drain, "")}, nil, false, StateInterrupted, "a", both},
+		{"up again, and drained anew now", again, []journal.Operation{op("a", spec.Drain, done)}, held(spec.Drain), false, StateDraining, "", nil},
 		{"an undrain has cleared it", up, nil, held(spec.Undrain), false, StateUndraining, "", nil},
 		{"a run works on it", marked, []journal.Operation{op("a", spec.Run, "")}, held(spec.Run), false, StateDraining, "", nil},
 		{"a run will work on it, or has", up, nil, held(spec.Run), false, StateUp, "", nil},
 	} {
 		r := &balancer.Report{State: journal.State{Operations: c.ops}, Locks: c.locks}
-		if c.line == marked {
+		if c.line == marked || c.line == again {
 			r.State.Marks = []journal.Mark{{Server: key, Change: journal.Change{Operation: "a"}}}
 		}
 		if c.broken {
@@ -253,7 +257,7 @@ func TestStateOfAServer(t *testing.T) {
 		}
 		sp := spec.Default("")
 		sp.LBs = []string{"lb1"}
-		r.Servers = []balancer.Server{{Located: journal.Located{Server: key, Down: c.line != up}, Name: "pool", Managed: c.line == marked}}
+		r.Servers = []balancer.Server{{Located: journal.Located{Server: key, Down: c.line == down || c.line == marked}, Name: "pool", Managed: c.line == marked}}
 		lb := statusOf(sp, plan.LBPlan{LB: "lb1", Report: r})
 		st := lb.Servers[0]
 		from := ""

@@ -35,6 +35,7 @@ type Options struct {
 type bounds struct {
 	end    time.Duration // endLimit
 	health time.Duration // healthInterval
+	watch  time.Duration // watchInterval
 }
 
 // An Operation is a run that was prepared: planned, locked and checked.
@@ -48,6 +49,7 @@ type Operation struct {
 	whole    *batch        // the table: all rows
 	steps    int           // that were begun
 	answered bool          // the run goes on after its canary
+	drifted  error         // during the work of a batch
 	checks   []event.Check // of the backends
 	skipped  []plan.Skip   // by --only-if
 	result   *event.Result

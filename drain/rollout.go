@@ -57,7 +57,7 @@ func (o *Operation) rollBatches(hard, soft context.Context) error {
 		if err := o.rollBatch(hard, soft, rows); err != nil {
 			return err
 		}
-		if err := o.checkFailures(); err != nil {
+		if err := cmp.Or(o.drifted, o.checkFailures()); err != nil {
 			return err
 		}
 		isCanary, returns := sp.Canary && i == 0, slices.ContainsFunc(rows, (*row).isOpen)

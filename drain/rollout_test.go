@@ -912,3 +912,25 @@ func TestRolloutLeavesNothingRunning(t *testing.T) {
 		})
 	}
 }
+
+// A mark that vanishes during the work is said at once. The batch comes back as usual, no further one
+// begins, and the run can be resumed.
+func TestMarkVanishesDuringTheWork(t *testing.T) {
+	p := newPool(t, 2)
+	a := p.apps[0]
+	p.delay[a.name] = 100 * time.Millisecond
+	p.at[a.name+" systemctl reboot"] = func() { p.lbs[1].lines[0].down = false }
+	out := p.run(p.spec(spec.Run), func(o *Options) { o.bounds.watch = 10 * time.Millisecond })
+	out.ended(t, spec.Failed, spec.AllBack, "during the work: on lb1: down was removed from the configuration by another process: "+a.name+":8080")
+	if !strings.Contains(out.warnings(), "down was removed from the configuration by another process: "+a.name+":8080; the run ends after this batch") {
+		t.Errorf("it warned of %q", out.warnings())
+	}
+	p.worked(1, 0, 0)
+	p.serving()
+	clear(p.at)
+	if out := p.run(p.resumes()); out.exit != spec.Done {
+		t.Errorf("resumed: exit %d: %v", out.exit, out.err)
+	}
+	p.worked(1, 1, 1)
+	p.whole()
+}

@@ -22,12 +22,40 @@ import (
 // work is what a rolling run is for: a command, here or on the backend, or a
 // reboot. There is no way back from it.
 func (b *batch) work(ctx context.Context) Verdict {
+	stop := b.watch(ctx)
+	defer stop()
 	return joined(b.rows, gather(b.rows, func(r *row) Verdict {
 		if err := b.o.work(ctx, r); err != nil {
 			return failed(true, err)
 		}
 		return Verdict{Changed: true}
 	}))
+}
+
+// watchInterval is how often an LB is looked at during the work, at the most: that may take hours.
+const watchInterval = time.Second
+
+// watch looks, until stop is called, whether the LBs keep requests away from the batch. The first time
+// that they do not, it says so, and the run ends after the batch: to break off the work helps nobody.
+func (b *batch) watch(ctx context.Context) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	look, over := newLookout(b), make(chan struct{})
+	every := cmp.Or(b.o.options.bounds.watch, max(watchInterval, b.o.plan.Spec.Interval))
+	go func() {
+		defer close(over)
+		for remote.Sleep(ctx, every) == nil {
+			_, err := look.look(ctx, true, false)
+			if ctx.Err() != nil || b.o.lbs.IsBroken() { // a connection that breaks ends the run by itself
+				return
+			}
+			if err != nil {
+				b.o.drifted = fmt.Errorf("during the work: %w", err)
+				b.o.emit(&event.Warning{Header: event.Header{Step: plan.StepWork}, Text: err.Error() + "; the run ends after this batch"})
+				return
+			}
+		}
+	}()
+	return func() { cancel(); <-over }
 }
 
 // work does the work on one backend.

@@ -14,6 +14,7 @@ func checkCommand(s *session) *cli.Command {
 	f.document = true
 	f.text("service", &f.spec.Service, "", "systemd `UNIT` that a run would stop and start", "s")
 	f.counter()
+	f.healthCheck()
 	f.reboot("try the right to reboot the backends, too")
 	f.which()
 	f.where()
@@ -54,7 +55,7 @@ func (s *session) checkCheck(sp spec.Spec) error {
 	}
 	if len(sp.Targets)+len(sp.Upstreams) == 0 {
 		return s.unused("without a TARGET or --upstream no backend is checked",
-			"service", "poll", "status-url", "reboot", "ssh-user", "ssh-port", "identity", "ssh-host")
+			"service", "poll", "status-url", "health", "reboot", "ssh-user", "ssh-port", "identity", "ssh-host")
 	}
 	return s.checkSSH(sp)
 }

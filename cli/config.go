@@ -20,7 +20,6 @@ import (
 func settingsFlags() *specFlags {
 	f := &specFlags{spec: spec.Default(spec.Run)}
 	f.drain()
-	f.health()
 	f.rollout()
 	f.which()
 	f.where()

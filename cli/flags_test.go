@@ -536,7 +536,7 @@ func TestSenselessLines(t *testing.T) {
 		{"run a --pause -1s", "--pause -1s: must not be negative"},
 		{"run a --canary-wait 1m", "--canary-wait has no effect: it is for --canary"},
 		{"run a --gate 'x", `--gate "'x": not a command line`},
-		{"drain a --health tcp", "unknown flag --health for drain"},
+		{"drain a --force", "unknown flag --force for drain"},
 		{"drain a --threshold -1", "--threshold -1: must not be negative"},
 		{"drain a --min-up -1", "--min-up -1: must not be negative"},
 		{"drain a --interval 0", "--interval 0s: must be longer than 0"},

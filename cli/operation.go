@@ -63,6 +63,7 @@ func (f *specFlags) drain() {
 	s := &f.spec
 	f.text("service", &s.Service, "", "systemd `UNIT` to stop once the backend is drained; without it nothing is stopped", "s")
 	f.wait()
+	f.health()
 	f.text("on-timeout", (*string)(&s.OnTimeout), catWait, "`WHAT` at the timeout: rollback, leave or stop; leave: down, the app runs on; stop: the service, with connections open")
 	f.together()
 }
@@ -119,8 +120,13 @@ func (f *specFlags) undrain() {
 // health is the flags of whatever waits until backends are healthy.
 func (f *specFlags) health() {
 	s := &f.spec
-	f.text("health", &s.Health, catWait, "`CHECK` that must pass 3 times: a URL or tcp; in the URL {host}, {address}, {port} and {upstream} are filled in; tcp: connect from the load balancer")
+	f.healthCheck()
 	f.span("health-timeout", &s.HealthTimeout, catWait, "how long the backend may take to be healthy; 0: no limit")
+}
+
+// healthCheck says how health is checked.
+func (f *specFlags) healthCheck() {
+	f.text("health", &f.spec.Health, catWait, "`CHECK` that must pass 3 times: a URL or tcp; in the URL {host}, {address}, {port} and {upstream} are filled in; tcp: connect from the load balancer")
 }
 
 // checkDrain refuses values that make no sense together.

@@ -26,6 +26,11 @@ func (o *Operation) check(ctx context.Context) error {
 	if len(findings) > 0 {
 		return spec.Refuse(findings...)
 	}
+	for _, c := range o.checks { // the history has them among the checks
+		if c.Result == event.CheckWarning {
+			o.options.Emit(event.Stamp(&event.Warning{Header: event.Header{LB: c.Finding.LB, Target: c.Backend}, Text: c.Finding.Text}))
+		}
+	}
 	return nil
 }
 
@@ -72,6 +77,7 @@ func (o *Operation) checkBackend(ctx context.Context, m *row) []event.Check {
 		})
 	}
 	o.checkCounter(ctx, m, c, broken)
+	o.checkHealth(ctx, m, c, set.Service != "" && broken == "" && !m.Active)
 	return c.checks
 }
 

@@ -131,6 +131,8 @@ func DryRun(ctx context.Context, sp spec.Spec, options Options) (*plan.Plan, err
 	if err != nil {
 		return nil, spec.BeforeTouching(ctx, err)
 	}
+	o.whole = o.newWhole()
+	o.tryHealth(ctx)
 	return o.plan, o.accept()
 }
 

@@ -115,6 +115,8 @@ func seenText(c event.Check) string {
 			return ""
 		}
 		return s.Service.Unit + " is " + s.Service.Active
+	case event.CheckHealth:
+		return s.URL + " passes"
 	case event.CheckCounter:
 		if s.Open == nil {
 			return ""

@@ -27,6 +27,11 @@ const (
 	CodeVersion    Code = "version"     // journal or agent of another version
 	CodeConnection Code = "connection"  // the LB can no longer be asked
 	CodeCanceled   Code = "interrupted" // the caller gave up
+
+	// Of a URL that is asked for:
+	CodeUnreachable Code = "unreachable" // nothing accepts a connection
+	CodeUnhealthy   Code = "unhealthy"   // the app fails, and may recover
+	CodeWrongURL    Code = "wrong-url"   // no restart of the app changes the answer
 )
 
 // An Error is one that means the same on both ends of an agent's connection.

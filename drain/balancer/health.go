@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/drainctl/drainctl/nginx"
@@ -74,18 +75,46 @@ func get(ctx context.Context, address string) (body []byte, err error) {
 	}
 	response, err := client.Do(request)
 	if err != nil {
-		return nil, shortened(err)
+		return nil, &Error{Code: codeOfFailure(0, err), Message: remote.Redact(shortened(err).Error()), cause: err}
 	}
 	defer response.Body.Close()
 	body, err = io.ReadAll(io.LimitReader(response.Body, maxBody))
 	if err != nil {
-		return nil, err
+		return nil, &Error{Code: codeOfFailure(0, err), Message: err.Error(), cause: err}
 	}
-	if response.StatusCode >= 200 && response.StatusCode <= 299 {
+	status := response.StatusCode
+	if status >= 200 && status <= 299 {
 		return body, nil
 	}
 	line, _, _ := strings.Cut(strings.TrimSpace(string(body)), "\n")
-	return nil, errors.New(strings.TrimSpace(fmt.Sprintf("%s answered with status %d: %s", address, response.StatusCode, shown(line))))
+	if to := response.Header.Get("Location"); to != "" {
+		line = "it redirects to " + to
+	}
+	text := strings.TrimSuffix(fmt.Sprintf("%s answered with status %d: %s", address, status, shown(line)), ": ")
+	return nil, &Error{Code: codeOfFailure(status, nil), Message: text}
+}
+
+// codeOfFailure tells what an app can recover from by itself, or by a restart, from a URL that
+// is wrong: by the status of the answer, or by why there is none.
+func codeOfFailure(status int, err error) Code {
+	var op *net.OpError
+	var late net.Error
+	switch {
+	case status == http.StatusRequestTimeout, status == http.StatusTooEarly, status == http.StatusTooManyRequests:
+		return CodeUnhealthy
+	case status >= 500:
+		return CodeUnhealthy
+	case status != 0: // a redirect, no permission, not found
+		return CodeWrongURL
+	case errors.Is(err, context.Canceled):
+		return CodeCanceled
+	case errors.As(err, &op) && op.Op == "dial" && !errors.As(err, new(*net.DNSError)):
+		return CodeUnreachable
+	case errors.As(err, &late) && late.Timeout() && !errors.As(err, new(*net.DNSError)),
+		errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET):
+		return CodeUnhealthy
+	}
+	return CodeWrongURL // its name, its certificate, or no HTTP
 }
 
 // shortened is err with a bounded text: it repeats what is no answer of HTTP.

@@ -1,7 +1,13 @@
 package balancer
 
 import (
+	"context"
+	"io"
+	"log"
 	"net"
+	"net/http"
+	"net/http/httptest"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -44,5 +50,65 @@ func TestHealthOfAHostileServer(t *testing.T) {
 				t.Errorf("after %v: %.500v", time.Since(began), err)
 			}
 		})
+	}
+}
+
+// The code of a failure tells a sick app from a URL that no restart of the app mends.
+func TestCodeOfFailure(t *testing.T) {
+	plain := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch status, err := strconv.Atoi(r.URL.Path[1:]); {
+		case err == nil:
+			w.WriteHeader(status)
+		case r.URL.Path == "/slow":
+			<-r.Context().Done()
+		default:
+			panic(http.ErrAbortHandler) // closes the connection
+		}
+	}))
+	defer plain.Close()
+	secure := httptest.NewTLSServer(http.NotFoundHandler())
+	secure.Config.ErrorLog = log.New(io.Discard, "", 0)
+	defer secure.Close()
+	closed := httptest.NewServer(nil)
+	closed.Close()
+	other, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	go func() {
+		for {
+			conn, err := other.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = conn.Write([]byte("SSH-2.0-OpenSSH_9.2\r\n"))
+			_ = conn.(*net.TCPConn).CloseWrite()
+		}
+	}()
+	for url, want := range map[string]Code{
+		plain.URL + "/204":   "",
+		plain.URL + "/301":   CodeWrongURL,
+		plain.URL + "/401":   CodeWrongURL,
+		plain.URL + "/404":   CodeWrongURL,
+		plain.URL + "/408":   CodeUnhealthy,
+		plain.URL + "/429":   CodeUnhealthy,
+		plain.URL + "/500":   CodeUnhealthy,
+		plain.URL + "/503":   CodeUnhealthy,
+		plain.URL + "/slow":  CodeUnhealthy,
+		plain.URL + "/abort": CodeUnhealthy,
+		closed.URL:           CodeUnreachable,
+		secure.URL:           CodeWrongURL, // nobody has signed its certificate
+		strings.Replace(plain.URL, "http:", "https:", 1):  CodeWrongURL,
+		strings.Replace(secure.URL, "https:", "http:", 1): CodeWrongURL,
+		"http://" + other.Addr().String():                 CodeWrongURL,
+		"http://no-such-host.invalid/":                    CodeWrongURL, // RFC 6761
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		err := NewLocal(Options{}).Health(ctx, HealthCheck{URL: url})
+		cancel()
+		if got := CodeOf(err); got != want {
+			t.Errorf("%s: %q, want %q: %v", url, got, want, err)
+		}
 	}
 }

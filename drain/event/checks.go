@@ -29,6 +29,7 @@ const (
 	CheckUnit    CheckName = "unit"
 	CheckReboot  CheckName = "reboot" // the right to it
 	CheckCounter CheckName = "counter"
+	CheckHealth  CheckName = "health" // the URL passes while the app is up
 )
 
 // A CheckResult is how a check ended.
@@ -69,4 +70,5 @@ type Seen struct {
 	Counter       string               `json:"counter,omitempty"`
 	Open          *int                 `json:"open,omitempty"`                // connections
 	Refuses       bool                 `json:"refuses_connections,omitempty"` // the app is down
+	URL           string               `json:"url,omitempty"`                 // of the health check
 }

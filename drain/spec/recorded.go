@@ -144,6 +144,7 @@ func (s Spec) Inherit(drains []RecordedOperation) (Spec, error) {
 			return s, Refuse(Finding{Code: "several-configurations", Override: "--nginx-conf",
 				Text: fmt.Sprintf("the target was drained in different configurations: %s (%s) and %s (%s)", journal.OneLine(from.Nginx.Conf), id, journal.OneLine(was.Nginx.Conf), op.ID)})
 		}
+		was.Given = typed(op.Operation)
 		from, id = &was, op.ID
 		if !op.Foreign {
 			trusted = from
@@ -154,17 +155,42 @@ func (s Spec) Inherit(drains []RecordedOperation) (Spec, error) {
 	}
 	full, err := s, error(nil)
 	if trusted != nil {
-		full, err = s.complete(*trusted, func(f reflect.StructField) bool { return keeps(f, byUndrain) && !isActing(f) })
+		full, err = s.complete(*trusted, func(f reflect.StructField) bool { return trusted.givesUndrain(f) && !isActing(f) })
 	}
 	if err == nil {
 		full, err = full.complete(*from, func(f reflect.StructField) bool {
-			return keeps(f, byUndrain) && (isActing(f) || f.Type == reflect.TypeFor[map[string]json.RawMessage]()) // settings by name have both kinds
+			return from.givesUndrain(f) && (isActing(f) || f.Type == reflect.TypeFor[map[string]json.RawMessage]()) // settings by name have both kinds
 		})
 	}
 	if err != nil {
 		return s, err
 	}
+	full.Given = slices.Clone(s.Given)
+	for _, flag := range healthFlags {
+		if from.given(flag) && !s.given(flag) {
+			full.Given = append(full.Given, flag) // what was typed wins over a file
+		}
+	}
 	return full, s.confirm(full, s, actingFlags, drains...)
+}
+
+// healthFlags say how health is checked. A file may have been corrected since the drain: an undrain
+// takes over what the drain's command line had, and the rest from its own file.
+var healthFlags = []string{"health"}
+
+// givesUndrain reports whether an undrain takes a field over from a drain.
+func (s Spec) givesUndrain(f reflect.StructField) bool {
+	flag := f.Tag.Get("flag")
+	return keeps(f, byUndrain) || slices.Contains(healthFlags, flag) && s.given(flag)
+}
+
+// typed returns the flags that the operator of an operation gave.
+func typed(op journal.Operation) []string {
+	var s struct {
+		Given []string `json:"given"`
+	}
+	_ = json.Unmarshal(op.Spec, &s) // FromOperation has read it
+	return s.Given
 }
 
 // HasService reports whether the spec has a service for all backends, or for those of an

@@ -119,6 +119,16 @@ func TestContinuedSettings(t *testing.T) {
 	if got := undrain(now); got.Service != "of-the-file" {
 		t.Errorf("--service was given, and is %s", got.Service)
 	}
+	// A health check that the drain's command line had is no file's.
+	was.Given, now.Given = []string{"health"}, nil
+	if got := undrain(now); got.Health != "http://app1/old" {
+		t.Errorf("drain --health was given, and undrain has %s", got.Health)
+	}
+	now.Given = []string{"health"}
+	if got := undrain(now); got.Health != "http://app1/ready" {
+		t.Errorf("undrain --health was given, and is %s", got.Health)
+	}
+	was.Given = nil
 	// A resume does what was asked for, whatever the file says now.
 	now.Given = nil
 	resumed, err := now.Resume(RecordedOperation{Operation: recorded(t, was)})

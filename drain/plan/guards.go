@@ -433,7 +433,7 @@ func unchecked(p *Plan) []string {
 			switch {
 			case !p.DryRun || !pr.Unknown:
 			case pr.Code == balancer.ProblemRunning:
-				texts = append(texts, "whether nginx runs, and with this configuration (the real run looks)")
+				texts = append(texts, "the running nginx, since none was found that has this configuration (the real run needs one)")
 			default:
 				texts = append(texts, pr.Text)
 			}
@@ -449,20 +449,23 @@ func unchecked(p *Plan) []string {
 func untried(p *Plan) []string {
 	var what []string
 	how := " (the real run looks)"
+	if p.Spec.Rollout.OnlyIf != "" {
+		what = append(what, "which backends --only-if leaves out")
+	}
 	for _, b := range p.Backends {
 		set := b.Settings
-		if !p.Spec.Needs(set) {
-			continue
-		}
-		if b.Address != "" {
+		if p.Spec.Needs(set) && b.Address != "" {
 			what = append(what, "SSH to "+b.Name)
 			how = " (a dry run does not log in)"
 		}
 		if set.Service != "" {
 			what = append(what, "the unit "+set.Service, "the right to stop and start it")
 		}
-		if p.Spec.Kind != spec.Undrain && set.Counter == spec.CounterSS {
-			what = append(what, "ss")
+		if p.Spec.Rollout.Reboot {
+			what = append(what, "the right to reboot")
+		}
+		if p.Spec.Kind != spec.Undrain {
+			what = append(what, b.CounterText())
 		}
 	}
 	if len(what) == 0 {

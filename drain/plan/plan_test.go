@@ -205,7 +205,7 @@ func TestDryRunWithoutRoot(t *testing.T) {
 	}
 	p := New(sp, []LBPlan{{LB: "lb1", Report: &r}}, true)
 	contains(t, "refusals", refusals(p), nil)
-	contains(t, "unchecked", p.Unchecked, []string{"whether nginx runs", "nginx's own test needs root here", "who drained what: permission denied", "SSH to 10.0.0.1, ss (a dry run does not log in)"})
+	contains(t, "unchecked", p.Unchecked, []string{"the running nginx, since none was found", "nginx's own test needs root here", "who drained what: permission denied", "SSH to 10.0.0.1, ss on 10.0.0.1 (a dry run does not log in)"})
 	r.Problems = append(r.Problems, balancer.Problem{Code: balancer.ProblemTest, Text: `unknown directive "x"`, Override: "--test-command"})
 	contains(t, "refusals", refusals(New(sp, []LBPlan{{LB: "lb1", Report: &r}}, true)), []string{`unknown directive "x" | --test-command`})
 	if p := New(sp, []LBPlan{{LB: "lb1", Report: &r}}, false); len(refusals(p)) != 4 || p.ExitCode != spec.Refused {

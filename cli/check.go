@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 
 	"github.com/urfave/cli/v2"
@@ -50,12 +51,12 @@ func checkCommand(s *session) *cli.Command {
 
 // checkCheck refuses what makes no sense together.
 func (s *session) checkCheck(sp spec.Spec) error {
-	if err := s.checkCounter(sp); err != nil {
+	if err := cmp.Or(s.checkCounter(sp), s.checkHealth(sp)); err != nil {
 		return err
 	}
 	if len(sp.Targets)+len(sp.Upstreams) == 0 {
 		return s.unused("without a TARGET or --upstream no backend is checked",
-			"service", "poll", "status-url", "health", "reboot", "ssh-user", "ssh-port", "identity", "ssh-host")
+			"service", "poll", "status-url", "health", "health-host", "health-ca", "reboot", "ssh-user", "ssh-port", "identity", "ssh-host")
 	}
 	return s.checkSSH(sp)
 }

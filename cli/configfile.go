@@ -261,7 +261,7 @@ func (r configReader) value(n *yaml.Node, as, flag string, t reflect.Type) (file
 			return v, r.fail(n, "%s: a single value is missing here", as)
 		}
 		text := n.Value
-		if home, err := os.UserHomeDir(); err == nil && flag == "identity" && strings.HasPrefix(text, "~/") {
+		if home, err := os.UserHomeDir(); err == nil && (flag == "identity" || flag == "health-ca") && strings.HasPrefix(text, "~/") {
 			text = home + text[1:] // a shell does that for a flag
 		}
 		v.texts = append(v.texts, text)

@@ -111,13 +111,17 @@ type arrival struct {
 // lbFile is a file of load balancers.
 const lbFile = "../testdata/lbs.txt"
 
+// caFile is a certificate.
+const caFile = "../testdata/ca.pem"
+
 // configFile has groups of load balancers.
 const configFile = "../testdata/drainctl.yaml"
 
 // arrivals has every flag of every command. A flag that is not here fails the
 // test.
 func arrivals() map[string]arrival {
-	forStop := []string{"--service", "app"}
+	forStop, forURL := []string{"--service", "app"}, []string{"--health", "https://app/"}
+	ca, _ := os.ReadFile(caFile)
 	forSSH := append([]string{"--backends"}, forStop...)
 	return map[string]arrival{
 		"service":                {value: "my-web-app", want: "my-web-app", got: func(h *heard) any { return h.spec.Service }},
@@ -134,6 +138,8 @@ func arrivals() map[string]arrival {
 		"allow-shutdown-timeout": {value: "true", want: spec.Allow{ShutdownTimeout: true}, got: func(h *heard) any { return h.spec.Allow }},
 		"allow-all-addresses":    {value: "true", want: spec.Allow{AllAddresses: true}, got: func(h *heard) any { return h.spec.Allow }},
 		"accept-pending":         {value: "true", want: spec.Allow{Pending: true}, got: func(h *heard) any { return h.spec.Allow }},
+		"health-host":            {value: "app.example.com", want: "app.example.com", got: func(h *heard) any { return h.spec.HealthHost }, with: forURL},
+		"health-ca":              {value: caFile, want: string(ca), got: func(h *heard) any { return string(h.spec.HealthCA) }, with: forURL},
 		"health":                 {value: "https://app/ready", want: "https://app/ready", got: func(h *heard) any { return h.spec.Health }},
 		"health-timeout":         {value: "90s", want: 90 * time.Second, got: func(h *heard) any { return h.spec.HealthTimeout }},
 		"reload-timeout":         {value: "2m", want: 2 * time.Minute, got: func(h *heard) any { return h.spec.ReloadTimeout }},

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"os"
 	"os/signal"
@@ -126,7 +127,27 @@ func (f *specFlags) health() {
 
 // healthCheck says how health is checked.
 func (f *specFlags) healthCheck() {
-	f.text("health", &f.spec.Health, catWait, "`CHECK` that must pass 3 times: a URL or tcp; in the URL {host}, {address}, {port} and {upstream} are filled in; tcp: connect from the load balancer")
+	s, ca := &f.spec, ""
+	f.text("health", &s.Health, catWait, "`CHECK` that must pass 3 times: a URL or tcp; in the URL {host}, {address}, {port} and {upstream} are filled in; tcp: connect from the load balancer")
+	f.text("health-host", &s.HealthHost, catWait, "`NAME` for the Host header of the health URL, and in its certificate")
+	f.text("health-ca", &ca, catWait, "`FILE` of certificates in PEM that may sign the health URL's, beside those that the load balancer trusts")
+	f.after = append(f.after, func(*cli.Context) error {
+		if ca == "" {
+			return nil
+		}
+		if err := spec.SetFlag(s, "health-ca", ca); err != nil {
+			return usage("--health-ca: %v", err)
+		}
+		return nil
+	})
+}
+
+// checkHealth refuses what is for a URL where none is asked for. An undrain may have that of its drain.
+func (s *session) checkHealth(sp spec.Spec) error {
+	if sp.Any(func(set spec.Settings) bool { return set.Health != spec.HealthTCP }) {
+		return nil
+	}
+	return s.unused("it is for a --health URL", "health-host", "health-ca")
 }
 
 // checkDrain refuses values that make no sense together.
@@ -134,7 +155,7 @@ func (s *session) checkDrain(d spec.Spec) error {
 	if d.OnTimeout == spec.TimeoutStop && !d.Any(func(set spec.Settings) bool { return set.Service != "" }) {
 		return usage("--on-timeout stop has nothing to stop\nhint: name the unit with --service")
 	}
-	if err := s.checkCounter(d); err != nil {
+	if err := cmp.Or(s.checkCounter(d), s.checkHealth(d)); err != nil {
 		return err
 	}
 	if !d.Any(func(set spec.Settings) bool { return set.Timeout != 0 }) {

@@ -31,7 +31,7 @@ func (o *Operation) checkHealth(ctx context.Context, m *row, c *checker, stopped
 		c.add(event.CheckHealth, event.Seen{URL: url}, spec.Finding{Code: "health", Warning: true, Text: url + " was not tried: " + unasked})
 		return
 	}
-	c.add(event.CheckHealth, event.Seen{URL: url}, o.askHealth(ctx, m, url)...)
+	c.add(event.CheckHealth, event.Seen{URL: url}, o.askHealth(ctx, m)...)
 }
 
 // tryHealth adds to the plan of a dry run what the health URLs answer. Whether a service runs is
@@ -54,11 +54,11 @@ func (o *Operation) tryHealth(ctx context.Context) {
 
 // askHealth has each LB of a backend ask for its health URL, and judges the answers. What several
 // LBs are told alike is one finding.
-func (o *Operation) askHealth(ctx context.Context, m *row, url string) (found []spec.Finding) {
+func (o *Operation) askHealth(ctx context.Context, m *row) (found []spec.Finding) {
 	lbs := o.lbs.With(m.plan)
 	answers := make([]spec.Finding, len(lbs))
 	_ = lbs.Each(ctx, func(ctx context.Context, lb *fleet.LB) error {
-		if err := lb.Health(ctx, balancer.HealthCheck{URL: url}); err != nil {
+		if err := lb.Health(ctx, m.plan.HealthRequest()); err != nil {
 			code := balancer.CodeOf(err)
 			serves := code == balancer.CodeUnreachable && o.whole.connect(ctx, lb, m) == nil
 			f := judgeHealth(o.plan.Spec.Kind, m.plan.Settings, code, serves, err.Error())

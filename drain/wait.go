@@ -164,8 +164,8 @@ func (b *batch) healthy(ctx context.Context, m *row) Verdict {
 // leaves down is not asked.
 func (b *batch) health(ctx context.Context, m *row) error {
 	return b.o.lbs.With(m.plan).Each(ctx, func(ctx context.Context, lb *fleet.LB) error {
-		if url := m.plan.HealthCheck(); url != spec.HealthTCP {
-			return lb.Health(ctx, balancer.HealthCheck{URL: url})
+		if m.plan.HealthCheck() != spec.HealthTCP {
+			return lb.Health(ctx, m.plan.HealthRequest())
 		}
 		return b.connect(ctx, lb, m)
 	})

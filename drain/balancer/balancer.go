@@ -335,8 +335,15 @@ type Probed struct {
 // A HealthCheck is one try.
 type HealthCheck struct {
 	Servers []journal.Server `json:"servers,omitempty"`
-	URL     string           `json:"url,omitempty"` // asked in place of the servers
+	URL     string           `json:"url,omitempty"`  // asked in place of the servers
+	Host    string           `json:"host,omitempty"` // the Host header, and the name in the certificate; "": the URL's
+	// CA is certificates in PEM, at most MaxCA bytes, that are trusted beside the LB's own. They
+	// are the operator's: an agent reads no file that its caller names.
+	CA string `json:"ca,omitempty"`
 }
+
+// MaxCA bounds the certificates of a health check, in bytes.
+const MaxCA = 16 << 10
 
 // A Recorded is how an operation goes.
 type Recorded struct {

@@ -2,6 +2,8 @@ package balancer
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -27,7 +29,7 @@ func (l *Local) Health(ctx context.Context, h HealthCheck) error {
 	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
 	defer cancel()
 	if h.URL != "" {
-		if _, err := get(ctx, h.URL); err != nil {
+		if _, err := get(ctx, h); err != nil {
 			return asError(err)
 		}
 		return nil
@@ -60,8 +62,13 @@ const (
 
 // get asks for a URL once, unless it holds a secret. It follows no redirect and uses no
 // proxy.
-func get(ctx context.Context, address string) (body []byte, err error) {
+func get(ctx context.Context, h HealthCheck) (body []byte, err error) {
+	address := h.URL
 	if err := remote.CheckURL(address); err != nil {
+		return nil, err
+	}
+	trusted, err := h.tls()
+	if err != nil {
 		return nil, err
 	}
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
@@ -69,8 +76,9 @@ func get(ctx context.Context, address string) (body []byte, err error) {
 		return nil, err
 	}
 	request.Header.Set("User-Agent", "drainctl")
+	request.Host = h.Host
 	client := &http.Client{
-		Transport:     &http.Transport{DisableKeepAlives: true, MaxResponseHeaderBytes: maxBody},
+		Transport:     &http.Transport{DisableKeepAlives: true, MaxResponseHeaderBytes: maxBody, TLSClientConfig: trusted},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	response, err := client.Do(request)
@@ -92,6 +100,23 @@ func get(ctx context.Context, address string) (body []byte, err error) {
 	}
 	text := strings.TrimSuffix(fmt.Sprintf("%s answered with status %d: %s", address, status, shown(line)), ": ")
 	return nil, &Error{Code: codeOfFailure(status, nil), Message: text}
+}
+
+// tls is what the certificate of a health check's server must match.
+func (h HealthCheck) tls() (*tls.Config, error) {
+	c := &tls.Config{ServerName: (&url.URL{Host: h.Host}).Hostname()}
+	if h.CA == "" {
+		return c, nil
+	}
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		pool = x509.NewCertPool() // the LB trusts nobody by itself
+	}
+	if len(h.CA) > MaxCA || !pool.AppendCertsFromPEM([]byte(h.CA)) {
+		return nil, &Error{Code: CodeRefused, Message: fmt.Sprintf("the CA of the health check is no certificates in PEM of at most %d bytes", MaxCA)}
+	}
+	c.RootCAs = pool
+	return c, nil
 }
 
 // codeOfFailure tells what an app can recover from by itself, or by a restart, from a URL that
@@ -138,7 +163,7 @@ func shown(text string) string {
 func statusOf(ctx context.Context, url string) (int, error) {
 	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
 	defer cancel()
-	body, err := get(ctx, url)
+	body, err := get(ctx, HealthCheck{URL: url})
 	if err != nil {
 		return 0, asError(err)
 	}

@@ -2,6 +2,7 @@ package balancer
 
 import (
 	"context"
+	"encoding/pem"
 	"io"
 	"log"
 	"net"
@@ -109,6 +110,36 @@ func TestCodeOfFailure(t *testing.T) {
 		cancel()
 		if got := CodeOf(err); got != want {
 			t.Errorf("%s: %q, want %q: %v", url, got, want, err)
+		}
+	}
+}
+
+// The Host header names an app behind an address, and the name that its certificate must have. A
+// private CA is trusted beside the LB's own.
+func TestHealthOfANamedApp(t *testing.T) {
+	app := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if host, _, _ := strings.Cut(r.Host, ":"); host != "example.com" {
+			http.Error(w, "no such site", http.StatusMisdirectedRequest)
+		}
+	}))
+	defer app.Close()
+	app.Config.ErrorLog = log.New(io.Discard, "", 0)
+	// The certificate of httptest is for example.com and 127.0.0.1, and signs itself.
+	ca := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: app.Certificate().Raw}))
+	for _, test := range []struct {
+		name, host, ca, says string
+	}{
+		{"both", "example.com", ca, ""},
+		{"a port", "example.com:8443", ca, ""},
+		{"no host", "", ca, "status 421: no such site"},
+		{"another host", "example.org", ca, "not example.org"},
+		{"no CA", "example.com", "", "certificate signed by unknown authority"},
+		{"no certificate", "example.com", "/etc/shadow", "no certificates in PEM"},
+		{"too many", "example.com", strings.Repeat(ca, MaxCA/len(ca)+1), "no certificates in PEM"},
+	} {
+		err := NewLocal(Options{}).Health(t.Context(), HealthCheck{URL: app.URL, Host: test.host, CA: test.ca})
+		if (err == nil) != (test.says == "") || err != nil && !strings.Contains(err.Error(), test.says) {
+			t.Errorf("%s: %v, want %q", test.name, err, test.says)
 		}
 	}
 }

@@ -327,6 +327,11 @@ func (b Backend) CounterText() string {
 // HealthCheck is the check of a backend's health, a URL or HealthTCP.
 func (b Backend) HealthCheck() string { return b.Fill(b.Settings.Health) }
 
+// HealthRequest is how an LB asks for the URL of a backend's health.
+func (b Backend) HealthRequest() balancer.HealthCheck {
+	return balancer.HealthCheck{URL: b.HealthCheck(), Host: b.Fill(b.Settings.HealthHost), CA: string(b.Settings.HealthCA)}
+}
+
 // Fill puts a backend in the place of {host}, {address}, {port} and {upstream}.
 func (b Backend) Fill(text string) string {
 	address, port, upstream := b.Address, "", ""

@@ -176,7 +176,7 @@ func (s Spec) Inherit(drains []RecordedOperation) (Spec, error) {
 
 // healthFlags say how health is checked. A file may have been corrected since the drain: an undrain
 // takes over what the drain's command line had, and the rest from its own file.
-var healthFlags = []string{"health"}
+var healthFlags = []string{"health", "health-host", "health-ca"}
 
 // givesUndrain reports whether an undrain takes a field over from a drain.
 func (s Spec) givesUndrain(f reflect.StructField) bool {
@@ -216,7 +216,7 @@ func (s Spec) Resume(op RecordedOperation) (Spec, error) {
 
 // actingFlags are the settings of an undrain that decide which machine is asked, and what
 // is run or started there. Of a resume, each setting decides.
-var actingFlags = []string{"service", "ssh-host", "ssh-user", "ssh-port", "identity", "health", "status-url", "nginx-conf", "state-dir", "on-backend", "reboot", "gate", "only-if"}
+var actingFlags = []string{"service", "ssh-host", "ssh-user", "ssh-port", "identity", "health", "health-host", "health-ca", "status-url", "nginx-conf", "state-dir", "on-backend", "reboot", "gate", "only-if"}
 
 // isActing reports whether a field is set by an acting flag. Each flag of SSH is one.
 func isActing(f reflect.StructField) bool {

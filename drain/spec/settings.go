@@ -63,6 +63,12 @@ func ParseFlag(v reflect.Value, texts ...string) (err error) {
 		kind = "an address or a network such as 10.0.0.0/8"
 		p, err = parseNetwork(text)
 		v.Set(reflect.ValueOf(p))
+	case Certificates:
+		c, err := readCertificates(text)
+		if err != nil {
+			return err
+		}
+		v.Set(reflect.ValueOf(c))
 	default:
 		switch v.Kind() {
 		case reflect.String:
@@ -102,8 +108,11 @@ func parseNetwork(text string) (netip.Prefix, error) {
 
 // CheckURL refuses what --health and --status-url cannot be: a URL that cannot be asked,
 // or one that holds a secret. {host}, {address}, {port} and {upstream} may be in it.
-func CheckURL(text string) error {
-	return remote.CheckURL(strings.NewReplacer("{host}", "host", "{address}", "address", "{port}", "1", "{upstream}", "upstream").Replace(text))
+func CheckURL(text string) error { return remote.CheckURL(example(text)) }
+
+// example fills in what stands in braces.
+func example(text string) string {
+	return strings.NewReplacer("{host}", "host", "{address}", "address", "{port}", "1", "{upstream}", "upstream").Replace(text)
 }
 
 // check refuses URLs that hold a secret: the spec may come from the journal of an earlier

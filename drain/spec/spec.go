@@ -121,7 +121,9 @@ type Settings struct {
 	Interval    time.Duration  `json:"interval_ns,omitempty" flag:"interval" keep:"resume,undrain"`
 	Timeout     time.Duration  `json:"timeout_ns" flag:"timeout" keep:"resume,undrain"` // of the wait; 0: no limit
 
-	Health        string        `json:"health,omitempty" flag:"health" keep:"resume"` // a URL, or HealthTCP
+	Health        string        `json:"health,omitempty" flag:"health" keep:"resume"`           // a URL, or HealthTCP
+	HealthHost    string        `json:"health_host,omitempty" flag:"health-host" keep:"resume"` // the Host header; "": the URL's
+	HealthCA      Certificates  `json:"health_ca,omitempty" flag:"health-ca" keep:"resume"`     // that its certificate may be signed by
 	HealthTimeout time.Duration `json:"health_timeout_ns" flag:"health-timeout" keep:"resume"`
 	StopTimeout   time.Duration `json:"stop_timeout_ns,omitempty" flag:"stop-timeout" keep:"resume,undrain"`
 

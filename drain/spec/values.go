@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/url"
 	"path/filepath"
 	"reflect"
 	"regexp"
@@ -72,6 +73,14 @@ func CheckFlag(as, name string, v reflect.Value) error {
 			return fmt.Errorf("%s: %w", as, err)
 		default:
 			return fmt.Errorf("%s: neither %q nor a URL: %w", as, HealthTCP, err)
+		}
+	case "health-host":
+		if u, err := url.Parse("http://" + example(v.String())); err != nil || u.Hostname() == "" || u.Host != example(v.String()) {
+			return fmt.Errorf("%s %q: say HOST or HOST:PORT", as, v.String())
+		}
+	case "health-ca":
+		if _, err := certificatesOf([]byte(v.String())); err != nil {
+			return fmt.Errorf("%s: %w", as, err)
 		}
 	case "status-url":
 		if err := CheckURL(v.String()); err != nil {

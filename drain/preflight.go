@@ -76,6 +76,7 @@ func (o *Operation) checkBackend(ctx context.Context, m *row) []event.Check {
 			return event.Seen{User: m.Host.User()}, missing("sudo", remote.SudoCheck(ctx, m.Host, backend.RebootCommand...))
 		})
 	}
+	o.checkOneHost(ctx, m, c, broken)
 	o.checkCounter(ctx, m, c, broken)
 	o.checkHealth(ctx, m, c, set.Service != "" && broken == "" && !m.Active)
 	return c.checks

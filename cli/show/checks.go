@@ -115,6 +115,8 @@ func seenText(c event.Check) string {
 			return ""
 		}
 		return s.Service.Unit + " is " + s.Service.Active
+	case event.CheckOneHost:
+		return "all addresses are of " + s.Host
 	case event.CheckHealth:
 		return s.URL + " passes"
 	case event.CheckCounter:

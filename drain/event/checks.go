@@ -27,7 +27,8 @@ const (
 	CheckClock         CheckName = "clock"
 
 	CheckUnit    CheckName = "unit"
-	CheckReboot  CheckName = "reboot" // the right to it
+	CheckOneHost CheckName = "one-host" // all addresses of its name are of one host
+	CheckReboot  CheckName = "reboot"   // the right to it
 	CheckCounter CheckName = "counter"
 	CheckHealth  CheckName = "health" // the URL passes while the app is up
 )

@@ -11,6 +11,7 @@ import (
 	"github.com/drainctl/drainctl/drain/balancer"
 	"github.com/drainctl/drainctl/drain/journal"
 	"github.com/drainctl/drainctl/drain/spec"
+	"github.com/drainctl/drainctl/nginx"
 )
 
 // A guard is what an expert checks before touching anything: it says what speaks
@@ -354,28 +355,45 @@ func allAddresses(p *Plan) []spec.Finding {
 	}
 	return p.onEach(func(lb LBPlan, found *[]spec.Finding) {
 		for _, n := range lb.Report.Names {
-			// localhost often has an address of each family, and they are one place.
-			loopback := !slices.ContainsFunc(n.Addresses, func(a netip.Addr) bool { return !a.IsLoopback() })
-			if len(n.Addresses) < 2 || loopback {
+			if !hasSeveral(n) {
 				continue
 			}
-			var texts []string
-			for _, a := range n.Addresses {
-				texts = append(texts, a.String())
-			}
-			f := spec.Finding{Code: "several-addresses", Text: fmt.Sprintf("%s has %d addresses (%s): down takes them all out", n.Host, len(n.Addresses), strings.Join(texts, ", "))}
-			switch {
-			case !p.Spec.Allow.AllAddresses:
+			f := spec.Finding{Code: "several-addresses", Text: AddressesText(n) + ": down takes them all out"}
+			// Over SSH one host is watched and stopped. The preflight asks it whether all addresses are its own.
+			if f.Warning = p.Spec.Allow.AllAddresses; !f.Warning {
 				f.Override = "--allow-all-addresses"
-			case slices.ContainsFunc(p.Backends, func(b Backend) bool { return p.Spec.Needs(b.Settings) }):
-				f.Text += "; over SSH only one of them would be watched and stopped\nhint: --service stops one: leave it out"
-				f.Override = "--poll lb"
-			default:
-				f.Warning = true
 			}
 			add(found, f)
 		}
 	})
+}
+
+// hasSeveral reports whether a name has several addresses. localhost often has an address of each
+// family, and they are one place.
+func hasSeveral(n balancer.Name) bool {
+	return len(n.Addresses) > 1 && slices.ContainsFunc(n.Addresses, func(a netip.Addr) bool { return !a.IsLoopback() })
+}
+
+// AddressesText names the addresses of a name.
+func AddressesText(n balancer.Name) string {
+	texts := make([]string, len(n.Addresses))
+	for i, a := range n.Addresses {
+		texts[i] = a.String()
+	}
+	return fmt.Sprintf("%s has %d addresses (%s)", n.Host, len(n.Addresses), strings.Join(texts, ", "))
+}
+
+// SeveralAddresses returns the names of a backend that have several addresses on an LB.
+func (p *Plan) SeveralAddresses(b Backend) (names []balancer.Name) {
+	for _, lb := range p.LBs {
+		for _, n := range lb.Report.Names {
+			isNamed := slices.ContainsFunc(b.ParsedTargets(), func(t nginx.Target) bool { return t.Host == n.Host })
+			if isNamed && hasSeveral(n) {
+				names = append(names, n)
+			}
+		}
+	}
+	return names
 }
 
 // pendingFiles: our reload would put somebody's unfinished work live.
@@ -463,6 +481,9 @@ func untried(p *Plan) []string {
 		}
 		if p.Spec.Rollout.Reboot {
 			what = append(what, "the right to reboot")
+		}
+		if p.Spec.Needs(set) && p.Spec.Kind == spec.Drain && len(p.SeveralAddresses(b)) > 0 {
+			what = append(what, "whether "+b.Name+" is one host")
 		}
 		if p.Spec.Kind != spec.Undrain {
 			what = append(what, b.CounterText())

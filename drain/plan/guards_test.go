@@ -345,8 +345,8 @@ func TestGuardOfSeveralAddresses(t *testing.T) {
 	}{
 		{"two", spec.Drain, two, nil, []string{both, "--allow-all-addresses"}, nil, nil},
 		{"two, counted here", spec.Drain, two, []func(*spec.Spec){lb}, []string{both, "--allow-all-addresses"}, nil, nil},
-		{"two, allowed, one of them watched", spec.Drain, two, []func(*spec.Spec){allow}, []string{"over SSH only one of them would be watched and stopped", "leave it out | --poll lb"}, nil, nil},
-		{"two, allowed, one of them stopped", spec.Drain, two, []func(*spec.Spec){allow, lb, service}, []string{"only one of them"}, nil, nil},
+		{"two, allowed, one of them watched", spec.Drain, two, []func(*spec.Spec){allow}, nil, []string{both}, nil},
+		{"two, allowed, one of them stopped", spec.Drain, two, []func(*spec.Spec){allow, lb, service}, nil, []string{both}, nil},
 		{"two, allowed", spec.Drain, two, []func(*spec.Spec){allow, lb}, nil, []string{both}, nil},
 		{"one", spec.Drain, balancer.Name{Host: "app.example.com", Addresses: addrs("10.0.0.9")}, nil, nil, nil, nil},
 		{"this machine", spec.Drain, balancer.Name{Host: "app.example.com", Addresses: addrs("127.0.0.1", "::1")}, nil, nil, nil, nil},

@@ -23,13 +23,18 @@ var guardChecks = map[spec.Kind][]event.CheckName{
 }
 
 // tellChecks tells of what was checked: nothing of it has failed, or there were no
-// run.
+// run. The plan has shown what the LBs warn of.
 func (o *Operation) tellChecks() {
 	for _, lb := range o.plan.LBs {
 		o.emit(bounded(&event.Checked{Header: event.Header{LB: lb.LB}, Checks: checksOf(o.plan, lb)}))
 	}
 	if len(o.checks) > 0 || len(o.plan.Unchecked) > 0 {
 		o.emit(bounded(&event.Checked{Checks: o.checks, Unchecked: o.plan.Unchecked}))
+	}
+	for _, c := range o.checks {
+		if c.Result == event.CheckWarning {
+			o.emit(&event.Warning{Header: event.Header{Target: c.Backend}, Text: c.Finding.Text})
+		}
 	}
 }
 

@@ -2,8 +2,6 @@ package drain
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"slices"
 
 	"github.com/drainctl/drainctl/drain/backend"
@@ -59,12 +57,7 @@ func (o *Operation) checkBackend(ctx context.Context, m *row) []event.Check {
 	if set.Service != "" {
 		m.Service = remote.Service{Host: m.Host, Unit: set.Service}
 		c.try(broken, event.CheckUnit, func() (event.Seen, []spec.Finding) {
-			state, err := m.Service.State(ctx)
-			m.Active = err == nil && backend.Started(state)
-			if errors.Is(err, remote.ErrNoUnit) {
-				err = fmt.Errorf("%w\nhint: --service names a unit of the backend; systemctl list-unit-files there lists them", err)
-			}
-			return event.Seen{Service: &event.ServiceState{Unit: set.Service, Backend: m.Name, Active: state.Active}}, missing("service", err)
+			return checkUnit(ctx, sp.Kind, m)
 		})
 		// Both ways are needed: the way back is part of the way.
 		c.try(broken, event.CheckSudo, func() (event.Seen, []spec.Finding) {

@@ -268,6 +268,7 @@ func (r *rig) served() map[string]bool {
 type fakeUnit struct {
 	addr   string
 	onStop func() // before it is stopped by systemctl
+	shows  string // by systemctl show, beside its state
 
 	mu       sync.Mutex
 	server   *http.Server
@@ -327,7 +328,7 @@ func (u *fakeUnit) systemctl(args []string) remote.Result {
 		if u.active() {
 			state = "active"
 		}
-		return remote.Result{Stdout: []byte("LoadState=loaded\nActiveState=" + state + "\nSubState=x\nResult=success\n")}
+		return remote.Result{Stdout: []byte("LoadState=loaded\nActiveState=" + state + "\nSubState=x\nResult=success\n" + u.shows)}
 	}
 	return remote.Result{}
 }

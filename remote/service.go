@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -18,12 +19,18 @@ type Service struct {
 	Unit string // with or without ".service"
 }
 
-// ServiceState is what systemd says of a unit (org.freedesktop.systemd1(5)).
+// ServiceState is what systemd says of a unit (org.freedesktop.systemd1(5)). A property
+// that the host's systemd does not know is empty.
 type ServiceState struct {
-	Load   string // "loaded", "masked", "bad-setting", ...
-	Active string // "active", "inactive", "failed", "activating", "deactivating", ...
-	Sub    string // "running", "dead", "stop-sigterm", ...
-	Result string // of the last run: "success", "exit-code", "timeout", ...
+	Load     string // "loaded", "masked", "bad-setting", ...
+	Active   string // "active", "inactive", "failed", "activating", "deactivating", ...
+	Sub      string // "running", "dead", "stop-sigterm", ...
+	Result   string // of the last run: "success", "exit-code", "timeout", ...
+	File     string // UnitFileState: "enabled", "masked", "transient", ...
+	CanStart string // by an operator: "yes" or "no"
+	CanStop  string
+	KillMode string   // "control-group", "process", ...
+	Starters []string // units that start it again while they are active
 }
 
 // unitName is what systemd takes for the name of a unit (systemd.unit(5)).
@@ -49,7 +56,7 @@ func (s Service) State(ctx context.Context) (ServiceState, error) {
 	if err := ValidUnit(s.Unit); err != nil {
 		return ServiceState{}, err
 	}
-	text, err := output(ctx, s.Host, "systemctl", "show", "--property=LoadState,ActiveState,SubState,Result", s.Unit)
+	text, err := output(ctx, s.Host, "systemctl", "show", "--property="+strings.Join(stateProperties, ","), s.Unit)
 	if err != nil {
 		return ServiceState{}, s.failed("ask for the state of", err)
 	}
@@ -64,19 +71,36 @@ func (s Service) State(ctx context.Context) (ServiceState, error) {
 	return state, nil
 }
 
-// stateWord matches all that systemd says of a state.
+// stateProperties are the properties of a [ServiceState].
+var stateProperties = []string{
+	"LoadState", "ActiveState", "SubState", "Result", "UnitFileState", "CanStart", "CanStop", "KillMode",
+	"TriggeredBy", "UpheldBy",
+}
+
+// stateWord matches each property that is one word.
 var stateWord = regexp.MustCompile(`^[a-z0-9-]{0,64}$`)
 
 // parseState reads the properties that systemctl show prints, a line each.
 func parseState(text string) (s ServiceState, ok bool) {
-	properties := map[string]*string{"LoadState": &s.Load, "ActiveState": &s.Active, "SubState": &s.Sub, "Result": &s.Result}
+	words := map[string]*string{
+		"LoadState": &s.Load, "ActiveState": &s.Active, "SubState": &s.Sub, "Result": &s.Result, "UnitFileState": &s.File,
+		"CanStart": &s.CanStart, "CanStop": &s.CanStop, "KillMode": &s.KillMode,
+	}
+	lists := map[string]*[]string{"TriggeredBy": &s.Starters, "UpheldBy": &s.Starters}
 	for line := range strings.Lines(text) {
 		name, value, _ := strings.Cut(strings.TrimSpace(line), "=")
-		if property := properties[name]; property != nil {
+		if word := words[name]; word != nil {
 			if !stateWord.MatchString(value) {
 				return ServiceState{}, false
 			}
-			*property = value
+			*word = value
+		}
+		if list := lists[name]; list != nil {
+			units, err := Split(value) // systemctl quotes a name that has a backslash
+			if err != nil || slices.ContainsFunc(units, func(u string) bool { return ValidUnit(u) != nil }) {
+				return ServiceState{}, false
+			}
+			*list = append(*list, units...)
 		}
 	}
 	return s, s.Load != ""

@@ -2,6 +2,7 @@ package remote
 
 import (
 	"errors"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -14,6 +15,9 @@ func TestService(t *testing.T) {
 		"etc/systemd/system/my-web-app.service": unit("ExecStart=/bin/sh -c 'echo hello from the app; exec sleep infinity'"),
 		"etc/systemd/system/broken.service":     unit("Type=oneshot\nExecStart=/bin/sh -c 'echo it went wrong >&2; exit 3'"),
 		"etc/systemd/system/stubborn.service":   unit("TimeoutStopSec=1\nExecStart=/bin/sh -c 'trap \"\" TERM; while :; do sleep 1; done'"),
+		"etc/systemd/system/awkward.service":    "[Unit]\nRefuseManualStart=yes\nRefuseManualStop=yes\n" + unit("KillMode=process\nExecStart=/bin/sleep infinity"),
+		`etc/systemd/system/wakes\x2dit.socket`: "[Socket]\nListenStream=127.0.0.1:1234\nService=my-web-app.service\n",
+		"etc/systemd/system/bad.service":        unit("Type=simple"),
 	})
 	root, web, none := c.connect(t, "root"), c.connect(t, webUser), c.connect(t, noUser)
 	state := func(t *testing.T, h Host, name, want string) {
@@ -63,6 +67,24 @@ func TestService(t *testing.T) {
 		state(t, root, "masked", "masked inactive dead success")
 		if err := (Service{Host: root, Unit: "masked"}).Start(limit(t, time.Minute)); err == nil || errors.Is(err, ErrNoUnit) || !strings.Contains(err.Error(), "masked") {
 			t.Errorf("got %v", err)
+		}
+	})
+	t.Run("what decides", func(t *testing.T) {
+		if r := sh(t, root, `systemctl start 'wakes\x2dit.socket'`); r.Code != 0 {
+			t.Fatal(r.Err())
+		}
+		defer sh(t, root, `systemctl stop 'wakes\x2dit.socket'`)
+		for name, want := range map[string]ServiceState{
+			"my-web-app": {Load: "loaded", File: "static", CanStart: "yes", CanStop: "yes", KillMode: "control-group", Starters: []string{`wakes\x2dit.socket`}},
+			"awkward":    {Load: "loaded", File: "static", CanStart: "no", CanStop: "no", KillMode: "process"},
+			"bad":        {Load: "bad-setting", File: "static", CanStart: "no", CanStop: "yes", KillMode: "control-group"},
+			"masked":     {Load: "masked", File: "masked", CanStart: "no", CanStop: "yes", KillMode: "control-group"},
+		} {
+			s, err := Service{Host: web, Unit: name}.State(limit(t, time.Minute))
+			s.Active, s.Sub, s.Result = "", "", ""
+			if err != nil || !reflect.DeepEqual(s, want) {
+				t.Errorf("%s: %+v, %v, want %+v", name, s, err, want)
+			}
 		}
 	})
 	t.Run("a failing start", func(t *testing.T) {

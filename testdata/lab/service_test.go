@@ -51,14 +51,13 @@ func TestDrainOfDeadHost(t *testing.T) {
 func TestStopFails(t *testing.T) {
 	l := labFor(t)
 	app, before := l.Apps[0], configuration(t, l)
-	const dropIn = "/etc/systemd/system/my-web-app.service.d/refuse.conf"
-	if err := app.WriteFile(t.Context(), dropIn, []byte("[Unit]\nRefuseManualStop=yes\n"), 0o644); err != nil {
+	const broken = "#!/bin/sh\nif [ \"$1\" = stop ]; then echo Connection timed out >&2; exit 1; fi\nexec /usr/bin/systemctl \"$@\"\n"
+	if err := app.WriteFile(t.Context(), "/usr/local/bin/systemctl", []byte(broken), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	mustRun(t, app, "systemctl", "daemon-reload")
 	load := startLoad(t, l, app)
 	drainctl(t, l, "drain", app.Addr, "-s", lab.AppUnit).
-		wants(t, 1, "stop my-web-app on root@192.168.1.10", "Operation refused", "everything is as it was before")
+		wants(t, 1, "stop my-web-app on root@192.168.1.10", "Connection timed out", "everything is as it was before")
 	sameFiles(t, before, configuration(t, l))
 	wantState(t, app, "active")
 	servesAgain(t, load, app)

@@ -1,0 +1,60 @@
+package lab_test
+
+import (
+	"testing"
+
+	"github.com/drainctl/drainctl/testdata/lab"
+)
+
+// refusedUnit checks that check and drain find a unit that cannot come back, and that
+// nothing was touched.
+func refusedUnit(t *testing.T, l *lab.Lab, words ...string) {
+	t.Helper()
+	app, before, serving := l.Apps[0], configuration(t, l), workers(t, l)
+	drainctl(t, l, "check", app.Addr, "-s", lab.AppUnit).wants(t, 4, words...)
+	drainctl(t, l, "drain", app.Addr, "-s", lab.AppUnit).wants(t, 4, append(words, "nothing was touched")...)
+	untouched(t, before, configuration(t, l))
+	sameWorkers(t, serving, workers(t, l))
+	wantState(t, app, "active")
+}
+
+// What systemd would not stop, or not start again, is refused before the drain, and before
+// the undrain.
+func TestUnitThatCannotComeBack(t *testing.T) {
+	l := labFor(t)
+	app, before := l.Apps[0], configuration(t, l)
+
+	dropIn(t, app, "[Unit]\nRefuseManualStop=yes\n")
+	refusedUnit(t, l, "my-web-app on root@192.168.1.10 cannot be stopped by systemctl", "RefuseManualStop")
+	dropIn(t, app, "[Service]\nExecStart=\n")
+	refusedUnit(t, l, "LoadState=bad-setting")
+	dropIn(t, app, "[Service]\nKillMode=process\n")
+	drainctl(t, l, "check", app.Addr, "-s", lab.AppUnit).wants(t, 0, "KillMode=process", "1 warning")
+	dropIn(t, app, "")
+
+	mustRun(t, app, "systemctl", "mask", "--runtime", lab.AppUnit)
+	defer mustRun(t, app, "systemctl", "unmask", "--runtime", lab.AppUnit)
+	refusedUnit(t, l, "my-web-app on root@192.168.1.10 is masked", "systemctl unmask my-web-app")
+
+	mustRun(t, app, "systemctl", "unmask", "--runtime", lab.AppUnit)
+	drainctl(t, l, "drain", app.Addr, "-s", lab.AppUnit).wants(t, 0)
+	mustRun(t, app, "systemctl", "mask", "--runtime", lab.AppUnit)
+	drainctl(t, l, "undrain", app.Addr).wants(t, 4, "is masked", "nothing was touched")
+	mustRun(t, app, "systemctl", "unmask", "--runtime", lab.AppUnit)
+	drainctl(t, l, "undrain", app.Addr).wants(t, 0, "my-web-app is active")
+	sameFiles(t, before, configuration(t, l))
+}
+
+// A socket that would start the app again in the middle of a deploy is named.
+func TestSocketActivation(t *testing.T) {
+	l := labFor(t)
+	app := l.Apps[0]
+	const socket = lab.AppUnit + ".socket"
+	if err := app.WriteFile(t.Context(), "/etc/systemd/system/"+socket, []byte("[Socket]\nListenStream=8090\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	// A socket is not started while its service runs.
+	mustRun(t, app, "sh", "-ec", "systemctl daemon-reload; systemctl stop my-web-app; systemctl start my-web-app.socket my-web-app")
+	defer mustRun(t, app, "systemctl", "stop", socket)
+	refusedUnit(t, l, socket+", which is active, starts my-web-app on root@192.168.1.10 again")
+}

@@ -8,6 +8,7 @@ import (
 	"github.com/drainctl/drainctl/drain/event"
 	"github.com/drainctl/drainctl/drain/plan"
 	"github.com/drainctl/drainctl/drain/status"
+	"github.com/drainctl/drainctl/remote"
 )
 
 // control stops, or starts, the service on every backend that has one.
@@ -26,7 +27,7 @@ func (r *row) control(ctx context.Context, p plan.Phase) Verdict {
 	}
 	state, changed, err := act(ctx, r.plan.Settings.StopTimeout)
 	if err == nil {
-		return Verdict{Changed: changed, Detail: event.Detail{Services: []event.ServiceState{{Unit: r.Service.Unit, Backend: r.Name, Active: state.Active}}}}
+		return Verdict{Changed: changed, Detail: event.Detail{Services: []event.ServiceState{r.serviceState(state)}}}
 	}
 	v := failed(changed, err)
 	var late *backend.StoppingError
@@ -40,4 +41,13 @@ func (r *row) control(ctx context.Context, p plan.Phase) Verdict {
 		v.Log = r.Log(ctx)
 	}
 	return v
+}
+
+// serviceState is what an event says of the service.
+func (r *row) serviceState(s remote.ServiceState) event.ServiceState {
+	told := event.ServiceState{Unit: r.Service.Unit, Backend: r.Name, Active: s.Active}
+	if !backend.Started(s) && s.Result != "success" {
+		told.Result = s.Result
+	}
+	return told
 }

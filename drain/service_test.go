@@ -1,6 +1,7 @@
 package drain
 
 import (
+	"cmp"
 	"context"
 	"strings"
 	"testing"
@@ -17,6 +18,7 @@ type scriptedHost struct {
 	remote.Host
 	states   []string // the last one stays
 	looks    int
+	result   string // of the unit; empty: success
 	code     int    // of start and stop
 	says     string // on standard error
 	log      string // of the unit
@@ -33,7 +35,7 @@ func (h *scriptedHost) Run(ctx context.Context, c remote.Command) (remote.Result
 	case c.Args[1] == "show":
 		state := h.states[min(h.looks, len(h.states)-1)]
 		h.looks++
-		return remote.Result{Stdout: []byte("LoadState=loaded\nActiveState=" + state + "\nSubState=x\nResult=success\n")}, nil
+		return remote.Result{Stdout: []byte("LoadState=loaded\nActiveState=" + state + "\nSubState=x\nResult=" + cmp.Or(h.result, "success") + "\n")}, nil
 	}
 	h.commands = append(h.commands, strings.Join(c.Args, " "))
 	if h.hang {
@@ -114,5 +116,26 @@ func TestStopAsksNothingBefore(t *testing.T) {
 	m.Active, m.Service = true, remote.Service{Host: host, Unit: "app"}
 	if v := w.control(t.Context(), plan.Stopping); v.Err != nil || !v.Changed || host.looks != 1 {
 		t.Errorf("%+v after %d looks", v, host.looks)
+	}
+}
+
+// How an app ended is told, unless it ended well.
+func TestHowAnAppEnded(t *testing.T) {
+	for _, test := range []struct{ state, result, want string }{
+		{"failed", "timeout", "timeout"}, {"failed", "exit-code", "exit-code"}, {"inactive", "success", ""}, {"inactive", "", ""},
+	} {
+		host := &scriptedHost{states: []string{"active", test.state}, result: test.result}
+		w, _ := waitOf(nil, nil, func(s *spec.Spec) { s.Service = "app" })
+		w.rows[0].Service = remote.Service{Host: host, Unit: "app"}
+		v := w.control(t.Context(), plan.Stopping)
+		if v.Err != nil || len(v.Detail.Services) != 1 || v.Detail.Services[0].Result != test.want {
+			t.Errorf("%s, %s: %+v", test.state, test.result, v)
+		}
+	}
+	host := &scriptedHost{states: []string{"inactive", "active"}, result: "timeout"} // of the run before
+	w, _ := waitOf(nil, nil, func(s *spec.Spec) { s.Service = "app" })
+	w.rows[0].Service = remote.Service{Host: host, Unit: "app"}
+	if v := w.control(t.Context(), plan.Starting); v.Err != nil || v.Detail.Services[0].Result != "" {
+		t.Errorf("started: %+v", v)
 	}
 }

@@ -20,7 +20,8 @@ func checkUnit(ctx context.Context, k spec.Kind, m *row) (event.Seen, []spec.Fin
 	if errors.Is(err, remote.ErrNoUnit) {
 		err = fmt.Errorf("%w\nhint: --service names a unit of the backend; systemctl list-unit-files there lists them", err)
 	}
-	seen := event.Seen{Service: &event.ServiceState{Unit: m.Service.Unit, Backend: m.Name, Active: state.Active}}
+	service := m.serviceState(state)
+	seen := event.Seen{Service: &service}
 	if err != nil {
 		return seen, missing("service", err)
 	}

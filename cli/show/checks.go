@@ -114,7 +114,7 @@ func seenText(c event.Check) string {
 		if s.Service == nil {
 			return ""
 		}
-		return s.Service.Unit + " is " + s.Service.Active
+		return serviceText(s.Service.Unit, *s.Service)
 	case event.CheckOneHost:
 		return "all addresses are of " + s.Host
 	case event.CheckHealth:

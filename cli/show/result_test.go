@@ -157,3 +157,26 @@ func TestInterruptedText(t *testing.T) {
 		}
 	}
 }
+
+// How an app ended is said with its state.
+func TestServiceText(t *testing.T) {
+	for _, test := range []struct{ active, result, want string }{
+		{"inactive", "", "app is inactive"},
+		{"active", "", "app is active"},
+		{"failed", "timeout", "app is failed: it did not end in time, and systemd killed it (Result=timeout)"},
+		{"failed", "signal", "app is failed: a signal killed it (Result=signal)"},
+		{"failed", "core-dump", "app is failed: it crashed (Result=core-dump)"},
+		{"failed", "watchdog", "app is failed: it no longer answered systemd's watchdog (Result=watchdog)"},
+		{"failed", "oom-kill", "app is failed: the kernel killed it for memory (Result=oom-kill)"},
+		{"failed", "exit-code", "app is failed: it ended with an error (Result=exit-code)"},
+		{"failed", "protocol", "app is failed (Result=protocol)"},
+	} {
+		s := event.ServiceState{Unit: "app", Backend: "app1", Active: test.active, Result: test.result}
+		if got, want := words(&event.StepDone{Detail: event.Detail{Services: []event.ServiceState{s}}}), "done: "+test.want; got != want {
+			t.Errorf("%s: %q, want %q", test.result, got, want)
+		}
+		if got := seenText(event.Check{Name: event.CheckUnit, Seen: event.Seen{Service: &s}}); got != test.want {
+			t.Errorf("check: %q, want %q", got, test.want)
+		}
+	}
+}

@@ -397,13 +397,32 @@ func done(e *event.StepDone) []string {
 		lines = append(lines, fmt.Sprintf("healthy: %d of %d checks passed", d.Checks, d.Checks))
 	}
 	for _, s := range d.Services {
-		on := ""
+		name := s.Unit
 		if len(d.Services) > 1 {
-			on = " on " + s.Backend
+			name += " on " + s.Backend
 		}
-		lines = append(lines, fmt.Sprintf("%s%s is %s", s.Unit, on, s.Active))
+		lines = append(lines, serviceText(name, s))
 	}
 	return lines
+}
+
+// endings are the results of a unit in words (systemd.exec(5), $SERVICE_RESULT).
+var endings = map[string]string{
+	"timeout":   ": it did not end in time, and systemd killed it",
+	"signal":    ": a signal killed it",
+	"core-dump": ": it crashed",
+	"watchdog":  ": it no longer answered systemd's watchdog",
+	"oom-kill":  ": the kernel killed it for memory",
+	"exit-code": ": it ended with an error",
+}
+
+// serviceText says what is so of a service, and how it ended.
+func serviceText(name string, s event.ServiceState) string {
+	text := name + " is " + s.Active
+	if s.Result != "" {
+		text += endings[s.Result] + " (Result=" + s.Result + ")"
+	}
+	return text
 }
 
 func waiting(e *event.Waiting) string {

@@ -111,6 +111,9 @@ type ServiceState struct {
 	Unit    string `json:"unit"`
 	Backend string `json:"backend"`
 	Active  string `json:"active"`
+	// Result is how the unit's last run ended, unless it is active or ended well: "timeout",
+	// "signal", "exit-code", ... (systemd.exec(5), $SERVICE_RESULT).
+	Result string `json:"result,omitempty"`
 }
 
 // A StepFailed says that a step failed.

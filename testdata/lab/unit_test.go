@@ -58,3 +58,16 @@ func TestSocketActivation(t *testing.T) {
 	defer mustRun(t, app, "systemctl", "stop", socket)
 	refusedUnit(t, l, socket+", which is active, starts my-web-app on root@192.168.1.10 again")
 }
+
+// An app that systemd had to kill is drained, and that it was killed is said.
+func TestKilledApp(t *testing.T) {
+	l := labFor(t)
+	app, before := l.Apps[0], configuration(t, l)
+	dropIn(t, app, "[Service]\nTimeoutStopSec=1\n")
+	options(t, app, "-ignore-term")
+	mustRun(t, app, "systemctl", "restart", lab.AppUnit)
+	drainctl(t, l, "drain", app.Addr, "-s", lab.AppUnit).
+		wants(t, 0, "my-web-app is failed: it did not end in time, and systemd killed it (Result=timeout)", "is drained")
+	drainctl(t, l, "undrain", app.Addr).wants(t, 0, "my-web-app is active")
+	sameFiles(t, before, configuration(t, l))
+}

@@ -61,7 +61,7 @@ func (o *Operation) checkBackend(ctx context.Context, m *row) []event.Check {
 		})
 		// Both ways are needed: the way back is part of the way.
 		c.try(broken, event.CheckSudo, func() (event.Seen, []spec.Finding) {
-			return event.Seen{User: m.Host.User()}, missing("sudo", m.Service.SudoCheck(ctx))
+			return event.Seen{User: m.Host.User()}, m.checkSudo(ctx)
 		})
 	}
 	if sp.Rollout.Reboot {

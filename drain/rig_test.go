@@ -267,8 +267,9 @@ func (r *rig) served() map[string]bool {
 // A fakeUnit is an app with a switch, in place of a systemd unit.
 type fakeUnit struct {
 	addr   string
-	onStop func() // before it is stopped by systemctl
-	shows  string // by systemctl show, beside its state
+	onStop func()    // before it is stopped by systemctl
+	shows  string    // by systemctl show, beside its state
+	part   *partUnit // that systemd stops with it; nil: none
 
 	mu       sync.Mutex
 	server   *http.Server
@@ -308,8 +309,35 @@ func (u *fakeUnit) active() bool {
 	return u.server != nil
 }
 
-// systemctl answers as systemctl would for the unit.
+// A partUnit is a unit that requires the app's.
+type partUnit struct {
+	name    string
+	runs    bool
+	broken  bool // it does not start
+	started int
+}
+
+// systemctl answers as systemctl would for the unit that requires the app's.
+func (p *partUnit) systemctl(verb string) remote.Result {
+	if verb == "start" {
+		if p.started++; p.broken {
+			return remote.Result{Code: 1, Stderr: []byte("Job failed.")}
+		}
+		p.runs = true
+	}
+	state := map[bool]string{true: "active", false: "inactive"}[p.runs]
+	return remote.Result{Stdout: []byte("LoadState=loaded\nActiveState=" + state + "\nSubState=x\nResult=success\nConsistsOf=app.service\n")}
+}
+
+// systemctl answers as systemctl would for the units.
 func (u *fakeUnit) systemctl(args []string) remote.Result {
+	shows := u.shows
+	if u.part != nil {
+		if args[len(args)-1] == u.part.name {
+			return u.part.systemctl(args[0])
+		}
+		shows += "RequiredBy=multi-user.target " + u.part.name + "\n"
+	}
 	switch args[0] {
 	case "start":
 		if err := u.start(); err != nil {
@@ -323,12 +351,15 @@ func (u *fakeUnit) systemctl(args []string) remote.Result {
 			u.onStop()
 		}
 		u.stop()
+		if u.part != nil {
+			u.part.runs = false
+		}
 	case "show":
 		state := "inactive"
 		if u.active() {
 			state = "active"
 		}
-		return remote.Result{Stdout: []byte("LoadState=loaded\nActiveState=" + state + "\nSubState=x\nResult=success\n" + u.shows)}
+		return remote.Result{Stdout: []byte("LoadState=loaded\nActiveState=" + state + "\nSubState=x\nResult=success\n" + shows)}
 	}
 	return remote.Result{}
 }

@@ -13,11 +13,11 @@ import (
 
 // control stops, or starts, the service on every backend that has one.
 func (b *batch) control(ctx context.Context, p plan.Phase) Verdict {
-	return joined(b.rows, gather(b.rows, func(r *row) Verdict { return r.control(ctx, p) }))
+	return joined(b.rows, gather(b.rows, func(r *row) Verdict { return b.o.control(ctx, r, p) }))
 }
 
 // control stops or starts the service of one backend, if there is one.
-func (r *row) control(ctx context.Context, p plan.Phase) Verdict {
+func (o *Operation) control(ctx context.Context, r *row, p plan.Phase) Verdict {
 	if r.Service.Unit == "" {
 		return Verdict{}
 	}
@@ -27,7 +27,12 @@ func (r *row) control(ctx context.Context, p plan.Phase) Verdict {
 	}
 	state, changed, err := act(ctx, r.plan.Settings.StopTimeout)
 	if err == nil {
-		return Verdict{Changed: changed, Detail: event.Detail{Services: []event.ServiceState{r.serviceState(state)}}}
+		services := []event.ServiceState{r.serviceState(state)}
+		if p == plan.Starting {
+			also, started := o.startDependents(ctx, r)
+			services, changed = append(services, also...), changed || started
+		}
+		return Verdict{Changed: changed, Detail: event.Detail{Services: services}}
 	}
 	v := failed(changed, err)
 	var late *backend.StoppingError

@@ -208,13 +208,15 @@ type savedRow struct {
 	Reached plan.Phase `json:"reached"`
 	End     End        `json:"end,omitempty"`
 	Active  bool       `json:"active,omitempty"` // its service ran before
+	// Dependents ran before, and systemd stops them with the service.
+	Dependents []string `json:"dependents,omitempty"`
 }
 
 // table returns the rows for the journal.
 func (o *Operation) table() json.RawMessage {
 	t := table{Steps: o.steps, Answered: o.answered}
 	for _, r := range o.whole.rows {
-		t.Rows = append(t.Rows, savedRow{r.Name, r.phase, max(r.phase, r.reached), r.end, r.Active})
+		t.Rows = append(t.Rows, savedRow{r.Name, r.phase, max(r.phase, r.reached), r.end, r.Active, r.Dependents})
 	}
 	text, _ := json.Marshal(t) // of plain names and numbers
 	return text

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -264,13 +265,13 @@ func TestResultsAreTruthful(t *testing.T) {
 
 // A table that was written down is read as it was.
 func TestTableSurvives(t *testing.T) {
-	was := table{Steps: 3, Rows: []savedRow{{Backend: "a", Phase: plan.Draining, Reached: plan.Stopping, Active: true}, {Backend: "b", End: left}}}
+	was := table{Steps: 3, Rows: []savedRow{{Backend: "a", Phase: plan.Draining, Reached: plan.Stopping, Active: true, Dependents: []string{"worker.service"}}, {Backend: "b", End: left}}}
 	text, err := json.Marshal(was)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var is table
-	if err := json.Unmarshal(text, &is); err != nil || !slices.Equal(is.Rows, was.Rows) || is.Steps != was.Steps {
+	if err := json.Unmarshal(text, &is); err != nil || !reflect.DeepEqual(is, was) {
 		t.Errorf("%s is read as %+v, %v", text, is, err)
 	}
 	if err := json.Unmarshal([]byte(`{"rows":[{"phase":"flying"}]}`), &is); err == nil {

@@ -2,12 +2,16 @@ package drain
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"path"
+	"slices"
 	"strings"
 
 	"github.com/drainctl/drainctl/drain/backend"
 	"github.com/drainctl/drainctl/drain/event"
+	"github.com/drainctl/drainctl/drain/journal"
 	"github.com/drainctl/drainctl/drain/spec"
 	"github.com/drainctl/drainctl/remote"
 )
@@ -32,8 +36,15 @@ func checkUnit(ctx context.Context, k spec.Kind, m *row) (event.Seen, []spec.Fin
 	if k != spec.Undrain {
 		found = append(found, stopFindings(m.Service, state)...)
 		starters, err := activeOf(ctx, m.Service.Host, state.Starters)
+		if err == nil && m.Active {
+			err = m.findDependents(ctx, state.Dependents)
+		}
 		if err != nil {
 			return seen, missing("service", err)
+		}
+		if len(m.Dependents) > 0 {
+			found = append(found, spec.Finding{Code: "unit-dependents", Warning: true, Text: fmt.Sprintf(
+				"systemd stops %s with %s; drainctl starts them again after it", strings.Join(m.Dependents, ", "), unitOn(m.Service))})
 		}
 		for _, unit := range starters {
 			found = append(found, spec.Finding{Code: "unit-starter", Text: fmt.Sprintf(
@@ -74,6 +85,100 @@ func stopFindings(s remote.Service, state remote.ServiceState) (found []spec.Fin
 			"%s has KillMode=%s: its child processes go on running after a stop\nhint: KillMode=control-group or mixed ends them", unitOn(s), state.KillMode)})
 	}
 	return found
+}
+
+// dependentTypes are the types of units that are started again. A target would start all
+// that it wants, also what an operator has stopped.
+var dependentTypes = []string{".service", ".socket", ".timer", ".path"}
+
+// findDependents finds the active units that systemd stops with the service: units, and
+// what depends on these.
+func (r *row) findDependents(ctx context.Context, units []string) error {
+	own := strings.TrimSuffix(r.Service.Unit, ".service") + ".service"
+	asked := []string{r.Service.Unit, own}
+	for len(units) > 0 {
+		unit := units[0]
+		if units = units[1:]; slices.Contains(asked, unit) {
+			continue
+		}
+		asked = append(asked, unit)
+		state, err := remote.Service{Host: r.Service.Host, Unit: unit}.State(ctx)
+		switch {
+		case errors.Is(err, remote.ErrNoUnit):
+			continue
+		case err != nil:
+			return err
+		case !backend.Stopped(state):
+			r.addDependents(unit)
+		}
+		units = slices.Concat(units, state.Dependents)
+	}
+	return nil
+}
+
+// addDependents notes units that are to be started again, each once.
+func (r *row) addDependents(units ...string) {
+	for _, unit := range units {
+		if slices.Contains(dependentTypes, path.Ext(unit)) && remote.ValidUnit(unit) == nil && !slices.Contains(r.Dependents, unit) {
+			r.Dependents = append(r.Dependents, unit)
+		}
+	}
+}
+
+// checkSudo looks at the right to stop and start the service, and to start what systemd
+// stops with it.
+func (r *row) checkSudo(ctx context.Context) []spec.Finding {
+	found := missing("sudo", r.Service.SudoCheck(ctx))
+	for _, unit := range r.Dependents {
+		found = append(found, missing("sudo", remote.SudoCheck(ctx, r.Host, "systemctl", "start", unit))...)
+	}
+	return found
+}
+
+// startDependents starts again what systemd has stopped with the service. The service runs:
+// one that does not start is no reason to keep it out of the pool.
+func (o *Operation) startDependents(ctx context.Context, r *row) (all []event.ServiceState, changed bool) {
+	for _, unit := range r.Dependents {
+		d := &row{Backend: &backend.Backend{Name: r.Name, Service: remote.Service{Host: r.Host, Unit: unit}}}
+		state, started, err := d.Start(ctx, r.plan.Settings.StopTimeout)
+		changed = changed || started
+		if err != nil {
+			o.emit(&event.Warning{Header: event.Header{Target: r.Name}, Text: fmt.Sprintf("systemd stopped %s with %s, and it does not run again: %v", unit, r.Service.Unit, err)})
+			continue
+		}
+		all = append(all, d.serviceState(state))
+	}
+	return all, changed
+}
+
+// recall takes over what earlier operations on the same servers have found to be stopped
+// with a service. What another user recorded is used with consent only.
+func (o *Operation) recall() error {
+	var states []spec.CallersState
+	for i, lb := range o.plan.LBs {
+		states = append(states, spec.CallersState{State: lb.Report.State, Caller: o.lbs[i].Caller()})
+	}
+	sp := o.plan.Spec
+	for _, op := range spec.DrainsOf(sp, states) {
+		var t table
+		if json.Unmarshal(op.Progress, &t) != nil {
+			continue
+		}
+		for _, r := range o.whole.rows {
+			saved, _ := t.row(r.Name)
+			switch {
+			case len(saved.Dependents) == 0, !op.Foreign, sp.AsRecorded:
+			case sp.Kind == spec.Undrain:
+				return spec.Refuse(spec.Finding{Code: "recorded-by-another", Override: "--as-recorded", Text: fmt.Sprintf(
+					"operation %s was recorded by another user, and would have this command start %s\nhint: --as-recorded consents to it",
+					op.ID, journal.OneLine(strings.Join(saved.Dependents, ", ")))})
+			default:
+				continue
+			}
+			r.addDependents(saved.Dependents...)
+		}
+	}
+	return nil
 }
 
 // activeOf returns those of some units of a host that are not stopped.

@@ -7,7 +7,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/drainctl/drainctl/drain/balancer"
 	"github.com/drainctl/drainctl/drain/event"
+	"github.com/drainctl/drainctl/drain/fleet"
+	"github.com/drainctl/drainctl/drain/journal"
 	"github.com/drainctl/drainctl/drain/spec"
 	"github.com/drainctl/drainctl/remote"
 )
@@ -116,5 +119,128 @@ func TestDrainChecksUnit(t *testing.T) {
 	told, err := r.run(r.spec(spec.Drain))
 	if err != nil || r.unit.active() || !strings.Contains(told.warnings(), "KillMode=process") {
 		t.Errorf("warned of %q, %v", told.warnings(), err)
+	}
+}
+
+// What systemd stops with the app, and ran before, runs again after: of an undrain, also
+// when the drain was repeated; and of a rollback and a rolling run. What did not run is left alone.
+func TestDependentsRunAgain(t *testing.T) {
+	part := func(r *rig, runs bool) *partUnit {
+		r.unit.onStop, r.unit.part = nil, &partUnit{name: "worker.service", runs: runs}
+		return r.unit.part
+	}
+	wants := func(name string, r *rig, err error, started int) {
+		t.Helper()
+		if p := r.unit.part; err != nil || !r.unit.active() || p.runs != (started > 0) || p.started != started {
+			t.Errorf("%s: %+v, %v", name, *p, err)
+		}
+	}
+	r := newRig(t)
+	for _, test := range []struct {
+		name    string
+		drains  int
+		runs    bool
+		started int
+	}{
+		{"once", 1, true, 1}, {"twice", 2, true, 1}, {"it did not run", 1, false, 0},
+	} {
+		part(r, test.runs)
+		for range test.drains {
+			told, err := r.run(r.spec(spec.Drain))
+			if err != nil || r.unit.part.runs {
+				t.Fatalf("%s: %v", test.name, err)
+			}
+			if test.runs && test.drains == 1 && !strings.Contains(told.warnings(), "systemd stops worker.service with app") {
+				t.Errorf("warned of %q", told.warnings())
+			}
+		}
+		_, err := r.run(r.spec(spec.Undrain))
+		wants(test.name, r, err, test.started)
+	}
+
+	part(r, true)
+	sp := r.spec(spec.Run)
+	sp.Service, sp.Rollout.Command = "app", []string{"true"}
+	_, err := r.run(sp)
+	wants("rolling run", r, err, 1)
+
+	part(r, true)
+	sp.Rollout.Command, sp.Rollout.OnFailure = []string{"false"}, spec.FailureUndrain
+	if _, err = r.run(sp); spec.ExitOf(err) != spec.Failed {
+		t.Errorf("rolled back: %v", err)
+	}
+	wants("rolled back", r, nil, 1)
+
+	p := part(r, true)
+	p.broken = true
+	if _, err := r.run(r.spec(spec.Drain)); err != nil {
+		t.Fatal(err)
+	}
+	told, err := r.run(r.spec(spec.Undrain))
+	if err != nil || !r.unit.active() || !strings.Contains(told.warnings(), "start worker.service") {
+		t.Errorf("it does not start: %v, warned of %q", err, told.warnings())
+	}
+}
+
+// The right to start what systemd stops with the app is looked at before anything is touched.
+func TestRightToStartDependents(t *testing.T) {
+	f, sp := newCheckedFleet()
+	f.backend = func() (remote.Host, error) {
+		return unitHost{checkedHost{remote.Local(nil), "deploy", "start worker.service"}, map[string]string{
+			"app": "RequiredBy=worker.service\n", "worker.service": "BoundBy=app.service\nPropagatesStopTo=more.timer\n", "more.timer": "",
+		}}, nil
+	}
+	sp.LBs, sp.Targets, sp.Service, sp.Counter = []string{"lb0"}, []string{"192.168.1.10"}, "app", spec.CounterLB
+	r, err := CheckAll(t.Context(), sp, f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var texts []string
+	for _, c := range r.Checks {
+		if c.Finding != nil {
+			texts = append(texts, string(c.Name)+": "+c.Finding.Text)
+		}
+	}
+	if got := strings.Join(texts, "\n"); !strings.Contains(got, "unit: systemd stops worker.service, more.timer with app") || !strings.Contains(got, "sudo: deploy on") || !strings.Contains(got, "systemctl start worker.service") {
+		t.Error(got)
+	}
+}
+
+// A callerLB sees root as its caller.
+type callerLB struct{ balancer.Balancer }
+
+func (callerLB) Caller() journal.Recorder { return journal.Recorder{} }
+
+// What another user recorded is started with consent only, and never what is no app's.
+func TestDependentsOfAnotherUser(t *testing.T) {
+	server := keyed("10.0.0.1:80")
+	for _, test := range []struct {
+		name     string
+		kind     spec.Kind
+		uid      uint32
+		consents bool
+		refused  bool
+		want     string
+	}{
+		{"one's own", spec.Undrain, 0, false, false, "worker.service more.timer"},
+		{"another's", spec.Undrain, 1000, false, true, ""},
+		{"another's, with consent", spec.Undrain, 1000, true, false, "worker.service more.timer"},
+		{"another's, in a drain", spec.Drain, 1000, false, false, ""},
+	} {
+		w, _ := waitOf(nil, nil)
+		o := w.o
+		o.plan.Spec.Kind, o.plan.Spec.AsRecorded = test.kind, test.consents
+		o.lbs = fleet.Fleet{{Balancer: callerLB{}, Name: fleet.ThisMachine}}
+		o.plan.LBs[0].Report.State = journal.State{
+			Marks: []journal.Mark{{Server: server, Change: journal.Change{Operation: "1"}}},
+			Operations: []journal.Operation{{
+				ID: "1", Kind: journal.KindDrain, Recorder: &journal.Recorder{UID: test.uid}, Servers: []journal.Located{{Server: server}},
+				Progress: []byte(`{"steps":3,"rows":[{"backend":"app-1","phase":"stopping","reached":"stopping","dependents":["worker.service","poweroff.target","--now.service","more.timer"]}]}`),
+			}},
+		}
+		err := o.recall()
+		if got := strings.Join(o.whole.rows[0].Dependents, " "); got != test.want || (spec.ExitOf(err) == spec.Refused) != test.refused || (err != nil) != test.refused {
+			t.Errorf("%s: %q, %v", test.name, got, err)
+		}
 	}
 }

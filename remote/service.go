@@ -31,6 +31,8 @@ type ServiceState struct {
 	CanStop  string
 	KillMode string   // "control-group", "process", ...
 	Starters []string // units that start it again while they are active
+	// Dependents are the units that systemd stops with it, and does not start with it.
+	Dependents []string
 }
 
 // unitName is what systemd takes for the name of a unit (systemd.unit(5)).
@@ -75,6 +77,7 @@ func (s Service) State(ctx context.Context) (ServiceState, error) {
 var stateProperties = []string{
 	"LoadState", "ActiveState", "SubState", "Result", "UnitFileState", "CanStart", "CanStop", "KillMode",
 	"TriggeredBy", "UpheldBy",
+	"RequiredBy", "RequisiteOf", "BoundBy", "ConsistsOf", "PropagatesStopTo",
 }
 
 // stateWord matches each property that is one word.
@@ -86,7 +89,10 @@ func parseState(text string) (s ServiceState, ok bool) {
 		"LoadState": &s.Load, "ActiveState": &s.Active, "SubState": &s.Sub, "Result": &s.Result, "UnitFileState": &s.File,
 		"CanStart": &s.CanStart, "CanStop": &s.CanStop, "KillMode": &s.KillMode,
 	}
-	lists := map[string]*[]string{"TriggeredBy": &s.Starters, "UpheldBy": &s.Starters}
+	lists := map[string]*[]string{
+		"TriggeredBy": &s.Starters, "UpheldBy": &s.Starters, "RequiredBy": &s.Dependents, "RequisiteOf": &s.Dependents,
+		"BoundBy": &s.Dependents, "ConsistsOf": &s.Dependents, "PropagatesStopTo": &s.Dependents,
+	}
 	for line := range strings.Lines(text) {
 		name, value, _ := strings.Cut(strings.TrimSpace(line), "=")
 		if word := words[name]; word != nil {

@@ -23,8 +23,10 @@ type Backend struct {
 	// Active tells that the service was active when everything was checked. It
 	// is then stopped without asking again, so that the stop follows the last
 	// request closely; to stop what has ended since does no harm.
-	Active  bool
-	Touched bool // this run has stopped or started the service, or tried to
+	Active bool
+	// Dependents are the units that systemd stops with the service. They ran before.
+	Dependents []string
+	Touched    bool // this run has stopped or started the service, or tried to
 }
 
 // Close ends what runs on the host, and the connection to it.

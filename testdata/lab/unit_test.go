@@ -71,3 +71,34 @@ func TestKilledApp(t *testing.T) {
 	drainctl(t, l, "undrain", app.Addr).wants(t, 0, "my-web-app is active")
 	sameFiles(t, before, configuration(t, l))
 }
+
+// A unit that requires the app is stopped with it, and runs again after the undrain. One
+// that did not run is left alone. The right to start it is looked at first.
+func TestDependentUnits(t *testing.T) {
+	l := labFor(t)
+	app, before := l.Apps[0], configuration(t, l)
+	for _, name := range []string{"worker", "idle"} {
+		unit := "[Unit]\nRequires=my-web-app.service\nAfter=my-web-app.service\n[Service]\nExecStart=/bin/sleep infinity\n"
+		if err := app.WriteFile(t.Context(), "/etc/systemd/system/"+name+".service", []byte(unit), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mustRun(t, app, "systemctl", "daemon-reload")
+	// systemd knows who requires a unit only once that one is loaded.
+	mustRun(t, app, "systemctl", "start", "worker", "idle")
+	mustRun(t, app, "systemctl", "stop", "idle")
+	defer mustRun(t, app, "systemctl", "stop", "worker")
+
+	drainctl(t, l, "check", app.Addr, "-s", lab.AppUnit, "--ssh-user", lab.DeployUser).
+		wants(t, 4, "deploy ALL=(root) NOPASSWD: /usr/bin/systemctl start worker.service")
+	drainctl(t, l, "drain", app.Addr, "-s", lab.AppUnit).
+		wants(t, 0, "systemd stops worker.service with my-web-app on root@192.168.1.10", "is drained")
+	if now := state(t, app, "worker"); now != "inactive" {
+		t.Errorf("worker is %s after the drain", now)
+	}
+	drainctl(t, l, "undrain", app.Addr).wants(t, 0, "my-web-app on 192.168.1.10 is active", "worker.service on 192.168.1.10 is active")
+	if worker, idle := state(t, app, "worker"), state(t, app, "idle"); worker != "active" || idle != "inactive" {
+		t.Errorf("worker is %s and idle is %s after the undrain", worker, idle)
+	}
+	sameFiles(t, before, configuration(t, l))
+}

@@ -165,12 +165,6 @@ func (s Spec) Inherit(drains []RecordedOperation) (Spec, error) {
 	if err != nil {
 		return s, err
 	}
-	full.Given = slices.Clone(s.Given)
-	for _, flag := range healthFlags {
-		if from.given(flag) && !s.given(flag) {
-			full.Given = append(full.Given, flag) // what was typed wins over a file
-		}
-	}
 	return full, s.confirm(full, s, actingFlags, drains...)
 }
 
@@ -206,6 +200,7 @@ func (s Spec) Resume(op RecordedOperation) (Spec, error) {
 	if err != nil {
 		return s, Refuse(Finding{Code: "recorded-unit", Text: err.Error()})
 	}
+	from.Given = typed(op.Operation)
 	next, err := s.complete(from, func(f reflect.StructField) bool { return keeps(f, byResume) })
 	if err != nil {
 		return s, err

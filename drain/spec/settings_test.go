@@ -87,6 +87,29 @@ func TestOnly(t *testing.T) {
 	}
 }
 
+// A flag of the drain wins over its file, for the undrain and the resume as well: another service
+// than the one that was stopped is not started.
+func TestContinuedFlags(t *testing.T) {
+	was := Default(Drain)
+	was.Targets, was.Service, was.SSH.User, was.Given = []string{"app1"}, "shop", "deploy", []string{"service", "ssh-user"}
+	was.PerBackend = map[string]json.RawMessage{"app1": json.RawMessage(`{"service":"of-the-file","ssh":{"user":"else"}}`)}
+	now := Default(Undrain)
+	now.Targets = was.Targets
+	op := RecordedOperation{Operation: recorded(t, was)}
+	for name, continued := range map[string]func() (Spec, error){
+		"undrain": func() (Spec, error) { return now.Inherit([]RecordedOperation{op}) },
+		"resume":  func() (Spec, error) { return Default("").Resume(op) },
+	} {
+		full, err := continued()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if set, err := full.SettingsOf(nil, []string{"app1"}); err != nil || set.Service != "shop" || set.SSH.User != "deploy" {
+			t.Errorf("%s has the service %s and the user %s, %v", name, set.Service, set.SSH.User, err)
+		}
+	}
+}
+
 // TestContinuedSettings: an undrain takes over what the drain did to a backend by its
 // own settings, and not what the undrain alone uses. A flag stands before both.
 func TestContinuedSettings(t *testing.T) {

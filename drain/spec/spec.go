@@ -172,7 +172,23 @@ func (s Spec) complete(from Spec, kept func(reflect.StructField) bool) (_ Spec, 
 		return s, err
 	}
 	takeOver(reflect.ValueOf(&s).Elem(), reflect.ValueOf(from), kept, s.Given)
+	s.Given = append(slices.Clone(s.Given), from.givenOf(reflect.TypeFor[Settings](), kept)...)
 	return s, nil
+}
+
+// givenOf returns the flags of settings that are kept and were given. They go on to win over settings
+// of single upstreams and backends.
+func (s Spec) givenOf(settings reflect.Type, kept func(reflect.StructField) bool) (flags []string) {
+	for f := range settings.Fields() {
+		flag := f.Tag.Get("flag")
+		switch {
+		case f.Type.Kind() == reflect.Struct && kept(f):
+			flags = append(flags, s.givenOf(f.Type, func(reflect.StructField) bool { return true })...)
+		case flag != "" && kept(f) && s.given(flag):
+			flags = append(flags, flag)
+		}
+	}
+	return flags
 }
 
 // takeOver copies the fields of from that are kept and not given. A struct's

@@ -601,3 +601,38 @@ func TestJournalIsRemovedAfterAResume(t *testing.T) {
 		t.Errorf("the edit is left behind:\n%s", now)
 	}
 }
+
+// Who may drain may forget what anyone has drained, once the server is gone and its backend is locked.
+// What the configuration has down, or may have, stays.
+func TestForgetOfAnother(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		change  func(pool string) string
+		locked  bool
+		cleared bool
+	}{
+		{"gone", func(pool string) string { return strings.Replace(pool, "server 127.0.0.2", "# 127.0.0.2", 1) }, true, true},
+		{"gone, and not locked", func(pool string) string { return strings.Replace(pool, "server 127.0.0.2", "# 127.0.0.2", 1) }, false, false},
+		{"there", func(pool string) string { return pool }, true, false},
+		{"in a file that cannot be read", func(pool string) string { return strings.Replace(pool, "}", "", 1) }, true, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			id := newOperationID()
+			r.drained(id, "127.0.0.2")
+			op, _ := r.state().Find(id)
+			r.write(r.pool, test.change(r.read(r.pool)))
+			l := r.as(1000)
+			if test.locked {
+				r.must(l.Lock(t.Context(), LockRequest{Backends: []string{"127.0.0.2"}}))
+			}
+			r.must(l.Begin(t.Context(), operation(newOperationID(), journal.KindForget, op.Servers...)))
+			r.must(l.End(t.Context(), journal.Ending{Result: journal.ResultDone}))
+			s := r.state()
+			if _, found := s.Find(id); found == test.cleared {
+				t.Errorf("root's operation is there: %t; %d marks", found, len(s.Marks))
+			}
+		})
+	}
+}

@@ -32,15 +32,21 @@ func TestUnitThatCannotComeBack(t *testing.T) {
 	drainctl(t, l, "check", app.Addr, "-s", lab.AppUnit).wants(t, 0, "KillMode=process", "1 warning")
 	dropIn(t, app, "")
 
-	mustRun(t, app, "systemctl", "mask", "--runtime", lab.AppUnit)
-	defer mustRun(t, app, "systemctl", "unmask", "--runtime", lab.AppUnit)
+	mask := func(on bool) {
+		script := "cp -n my-web-app.service /root; ln -sf /dev/null my-web-app.service"
+		if !on {
+			script = "rm my-web-app.service; cp /root/my-web-app.service ."
+		}
+		mustRun(t, app, "sh", "-ec", "cd /etc/systemd/system; "+script+"; systemctl daemon-reload")
+	}
+	mask(true)
 	refusedUnit(t, l, "my-web-app on root@192.168.1.10 is masked", "systemctl unmask my-web-app")
 
-	mustRun(t, app, "systemctl", "unmask", "--runtime", lab.AppUnit)
+	mask(false)
 	drainctl(t, l, "drain", app.Addr, "-s", lab.AppUnit).wants(t, 0)
-	mustRun(t, app, "systemctl", "mask", "--runtime", lab.AppUnit)
+	mask(true)
 	drainctl(t, l, "undrain", app.Addr).wants(t, 4, "is masked", "nothing was touched")
-	mustRun(t, app, "systemctl", "unmask", "--runtime", lab.AppUnit)
+	mask(false)
 	drainctl(t, l, "undrain", app.Addr).wants(t, 0, "my-web-app is active")
 	sameFiles(t, before, configuration(t, l))
 }

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -28,7 +29,8 @@ import (
 //	until REGEXP COMMAND… runs a command until its output matches
 //	latest VARIABLE       sets a variable to the ID of the latest operation
 //
-// The unit app is a file, units/app, that says whether it is active: systemctl
+// The unit app is a file, units/app, that says whether it is active, and whether the
+// first backend listens: systemctl
 // and journalctl in bin stand in for systemd. While there is a file units/slow it
 // takes its time, and with units/broken it does not start.
 type live struct {
@@ -81,6 +83,7 @@ func startLive(ts *testscript.TestScript, _ bool, names []string) {
 	})
 	ts.Check(os.WriteFile(upstreams, []byte(text), 0o644))
 	standInForSystemd(ts)
+	follow(ts, l.backends[names[0]])
 	l.proxy = newProxy(t, "    include "+upstreams+";")
 	l.proxy.start()
 	ts.Setenv("DRAINCTL_NGINX_CONF", l.proxy.conf)
@@ -98,11 +101,12 @@ show)
 	;;
 start)
 	while test -e "$UNITS/slow"; do sleep 0.05; done
-	test ! -e "$UNITS/broken" && touch "$UNITS/$unit"
+	test ! -e "$UNITS/broken" && touch "$UNITS/$unit" && until test -e "$UNITS/.listens"; do sleep 0.01; done
 	;;
 stop)
 	while test -e "$UNITS/slow"; do sleep 0.05; done
 	rm -f "$UNITS/$unit"
+	while test -e "$UNITS/.listens"; do sleep 0.01; done
 	;;
 esac
 `
@@ -117,6 +121,35 @@ func standInForSystemd(ts *testscript.TestScript) {
 	ts.Check(os.WriteFile(units+"/app", nil, 0o644))
 	ts.Setenv("UNITS", units)
 	ts.Setenv("PATH", bin+string(filepath.ListSeparator)+ts.Getenv("PATH"))
+}
+
+// follow has a backend listen while the unit app is active. What it holds goes on.
+func follow(ts *testscript.TestScript, b *app) {
+	unit, listens := ts.MkAbs("units/app"), ts.MkAbs("units/.listens")
+	ts.Check(os.WriteFile(listens, nil, 0o644))
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	ts.Defer(func() { cancel(); <-ended })
+	go func() {
+		defer close(ended)
+		for listening := true; ctx.Err() == nil; time.Sleep(10 * time.Millisecond) {
+			_, err := os.Stat(unit)
+			switch active := err == nil; {
+			case active == listening:
+			case listening:
+				b.listener.Close()
+				_ = os.Remove(listens)
+				listening = false
+			default:
+				if b.listener, err = net.Listen("tcp", b.addr); err != nil {
+					continue
+				}
+				go b.server.Serve(b.listener)
+				_ = os.WriteFile(listens, nil, 0o644)
+				listening = true
+			}
+		}
+	}()
 }
 
 // reload waits on both sides for the clocks of files and of processes to tell

@@ -45,11 +45,13 @@ func eventually(t tester, what string, so func() bool) {
 // An app answers /name with its name at once, and /hold/ and its name when
 // it is let go.
 type app struct {
-	name string
-	addr string // of TCP, or unix:PATH
-	mu   sync.Mutex
-	free chan struct{} // closed to let what is held go
-	held int
+	server   *http.Server
+	listener net.Listener
+	name     string
+	addr     string // of TCP, or unix:PATH
+	mu       sync.Mutex
+	free     chan struct{} // closed to let what is held go
+	held     int
 }
 
 func startApp(t tester, name string) *app {
@@ -76,11 +78,11 @@ func serveOn(t tester, name string, l net.Listener, addr string) *app {
 		<-free
 		fmt.Fprint(w, name+" held to the end")
 	})
-	srv := &http.Server{Handler: mux}
-	go srv.Serve(l)
+	b.server, b.listener = &http.Server{Handler: mux}, l
+	go b.server.Serve(l)
 	t.Cleanup(func() {
 		b.release()
-		srv.Close()
+		b.server.Close()
 	})
 	return b
 }

@@ -57,7 +57,7 @@ func (o *Operation) checkBackend(ctx context.Context, m *row) []event.Check {
 	if set.Service != "" {
 		m.Service = remote.Service{Host: m.Host, Unit: set.Service}
 		c.try(broken, event.CheckUnit, func() (event.Seen, []spec.Finding) {
-			return checkUnit(ctx, sp.Kind, m)
+			return o.checkUnit(ctx, m)
 		})
 		// Both ways are needed: the way back is part of the way.
 		c.try(broken, event.CheckSudo, func() (event.Seen, []spec.Finding) {

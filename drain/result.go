@@ -64,6 +64,7 @@ func resultOf(e ending) (*event.Result, error) {
 		}
 		if row.leavesChange(e.spec.Kind) && row.Service.Unit != "" {
 			r.Services = append(r.Services, spec.ServiceStand{Unit: row.Service.Unit, Backend: row.Name, Touched: row.Touched})
+			r.StillAnswering = append(r.StillAnswering, row.answering...)
 		}
 	}
 	if exit == spec.Done {

@@ -270,6 +270,8 @@ type fakeUnit struct {
 	onStop func()    // before it is stopped by systemctl
 	shows  string    // by systemctl show, beside its state
 	part   *partUnit // that systemd stops with it; nil: none
+	stays  bool      // its port answers when it is stopped
+	off    bool      // it is stopped, and its port answers
 
 	mu       sync.Mutex
 	server   *http.Server
@@ -306,7 +308,7 @@ func (u *fakeUnit) stop() {
 func (u *fakeUnit) active() bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	return u.server != nil
+	return u.server != nil && !u.off
 }
 
 // A partUnit is a unit that requires the app's.
@@ -340,6 +342,7 @@ func (u *fakeUnit) systemctl(args []string) remote.Result {
 	}
 	switch args[0] {
 	case "start":
+		u.off = false
 		if err := u.start(); err != nil {
 			return remote.Result{Code: 1, Stderr: []byte(err.Error())}
 		}
@@ -350,7 +353,9 @@ func (u *fakeUnit) systemctl(args []string) remote.Result {
 		if u.active() && u.onStop != nil {
 			u.onStop()
 		}
-		u.stop()
+		if u.off = u.stays; !u.stays {
+			u.stop()
+		}
 		if u.part != nil {
 			u.part.runs = false
 		}

@@ -75,7 +75,7 @@ func TestService(t *testing.T) {
 			w, _ := waitOf(nil, nil, func(s *spec.Spec) { s.Service, s.StopTimeout = "app", 150*time.Millisecond })
 			m := w.rows[0]
 			m.Touched, m.Service = false, remote.Service{Host: test.host, Unit: "app"}
-			v := w.control(t.Context(), test.p)
+			v := w.control(t.Context(), test.p, false)
 			if v.Outcome != test.outcome || v.Changed != test.changed || m.Touched != (test.command != "") {
 				t.Errorf("%+v, touched %t", v, m.Touched)
 			}
@@ -114,7 +114,7 @@ func TestStopAsksNothingBefore(t *testing.T) {
 	w, _ := waitOf(nil, nil, func(s *spec.Spec) { s.Service = "app" })
 	m := w.rows[0]
 	m.Active, m.Service = true, remote.Service{Host: host, Unit: "app"}
-	if v := w.control(t.Context(), plan.Stopping); v.Err != nil || !v.Changed || host.looks != 1 {
+	if v := w.control(t.Context(), plan.Stopping, false); v.Err != nil || !v.Changed || host.looks != 1 {
 		t.Errorf("%+v after %d looks", v, host.looks)
 	}
 }
@@ -127,7 +127,7 @@ func TestHowAnAppEnded(t *testing.T) {
 		host := &scriptedHost{states: []string{"active", test.state}, result: test.result}
 		w, _ := waitOf(nil, nil, func(s *spec.Spec) { s.Service = "app" })
 		w.rows[0].Service = remote.Service{Host: host, Unit: "app"}
-		v := w.control(t.Context(), plan.Stopping)
+		v := w.control(t.Context(), plan.Stopping, false)
 		if v.Err != nil || len(v.Detail.Services) != 1 || v.Detail.Services[0].Result != test.want {
 			t.Errorf("%s, %s: %+v", test.state, test.result, v)
 		}
@@ -135,7 +135,7 @@ func TestHowAnAppEnded(t *testing.T) {
 	host := &scriptedHost{states: []string{"inactive", "active"}, result: "timeout"} // of the run before
 	w, _ := waitOf(nil, nil, func(s *spec.Spec) { s.Service = "app" })
 	w.rows[0].Service = remote.Service{Host: host, Unit: "app"}
-	if v := w.control(t.Context(), plan.Starting); v.Err != nil || v.Detail.Services[0].Result != "" {
+	if v := w.control(t.Context(), plan.Starting, false); v.Err != nil || v.Detail.Services[0].Result != "" {
 		t.Errorf("started: %+v", v)
 	}
 }

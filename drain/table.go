@@ -33,9 +33,10 @@ type row struct {
 	phase       plan.Phase
 	reached     plan.Phase // the furthest phase, also of an earlier process
 	end         End
-	why         Verdict // of the step that failed for it last
-	rollbackWhy Verdict // of the step that failed in its rollback
-	changed     bool    // the operation has changed something for it, if only for a while
+	why         Verdict  // of the step that failed for it last
+	rollbackWhy Verdict  // of the step that failed in its rollback
+	changed     bool     // the operation has changed something for it, if only for a while
+	answering   []string // servers that still answer, though the service is stopped
 }
 
 // leavesChange reports whether the operation has left the backend in another state than before.

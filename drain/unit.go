@@ -18,7 +18,8 @@ import (
 
 // checkUnit asks systemd for the unit of a backend. It finds what would keep the operation
 // from stopping the app, or from starting it again.
-func checkUnit(ctx context.Context, k spec.Kind, m *row) (event.Seen, []spec.Finding) {
+func (o *Operation) checkUnit(ctx context.Context, m *row) (event.Seen, []spec.Finding) {
+	k := o.plan.Spec.Kind
 	state, err := m.Service.State(ctx)
 	m.Active = err == nil && backend.Started(state)
 	if errors.Is(err, remote.ErrNoUnit) {
@@ -32,6 +33,11 @@ func checkUnit(ctx context.Context, k spec.Kind, m *row) (event.Seen, []spec.Fin
 	var found []spec.Finding
 	if k != spec.Undrain || !m.Active {
 		found = startFindings(m.Service, state)
+	}
+	if k == spec.Undrain && backend.Stopped(state) && m.plan.HealthCheck() == spec.HealthTCP {
+		if m.answering = o.whole.answering(ctx, m); len(m.answering) > 0 {
+			found = append(found, spec.Finding{Code: "still-answers", Override: "--health URL", Text: stillAnswers(m) + needsURL})
+		}
 	}
 	if k != spec.Undrain {
 		found = append(found, stopFindings(m.Service, state)...)

@@ -3,6 +3,7 @@ package drain
 import (
 	"context"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -46,6 +47,7 @@ func checkUnits(t *testing.T, k spec.Kind, units map[string]string) (checks []ev
 	}
 	sp := spec.Default(k)
 	sp.LBs, sp.Targets, sp.Service, sp.Counter = []string{"lb0"}, []string{"192.168.1.10"}, "app", spec.CounterLB
+	sp.Health = "http://192.168.1.10/"
 	r, err := CheckAll(t.Context(), sp, f)
 	if err != nil {
 		t.Fatal(err)
@@ -242,5 +244,47 @@ func TestDependentsOfAnotherUser(t *testing.T) {
 		if got := strings.Join(o.whole.rows[0].Dependents, " "); got != test.want || (spec.ExitOf(err) == spec.Refused) != test.refused || (err != nil) != test.refused {
 			t.Errorf("%s: %q, %v", test.name, got, err)
 		}
+	}
+}
+
+// A port that answers though the app is stopped is told of. A TCP connect then says nothing
+// of the app: an undrain and a rolling run want a health URL.
+func TestStoppedAppThatAnswers(t *testing.T) {
+	r := newRig(t)
+	r.unit.stays = true
+	run := func(sp spec.Spec) (*event.Result, string, error) {
+		told := &told{}
+		op, err := Prepare(t.Context(), sp, Options{Connect: connector{r}, Emit: told.emit, bounds: shortBounds})
+		if err != nil {
+			return nil, "", err
+		}
+		defer op.Close()
+		err = op.Run(t.Context(), t.Context())
+		return op.Result(), told.warnings(), err
+	}
+	text := r.unit.addr + " still answers, though app is stopped"
+	result, warned, err := run(r.spec(spec.Drain))
+	if err != nil || !slices.Equal(result.StillAnswering, []string{r.unit.addr}) || !strings.Contains(warned, text) {
+		t.Errorf("drain: %+v, %q, %v", result, warned, err)
+	}
+	if _, _, err = run(r.spec(spec.Undrain)); spec.ExitOf(err) != spec.Refused || !strings.Contains(err.Error(), text) || r.read() != r.drained() || r.unit.active() {
+		t.Errorf("undrain: %v", err)
+	}
+	sp := r.spec(spec.Undrain)
+	sp.Health = "http://" + r.unit.addr + "/"
+	if result, warned, err = run(sp); err != nil || !r.unit.active() || r.read() != r.was || len(result.StillAnswering) > 0 || warned != "" {
+		t.Errorf("undrain with a health URL: %+v, %q, %v", result, warned, err)
+	}
+	sp = r.spec(spec.Run)
+	sp.Service, sp.Rollout.Command = "app", []string{"touch", r.dir + "/worked"}
+	if _, _, err = run(sp); spec.ExitOf(err) != spec.Failed || !strings.Contains(err.Error(), text) || !r.unit.active() || r.read() != r.was {
+		t.Errorf("run: %v", err)
+	}
+	if _, err := os.Stat(r.dir + "/worked"); err == nil {
+		t.Error("run: the work was done")
+	}
+	sp.Health = "http://" + r.unit.addr + "/"
+	if _, warned, err = run(sp); err != nil || !r.unit.active() || r.read() != r.was || !strings.Contains(warned, text) {
+		t.Errorf("run with a health URL: %q, %v", warned, err)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/drainctl/drainctl/drain/balancer"
 	"github.com/drainctl/drainctl/drain/event"
 	"github.com/drainctl/drainctl/drain/fleet"
+	"github.com/drainctl/drainctl/drain/journal"
 	"github.com/drainctl/drainctl/drain/plan"
 	"github.com/drainctl/drainctl/drain/spec"
 	"github.com/drainctl/drainctl/remote"
@@ -174,14 +175,19 @@ func (b *batch) health(ctx context.Context, m *row) error {
 // connect has an LB connect to the servers of a backend that are in the pool, or come
 // back to it.
 func (b *batch) connect(ctx context.Context, lb *fleet.LB, m *row) error {
-	sp := b.o.plan.Spec
-	servers := slices.DeleteFunc(b.servers(lb, []*row{m}), func(s balancer.Server) bool {
-		return s.Down && !s.Managed && !(sp.Kind == spec.Undrain && sp.Force)
-	})
+	servers := b.checkedServers(lb, m)
 	if len(servers) == 0 {
 		return nil
 	}
-	return lb.Health(ctx, balancer.HealthCheck{Servers: keysOf(servers)})
+	return lb.Health(ctx, balancer.HealthCheck{Servers: servers})
+}
+
+// checkedServers returns the servers of a backend on an LB that are in the pool, or come back to it.
+func (b *batch) checkedServers(lb *fleet.LB, m *row) []journal.Server {
+	sp := b.o.plan.Spec
+	return keysOf(slices.DeleteFunc(b.servers(lb, []*row{m}), func(s balancer.Server) bool {
+		return s.Down && !s.Managed && !(sp.Kind == spec.Undrain && sp.Force)
+	}))
 }
 
 // unhealthy is the end of a wait for health that never came.

@@ -83,7 +83,7 @@ func (b *batch) doStep(ctx context.Context, p plan.Phase, back bool) Verdict {
 	case plan.Draining, plan.Checking:
 		return b.await(ctx, p, back)
 	case plan.Stopping, plan.Starting:
-		return b.control(ctx, p)
+		return b.control(ctx, p, back)
 	}
 	return b.work(ctx)
 }

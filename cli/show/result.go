@@ -211,6 +211,9 @@ func summary(r *event.Result) string {
 	if len(r.StayDown) > 0 && !r.AllDown {
 		text += fmt.Sprintf("; %s stays down, %s", strings.Join(r.StayDown, ", "), outside)
 	}
+	if len(r.StillAnswering) > 0 {
+		text += "; still answering: " + strings.Join(r.StillAnswering, ", ")
+	}
 	if !r.Changed {
 		text += "; unchanged"
 	}

@@ -306,6 +306,8 @@ type Result struct {
 	Services []spec.ServiceStand `json:"services,omitempty"`
 	StayDown []string            `json:"stay_down,omitempty"` // servers that an undrain left down
 	AllDown  bool                `json:"all_down,omitempty"`  // that is all of them
+	// StillAnswering are servers that took a connection after their service was stopped.
+	StillAnswering []string `json:"still_answering,omitempty"`
 	// Of a rolling run: the backends that are done, and those that it did not come to.
 	Done      []string    `json:"done,omitempty"`
 	Untouched []string    `json:"untouched,omitempty"`

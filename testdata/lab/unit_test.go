@@ -108,3 +108,24 @@ func TestDependentUnits(t *testing.T) {
 	}
 	sameFiles(t, before, configuration(t, l))
 }
+
+// A proxy on the backend takes connections while the app is stopped: the drain says so, and
+// the undrain asks for a URL of the app.
+func TestAppBehindLocalProxy(t *testing.T) {
+	l := labFor(t)
+	app, before := l.Apps[0], configuration(t, l)
+	const proxy = "events {}\nhttp { server { listen 8080; location / { proxy_pass http://127.0.0.1:8081; } } }\n"
+	if err := app.WriteFile(t.Context(), lab.NginxConfPath, []byte(proxy), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	options(t, app, "-addr 127.0.0.1:8081")
+	mustRun(t, app, "sh", "-ec", "systemctl restart my-web-app; systemctl start nginx")
+	drainctl(t, l, "drain", app.Addr, "-s", lab.AppUnit).
+		wants(t, 0, "192.168.1.10:8080 still answers, though my-web-app is stopped", "still answering: 192.168.1.10:8080")
+	wantState(t, app, "inactive")
+	drainctl(t, l, "undrain", app.Addr).wants(t, 4, "a TCP connect would not show that it is back", "--health URL", "nothing was touched")
+	wantState(t, app, "inactive")
+	drainctl(t, l, "undrain", app.Addr, "--health", "http://192.168.1.10:8080/health").wants(t, 0, "healthy: 3 of 3 checks passed")
+	sameFiles(t, before, configuration(t, l))
+	wantState(t, app, "active")
+}

@@ -56,6 +56,9 @@ func (*checkedLB) Probe(context.Context, balancer.ProbeRequest) ([]balancer.Prob
 	return nil, nil
 }
 
+// Health is that of an app that is stopped.
+func (*checkedLB) Health(context.Context, balancer.HealthCheck) error { return errFault }
+
 func (*checkedLB) Close() error { return nil }
 
 // A checkedFleet is LBs by their names, and the hosts of backends.

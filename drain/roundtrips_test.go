@@ -11,7 +11,7 @@ import (
 
 // maxRoundTrips is how many round trips to an LB a drain may take: each costs what the
 // way there and back takes.
-const maxRoundTrips = 18
+const maxRoundTrips = 19
 
 // An agentConnector reaches the rig through an agent, and keeps the clients.
 type agentConnector struct {

@@ -47,7 +47,6 @@ func checkUnits(t *testing.T, k spec.Kind, units map[string]string) (checks []ev
 	}
 	sp := spec.Default(k)
 	sp.LBs, sp.Targets, sp.Service, sp.Counter = []string{"lb0"}, []string{"192.168.1.10"}, "app", spec.CounterLB
-	sp.Health = "http://192.168.1.10/"
 	r, err := CheckAll(t.Context(), sp, f)
 	if err != nil {
 		t.Fatal(err)

@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -24,25 +26,65 @@ import (
 type lbCounter struct {
 	lbs       fleet.Fleet
 	servers   func(*fleet.LB) []journal.Server // of the backend; an LB without any is not asked
+	last      *sync.Map                        // the count of each LB
 	statusURL string
 }
 
 // Count implements [backend.Counter].
-func (c lbCounter) Count(ctx context.Context) (remote.Count, error) { return c.count(ctx, false) }
+func (c lbCounter) Count(ctx context.Context) (remote.Count, error) {
+	return c.count(ctx, balancer.ConnectionsQuery{})
+}
 
 // CountHeld implements [backend.Holder].
-func (c lbCounter) CountHeld(ctx context.Context) (remote.Count, error) { return c.count(ctx, true) }
+func (c lbCounter) CountHeld(ctx context.Context) (remote.Count, error) {
+	return c.count(ctx, balancer.ConnectionsQuery{Held: true})
+}
 
-func (c lbCounter) count(ctx context.Context, held bool) (remote.Count, error) {
-	if c.statusURL != "" { // the page is the same from everywhere
-		return c.lbs[0].Connections(ctx, balancer.ConnectionsQuery{StatusURL: c.statusURL, Held: held})
+// Await implements [backend.Awaiter]. It returns when a connection of any LB has ended since the last
+// count. It takes none of the turns of the LBs: it costs them nothing.
+func (c lbCounter) Await(ctx context.Context, limit time.Duration) {
+	if c.statusURL != "" {
+		_ = remote.Sleep(ctx, limit)
+		return
 	}
-	lbs := slices.DeleteFunc(slices.Clone(c.lbs), func(lb *fleet.LB) bool { return len(c.servers(lb)) == 0 })
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	var all sync.WaitGroup
+	for _, lb := range c.asked() {
+		all.Go(func() {
+			known, _ := c.last.Load(lb)
+			n, _ := known.(int)
+			_, err := lb.Connections(ctx, balancer.ConnectionsQuery{Servers: c.servers(lb), Wait: limit, Known: n})
+			if err == nil {
+				cancel() // one LB is enough
+			}
+		})
+	}
+	all.Wait()
+	if len(c.asked()) == 0 || ctx.Err() == nil {
+		_ = remote.Sleep(ctx, limit)
+	}
+}
+
+// asked returns the LBs that have servers of the backend.
+func (c lbCounter) asked() fleet.Fleet {
+	return slices.DeleteFunc(slices.Clone(c.lbs), func(lb *fleet.LB) bool { return len(c.servers(lb)) == 0 })
+}
+
+func (c lbCounter) count(ctx context.Context, q balancer.ConnectionsQuery) (remote.Count, error) {
+	if q.StatusURL = c.statusURL; q.StatusURL != "" { // the page is the same from everywhere
+		return c.lbs[0].Connections(ctx, q)
+	}
+	lbs := c.asked()
 	if len(lbs) == 0 {
 		return remote.Count{}, errors.New("no load balancer has a server of the backend")
 	}
 	all, err := fleet.Gather(ctx, lbs, func(ctx context.Context, lb *fleet.LB) (remote.Count, error) {
-		return lb.Connections(ctx, balancer.ConnectionsQuery{Servers: c.servers(lb), Held: held})
+		q := q
+		q.Servers = c.servers(lb)
+		n, err := lb.Connections(ctx, q)
+		c.last.Store(lb, n.Open)
+		return n, err
 	})
 	sum := remote.Count{}
 	for _, n := range all {
@@ -56,7 +98,10 @@ func (lbCounter) Close() error { return nil }
 
 // atLeast counts with both of two counters, and takes the higher count: a backend is drained when the
 // LBs have no connection to it, and its own counter has none.
-type atLeast struct{ floor, counter backend.Counter }
+type atLeast struct {
+	floor   lbCounter
+	counter backend.Counter
+}
 
 // Count implements [backend.Counter].
 func (c atLeast) Count(ctx context.Context) (remote.Count, error) {
@@ -84,12 +129,15 @@ func (c atLeast) higher(ctx context.Context, count func(backend.Counter, context
 	return n, err
 }
 
+// Await implements [backend.Awaiter].
+func (c atLeast) Await(ctx context.Context, limit time.Duration) { c.floor.Await(ctx, limit) }
+
 // Close implements [backend.Counter].
 func (c atLeast) Close() error { return c.counter.Close() }
 
 // floor returns what counts the LBs' own sockets to a backend.
 func (o *Operation) floor(m *row) lbCounter {
-	return lbCounter{lbs: o.lbs.With(m.plan), servers: func(lb *fleet.LB) []journal.Server {
+	return lbCounter{lbs: o.lbs.With(m.plan), last: &sync.Map{}, servers: func(lb *fleet.LB) []journal.Server {
 		return keysOf(o.whole.servers(lb, []*row{m})) // also those that were added since
 	}}
 }
@@ -107,7 +155,7 @@ func (o *Operation) newCounter(m *row) backend.Counter {
 	case set.Counter == spec.CounterLB, len(m.plan.Sockets) > 0:
 		return floor
 	}
-	m.Sockets = remote.NewCounter(m.Host, m.plan.Ports)
+	m.Sockets = remote.NewCounter(m.Host, m.plan.Ports, set.IgnorePeers...)
 	return atLeast{floor, m.Sockets}
 }
 

@@ -1,6 +1,7 @@
 package drain
 
 import (
+	"github.com/drainctl/drainctl/drain/backend"
 	"github.com/drainctl/drainctl/drain/event"
 )
 
@@ -17,21 +18,44 @@ const (
 // the changes, and its last.
 type curve struct {
 	kept, latest *event.Waiting
+	told         *event.Waiting // the last one that was emitted
 	changes      int
+}
+
+// worthTelling picks the readings that are emitted: the first, the last, and between them the changes, at
+// most one in an interval.
+func (o *Operation) worthTelling(e *event.Waiting) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	c := o.curveOf(e.Target)
+	last := c.told
+	if last != nil && e.Elapsed >= last.Elapsed && e.Low < backend.LowReadings { // else it is another wait's first
+		same := e.Open == last.Open && e.StuckReason() == last.StuckReason() && (e.Error == "") == (last.Error == "")
+		if same || (e.Elapsed-last.Elapsed).Duration() < o.plan.Spec.Interval {
+			return false
+		}
+	}
+	c.told = e
+	return true
+}
+
+func (o *Operation) curveOf(target string) *curve {
+	c := o.curves[target]
+	if c == nil {
+		c = &curve{}
+		if o.curves == nil {
+			o.curves = map[string]*curve{}
+		}
+		o.curves[target] = c
+	}
+	return c
 }
 
 // worthKeeping picks the readings for the history.
 func (o *Operation) worthKeeping(e *event.Waiting) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	c := o.curves[e.Target]
-	if c == nil {
-		c = &curve{}
-		if o.curves == nil {
-			o.curves = map[string]*curve{}
-		}
-		o.curves[e.Target] = c
-	}
+	c := o.curveOf(e.Target)
 	c.latest = e
 	if c.kept != nil && e.Elapsed >= c.kept.Elapsed { // else it is another wait's first
 		changed := e.Open != c.kept.Open || e.StuckReason() != c.kept.StuckReason()

@@ -206,7 +206,9 @@ func (o *Operation) emit(e event.Event) {
 	h := e.Head()
 	h.Operation = o.id
 	event.Stamp(e)
-	o.options.Emit(e)
+	if w, ok := e.(*event.Waiting); !ok || o.worthTelling(w) {
+		o.options.Emit(e)
+	}
 	switch e := e.(type) {
 	case *event.HealthChecked, *event.Planned, *event.LockAwaited, *event.WorkOutput:
 		return

@@ -33,11 +33,12 @@ func (b *batch) control(ctx context.Context, p plan.Phase, back bool) Verdict {
 // there, or the app still runs. The work of a rolling run does not begin then, unless a health URL
 // tells later whether the app itself is back.
 func (b *batch) silent(ctx context.Context, r *row, v Verdict) Verdict {
-	if r.answering = b.answering(ctx, r); len(r.answering) == 0 {
+	all := false
+	if r.answering, all = b.answering(ctx, r); len(r.answering) == 0 {
 		return v
 	}
 	text := stillAnswers(r)
-	if b.o.plan.Spec.Kind == spec.Run && r.plan.HealthCheck() == spec.HealthTCP {
+	if all && b.o.plan.Spec.Kind == spec.Run && r.plan.HealthCheck() == spec.HealthTCP {
 		return failed(v.Changed, errors.New(text+needsURL))
 	}
 	b.o.emit(&event.Warning{Header: event.Header{Target: r.Name, Step: plan.StepService}, Text: text})
@@ -55,17 +56,26 @@ func stillAnswers(r *row) string {
 	return fmt.Sprintf("%s still %s, though %s is stopped: the app runs elsewhere there, or something else serves in its place", strings.Join(r.answering, ", "), verb, r.Service.Unit)
 }
 
-// answering returns the servers of a backend that take a TCP connection, as its LBs see it.
-func (b *batch) answering(ctx context.Context, r *row) []string {
-	all, _ := fleet.Gather(ctx, b.o.lbs.With(r.plan), func(ctx context.Context, lb *fleet.LB) (answer []string, _ error) {
+// answering returns the servers of a backend that take a TCP connection, as its LBs see it, and whether
+// all of them do: if one does not, a TCP connect to it shows when the app is back.
+func (b *batch) answering(ctx context.Context, r *row) (servers []string, all bool) {
+	all = true
+	each, _ := fleet.Gather(ctx, b.o.lbs.With(r.plan), func(ctx context.Context, lb *fleet.LB) (answer []string, _ error) {
 		for _, s := range b.checkedServers(lb, r) {
 			if lb.Health(ctx, balancer.HealthCheck{Servers: []journal.Server{s}}) == nil {
 				answer = append(answer, s.Address)
+			} else {
+				answer = append(answer, "")
 			}
 		}
 		return answer, nil
 	})
-	return plan.Once(slices.Concat(all...))
+	for _, s := range plan.Once(slices.Concat(each...)) {
+		if all = all && s != ""; s != "" {
+			servers = append(servers, s)
+		}
+	}
+	return servers, all
 }
 
 // control stops or starts the service of one backend, if there is one.

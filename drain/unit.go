@@ -35,7 +35,8 @@ func (o *Operation) checkUnit(ctx context.Context, m *row) (event.Seen, []spec.F
 		found = startFindings(m.Service, state)
 	}
 	if k == spec.Undrain && backend.Stopped(state) && m.plan.HealthCheck() == spec.HealthTCP {
-		if m.answering = o.whole.answering(ctx, m); len(m.answering) > 0 {
+		if answering, all := o.whole.answering(ctx, m); all && len(answering) > 0 {
+			m.answering = answering
 			found = append(found, spec.Finding{Code: "still-answers", Override: "--health URL", Text: stillAnswers(m) + needsURL})
 		}
 	}

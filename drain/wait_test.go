@@ -399,3 +399,27 @@ func TestOtherClientsNotLookedFor(t *testing.T) {
 		}
 	}
 }
+
+// A reading is told of when something has changed, at most once an interval.
+func TestReadingsAreToldOnChange(t *testing.T) {
+	for _, test := range []struct {
+		name     string
+		counts   []int
+		interval time.Duration
+		told     int
+	}{
+		{"nothing changes", []int{2}, time.Second, 1},
+		{"all at once", []int{5, 4, 3, 2, 1}, time.Second, 2}, // the first, and the last of them a second later
+		{"one after the other", []int{3, 2, 1}, time.Millisecond, 3},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			w, l := waitOf(&script{counts: test.counts}, &watchedLB{}, func(s *spec.Spec) { s.Timeout, s.Interval = 20*time.Second, test.interval })
+			if v := w.await(t.Context(), plan.Draining, false); v.Outcome != StepTimedOut {
+				t.Fatalf("%+v", v)
+			}
+			if told := eventsOf[*event.Waiting](l); len(told) != test.told || told[len(told)-1].Open != test.counts[len(test.counts)-1] {
+				t.Errorf("%s: told of %d readings, want %d", test.name, len(told), test.told)
+			}
+		})
+	}
+}

@@ -60,8 +60,9 @@ var counterScript string
 // again by the next reading. It needs no root. A count that cannot be had is an
 // error, never 0. It is safe for concurrent use.
 type Counter struct {
-	host  Host
-	ports []uint16
+	host    Host
+	ports   []uint16
+	ignored []netip.Prefix
 
 	mutex  sync.Mutex
 	stream *Stream // nil while there is none
@@ -69,9 +70,11 @@ type Counter struct {
 	id     int // of the last request
 }
 
-// NewCounter returns a Counter of the connections to ports of h. Nothing is
-// started before the first reading.
-func NewCounter(h Host, ports []uint16) *Counter { return &Counter{host: h, ports: ports} }
+// NewCounter returns a Counter of the connections to ports of h. Those from ignored networks are not
+// counted. Nothing is started before the first reading.
+func NewCounter(h Host, ports []uint16, ignored ...netip.Prefix) *Counter {
+	return &Counter{host: h, ports: ports, ignored: ignored}
+}
 
 // Count counts the connections that the clients take for established. After an error, ErrConnection or
 // another, the next reading starts anew.
@@ -169,7 +172,11 @@ func (c *Counter) begin(ctx context.Context) error {
 		return err
 	}
 	c.lines = bufio.NewReaderSize(c.stream, maxLine)
-	if err := c.greet(ctx, filter); err != nil {
+	counted := filter
+	for _, p := range c.ignored {
+		counted += " and not dst " + p.Masked().String()
+	}
+	if err := c.greet(ctx, filter, counted); err != nil {
 		c.drop()
 		return err
 	}
@@ -179,9 +186,9 @@ func (c *Counter) begin(ctx context.Context) error {
 // greet sends the script and waits until it runs: the shell may read ahead, and
 // would take a request for more of the script. What a login script prints comes
 // before that.
-func (c *Counter) greet(ctx context.Context, filter string) error {
+func (c *Counter) greet(ctx context.Context, filter, counted string) error {
 	ready, missing := rand.Text(), ""
-	err := c.exchange(ctx, fmt.Sprintf("ready=%s filter='%s'\n%s", ready, filter, counterScript), func(line string) (last bool) {
+	err := c.exchange(ctx, fmt.Sprintf("ready=%s filter='%s' counted='%s'\n%s", ready, filter, counted, counterScript), func(line string) (last bool) {
 		missing, last = strings.CutPrefix(strings.TrimSpace(line), ready)
 		return last
 	})

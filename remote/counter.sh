@@ -9,7 +9,8 @@
 #                       ago (TIME-WAIT), but at ADDR and at this host itself
 #   sees ID FILTER      the far ends that FILTER has ss print, in any state
 # An answer ends with "end ID STATUS", the exit status of ss. Before this text come
-# lines that set ready, what to print first, and filter, the sockets for ss.
+# lines that set ready, what to print first, filter, the sockets for ss, and counted,
+# those of them that count.
 LC_ALL=C; export LC_ALL
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 
@@ -95,8 +96,8 @@ sees='
   printf '%s\n' "$ready"
   while read -r what id rest; do
     case $what in
-      count) { ss -Htn state established state syn-recv "$filter" 2>&1; echo "exit $?"; } | awk -v id="$id" "$common$count" ;;
-      held) { ss -Htni state established state syn-recv "$filter" 2>&1; echo "exit $?"; } | awk -v id="$id" -v held=1 "$common$count" ;;
+      count) { ss -Htn state established state syn-recv "$counted" 2>&1; echo "exit $?"; } | awk -v id="$id" "$common$count" ;;
+      held) { ss -Htni state established state syn-recv "$counted" 2>&1; echo "exit $?"; } | awk -v id="$id" -v held=1 "$common$count" ;;
       clients) { ss -Htan state connected "$filter" 2>&1; echo "exit $?"; } | awk -v id="$id" -v except=" $rest " "$common$clients" ;;
       sees) { ss -Htan state connected "$filter and ( $rest )" 2>&1; echo "exit $?"; } | awk -v id="$id" "$common$sees" ;;
     esac </dev/null || printf 'end %s unknown\n' "$id"

@@ -112,6 +112,16 @@ func TestCounter(t *testing.T) {
 			counter := NewCounter(h, ports(both, 1, v4, idle))
 			defer counter.Close()
 			checkSees(t, counter)
+			for _, c := range []struct {
+				ignored string
+				want    int
+			}{{"127.0.0.1/32", 1}, {"127.0.0.0/8", 1}, {"127.0.0.9/8", 1}, {"::1/128", 5}, {"fd00::/8", 6}, {"10.0.0.0/8", 6}} {
+				counter := NewCounter(h, ports(both), netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix(c.ignored))
+				if got, err := counter.Count(ctx); err != nil || got.Open != c.want {
+					t.Errorf("without %s: %+v, %v; want %d", c.ignored, got, err, c.want)
+				}
+				counter.Close()
+			}
 		})
 	}
 	for _, bad := range [][]uint16{nil, {0}, make([]uint16, 1000)} {

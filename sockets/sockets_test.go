@@ -1,6 +1,7 @@
 package sockets
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -265,5 +266,43 @@ func BenchmarkTo(b *testing.B) {
 		if n := count(b, to[0]); n != each {
 			b.Fatalf("%d connections", n)
 		}
+	}
+}
+
+// ended waits, and reports whether something ended before the time was up.
+func ended(t *testing.T, e *Ends, limit time.Duration) bool {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	if err := e.Wait(ctx); err != nil {
+		t.Fatal(err)
+	}
+	return ctx.Err() == nil
+}
+
+func TestEnds(t *testing.T) {
+	const long, short = time.Minute, 50 * time.Millisecond
+	to, accepted := listen(t, "tcp4", "127.0.0.1:0")
+	other, _ := listen(t, "tcp4", "127.0.0.1:0")
+	first, second := dial(t, "tcp4", to.String()), dial(t, "tcp4", to.String())
+	(<-accepted).Close()
+	(<-accepted).Close()
+	elsewhere := dial(t, "tcp4", other.String())
+	e, err := WatchEnds([]netip.AddrPort{to})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	if ended(t, e, short) {
+		t.Error("nothing has ended")
+	}
+	if elsewhere.Close(); ended(t, e, short) {
+		t.Error("a connection to another server has ended")
+	}
+	for _, c := range []net.Conn{first, second} {
+		if c.Close(); !ended(t, e, long) {
+			t.Error("one has ended")
+		}
+		want(t, "it is not counted any more", map[net.Conn]int{first: 1}[c], to)
 	}
 }

@@ -45,6 +45,12 @@ type Counter interface {
 	Close() error
 }
 
+// An Awaiter is a [Counter] that is told when a connection ends.
+type Awaiter interface {
+	// Await returns when a connection has ended since the last count, or after the limit.
+	Await(ctx context.Context, limit time.Duration)
+}
+
 // StatusCounter is the stub_status of the backend's own nginx, asked on the
 // backend.
 type StatusCounter struct {

@@ -17,6 +17,7 @@ const (
 	lowInterval  = 2 * time.Millisecond  // between two low readings
 	nearInterval = 10 * time.Millisecond // when the end is near
 	nearCount    = 16                    // connections above the threshold that count as near the end
+	nearTime     = 2 * time.Second       // for how long a change is followed closely
 	// dutyFactor keeps the readings to half of the backend's time: it rests at
 	// least this many times what a reading took.
 	dutyFactor = 1
@@ -114,6 +115,7 @@ type waiting struct {
 	low      int       // low readings in a row
 	fewest   int       // connections of all readings so far
 	fell     time.Time // when they became so few
+	changed  time.Time // when the count was last another one
 	same     int       // readings since then
 	arriving bool      // other clients have connected lately
 	hold     bool      // the reading does not count: see Wait.Look
@@ -144,7 +146,7 @@ func (b *Backend) Drained(ctx context.Context, w Wait) (Reading, error) {
 				Backend: b.Name, Count: r.count, Threshold: w.Threshold, Limit: w.Timeout, OtherClients: r.arriving && r.clients.seen(),
 			}
 		}
-		if err := remote.Sleep(ctx, r.pause(reading.Elapsed)); err != nil {
+		if err := r.rest(ctx, r.pause(reading.Elapsed)); err != nil {
 			return reading, err
 		}
 	}
@@ -189,7 +191,11 @@ func (r *waiting) sample(ctx context.Context) error {
 	r.hold = hold
 	r.err = err
 	if err == nil {
-		r.count, r.good = count, time.Now()
+		now := time.Now()
+		if r.changed.IsZero() || count.Open != r.count.Open {
+			r.changed = now
+		}
+		r.count, r.good = count, now
 		if r.same++; r.fell.IsZero() || count.Open < r.fewest {
 			r.fewest, r.fell, r.same = count.Open, r.good, 0
 		}
@@ -208,6 +214,26 @@ func (r *waiting) stuck() bool {
 	return r.err == nil && r.count.Open > r.Threshold && r.same >= stuckReadings && time.Since(r.fell) >= stuckAfter
 }
 
+// near reports whether few connections are left.
+func (r *waiting) near() bool { return r.count.Open <= r.Threshold+nearCount && !r.arriving }
+
+// rest pauses. If few connections are left, the LBs tell when one of them ends: nothing is counted until
+// then, however long it takes.
+func (r *waiting) rest(ctx context.Context, pause time.Duration) error {
+	a, ok := r.backend.Counter.(Awaiter)
+	if !ok || !r.near() || r.err != nil || pause <= nearInterval {
+		return remote.Sleep(ctx, pause)
+	}
+	if err := remote.Sleep(ctx, nearInterval); err != nil {
+		return err
+	}
+	a.Await(ctx, pause-nearInterval)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return nil
+}
+
 // pause is how long to wait before the next reading.
 func (r *waiting) pause(elapsed time.Duration) time.Duration {
 	interval := r.Interval
@@ -215,7 +241,7 @@ func (r *waiting) pause(elapsed time.Duration) time.Duration {
 	case r.err != nil:
 	case r.low > 0:
 		interval = min(interval, lowInterval)
-	case r.count.Open <= r.Threshold+nearCount && !r.arriving:
+	case r.near() && time.Since(r.changed) < nearTime:
 		interval = min(interval, max(nearInterval, dutyFactor*r.took))
 	}
 	if r.Timeout > 0 && r.low == 0 {

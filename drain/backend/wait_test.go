@@ -134,8 +134,8 @@ func TestWaitGivesUpCounting(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 		// The first is followed at once by another, the others by one 40 s later.
-		if s.reads != 7 {
-			t.Errorf("%d readings, want 7", s.reads)
+		if s.reads != 6 {
+			t.Errorf("%d readings, want 6", s.reads)
 		}
 	})
 }
@@ -154,6 +154,49 @@ func TestWaitIsInterrupted(t *testing.T) {
 	}
 }
 
+// A patient is a counter whose only connection ends at a time.
+type patient struct {
+	end    time.Time
+	counts int
+	told   bool // of the end
+}
+
+func (p *patient) Count(context.Context) (remote.Count, error) {
+	p.counts++
+	if time.Now().Before(p.end) {
+		return remote.Count{Open: 1}, nil
+	}
+	return remote.Count{}, nil
+}
+
+func (p *patient) Await(ctx context.Context, limit time.Duration) {
+	if p.told = time.Until(p.end) < limit; p.told {
+		limit = time.Until(p.end)
+	}
+	_ = remote.Sleep(ctx, limit)
+}
+
+func (*patient) Close() error { return nil }
+
+// A connection that is open for an hour costs one reading an interval, and its end is noticed at once.
+func TestWaitIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const open, interval = time.Hour + 777*time.Millisecond, 5 * time.Second
+		p := &patient{end: time.Now().Add(open)}
+		b, w, _ := waitOf(p, func(w *Wait) { w.Interval, w.Timeout = interval, 0 })
+		last, err := b.Drained(t.Context(), w)
+		if err != nil || !p.told {
+			t.Fatalf("%v, told of the end: %t", err, p.told)
+		}
+		if late := last.Elapsed - open; late > 20*time.Millisecond {
+			t.Errorf("drained %s after the end", late)
+		}
+		if most := int(open/interval + nearTime/nearInterval + 10); p.counts > most {
+			t.Errorf("%d readings, want at most %d", p.counts, most)
+		}
+	})
+}
+
 // Far from the end the operator's interval counts; near it, and for the low
 // readings, it is sampled faster, but never so fast that counting is most of
 // what the backend does.
@@ -167,9 +210,10 @@ func TestPause(t *testing.T) {
 		want    time.Duration
 	}{
 		{"far", waiting{count: remote.Count{Open: 1000}}, 0, 0, interval},
-		{"near", waiting{count: remote.Count{Open: 10}}, 0, 0, nearInterval},
-		{"near, and counting is slow", waiting{count: remote.Count{Open: 10}, took: slow}, 0, 0, dutyFactor * slow},
-		{"near, and counting is very slow", waiting{count: remote.Count{Open: 10}, took: 10 * time.Second}, 0, 0, interval},
+		{"near", waiting{count: remote.Count{Open: 10}, changed: time.Now()}, 0, 0, nearInterval},
+		{"near, and counting is slow", waiting{count: remote.Count{Open: 10}, changed: time.Now(), took: slow}, 0, 0, dutyFactor * slow},
+		{"near, and counting is very slow", waiting{count: remote.Count{Open: 10}, changed: time.Now(), took: 10 * time.Second}, 0, 0, interval},
+		{"near, and nothing changes", waiting{count: remote.Count{Open: 10}, changed: time.Now().Add(-nearTime)}, 0, 0, interval},
 		{"near, and others arrive", waiting{arriving: true}, 0, 0, interval},
 		{"low", waiting{low: 1}, 0, 0, lowInterval},
 		{"low, and requests are buffered", waiting{low: 1, hold: true}, 0, 0, nearInterval},

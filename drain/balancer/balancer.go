@@ -317,6 +317,9 @@ type ConnectionsQuery struct {
 	StatusURL string `json:"status_url,omitempty"`
 	// Held lists the connections too, 2,000 of them at most.
 	Held bool `json:"held,omitempty"`
+	// Wait is how long to wait, at most, while Known connections are open.
+	Wait  time.Duration `json:"wait_ns,omitempty"`
+	Known int           `json:"known,omitempty"`
 }
 
 // A ProbeRequest says where to connect to, or which connections of an earlier probe to close.

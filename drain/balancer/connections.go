@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/drainctl/drainctl/nginx"
 	"github.com/drainctl/drainctl/remote"
@@ -33,12 +34,57 @@ func (l *Local) Connections(ctx context.Context, q ConnectionsQuery) (remote.Cou
 		return remote.Count{}, asError(fmt.Errorf("count connections: %w", err))
 	}
 	l.addEarlier(addresses, to)
-	c, _, err := countTo(addresses, to, q.Held)
+	c, err := l.await(ctx, q, addresses, to)
 	if err != nil {
 		return c, asError(err)
 	}
 	return c, nil
 }
+
+const (
+	// maxAwait bounds one wait for a connection to end, and maxAwaited how many are under way: beyond
+	// that a call returns at once, and its caller asks again.
+	maxAwait   = 10 * time.Second
+	maxAwaited = 8
+	// awaitGap is between two counts of a wait.
+	awaitGap = 5 * time.Millisecond
+)
+
+// await counts the connections. If as many are open as the caller knows, it waits until one ends.
+func (l *Local) await(ctx context.Context, q ConnectionsQuery, addresses []nginx.Address, to [][]netip.AddrPort) (c remote.Count, err error) {
+	if q.Wait <= 0 || l.awaited.Add(1) > maxAwaited {
+		q.Known = -1
+	}
+	if q.Wait > 0 {
+		defer l.awaited.Add(-1)
+	}
+	limited, cancel := context.WithTimeout(ctx, min(q.Wait, maxAwait))
+	defer cancel()
+	ends, err := sockets.WatchEnds(slices.Concat(to...))
+	if err != nil {
+		return c, err
+	}
+	defer ends.Close()
+	for {
+		c, _, err = countTo(addresses, to, q.Held)
+		if err != nil || c.Open != q.Known || limited.Err() != nil {
+			return c, err
+		}
+		next, cancel := limited, func() {}
+		if slices.ContainsFunc(addresses, func(a nginx.Address) bool { return a.Unix != "" }) {
+			next, cancel = context.WithTimeout(limited, unixGap) // nothing tells of their ends
+		}
+		err = ends.Wait(next)
+		cancel()
+		if err != nil {
+			return c, err
+		}
+		_ = remote.Sleep(limited, awaitGap)
+	}
+}
+
+// unixGap is between two counts of the connections to a Unix socket.
+const unixGap = 20 * time.Millisecond
 
 // addEarlier adds the endpoints that the names among addresses have had before. nginx looks a name
 // up when it loads the configuration, and connections stay where they are when the answer changes.

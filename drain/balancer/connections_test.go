@@ -367,3 +367,58 @@ func TestConnectionsToANameWhoseAddressChanges(t *testing.T) {
 		}
 	}
 }
+
+// A call that waits returns when a connection ends, also one that ended before the call, and at the
+// latest when its time is up.
+func TestConnectionsAreAwaited(t *testing.T) {
+	r := newRig(t)
+	app, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer app.Close()
+	r.write(r.pool, "upstream pool { server "+app.Addr().String()+"; }\n")
+	var open []net.Conn
+	for range 2 {
+		conn, err := net.Dial("tcp", app.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		accepted, err := app.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		accepted.Close()
+		open = append(open, conn)
+	}
+	lb := r.agent()
+	wait := func(known int, limit time.Duration) (int, time.Duration) {
+		t.Helper()
+		began := time.Now()
+		q := ConnectionsQuery{Servers: []journal.Server{{Module: "http", Upstream: "pool", Address: app.Addr().String()}}, Wait: limit, Known: known}
+		c, err := lb.Connections(t.Context(), q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c.Open, time.Since(began)
+	}
+	if n, took := wait(2, 50*time.Millisecond); n != 2 || took < 50*time.Millisecond {
+		t.Errorf("nothing ended: %d after %s", n, took)
+	}
+	if n, took := wait(3, time.Hour); n != 2 || took > patience {
+		t.Errorf("one has ended before: %d after %s", n, took)
+	}
+	time.AfterFunc(50*time.Millisecond, func() { open[0].Close() })
+	if n, took := wait(2, time.Hour); n != 1 || took > maxAwait/2 {
+		t.Errorf("one ends: %d after %s", n, took)
+	}
+	// A call beyond those that may wait returns at once.
+	local := NewLocal(r.options())
+	defer local.Close()
+	local.awaited.Store(maxAwaited)
+	c, err := local.Connections(t.Context(), ConnectionsQuery{Servers: []journal.Server{{Module: "http", Upstream: "pool", Address: app.Addr().String()}}, Wait: time.Hour, Known: 1})
+	if err != nil || c.Open != 1 || local.awaited.Load() != maxAwaited {
+		t.Errorf("%+v, %v; %d calls wait", c, err, local.awaited.Load())
+	}
+}

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -65,6 +66,8 @@ type Local struct {
 	before   nginx.Running        // the generation before the last edit
 	after    nginx.Running        // what runs since the last verified load
 	watched  map[string]time.Time // when the files had changed at the last Watch; nil: read them again
+
+	awaited atomic.Int32 // calls that wait for a connection to end
 
 	mu    sync.Mutex // guards what follows
 	known map[journal.Server]nginx.Address

@@ -106,7 +106,7 @@ var lbChecks = []event.CheckName{
 // checkOf is the checks by the codes of what guards find.
 var checkOf = map[string]event.CheckName{
 	"shared-line": event.CheckServer, "unreadable-file": event.CheckConfiguration,
-	balancer.ProblemRunning: event.CheckNginx, balancer.ProblemConf: event.CheckNginx, balancer.ProblemTest: event.CheckTest,
+	balancer.ProblemRunning: event.CheckNginx, balancer.ProblemConf: event.CheckNginx, balancer.ProblemPlace: event.CheckNginx, balancer.ProblemTest: event.CheckTest,
 	balancer.ProblemWrite: event.CheckFiles, balancer.ProblemPending: event.CheckPending, balancer.ProblemJournal: event.CheckJournal,
 	"clock": event.CheckClock,
 }

@@ -120,21 +120,13 @@ func (l *Local) checkNetwork(ctx context.Context) error {
 	return err
 }
 
-// networkOf fails if nginx runs in another network namespace, that of a container: the kernel
-// lists the sockets of one (network_namespaces(7)). The files below /proc/PID/net of two processes are the
-// same where the namespace is; unlike /proc/PID/ns/net, they tell that without CAP_SYS_PTRACE.
+// networkOf fails if nginx runs in another network namespace, that of a container.
 func (l *Local) networkOf(ctx context.Context, conf *nginx.Config, build nginx.Build) error {
 	r, err := l.running(ctx, conf, build)
 	if err != nil {
 		return err
 	}
-	here, errHere := os.Stat("/proc/self/net/unix")
-	there, errThere := os.Stat(fmt.Sprintf("/proc/%d/net/unix", r.Master.PID))
-	err = errors.Join(errHere, errThere)
-	if err == nil && !os.SameFile(here, there) {
-		err = fmt.Errorf("nginx (process %d) is in another network namespace (a container?): its connections cannot be seen here", r.Master.PID)
-	}
-	return err
+	return otherNetwork(r.Master.PID)
 }
 
 // count fills in the open connections of every server of a report.

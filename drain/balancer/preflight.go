@@ -15,6 +15,7 @@ const (
 	ProblemTest    = "nginx-test"
 	ProblemRunning = "nginx-not-running"
 	ProblemConf    = "other-configuration"
+	ProblemPlace   = "other-namespace"
 	ProblemWrite   = "not-writable"
 	ProblemPending = "pending"
 	ProblemJournal = "journal"
@@ -28,6 +29,7 @@ func (l *Local) preflight(ctx context.Context, r *reading, tested <-chan error) 
 	} else {
 		r.Generation = generation(running)
 		l.checkConf(r, running)
+		r.checkPlace(running.Master.PID)
 		l.addPending(ctx, r, running)
 	}
 	if r.Free, err = l.journal.Free(); err != nil {

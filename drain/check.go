@@ -160,10 +160,14 @@ func CheckAll(ctx context.Context, sp spec.Spec, c fleet.Connector) (*CheckRepor
 	})
 	r := &CheckReport{}
 	var reports []plan.LBPlan
-	o.lbs = nil // from here on those that have a report, each beside it
+	isKnown := true // what each LB has
+	o.lbs = nil     // from here on those that have a report, each beside it
 	for i, l := range lbs {
+		if isKnown = isKnown && l.Report != nil; l.Report != nil {
+			_, l.twin = l.TwinIn(reports)
+		}
 		switch {
-		case l.Report != nil:
+		case l.Report != nil && l.twin == "":
 			reports, o.lbs = append(reports, l.LBPlan), append(o.lbs, all[i])
 		case all[i].Balancer != nil:
 			_ = all[i].Balancer.Close()
@@ -175,7 +179,7 @@ func CheckAll(ctx context.Context, sp spec.Spec, c fleet.Connector) (*CheckRepor
 	}
 	o.plan = plan.New(sp, reports, false)
 	o.whole = o.newWhole()
-	if len(reports) == len(all) {
+	if isKnown {
 		// What no LB has is no backend.
 		o.whole.rows = slices.DeleteFunc(o.whole.rows, func(m *row) bool { return m.plan.Servers == 0 })
 	}

@@ -20,6 +20,7 @@ type lbLook struct {
 	plan.LBPlan
 	broken event.CheckName // what kept it from being asked
 	skew   time.Duration   // by which its clock is ahead at least, or behind if negative
+	twin   string          // it is another LB by a second name, as this says
 	named  bool            // servers of it are asked about
 	usage  error           // what is asked makes no sense there
 	err    error           // it could not be asked
@@ -120,6 +121,9 @@ func (l *lbLook) check(sp spec.Spec, reports []plan.LBPlan) {
 	switch {
 	case l.broken != "":
 		l.skip(l.broken, names...)
+		return
+	case l.twin != "":
+		l.add(event.CheckConfiguration, event.Seen{}, spec.Finding{Code: "same-load-balancer", Warning: true, Text: l.twin})
 		return
 	case l.err != nil:
 		l.add(event.CheckConfiguration, event.Seen{}, findingOf(l.err, string(cmp.Or(balancer.CodeOf(l.err), balancer.CodeFailed))))

@@ -63,7 +63,7 @@ func (o *Operation) planForget(ctx context.Context, dry bool) error {
 	}
 	var gone []plan.LBPlan
 	var findings []spec.Finding
-	for _, lb := range reports {
+	for _, lb := range o.distinct(reports) {
 		r := *lb.Report
 		r.Servers, r.Diff = plan.GoneServers(sp, lb.Report), ""
 		gone = append(gone, plan.LBPlan{LB: lb.LB, Report: &r})

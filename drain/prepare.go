@@ -86,8 +86,9 @@ func Prepare(ctx context.Context, sp spec.Spec, options Options) (o *Operation, 
 	if err != nil {
 		return o, err
 	}
-	o.plan = plan.New(sp, reports, false)
 	o.id, o.began = cmp.Or(sp.Continues, newID(reports)), time.Now()
+	reports = o.distinct(reports)
+	o.plan = plan.New(sp, reports, false)
 	if err := o.lbs.Lock(ctx, o.locks(), sp.Wait, o.emit); err != nil {
 		return o, err
 	}
@@ -197,6 +198,22 @@ func (o *Operation) report(ctx context.Context, sp spec.Spec, preflight bool) ([
 	return reports, plan.MissingEverywhere(sp, reports)
 }
 
+// distinct leaves out each LB that is an earlier one by another name, and warns of it: its lock is held by
+// this operation, and it has no connections of its own.
+func (o *Operation) distinct(reports []plan.LBPlan) (kept []plan.LBPlan) {
+	var lbs fleet.Fleet
+	for i, lb := range reports {
+		if first, text := lb.TwinIn(kept); first >= 0 {
+			o.emit(&event.Warning{Text: text})
+			_ = o.lbs[i].Balancer.Close()
+			continue
+		}
+		kept, lbs = append(kept, lb), append(lbs, o.lbs[i])
+	}
+	o.lbs = lbs
+	return kept
+}
+
 // inherit completes an undrain with the settings of the drains that it ends. If they contradict each
 // other, those of servers that are gone do not count.
 func (o *Operation) inherit(ctx context.Context, sp spec.Spec, states []spec.CallersState) (spec.Spec, error) {
@@ -220,6 +237,7 @@ func (o *Operation) planAgain(ctx context.Context, sp spec.Spec, dry bool) (*pla
 	if err != nil {
 		return nil, err
 	}
+	reports = o.distinct(reports)
 	if sp.Kind == spec.Undrain {
 		var states []spec.CallersState
 		for i, r := range reports {

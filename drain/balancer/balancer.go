@@ -91,7 +91,8 @@ type Query struct {
 // A Report answers a Query.
 type Report struct {
 	ConfPath  string            `json:"configuration"`
-	Version   string            `json:"version,omitempty"` // of nginx; empty: there is no binary
+	Identity  string            `json:"identity,omitempty"` // equal for two names of one LB; empty: not known
+	Version   string            `json:"version,omitempty"`  // of nginx; empty: there is no binary
 	Servers   []Server          `json:"servers"`
 	Files     map[string]string `json:"files"` // SHA-256 of each file with a server of Servers
 	Diff      string            `json:"diff,omitempty"`

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"net"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -129,4 +130,27 @@ func containerIn(cgroup string) string {
 		return ""
 	}
 	return "container " + m[1] + strings.TrimSuffix(m[2], ".service")
+}
+
+// identity tells this LB from all others: sessions that have it in common reach one nginx, with one
+// journal, in the same namespaces of one machine. Each part alone is not enough: containers have the
+// boot ID of their host, machines that were cloned have the machine ID of the other (machine-id(5)), and
+// those that were resumed from one snapshot both. It is empty if the namespaces or the boot ID
+// are not known, and a hash since machine-id(5) asks to show none.
+func (l *Local) identity(conf string) string {
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	machine, _ := os.ReadFile("/etc/machine-id") // not every system has it
+	parts := []string{string(boot), string(machine), l.journal.Dir, conf}
+	for _, kind := range []string{"mnt", "net", "pid"} {
+		namespace, nsErr := os.Readlink("/proc/self/ns/" + kind)
+		parts, err = append(parts, namespace), errors.Join(err, nsErr)
+	}
+	addresses, addrErr := net.InterfaceAddrs()
+	if errors.Join(err, addrErr) != nil {
+		return ""
+	}
+	for _, a := range addresses {
+		parts = append(parts, a.String())
+	}
+	return hash(strings.Join(parts, "\x00"))
 }

@@ -100,3 +100,15 @@ func TestContainerOf(t *testing.T) {
 		}
 	}
 }
+
+// Two nginx of one machine, or one nginx with two journals, are two load balancers.
+func TestIdentity(t *testing.T) {
+	of := func(dir, conf string) string { return NewLocal(Options{StateDir: dir}).identity(conf) }
+	is := of("/a", "/nginx.conf")
+	if is == "" || of("/a", "/nginx.conf") != is {
+		t.Errorf("%q, then %q", is, of("/a", "/nginx.conf"))
+	}
+	if of("/b", "/nginx.conf") == is || of("/a", "/other.conf") == is {
+		t.Error("another LB has the same identity")
+	}
+}

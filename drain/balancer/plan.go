@@ -87,7 +87,7 @@ func (l *Local) read(ctx context.Context, r *reading) (err error) {
 	if r.conf, _, err = l.load(ctx); err != nil {
 		return err
 	}
-	r.ConfPath = r.conf.Path
+	r.ConfPath, r.Identity = r.conf.Path, l.identity(r.conf.Path)
 	state, err := l.journal.State()
 	if err != nil {
 		r.StateError = asError(fmt.Errorf("read the journal: %w", err))

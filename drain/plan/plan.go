@@ -48,6 +48,16 @@ type LBPlan struct {
 	Report *balancer.Report `json:"report"`
 }
 
+// TwinIn returns which of other LBs this one is by another name, such as a virtual IP, and what to say of
+// that; -1 if it is none of them.
+func (lb LBPlan) TwinIn(others []LBPlan) (i int, text string) {
+	i = slices.IndexFunc(others, func(o LBPlan) bool { return lb.Report.Identity != "" && o.Report.Identity == lb.Report.Identity })
+	if i < 0 {
+		return i, ""
+	}
+	return i, fmt.Sprintf("%s is %s by another name, and is left out", lb.LB, others[i].LB)
+}
+
 // A Diff is what changes on LBs. A rolling run has one for each batch, beside the
 // configuration as it is now; the edit that takes a batch out also clears the one before.
 type Diff struct {

@@ -126,6 +126,10 @@ func (r *Reader) Read(ctx context.Context) (*Status, error) {
 			st.Unreachable = append(st.Unreachable, r.lbs[i].Name)
 			continue
 		}
+		if first, text := lb.TwinIn(answered); first >= 0 {
+			st.LBs[first].Warnings = append(st.LBs[first].Warnings, text)
+			continue
+		}
 		answered = append(answered, lb)
 		st.LBs = append(st.LBs, statusOf(r.spec, lb))
 	}

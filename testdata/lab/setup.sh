@@ -26,6 +26,7 @@ ps                                               procps
 curl                                             curl
 jq                                               jq
 setfattr                                         attr
+nft                                              nftables
 strace                                           strace
 dash                                             dash
 fish                                             fish

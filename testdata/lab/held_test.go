@@ -86,7 +86,7 @@ func (s *stream) talks(t *testing.T) {
 // dialApp connects to an app, past the load balancer.
 func dialApp(t *testing.T, l *lab.Lab, app *lab.Machine) {
 	t.Helper()
-	conn, err := l.Client.Dial(fmt.Sprintf("%s:%d", app.Addr, lab.AppPort), streamLimit)
+	conn, err := l.Client.Dial("tcp", fmt.Sprintf("%s:%d", app.Addr, lab.AppPort), streamLimit)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -62,9 +62,9 @@ func (l *Lab) connect(ctx context.Context) error {
 	return nil
 }
 
-// Dial connects from the machine's network namespace. A socket belongs to the namespace
+// Dial connects from the machine's network namespace, over tcp or udp. A socket belongs to the namespace
 // of the thread that makes it, for good; the thread is thrown away.
-func (m *Machine) Dial(target string, limit time.Duration) (net.Conn, error) {
+func (m *Machine) Dial(network, target string, limit time.Duration) (net.Conn, error) {
 	type result struct {
 		conn net.Conn
 		err  error
@@ -80,7 +80,7 @@ func (m *Machine) Dial(target string, limit time.Duration) (net.Conn, error) {
 			got <- result{nil, fmt.Errorf("enter the network of %s: %w", m.Name, err)}
 			return
 		}
-		conn, err := net.DialTimeout("tcp", target, limit)
+		conn, err := net.DialTimeout(network, target, limit)
 		got <- result{conn, err}
 	}()
 	r := <-got

@@ -45,7 +45,7 @@ func openStream(t *testing.T, l *lab.Lab, app *lab.Machine) *stream {
 }
 
 func upgrade(client *lab.Machine, target string) (s *stream, server string, err error) {
-	conn, err := client.Dial(target, streamLimit)
+	conn, err := client.Dial("tcp", target, streamLimit)
 	if err != nil {
 		return nil, "", err
 	}

@@ -7,8 +7,11 @@
 //	/hold?s=2.5  says nothing for 2.5 s, then answers in full
 //	/slow?s=2.5  sends its text line by line over 2.5 s
 //	/upload?s=1  reads the whole body, waits 1 s, answers with its length
+//	/large?n=9   answers with 9 bytes before the end, and closes the connection
 //	/ws          upgrades to a raw stream and echoes what it reads
 //	/health      200 once healthy, 503 before
+//
+// With -raw it also answers without HTTP, over TCP and UDP: see raw.go.
 //
 // It logs the start and the end of every request with the time in nanoseconds.
 package main
@@ -39,6 +42,7 @@ func main() {
 	failStart := flag.Bool("fail-start", false, "exit 1 at once, as an app with a broken configuration does")
 	listenAfter := flag.Duration("listen-after", 0, "start listening this long after the start")
 	healthyAfter := flag.Duration("healthy-after", 0, "answer /health with 503 for this long after the start")
+	raw := flag.String("raw", "", "`address` to answer at without HTTP, over TCP and UDP (default: none)")
 	ignoreTerm := flag.Bool("ignore-term", false, "ignore SIGTERM, as an app that hangs on stop does")
 	flag.Parse()
 	if *failStart {
@@ -59,6 +63,11 @@ func main() {
 	a.say("BOOT", 0, *addr)
 	go a.dieOnTerm(*ignoreTerm)
 	time.Sleep(*listenAfter)
+	if *raw != "" {
+		if err := a.serveRaw(*raw); err != nil {
+			log.Fatalf("my-web-app: %v", err)
+		}
+	}
 	server := &http.Server{Addr: *addr, Handler: a, ReadHeaderTimeout: time.Minute}
 	log.Fatalf("my-web-app: %v", server.ListenAndServe())
 }
@@ -96,19 +105,15 @@ func (a *app) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		a.health(w)
 		return
 	}
-	id := a.last.Add(1)
-	a.open.Add(1)
-	what := fmt.Sprintf("%s %s %s", r.Method, r.URL.RequestURI(), r.RemoteAddr)
-	a.say("START", id, what)
-	defer func() {
-		a.open.Add(-1)
-		a.say("END", id, what)
-	}()
+	defer a.begin(fmt.Sprintf("%s %s %s", r.Method, r.URL.RequestURI(), r.RemoteAddr))()
 	w.Header().Set("X-Served-By", a.host)
 	switch r.URL.Path {
 	case "/hold":
 		time.Sleep(seconds(r))
 		a.answer(w, r.Method+" held\n")
+	case "/large":
+		a.large(w, r)
+		return
 	case "/slow":
 		a.slow(w, seconds(r))
 	case "/upload":
@@ -122,6 +127,17 @@ func (a *app) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// The end of a request is when its last byte has left, not when the handler
 	// has no more to say.
 	_ = http.NewResponseController(w).Flush()
+}
+
+// begin records the start of a request, and returns what records its end.
+func (a *app) begin(what string) (end func()) {
+	id := a.last.Add(1)
+	a.open.Add(1)
+	a.say("START", id, what)
+	return func() {
+		a.open.Add(-1)
+		a.say("END", id, what)
+	}
 }
 
 func (a *app) health(w http.ResponseWriter) {
@@ -175,6 +191,21 @@ func (a *app) upload(w http.ResponseWriter, r *http.Request) {
 	a.answer(w, fmt.Sprintf("%d bytes\n", length))
 }
 
+// large leaves as much of its answer as it can to the kernel, and is done with it when the
+// kernel has it all.
+func (a *app) large(w http.ResponseWriter, r *http.Request) {
+	size, err := strconv.Atoi(r.URL.Query().Get("n"))
+	conn, _, hijackErr := http.NewResponseController(w).Hijack()
+	if err != nil || hijackErr != nil {
+		http.Error(w, "want /large?n=BYTES over HTTP/1.1", http.StatusBadRequest)
+		return
+	}
+	defer func() { _ = conn.Close() }()
+	_ = conn.(*net.TCPConn).SetWriteBuffer(4 << 20) // the kernel grants what it may
+	end := "END " + a.host + "\n"
+	_, _ = fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s%s", size+len(end), strings.Repeat("x", size), end)
+}
+
 // stream is an upgraded connection (as WebSocket makes one) without framing:
 // every line comes back as it was sent.
 func (a *app) stream(w http.ResponseWriter, r *http.Request) {
@@ -204,8 +235,10 @@ func echo(conn net.Conn, from *bufio.Reader) {
 	}
 }
 
-func seconds(r *http.Request) time.Duration {
-	s, err := strconv.ParseFloat(r.URL.Query().Get("s"), 64)
+func seconds(r *http.Request) time.Duration { return secondsOf(r.URL.Query().Get("s")) }
+
+func secondsOf(text string) time.Duration {
+	s, err := strconv.ParseFloat(text, 64)
 	if err != nil || s < 0 || s != s {
 		return 0
 	}

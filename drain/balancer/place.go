@@ -23,7 +23,7 @@ func (r *reading) checkPlace(master int) {
 		r.Problems = append(r.Problems, Problem{Code: ProblemPlace, Text: err.Error(), Unknown: unprivileged(err)})
 	}
 	if err := otherNetwork(master); err != nil {
-		add(fmt.Errorf("%w\nhint: run drainctl there, as with nsenter --target %d --net", err, master))
+		add(fmt.Errorf("%w\nhint: run drainctl in that namespace, as with nsenter(1)", err))
 	}
 	if !isSeen(master, r.ConfPath, false) {
 		add(notSeen(master, r.ConfPath, "as it is here"))

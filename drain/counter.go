@@ -193,7 +193,7 @@ func (o *Operation) checkCounter(ctx context.Context, m *row, c *checker, broken
 // container, or where SSH leads to another host than nginx. If every server refuses connections, the app
 // is down: those that an LB still has must be seen.
 func (o *Operation) proveCounter(ctx context.Context, m *row) (findings []spec.Finding, refuses bool) {
-	if m.Sockets == nil {
+	if m.Sockets == nil && !o.stopsUnproved(m) {
 		return nil, false
 	}
 	lbs := slices.DeleteFunc(slices.Clone(o.lbs.With(m.plan)), func(lb *fleet.LB) bool { return len(o.whole.servers(lb, []*row{m})) == 0 })
@@ -204,12 +204,16 @@ func (o *Operation) proveCounter(ctx context.Context, m *row) (findings []spec.F
 		return missing("counter", fmt.Errorf("connect to the backend: %w", err)), false
 	}
 	var connected []balancer.Probed
+	all := slices.Concat(probes...)
 	for i, lb := range lbs {
 		mine := slices.DeleteFunc(probes[i], func(p balancer.Probed) bool { return p.Error != "" })
 		if len(mine) > 0 {
 			connected = append(connected, mine...)
 			defer func() { _, _ = lb.Probe(ctx, balancer.ProbeRequest{Close: nearOf(mine)}) }()
 		}
+	}
+	if m.Sockets == nil {
+		return proveHost(ctx, m, all), false
 	}
 	if len(connected) == 0 {
 		return o.proveByOpen(ctx, m), true

@@ -2,8 +2,10 @@ package drain
 
 import (
 	"context"
+	"fmt"
 	"slices"
 
+	"github.com/drainctl/drainctl/drain/balancer"
 	"github.com/drainctl/drainctl/drain/event"
 	"github.com/drainctl/drainctl/drain/plan"
 	"github.com/drainctl/drainctl/drain/spec"
@@ -32,4 +34,29 @@ func (o *Operation) checkOneHost(ctx context.Context, m *row, c *checker, broken
 		}
 		return event.Seen{Host: m.Host.Name()}, nil
 	})
+}
+
+// stopsUnproved tells whether something is done over SSH to the host of a backend whose counter is
+// elsewhere, so that it does not prove that SSH leads to the host that nginx sends to. --ssh-host is
+// the operator's word for that.
+func (o *Operation) stopsUnproved(m *row) bool {
+	return m.Host != nil && m.plan.Address != "" && m.plan.Settings.SSH.Host == "" && o.plan.Spec.Needs(m.plan.Settings)
+}
+
+// proveHost checks that what the LBs connect to are addresses of the host.
+func proveHost(ctx context.Context, m *row, probes []balancer.Probed) []spec.Finding {
+	if len(probes) == 0 {
+		return nil
+	}
+	own, err := remote.Addresses(ctx, m.Host)
+	if err != nil {
+		return missing("elsewhere", err)
+	}
+	for _, p := range probes {
+		if a := p.Far.Addr().WithZone(""); !slices.Contains(own, a) {
+			return []spec.Finding{{Code: "elsewhere", Override: "--ssh-host", Text: fmt.Sprintf(
+				"nginx sends to %s, which is no address of %s: the app of another host would be stopped", a, m.Host.Name())}}
+		}
+	}
+	return nil
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/drainctl/drainctl/drain/balancer"
 	"github.com/drainctl/drainctl/drain/event"
+	"github.com/drainctl/drainctl/drain/fleet"
 	"github.com/drainctl/drainctl/drain/spec"
 	"github.com/drainctl/drainctl/remote"
 )
@@ -64,6 +65,31 @@ func TestNameOfOneHost(t *testing.T) {
 		case test.says == "" && r.Checks[i].Result != event.CheckOK,
 			test.says != "" && (r.Checks[i].Finding == nil || !strings.HasPrefix(r.Checks[i].Finding.Text, test.says)):
 			t.Errorf("%s: %+v, %+v", name, r.Checks[i], r.Checks[i].Finding)
+		}
+	}
+}
+
+// The counter of the LBs says nothing of the host that SSH leads to, whose app would be stopped.
+func TestHostIsProved(t *testing.T) {
+	far := netip.MustParseAddrPort("192.168.1.10:8080")
+	for name, test := range map[string]struct {
+		own, service, sshHost, says string
+	}{
+		"its own address":             {"192.168.1.10", "app", "", ""},
+		"another host":                {"192.168.1.11", "app", "", "nginx sends to 192.168.1.10, which is no address of deploy@192.168.1.10: "},
+		"another host, and no app":    {"192.168.1.11", "", "", ""},
+		"another host that is named":  {"192.168.1.11", "app", "192.168.1.11", ""},
+		"the answer has no addresses": {"", "app", "", "which is no address of"},
+	} {
+		w, _ := waitOf(holding(nil), nil)
+		w.o.lbs = fleet.Fleet{{Balancer: &proofLB{probes: []balancer.Probed{{Far: far, Error: "connection refused"}}}, Name: fleet.ThisMachine}}
+		m := w.rows[0]
+		m.Host = hostWith{checkedHost{remote.Local(nil), "deploy", ""}, "2: eth0    inet " + test.own + "/24 scope global eth0\n"}
+		m.plan.Address, m.plan.Settings.Service, m.plan.Settings.SSH.Host = "192.168.1.10", test.service, test.sshHost
+		m.plan.Settings.Counter = spec.CounterLB
+		found, _ := w.o.proveCounter(t.Context(), m)
+		if (len(found) > 0) != (test.says != "") || len(found) > 0 && !strings.Contains(found[0].Text, test.says) {
+			t.Errorf("%s: %+v, want %q", name, found, test.says)
 		}
 	}
 }

@@ -735,7 +735,7 @@ func (s *poolSession) Connections(ctx context.Context, q balancer.ConnectionsQue
 
 // Probe implements [balancer.Balancer]. The backends of the pool have no counter to prove.
 func (s *poolSession) Probe(context.Context, balancer.ProbeRequest) ([]balancer.Probed, error) {
-	return nil, errors.New("the pool has no probes")
+	return nil, nil
 }
 
 // Health implements [balancer.Balancer].

@@ -66,6 +66,8 @@ func TestSSHLeadsElsewhere(t *testing.T) {
 	writeOnLB(t, l, "/root/.ssh/config", "Host 192.168.1.10\n    HostName 192.168.1.11\n", 0o600)
 	refused(t, l, line, unseen...)
 	drainctl(t, l, "check", app.Addr, "-s", lab.AppUnit).wants(t, 4, unseen...)
+	// The load balancer's own count says nothing of the host whose app would be stopped.
+	refused(t, l, append(line, "--poll", "lb"), "nginx sends to 192.168.1.10, which is no address of root@192.168.1.10")
 	noneFailed(t, load)
 }
 

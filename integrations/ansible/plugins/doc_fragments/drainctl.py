@@ -89,6 +89,23 @@ options:
     description:
       - Files were changed since nginx was last loaded, and this reload may put them live.
     type: bool
+  health:
+    description:
+      - The check that must pass several times in a row before a backend returns. Either C(tcp), a connection from
+        the load balancer, or a URL, in which C({host}), C({address}), C({port}) and C({upstream}) are filled in.
+    type: str
+  health_ca:
+    description:
+      - Certificates in PEM that may sign that of the health URL, beside those that the load balancer trusts.
+    type: path
+  health_host:
+    description:
+      - The Host header of the health URL, and the name in its certificate.
+    type: str
+  health_timeout:
+    description:
+      - How long to wait until the check passes. C(0) is without limit.
+    type: str
   keep:
     description:
       - How many operations are kept in the history.

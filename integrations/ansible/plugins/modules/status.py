@@ -46,8 +46,9 @@ lbs:
     - The load balancers, each with its C(servers). A server has C(upstream), C(address), C(connections),
       C(connections_on_backend) with C(backends), and C(state),
       one of C(up), C(drained), C(draining), C(undraining), C(interrupted), C(down), C(down (unmanaged)),
-      C(down, not drained), C(up again): somebody has removed the down of a drain, and C(removed): the
-      configuration does not have it any more.
+      C(down, not drained), C(up again) and C(removed).
+    - C(up again) is a server whose C(down) somebody has removed since the drain, and C(removed) one that is
+      no longer in the configuration.
   returned: always
   type: list
   elements: dict

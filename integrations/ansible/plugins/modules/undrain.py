@@ -37,15 +37,6 @@ options:
     description:
       - Clear a C(down) that drainctl has not put there, too.
     type: bool
-  health:
-    description:
-      - The check that must pass several times in a row. Either C(tcp), a connection from the load balancer, or a
-        URL, in which C({host}), C({address}), C({port}) and C({upstream}) are filled in.
-    type: str
-  health_timeout:
-    description:
-      - How long to wait for that. C(0) is without limit.
-    type: str
 '''
 
 EXAMPLES = r'''
@@ -83,8 +74,6 @@ FLAGS = dict(
     drainctl.OPERATION,
     as_recorded=dict(type='bool'),
     force=dict(type='bool'),
-    health=dict(type='str'),
-    health_timeout=dict(type='str'),
 )
 
 

@@ -63,11 +63,15 @@ func (o *Operation) planForget(ctx context.Context, dry bool) error {
 	}
 	var gone []plan.LBPlan
 	var findings []spec.Finding
-	for _, lb := range o.distinct(reports) {
+	for i, lb := range o.distinct(reports) {
+		whole, err := o.lbs[i].State(ctx)
+		if err != nil {
+			return err
+		}
 		r := *lb.Report
 		r.Servers, r.Diff = plan.GoneServers(sp, lb.Report), ""
 		gone = append(gone, plan.LBPlan{LB: lb.LB, Report: &r})
-		found, err := refuseForget(sp, lb)
+		found, err := refuseForget(sp, lb, whole)
 		if err != nil {
 			return err
 		}
@@ -83,22 +87,29 @@ func (o *Operation) planForget(ctx context.Context, dry bool) error {
 	return nil
 }
 
-// refuseForget returns what speaks against it on one LB.
-func refuseForget(sp spec.Spec, lb plan.LBPlan) (found []spec.Finding, err error) {
+// refuseForget returns what speaks against it on one LB, whose whole journal may also have other
+// configurations.
+func refuseForget(sp spec.Spec, lb plan.LBPlan, whole journal.State) (found []spec.Finding, err error) {
 	r := lb.Report
 	if r.StateError != nil {
 		return nil, r.StateError
 	}
-	for _, l := range r.State.Recorded() {
-		if !sp.Names(l.Server) {
+	isNamed := func(l journal.Located) bool { return sp.Names(l.Server) }
+	records := r.State.Recorded()
+	if !slices.ContainsFunc(records, isNamed) {
+		records = whole.Recorded()
+	}
+	for _, l := range records {
+		if !isNamed(l) {
 			continue
 		}
 		name := fmt.Sprintf("%s in %s", l.Address, l.Upstream)
 		i := slices.IndexFunc(r.Servers, func(s balancer.Server) bool { return s.Server == l.Server })
+		isOwn := slices.Contains(r.State.Recorded(), l)
 		switch {
-		case i >= 0:
+		case isOwn && i >= 0:
 			found = append(found, spec.Finding{Code: "not-gone", LB: lb.LB, Text: fmt.Sprintf("%s (%s:%d) is still in the configuration\nhint: drainctl undrain puts it back", name, r.Servers[i].File, r.Servers[i].Line)})
-		case !plan.IsOfConfiguration(sp, r, l.Server):
+		case !isOwn, !plan.IsOfConfiguration(sp, r, l.Server):
 			found = append(found, spec.Finding{Code: "other-configuration", LB: lb.LB, Override: "--nginx-conf", Text: fmt.Sprintf("%s was drained in another configuration than %s", name, r.ConfPath)})
 		case len(r.Skipped) > 0:
 			found = append(found, spec.Finding{Code: "unreadable-file", LB: lb.LB, Text: fmt.Sprintf("whether %s is gone is not known: %s", name, r.Skipped[0].Error)})

@@ -215,7 +215,7 @@ func (o *Operation) distinct(reports []plan.LBPlan) (kept []plan.LBPlan) {
 }
 
 // inherit completes an undrain with the settings of the drains that it ends. If they contradict each
-// other, those of servers that are gone do not count.
+// other, those of servers that are gone do not count, nor those of other configurations than the one given.
 func (o *Operation) inherit(ctx context.Context, sp spec.Spec, states []spec.CallersState) (spec.Spec, error) {
 	full, err := sp.Inherit(spec.DrainsOf(sp, states))
 	if err == nil {
@@ -226,6 +226,9 @@ func (o *Operation) inherit(ctx context.Context, sp spec.Spec, states []spec.Cal
 		return sp, err
 	}
 	for i, r := range reports {
+		if slices.Contains(sp.Given, "nginx-conf") {
+			states[i].State = r.Report.State
+		}
 		states[i].State = states[i].Without(plan.Gone(sp, r.Report))
 	}
 	return sp.Inherit(spec.DrainsOf(sp, states))

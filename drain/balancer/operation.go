@@ -94,6 +94,7 @@ func (l *Local) beginAnew(ctx context.Context, b Beginning) error {
 	op := b.Operation
 	op.Recorder, op.Began = &caller, time.Now()
 	op.Result, op.Ended, op.Open, op.NotDrained = "", time.Time{}, 0, nil
+	op.Conf, _ = l.confPath(l.find(ctx)) // an operation that finds no nginx edits nothing
 	known := l.journal.HasHistory(op.ID)
 	switch {
 	case b.Resume && known:
@@ -119,6 +120,11 @@ func (l *Local) beginAnew(ctx context.Context, b Beginning) error {
 		if err := journal.CheckID(op.ID, op.Began, s.LastID, b.Resume && (known || caller.UID == 0)); err != nil {
 			return refusal("%w", err)
 		}
+		for i, o := range s.Operations {
+			if o.Conf != "" && !isOtherConf(o.Conf, op.Conf) {
+				s.Operations[i].Conf = op.Conf // another name of it, or the one before it has moved
+			}
+		}
 		if err := s.Begin(op); err != nil {
 			return err
 		}
@@ -136,6 +142,19 @@ func (l *Local) beginAnew(ctx context.Context, b Beginning) error {
 		err = l.effect("journal: new history", func() error { return l.journal.Create(op.ID, caller, b.Lines...) })
 	}
 	return err
+}
+
+// ofConf returns what a journal has of one configuration.
+func ofConf(s journal.State, conf string) journal.State {
+	return s.WithoutConf(func(other string) bool { return isOtherConf(other, conf) })
+}
+
+// isOtherConf reports whether a configuration is that of another nginx than conf. One that is not there
+// any more has moved to conf.
+func isOtherConf(other, conf string) bool {
+	a, err := nginx.RealPath(other)
+	b, _ := nginx.RealPath(conf)
+	return other != conf && !errors.Is(err, fs.ErrNotExist) && (err != nil || a != b)
 }
 
 // isOwn tells whether the caller has recorded an operation.

@@ -92,7 +92,7 @@ func (l *Local) read(ctx context.Context, r *reading) (err error) {
 	if err != nil {
 		r.StateError = asError(fmt.Errorf("read the journal: %w", err))
 	}
-	r.State = withoutSecrets(state)
+	r.State = withoutSecrets(ofConf(state, r.ConfPath))
 	if err := checkUpstreams(r.conf, r.query.Upstreams); err != nil {
 		return err
 	}

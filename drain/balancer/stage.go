@@ -196,6 +196,7 @@ func (l *Local) locate(conf *nginx.Config, r StageRequest, wants map[journal.Ser
 	if err != nil {
 		return nil, nil, fmt.Errorf("read the journal: %w", err)
 	}
+	state = ofConf(state, conf.Path)
 	found := map[journal.Server]bool{}
 	for _, u := range conf.Upstreams {
 		for _, s := range u.Servers {

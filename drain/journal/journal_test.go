@@ -122,7 +122,7 @@ func TestStateSurvives(t *testing.T) {
 	j := newJournal(t)
 	at := time.Date(2026, 5, 4, 12, 0, 0, 123456789, time.UTC)
 	op := Operation{
-		ID: "1", Kind: KindDrain, Targets: []string{"10.0.0.1", "web"}, Recorder: &Recorder{1000, "deploy"}, User: "ann", Host: "desk", Reason: "disk <3> é",
+		ID: "1", Kind: KindDrain, Targets: []string{"10.0.0.1", "web"}, Conf: conf, Recorder: &Recorder{1000, "deploy"}, User: "ann", Host: "desk", Reason: "disk <3> é",
 		Began: at, Spec: json.RawMessage(`{"timeout":1}`), Servers: []Located{{one, conf, 3, true}},
 		Result: ResultPartial, Ended: at, Open: 7, NotDrained: []Server{one}, Progress: json.RawMessage(`{"done":1}`),
 	}

@@ -68,6 +68,9 @@ type Operation struct {
 	ID      string   `json:"id"`
 	Kind    string   `json:"kind"`
 	Targets []string `json:"targets"`
+	// Conf is the main file of the configuration that it is about: an LB may have several nginx. It is
+	// empty in journals of earlier versions, and is then about each.
+	Conf string `json:"configuration,omitempty"`
 	// Recorder is who began it, as this LB saw it; nil in journals of earlier versions.
 	Recorder *Recorder       `json:"recorder,omitempty"`
 	User     string          `json:"user"` // as the caller says
@@ -312,13 +315,20 @@ func (s *State) Stage(id string, e Edit) error {
 func (s *State) clear(server Server, c Change) {
 	for _, own := range []bool{true, false} {
 		for i, m := range s.Marks {
-			if m.Server == server && m.Cleared == nil && (m.Operation == c.Operation || !own) {
+			if m.Server == server && m.Cleared == nil && (m.Operation == c.Operation || !own && !s.areApart(m.Operation, c.Operation)) {
 				s.Marks[i].Cleared = &c
 				return
 			}
 		}
 	}
 	s.Marks = append(s.Marks, Mark{Server: server, Change: Change{File: c.File, Line: c.Line}, Cleared: &c})
+}
+
+// areApart reports whether two operations are about different configurations.
+func (s *State) areApart(id, other string) bool {
+	a, _ := s.Find(id)
+	b, _ := s.Find(other)
+	return a.Conf != "" && b.Conf != "" && a.Conf != b.Conf
 }
 
 func (m Mark) clearedBy(id string) bool { return m.Cleared != nil && m.Cleared.Operation == id }
@@ -521,20 +531,21 @@ func (s *State) keepCleared(id string) {
 // users that do not trust who ends it, servers that are down or that they have not locked.
 func (s *State) undrained(i int, e Ending) {
 	undrain, later := s.Operations[i], s.Operations[i+1:]
+	isApart := func(id string) bool { return s.areApart(id, undrain.ID) }
 	undrain.Servers = filter(undrain.Servers, func(l Located) bool {
-		return !slices.Contains(e.Down, l.Server) || len(s.MarksOn(l.Server)) == 0
+		return !slices.Contains(e.Down, l.Server) || !slices.ContainsFunc(s.MarksOn(l.Server), func(m Mark) bool { return !isApart(m.Operation) })
 	})
 	anew := func(id string) bool {
 		return slices.ContainsFunc(later, func(o Operation) bool { return o.ID == id })
 	}
-	s.dropMarks(func(m Mark) bool { return undrain.Covers(m.Server) && !anew(m.Operation) })
+	s.dropMarks(func(m Mark) bool { return undrain.Covers(m.Server) && !anew(m.Operation) && !isApart(m.Operation) })
 	var kept []Operation
 	for _, o := range s.Operations[:i] {
 		had := len(o.Servers)
 		own := e.By.Controls(o.Recorder)
 		o.Servers = filter(o.Servers, func(l Located) bool {
 			mayLeave := own || slices.Contains(e.Locked, l.Server) && !slices.Contains(e.Down, l.Server)
-			return !mayLeave || !undrain.Covers(l.Server)
+			return !mayLeave || !undrain.Covers(l.Server) || isApart(o.ID)
 		})
 		if len(o.Servers) > 0 || had == 0 {
 			kept = append(kept, o)
@@ -609,6 +620,17 @@ func (s State) Without(servers []Located) State {
 	for i, o := range s.Operations {
 		s.Operations[i].Servers = filter(o.Servers, func(l Located) bool { return !is(l.Server) })
 	}
+	return s
+}
+
+// WithoutConf returns the state as if it had nothing of the configurations that are others.
+func (s State) WithoutConf(isOther func(conf string) bool) State {
+	other := map[string]bool{}
+	s.Operations = filter(s.Operations, func(o Operation) bool {
+		other[o.ID] = o.Conf != "" && isOther(o.Conf)
+		return !other[o.ID]
+	})
+	s.Marks = filter(s.Marks, func(m Mark) bool { return !other[m.Operation] && (m.Cleared == nil || !other[m.Cleared.Operation]) })
 	return s
 }
 

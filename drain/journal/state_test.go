@@ -402,3 +402,36 @@ func TestEndRefuses(t *testing.T) {
 		}
 	}
 }
+
+// An undrain ends the drains of its own configuration. An operation without one, of an earlier version,
+// is about each.
+func TestConfigurations(t *testing.T) {
+	in := func(conf, id, kind string) func(*State) error {
+		return func(s *State) error {
+			return s.Begin(Operation{ID: id, Kind: kind, Conf: conf, Servers: []Located{{Server: one, File: conf}}})
+		}
+	}
+	for _, c := range []struct {
+		drain, undrain string
+		stands         bool
+	}{{"/a", "/a", false}, {"/a", "/b", true}, {"", "/b", false}, {"/a", "", false}} {
+		s := script{
+			in(c.drain, "1", KindDrain), mark("1", "a", "b", one, 40), sent("1"), loaded("1"), end("1", ResultDone),
+			in(c.undrain, "2", KindUndrain), clearMark("2", "b", "a", one), sent("2"), loaded("2"),
+		}.run(t)
+		for _, when := range []string{"before", "after"} {
+			other := s.WithoutConf(func(conf string) bool { return c.undrain != "" && conf != c.undrain })
+			if n := len(other.MarksOn(one)); (n == 0) != (c.stands || when == "after") {
+				t.Errorf("drained in %q, %s the undrain in %q: it sees %d marks", c.drain, when, c.undrain, n)
+			}
+			if when == "before" {
+				if err := s.End("2", Ending{Result: ResultDone}); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if len(s.Marks) == 1 != c.stands || len(s.Standing(one)) == 1 != c.stands {
+			t.Errorf("drained in %q, undrained in %q: marks %v, operations %s", c.drain, c.undrain, s.Marks, ids(s.Operations))
+		}
+	}
+}

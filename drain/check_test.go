@@ -379,7 +379,7 @@ func TestCounterIsProved(t *testing.T) {
 		says    string // of the refusal
 	}{
 		{"it sees the connection", []balancer.Probed{{Near: seen, Far: far}}, nil, true, ""},
-		{"it does not", []balancer.Probed{{Near: unseen, Far: far}}, nil, true, "connected from 192.0.2.1:9 to " + far.String() + ", and app-1 does not see it"},
+		{"it does not", []balancer.Probed{{Near: unseen, Far: far}}, nil, true, "connected from 192.0.2.1:9 to " + far.String() + ", and app-1 does not see it; the load balancer counts 0 open, app-1 1: "},
 		{"it sees one of two", []balancer.Probed{{Near: seen, Far: far}, {Near: unseen, Far: far}}, nil, true, "192.0.2.1:9"},
 		{"one of two servers is down", []balancer.Probed{{Near: seen, Far: far}, refused}, nil, true, ""},
 		{"the app is down", []balancer.Probed{refused}, nil, true, ""},

@@ -224,7 +224,7 @@ func (o *Operation) proveCounter(ctx context.Context, m *row) (findings []spec.F
 	}
 	for _, p := range connected {
 		if !slices.Contains(seen, p.Near) {
-			return []spec.Finding{unseen(m, fmt.Sprintf("the load balancer connected from %s to %s", p.Near, p.Far))}, false
+			return []spec.Finding{o.unseen(ctx, m, fmt.Sprintf("the load balancer connected from %s to %s", p.Near, p.Far))}, false
 		}
 	}
 	return nil, false
@@ -244,16 +244,22 @@ func (o *Operation) proveByOpen(ctx context.Context, m *row) []spec.Finding {
 	if err != nil || len(seen) > 0 {
 		return missing("counter", err)
 	}
-	return []spec.Finding{unseen(m, fmt.Sprintf("the load balancer has %s open to %s", backend.Number(floor.Open, "connection"), strings.Join(m.plan.Targets, ", ")))}
+	return []spec.Finding{o.unseen(ctx, m, fmt.Sprintf("the load balancer has %s open to %s", backend.Number(floor.Open, "connection"), strings.Join(m.plan.Targets, ", ")))}
 }
 
 // maxProved is how many open connections prove a counter.
 const maxProved = 64
 
-// unseen is the refusal of a counter that does not see what an LB has.
-func unseen(m *row, has string) spec.Finding {
+// unseen is the refusal of a counter that does not see what an LB has. The counts are those of now: the
+// connection of the proof is one of them.
+func (o *Operation) unseen(ctx context.Context, m *row, has string) spec.Finding {
+	counts := ""
+	floor, err := o.floor(m).Count(ctx)
+	if there, errThere := m.Sockets.Count(ctx); errors.Join(err, errThere) == nil {
+		counts = fmt.Sprintf("; the load balancer counts %d open, %s %d", floor.Open, m.Host.Name(), there.Open)
+	}
 	return spec.Finding{Code: "forwarded", Override: "--poll lb or --ssh-host", Text: fmt.Sprintf(
-		"%s, and %s does not see it: connections cannot be counted there (a forwarded port, a container, or another host?)", has, m.Host.Name())}
+		"%s, and %s does not see it%s: connections cannot be counted there (a forwarded port, a container, or another host?)", has, m.Host.Name(), counts)}
 }
 
 func nearOf(probes []balancer.Probed) (near []netip.AddrPort) {

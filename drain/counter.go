@@ -40,31 +40,45 @@ func (c lbCounter) CountHeld(ctx context.Context) (remote.Count, error) {
 	return c.count(ctx, balancer.ConnectionsQuery{Held: true})
 }
 
-// Await implements [backend.Awaiter]. It returns when a connection of any LB has ended since the last
-// count. It takes none of the turns of the LBs: it costs them nothing.
+// Await implements [backend.Awaiter]. It returns when the count of any LB is another one than at the last
+// reading. It takes none of the turns of the LBs: it costs them nothing.
 func (c lbCounter) Await(ctx context.Context, limit time.Duration) {
-	if c.statusURL != "" {
-		_ = remote.Sleep(ctx, limit)
-		return
-	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	var all sync.WaitGroup
-	for _, lb := range c.asked() {
-		all.Go(func() {
-			known, _ := c.last.Load(lb)
-			n, _ := known.(int)
-			_, err := lb.Connections(ctx, balancer.ConnectionsQuery{Servers: c.servers(lb), Wait: limit, Known: n})
-			if err == nil {
-				cancel() // one LB is enough
-			}
-		})
+	if c.statusURL == "" {
+		for _, lb := range c.asked() {
+			all.Go(func() {
+				if c.changes(ctx, lb, limit) {
+					cancel() // one LB is enough
+				}
+			})
+		}
 	}
 	all.Wait()
-	if len(c.asked()) == 0 || ctx.Err() == nil {
-		_ = remote.Sleep(ctx, limit)
-	}
+	<-ctx.Done()
 }
+
+// changes waits until the count of an LB changes. It gives up on an LB that cannot be asked, or that
+// answers at once because too many calls wait there.
+func (c lbCounter) changes(ctx context.Context, lb *fleet.LB, limit time.Duration) bool {
+	last, _ := c.last.Load(lb)
+	known, _ := last.(int)
+	for ctx.Err() == nil {
+		began := time.Now()
+		n, err := lb.Connections(ctx, balancer.ConnectionsQuery{Servers: c.servers(lb), Wait: limit, Known: known})
+		if err == nil && n.Open != known {
+			return true
+		}
+		if err != nil || time.Since(began) < minAwaited {
+			return false
+		}
+	}
+	return false
+}
+
+// minAwaited is how long a call takes, at least, that has waited.
+const minAwaited = 5 * time.Second
 
 // asked returns the LBs that have servers of the backend.
 func (c lbCounter) asked() fleet.Fleet {

@@ -3,6 +3,7 @@ package drain
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -372,5 +373,66 @@ func TestHistoryOfManyWaits(t *testing.T) {
 	}
 	if n := len(w.o.lbs[0].TakeHistory()); n != maxReadings+2*50 {
 		t.Errorf("%d are kept, want %d and the first and last of each", n, maxReadings)
+	}
+}
+
+// An awaitedLB has some connections, and waits as an LB does.
+type awaitedLB struct {
+	balancer.Balancer
+	open  int
+	after time.Duration // when one ends
+	busy  bool          // too many calls wait
+	err   error
+	calls int
+}
+
+func (l *awaitedLB) Connections(ctx context.Context, q balancer.ConnectionsQuery) (remote.Count, error) {
+	l.calls++
+	if q.Wait > 0 && l.err == nil && !l.busy && q.Known == l.open {
+		limit := min(q.Wait, 10*time.Second)
+		if l.after > 0 && l.after <= limit {
+			l.open--
+			limit = l.after
+		}
+		l.after -= limit
+		_ = remote.Sleep(ctx, limit)
+	}
+	return remote.Count{Open: l.open}, l.err
+}
+
+// TestAwait: a wait ends with the first connection that ends on an LB, and otherwise with its limit. It
+// does not ask an LB again and again.
+func TestAwait(t *testing.T) {
+	const limit = 30 * time.Second
+	for _, test := range []struct {
+		name  string
+		lbs   []*awaitedLB
+		want  time.Duration
+		calls int // at most
+	}{
+		{"nothing ends", []*awaitedLB{{open: 1}}, limit, 5},
+		{"one ends", []*awaitedLB{{open: 1, after: time.Second}}, time.Second, 2},
+		{"one ends late", []*awaitedLB{{open: 1, after: 12 * time.Second}}, 12 * time.Second, 3},
+		{"on the second LB", []*awaitedLB{{open: 3}, {open: 1, after: time.Second}}, time.Second, 4},
+		{"too many wait", []*awaitedLB{{open: 1, busy: true}}, limit, 2},
+		{"one LB cannot be asked", []*awaitedLB{{open: 1, err: errFault}, {open: 1, after: time.Second}}, time.Second, 4},
+		{"no LB", nil, limit, 0},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			var lbs fleet.Fleet
+			for i, lb := range test.lbs {
+				lbs = append(lbs, &fleet.LB{Balancer: lb, Name: fmt.Sprint("lb", i)})
+			}
+			c := lbCounter{last: &sync.Map{}, lbs: lbs, servers: func(*fleet.LB) []journal.Server { return []journal.Server{{}} }}
+			_, _ = c.Count(t.Context())
+			began, calls := time.Now(), 0
+			c.Await(t.Context(), limit)
+			for _, lb := range test.lbs {
+				calls += lb.calls
+			}
+			if took := time.Since(began); took != test.want || calls > test.calls {
+				t.Errorf("%s: %s and %d calls, want %s and at most %d", test.name, took, calls, test.want, test.calls)
+			}
+		})
 	}
 }

@@ -100,9 +100,7 @@ func Prepare(ctx context.Context, sp spec.Spec, options Options) (o *Operation, 
 		return o, err
 	}
 	o.whole = o.newWhole()
-	if err := o.recall(); err != nil {
-		return o, err
-	}
+	o.recall()
 	if err := o.check(ctx); err != nil {
 		return o, err
 	}

@@ -37,13 +37,14 @@ func (o *Operation) checkUnit(ctx context.Context, m *row) (event.Seen, []spec.F
 	if k == spec.Undrain && backend.Stopped(state) && m.plan.HealthCheck() == spec.HealthTCP {
 		if answering, all := o.whole.answering(ctx, m); all && len(answering) > 0 {
 			m.answering = answering
-			found = append(found, spec.Finding{Code: "still-answers", Override: "--health URL", Text: stillAnswers(m) + needsURL})
+			found = append(found, spec.Finding{Code: "still-answers", Override: "--health URL", Text: stillAnswers(m) + needsURL +
+				"; or start " + unitOn(m.Service) + " first"})
 		}
 	}
 	if k != spec.Undrain {
 		found = append(found, stopFindings(m.Service, state)...)
 		starters, err := activeOf(ctx, m.Service.Host, state.Starters)
-		if err == nil && m.Active {
+		if err == nil && !backend.Stopped(state) {
 			err = m.findDependents(ctx, state.Dependents)
 		}
 		if err != nil {
@@ -137,7 +138,10 @@ func (r *row) addDependents(units ...string) {
 func (r *row) checkSudo(ctx context.Context) []spec.Finding {
 	found := missing("sudo", r.Service.SudoCheck(ctx))
 	for _, unit := range r.Dependents {
-		found = append(found, missing("sudo", remote.SudoCheck(ctx, r.Host, "systemctl", "start", unit))...)
+		for _, f := range missing("sudo", remote.SudoCheck(ctx, r.Host, "systemctl", "start", unit)) {
+			f.Warning = true // one that does not start is no reason to keep the app out either
+			found = append(found, f)
+		}
 	}
 	return found
 }
@@ -159,8 +163,8 @@ func (o *Operation) startDependents(ctx context.Context, r *row) (all []event.Se
 }
 
 // recall takes over what earlier operations on the same servers have found to be stopped
-// with a service. What another user recorded is used with consent only.
-func (o *Operation) recall() error {
+// with a service. What another user recorded is used with consent only; otherwise it is named.
+func (o *Operation) recall() {
 	var states []spec.CallersState
 	for i, lb := range o.plan.LBs {
 		states = append(states, spec.CallersState{State: lb.Report.State, Caller: o.lbs[i].Caller()})
@@ -174,18 +178,16 @@ func (o *Operation) recall() error {
 		for _, r := range o.whole.rows {
 			saved, _ := t.row(r.Name)
 			switch {
-			case len(saved.Dependents) == 0, !op.Foreign, sp.AsRecorded:
+			case len(saved.Dependents) == 0, r.plan.Settings.Service == "":
+			case !op.Foreign, sp.AsRecorded:
+				r.addDependents(saved.Dependents...)
 			case sp.Kind == spec.Undrain:
-				return spec.Refuse(spec.Finding{Code: "recorded-by-another", Override: "--as-recorded", Text: fmt.Sprintf(
-					"operation %s was recorded by another user, and would have this command start %s\nhint: --as-recorded consents to it",
-					op.ID, journal.OneLine(strings.Join(saved.Dependents, ", ")))})
-			default:
-				continue
+				o.emit(&event.Warning{Header: event.Header{Target: r.Name}, Text: fmt.Sprintf(
+					"systemd stopped %s with the app, as another user recorded in operation %s; they stay stopped without --as-recorded",
+					journal.OneLine(strings.Join(saved.Dependents, ", ")), op.ID)})
 			}
-			r.addDependents(saved.Dependents...)
 		}
 	}
-	return nil
 }
 
 // activeOf returns those of some units of a host that are not stopped.

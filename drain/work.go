@@ -48,10 +48,14 @@ func (b *batch) watch(ctx context.Context) (stop func()) {
 			if ctx.Err() != nil || b.o.lbs.IsBroken() { // a connection that breaks ends the run by itself
 				return
 			}
-			if err != nil {
+			var drift *driftError
+			switch {
+			case errors.As(err, &drift):
 				b.o.drifted = fmt.Errorf("during the work: %w", err)
 				b.o.emit(&event.Warning{Header: event.Header{Step: plan.StepWork}, Text: err.Error() + "; the run ends after this batch"})
 				return
+			case err != nil: // work may take hours: an LB that cannot be looked at for a while says nothing
+				look = newLookout(b)
 			}
 		}
 	}()

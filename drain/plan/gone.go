@@ -52,7 +52,7 @@ func isGone(sp spec.Spec, target string, lbs []LBPlan) bool {
 func IsOfConfiguration(sp spec.Spec, r *balancer.Report, s journal.Server) bool {
 	return !slices.ContainsFunc(RecordsOf(r.State, s), func(op journal.Operation) bool {
 		was, _ := spec.FromOperation(op)
-		return was.Nginx.Conf != sp.Nginx.Conf && was.Nginx.Conf != r.ConfPath
+		return was.Nginx.Conf != "" && was.Nginx.Conf != sp.Nginx.Conf && was.Nginx.Conf != r.ConfPath
 	})
 }
 

@@ -157,6 +157,7 @@ func (s Spec) Inherit(drains []RecordedOperation) (Spec, error) {
 	if trusted != nil {
 		full, err = s.complete(*trusted, func(f reflect.StructField) bool { return trusted.givesUndrain(f) && !isActing(f) })
 	}
+	given := full.Given
 	if err == nil {
 		full, err = full.complete(*from, func(f reflect.StructField) bool {
 			return from.givesUndrain(f) && (isActing(f) || f.Type == reflect.TypeFor[map[string]json.RawMessage]()) // settings by name have both kinds
@@ -164,6 +165,9 @@ func (s Spec) Inherit(drains []RecordedOperation) (Spec, error) {
 	}
 	if err != nil {
 		return s, err
+	}
+	if from != trusted && !s.AsRecorded {
+		full.Given = given // another user's flags win over no settings of one's own backends
 	}
 	return full, s.confirm(full, s, actingFlags, drains...)
 }
@@ -206,6 +210,9 @@ func (s Spec) Resume(op RecordedOperation) (Spec, error) {
 		return s, err
 	}
 	next.Continues, next.Recorder = op.ID, op.Recorder
+	if !s.consents(op) {
+		next.Given = s.Given
+	}
 	return next, s.confirm(next, Default(next.Kind), nil, op)
 }
 
@@ -218,19 +225,25 @@ func isActing(f reflect.StructField) bool {
 	return slices.Contains(actingFlags, f.Tag.Get("flag")) || f.Type == reflect.TypeFor[SSH]()
 }
 
+func isForeign(op RecordedOperation) bool { return op.Foreign }
+
+// consents reports whether the operator uses what the operations have recorded.
+func (s Spec) consents(ops ...RecordedOperation) bool {
+	return s.AsRecorded || !slices.ContainsFunc(ops, isForeign)
+}
+
 // confirm refuses a spec with settings that another user recorded, unless the operator
 // has consented to them: those of the flags that full has otherwise than base. Without
 // flags it is any setting.
 func (s Spec) confirm(full, base Spec, flags []string, ops ...RecordedOperation) error {
-	i := slices.IndexFunc(ops, func(op RecordedOperation) bool { return op.Foreign })
-	if i < 0 || s.AsRecorded {
+	if s.consents(ops...) {
 		return nil
 	}
 	inherited := s.inherited(full, base, flags)
 	if len(inherited) == 0 {
 		return nil
 	}
-	by := "an unknown user"
+	by, i := "an unknown user", slices.IndexFunc(ops, isForeign)
 	if r := ops[i].Recorder; r != nil {
 		by = r.String()
 	}

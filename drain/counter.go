@@ -204,21 +204,18 @@ func (o *Operation) checkCounter(ctx context.Context, m *row, c *checker, broken
 
 // proveCounter checks that the counter on the backend sees what the LBs send: each LB connects to the
 // server, and the counter must have that connection. It has not where the port is forwarded, in a
-// container, or where SSH leads to another host than nginx. If every server refuses connections, the app
-// is down: those that an LB still has must be seen.
+// container, or where SSH leads to another host than nginx. If no server takes a connection, those that
+// an LB still has must be seen; refuses tells that the app is down.
 func (o *Operation) proveCounter(ctx context.Context, m *row) (findings []spec.Finding, refuses bool) {
 	if m.Sockets == nil && !o.stopsUnproved(m) {
 		return nil, false
 	}
-	lbs := slices.DeleteFunc(slices.Clone(o.lbs.With(m.plan)), func(lb *fleet.LB) bool { return len(o.whole.servers(lb, []*row{m})) == 0 })
+	lbs := o.floor(m).asked()
 	probes, err := fleet.Gather(ctx, lbs, func(ctx context.Context, lb *fleet.LB) ([]balancer.Probed, error) {
 		return lb.Probe(ctx, balancer.ProbeRequest{Servers: keysOf(o.whole.servers(lb, []*row{m}))})
 	})
-	if err != nil {
-		return missing("counter", fmt.Errorf("connect to the backend: %w", err)), false
-	}
-	var connected []balancer.Probed
 	all := slices.Concat(probes...)
+	var connected []balancer.Probed
 	for i, lb := range lbs {
 		mine := slices.DeleteFunc(probes[i], func(p balancer.Probed) bool { return p.Error != "" })
 		if len(mine) > 0 {
@@ -226,11 +223,19 @@ func (o *Operation) proveCounter(ctx context.Context, m *row) (findings []spec.F
 			defer func() { _, _ = lb.Probe(ctx, balancer.ProbeRequest{Close: nearOf(mine)}) }()
 		}
 	}
-	if m.Sockets == nil {
+	switch {
+	case err != nil:
+		return missing("counter", fmt.Errorf("connect to the backend: %w", err)), false
+	case m.Sockets == nil:
 		return proveHost(ctx, m, all), false
-	}
-	if len(connected) == 0 {
-		return o.proveByOpen(ctx, m), true
+	case len(connected) == 0:
+		findings = o.proveByOpen(ctx, m)
+		i := slices.IndexFunc(all, func(p balancer.Probed) bool { return !p.Refused })
+		if len(findings) == 0 && i >= 0 {
+			findings = []spec.Finding{{Code: "unproved", Warning: true, Text: fmt.Sprintf(
+				"whether %s counts the connections of the load balancer could not be tried: %s", m.Host.Name(), all[i].Error)}}
+		}
+		return findings, i < 0
 	}
 	seen, err := m.Sockets.Sees(ctx, nearOf(connected))
 	if err != nil {
@@ -254,6 +259,9 @@ func (o *Operation) proveByOpen(ctx context.Context, m *row) []spec.Finding {
 	for _, h := range floor.Held[:min(len(floor.Held), maxProved)] {
 		near = append(near, h.Far)
 	}
+	if len(near) == 0 { // sessions of UDP, or connections that the server has not taken
+		return nil
+	}
 	seen, err := m.Sockets.Sees(ctx, near)
 	if err != nil || len(seen) > 0 {
 		return missing("counter", err)
@@ -273,7 +281,7 @@ func (o *Operation) unseen(ctx context.Context, m *row, has string) spec.Finding
 		counts = fmt.Sprintf("; the load balancer counts %d open, %s %d", floor.Open, m.Host.Name(), there.Open)
 	}
 	return spec.Finding{Code: "forwarded", Override: "--poll lb or --ssh-host", Text: fmt.Sprintf(
-		"%s, and %s does not see it%s: connections cannot be counted there (a forwarded port, a container, or another host?)", has, m.Host.Name(), counts)}
+		"%s, and %s does not see it%s: connections cannot be counted there (a forwarded port, address translation, a container, or another host?)", has, m.Host.Name(), counts)}
 }
 
 func nearOf(probes []balancer.Probed) (near []netip.AddrPort) {

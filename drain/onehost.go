@@ -55,7 +55,7 @@ func proveHost(ctx context.Context, m *row, probes []balancer.Probed) []spec.Fin
 	for _, p := range probes {
 		if a := p.Far.Addr().WithZone(""); !slices.Contains(own, a) {
 			return []spec.Finding{{Code: "elsewhere", Override: "--ssh-host", Text: fmt.Sprintf(
-				"nginx sends to %s, which is no address of %s: the app of another host would be stopped", a, m.Host.Name())}}
+				"nginx sends to %s, which is no address of %s: the app of another host may be stopped (or an address is translated on the way)", a, m.Host.Name())}}
 		}
 	}
 	return nil

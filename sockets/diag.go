@@ -36,7 +36,7 @@ type State uint8
 // The states that this package tells apart.
 const (
 	Established State = 1
-	timeWait    State = 6
+	SynSent     State = 2
 	Listening   State = 10
 )
 

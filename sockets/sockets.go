@@ -4,8 +4,11 @@ package sockets
 
 import (
 	"encoding/binary"
+	"errors"
+	"fmt"
 	"maps"
 	"net/netip"
+	"os"
 	"slices"
 	"time"
 )
@@ -15,6 +18,7 @@ type Socket struct {
 	Near, Far netip.AddrPort // an IPv4 address in an IPv6 socket is given as IPv4
 	State     State
 	Inode     uint32 // 0: no process has the socket
+	UDP       bool
 	// Sent and Received are how long ago something was last sent and received. Negative: not known, or
 	// not asked for.
 	Sent, Received time.Duration
@@ -22,7 +26,7 @@ type Socket struct {
 
 // open are the states in which a process still has its end of a TCP connection: all but those of a
 // listening socket, SYN-RECV (of which only the client's end is a connection yet) and TIME-WAIT.
-const open = 1<<Established | 1<<2 | 1<<4 | 1<<5 | 1<<8 | 1<<9 | 1<<11
+const open = 1<<Established | 1<<SynSent | 1<<4 | 1<<5 | 1<<8 | 1<<9 | 1<<11
 
 // To lists the connections from this machine to any of the endpoints, TCP and UDP, as long as a process
 // has its end. The state does not matter: one in SYN-SENT waits for the server to take it, and on one
@@ -37,11 +41,21 @@ func To(to []netip.AddrPort, detail bool, each func(Socket)) error {
 		wanted[end] = true
 	}
 	to = slices.Collect(maps.Keys(wanted))
-	return list([]request{tcp(open, detail, to), udp(familyInet, open, to), udp(familyInet6, open, to)}, func(s Socket) {
-		if s.Inode != 0 && wanted[s.Far] {
-			each(s)
+	add := func(isUDP bool) func(Socket) {
+		return func(s Socket) {
+			if s.UDP = isUDP; s.Inode != 0 && wanted[s.Far] {
+				each(s)
+			}
 		}
-	})
+	}
+	if err := list([]request{tcp(open, detail, to)}, add(false)); err != nil {
+		return err
+	}
+	err := list([]request{udp(familyInet, open, to), udp(familyInet6, open, to)}, add(true))
+	if errors.Is(err, os.ErrNotExist) { // sock_diag(7)
+		err = fmt.Errorf("%w: the kernel lists no UDP sockets\nhint: modprobe udp_diag", err)
+	}
+	return err
 }
 
 // TCP lists all TCP sockets in one state.

@@ -183,7 +183,7 @@ func TestToUnix(t *testing.T) {
 	if err := os.Rename(path, filepath.Join(dir, "renamed")); err != nil {
 		t.Fatal(err)
 	}
-	check("renamed", filepath.Join(dir, "renamed"), 2)
+	check("renamed: of the one that waits, nothing tells the file", filepath.Join(dir, "renamed"), 1)
 	check("the old name: its connections are open still", path, 2)
 	check("another socket", filepath.Join(dir, "other.sock"), 0)
 }
@@ -195,8 +195,8 @@ func TestHostileAnswers(t *testing.T) {
 		}
 	}
 	for _, data := range [][]byte{nil, make([]byte, 15), append(make([]byte, 16), 8, 0, attributeFile, 0, 1, 2, 3, 4)} {
-		if s, err := parseUnix(data); err == nil {
-			t.Errorf("%d bytes: %+v", len(data), s)
+		if inode, file, err := parseUnix(data); err == nil {
+			t.Errorf("%d bytes: %d %+v", len(data), inode, file)
 		}
 	}
 }

@@ -334,6 +334,8 @@ type Probed struct {
 	Near  netip.AddrPort `json:"near"`
 	Far   netip.AddrPort `json:"far"`
 	Error string         `json:"error,omitempty"` // why there is none
+	// Refused tells that nothing listens there (ECONNREFUSED).
+	Refused bool `json:"refused,omitempty"`
 }
 
 // A HealthCheck is one try.

@@ -58,10 +58,16 @@ func (l *Local) await(ctx context.Context, q ConnectionsQuery, addresses []nginx
 	if q.Wait > 0 {
 		defer l.awaited.Add(-1)
 	}
+	if q.Known < 0 {
+		c, _, err = countTo(addresses, to, q.Held)
+		return c, err
+	}
 	limited, cancel := context.WithTimeout(ctx, min(q.Wait, maxAwait))
 	defer cancel()
 	ends, err := sockets.WatchEnds(slices.Concat(to...))
-	if err != nil {
+	if err != nil { // before Linux 4.2
+		_ = remote.Sleep(limited, maxAwait)
+		c, _, err = countTo(addresses, to, q.Held)
 		return c, err
 	}
 	defer ends.Close()
@@ -175,7 +181,8 @@ func countTo(addresses []nginx.Address, to [][]netip.AddrPort, held bool) (c rem
 	open := map[netip.AddrPort]int{}
 	err = sockets.To(slices.Concat(to...), held, func(s sockets.Socket) {
 		open[s.Far]++
-		if held && len(c.Held) < maxHeld {
+		// One that the server has not taken has sent nothing, and the server's host does not have it.
+		if held && len(c.Held) < maxHeld && s.State != sockets.SynSent && !s.UDP {
 			c.Held = append(c.Held, remote.Held{Far: s.Near, Sent: s.Received, Received: s.Sent}) // by the server
 		}
 	})

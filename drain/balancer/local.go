@@ -74,6 +74,7 @@ type Local struct {
 	// earlier are the endpoints that each address was found to have.
 	earlier map[nginx.Address][]netip.AddrPort
 	probes  map[netip.AddrPort]net.Conn // that are open, by their near ends
+	probing int                         // that are being opened
 	// sameNetwork tells that nginx was seen to have its sockets in this network namespace.
 	sameNetwork bool
 }
@@ -342,12 +343,12 @@ func (l *Local) History(ctx context.Context, q HistoryQuery) (h History, err err
 // whoever's it is, would put it live.
 func (l *Local) Close() error {
 	l.close.Do(func() {
+		l.endProbes() // before: others hold the lock of the probes while they wait for serial
 		l.serial.Lock()
 		defer l.serial.Unlock()
 		l.discardStaged()
 		l.unlockConfiguration()
 		l.unlock()
-		l.endProbes()
 		close(l.done)
 	})
 	return nil

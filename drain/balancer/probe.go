@@ -3,10 +3,11 @@ package balancer
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"slices"
-	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -41,39 +42,61 @@ func (l *Local) Probe(ctx context.Context, r ProbeRequest) ([]Probed, error) {
 	ends := slices.Concat(to...)
 	slices.SortFunc(ends, netip.AddrPort.Compare)
 	ends = slices.Compact(ends)
+	if len(ends) > maxProbes {
+		return nil, refusal("probe: %d addresses, more than %d", len(ends), maxProbes)
+	}
+	if !l.reserve(len(ends)) {
+		return nil, &Error{Code: CodeBusy, Message: fmt.Sprintf("probe: %d connections are open", maxProbes)}
+	}
+	defer l.reserve(-len(ends))
+	return l.connect(ctx, ends), nil
+}
+
+// reserve keeps places for n more probes, and gives them back if n is negative.
+func (l *Local) reserve(n int) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.probes)+len(ends) > maxProbes {
-		return nil, refusal("probe: more than %d connections", maxProbes)
+	if n > 0 && len(l.probes)+l.probing+n > maxProbes {
+		return false
 	}
-	return l.connect(ctx, ends), nil
+	l.probing += n
+	return true
 }
 
 // connect connects to all ends at once.
 func (l *Local) connect(ctx context.Context, ends []netip.AddrPort) []Probed {
 	all := make([]Probed, len(ends))
 	var dials errgroup.Group
-	var mu sync.Mutex
 	for i, end := range ends {
 		dials.Go(func() error {
+			all[i].Far = end
 			d := net.Dialer{Timeout: probeTimeout}
 			conn, err := d.DialContext(ctx, "tcp", end.String())
-			all[i].Far = end
 			if err != nil {
-				all[i].Error = err.Error()
+				all[i].Error, all[i].Refused = err.Error(), errors.Is(err, syscall.ECONNREFUSED)
 				return nil
 			}
 			near := conn.LocalAddr().(*net.TCPAddr).AddrPort()
 			all[i].Near = netip.AddrPortFrom(near.Addr().Unmap().WithZone(""), near.Port())
-			mu.Lock()
-			defer mu.Unlock()
+			l.mu.Lock()
+			defer l.mu.Unlock()
 			l.probes[all[i].Near] = conn
-			time.AfterFunc(probeTime, func() { conn.Close() })
+			time.AfterFunc(probeTime, func() { l.expire(all[i].Near, conn) })
 			return nil
 		})
 	}
 	_ = dials.Wait()
 	return all
+}
+
+// expire closes a probe that its caller has not closed.
+func (l *Local) expire(near netip.AddrPort, conn net.Conn) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	conn.Close()
+	if l.probes[near] == conn {
+		delete(l.probes, near)
+	}
 }
 
 // endProbes closes the probes with these near ends; none named: all.

@@ -370,8 +370,8 @@ func TestCounterIsProved(t *testing.T) {
 	defer conn.Close()
 	far := l.Addr().(*net.TCPAddr).AddrPort()
 	seen, unseen := conn.LocalAddr().(*net.TCPAddr).AddrPort(), netip.MustParseAddrPort("192.0.2.1:9")
-	refused := balancer.Probed{Far: far, Error: "connection refused", Refused: true}
-	hung := balancer.Probed{Far: far, Error: "i/o timeout"}
+	refused := balancer.Probed{Ends: balancer.Ends{Far: far}, Error: "connection refused", Refused: true}
+	hung := balancer.Probed{Ends: balancer.Ends{Far: far}, Error: "i/o timeout"}
 	for _, test := range []struct {
 		name    string
 		probes  []balancer.Probed
@@ -379,15 +379,15 @@ func TestCounterIsProved(t *testing.T) {
 		counter bool   // on the backend
 		says    string // of the refusal
 	}{
-		{"it sees the connection", []balancer.Probed{{Near: seen, Far: far}}, nil, true, ""},
-		{"it does not", []balancer.Probed{{Near: unseen, Far: far}}, nil, true, "connected from 192.0.2.1:9 to " + far.String() + ", and app-1 does not see it; the load balancer counts 0 open, app-1 1: "},
-		{"it sees one of two", []balancer.Probed{{Near: seen, Far: far}, {Near: unseen, Far: far}}, nil, true, "192.0.2.1:9"},
-		{"one of two servers is down", []balancer.Probed{{Near: seen, Far: far}, refused}, nil, true, ""},
+		{"it sees the connection", []balancer.Probed{{Ends: balancer.Ends{Near: seen, Far: far}}}, nil, true, ""},
+		{"it does not", []balancer.Probed{{Ends: balancer.Ends{Near: unseen, Far: far}}}, nil, true, "connected from 192.0.2.1:9 to " + far.String() + ", and app-1 does not see it; the load balancer counts 0 open, app-1 1: "},
+		{"it sees one of two", []balancer.Probed{{Ends: balancer.Ends{Near: seen, Far: far}}, {Ends: balancer.Ends{Near: unseen, Far: far}}}, nil, true, "192.0.2.1:9"},
+		{"one of two servers is down", []balancer.Probed{{Ends: balancer.Ends{Near: seen, Far: far}}, refused}, nil, true, ""},
 		{"the app is down", []balancer.Probed{refused}, nil, true, ""},
 		{"the app takes no more, and what is open is seen", []balancer.Probed{refused}, []netip.AddrPort{unseen, seen}, true, ""},
 		{"the app takes no more, and what is open is not seen", []balancer.Probed{refused}, []netip.AddrPort{unseen}, true, "has 1 connection open"},
 		{"the app hangs", []balancer.Probed{hung, refused}, nil, true, "could not be tried: i/o timeout"},
-		{"counted elsewhere", []balancer.Probed{{Near: unseen, Far: far}}, nil, false, ""},
+		{"counted elsewhere", []balancer.Probed{{Ends: balancer.Ends{Near: unseen, Far: far}}}, nil, false, ""},
 	} {
 		w, _ := waitOf(holding(nil), nil)
 		lb := &proofLB{probes: test.probes, open: remote.Count{Open: len(test.held)}}

@@ -207,6 +207,21 @@ func (o *Operation) checkCounter(ctx context.Context, m *row, c *checker, broken
 // container, or where SSH leads to another host than nginx. If no server takes a connection, those that
 // an LB still has must be seen; refuses tells that the app is down.
 func (o *Operation) proveCounter(ctx context.Context, m *row) (findings []spec.Finding, refuses bool) {
+	for range proofs {
+		findings, refuses = o.tryCounter(ctx, m)
+		if !slices.ContainsFunc(findings, func(f spec.Finding) bool { return f.Code == "forwarded" }) {
+			break
+		}
+	}
+	return findings, refuses
+}
+
+// proofs is how often a counter is tried before it is refused: an app may end a connection on which it
+// receives nothing.
+const proofs = 3
+
+// tryCounter is one try of proveCounter.
+func (o *Operation) tryCounter(ctx context.Context, m *row) (findings []spec.Finding, refuses bool) {
 	if m.Sockets == nil && !o.stopsUnproved(m) {
 		return nil, false
 	}
@@ -220,7 +235,7 @@ func (o *Operation) proveCounter(ctx context.Context, m *row) (findings []spec.F
 		mine := slices.DeleteFunc(probes[i], func(p balancer.Probed) bool { return p.Error != "" })
 		if len(mine) > 0 {
 			connected = append(connected, mine...)
-			defer func() { _, _ = lb.Probe(ctx, balancer.ProbeRequest{Close: nearOf(mine)}) }()
+			defer func() { _, _ = lb.Probe(ctx, balancer.ProbeRequest{Close: endsOf(mine)}) }()
 		}
 	}
 	switch {
@@ -282,6 +297,13 @@ func (o *Operation) unseen(ctx context.Context, m *row, has string) spec.Finding
 	}
 	return spec.Finding{Code: "forwarded", Override: "--poll lb or --ssh-host", Text: fmt.Sprintf(
 		"%s, and %s does not see it%s: connections cannot be counted there (a forwarded port, address translation, a container, or another host?)", has, m.Host.Name(), counts)}
+}
+
+func endsOf(probes []balancer.Probed) (ends []balancer.Ends) {
+	for _, p := range probes {
+		ends = append(ends, p.Ends)
+	}
+	return ends
 }
 
 func nearOf(probes []balancer.Probed) (near []netip.AddrPort) {

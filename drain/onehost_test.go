@@ -82,7 +82,7 @@ func TestHostIsProved(t *testing.T) {
 		"the answer has no addresses": {"", "app", "", "which is no address of"},
 	} {
 		w, _ := waitOf(holding(nil), nil)
-		w.o.lbs = fleet.Fleet{{Balancer: &proofLB{probes: []balancer.Probed{{Far: far, Error: "connection refused"}}}, Name: fleet.ThisMachine}}
+		w.o.lbs = fleet.Fleet{{Balancer: &proofLB{probes: []balancer.Probed{{Ends: balancer.Ends{Far: far}, Error: "connection refused"}}}, Name: fleet.ThisMachine}}
 		m := w.rows[0]
 		m.Host = hostWith{checkedHost{remote.Local(nil), "deploy", ""}, "2: eth0    inet " + test.own + "/24 scope global eth0\n"}
 		m.plan.Address, m.plan.Settings.Service, m.plan.Settings.SSH.Host = "192.168.1.10", test.service, test.sshHost

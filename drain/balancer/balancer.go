@@ -326,14 +326,19 @@ type ConnectionsQuery struct {
 // A ProbeRequest says where to connect to, or which connections of an earlier probe to close.
 type ProbeRequest struct {
 	Servers []journal.Server `json:"servers,omitempty"`
-	Close   []netip.AddrPort `json:"close,omitempty"` // their near ends
+	Close   []Ends           `json:"close,omitempty"`
+}
+
+// Ends are the ends of a connection. Connections to several servers may have one near end.
+type Ends struct {
+	Near netip.AddrPort `json:"near"`
+	Far  netip.AddrPort `json:"far"`
 }
 
 // A Probed is one connection to a server.
 type Probed struct {
-	Near  netip.AddrPort `json:"near"`
-	Far   netip.AddrPort `json:"far"`
-	Error string         `json:"error,omitempty"` // why there is none
+	Ends
+	Error string `json:"error,omitempty"` // why there is none
 	// Refused tells that nothing listens there (ECONNREFUSED).
 	Refused bool `json:"refused,omitempty"`
 }

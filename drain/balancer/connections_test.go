@@ -454,7 +454,7 @@ func TestProbe(t *testing.T) {
 	if _, err := lb.Probe(t.Context(), ProbeRequest{Servers: []journal.Server{server("192.0.2.1:80")}}); CodeOf(err) != CodeRefused {
 		t.Errorf("a server that the configuration has not: %v", err)
 	}
-	if _, err := lb.Probe(t.Context(), ProbeRequest{Close: []netip.AddrPort{probes[1].Near}}); err != nil || open() != 0 {
+	if _, err := lb.Probe(t.Context(), ProbeRequest{Close: []Ends{probes[1].Ends}}); err != nil || open() != 0 {
 		t.Errorf("%v, %d open after they were closed", err, open())
 	}
 	lb.reserve(maxProbes)

@@ -73,8 +73,8 @@ type Local struct {
 	known map[journal.Server]nginx.Address
 	// earlier are the endpoints that each address was found to have.
 	earlier map[nginx.Address][]netip.AddrPort
-	probes  map[netip.AddrPort]net.Conn // that are open, by their near ends
-	probing int                         // that are being opened
+	probes  map[Ends]net.Conn // that are open
+	probing int               // that are being opened
 	// sameNetwork tells that nginx was seen to have its sockets in this network namespace.
 	sameNetwork bool
 }
@@ -138,7 +138,7 @@ func NewLocal(o Options) *Local {
 	if o.Nginx.Path == "" {
 		o.Nginx.Path = nginx.DefaultBinary
 	}
-	return &Local{options: o, journal: journal.Journal{Dir: o.StateDir, Keep: o.Keep}, done: make(chan struct{}), unloaded: map[string]journal.FileHashes{}, known: map[journal.Server]nginx.Address{}, earlier: map[nginx.Address][]netip.AddrPort{}, probes: map[netip.AddrPort]net.Conn{}}
+	return &Local{options: o, journal: journal.Journal{Dir: o.StateDir, Keep: o.Keep}, done: make(chan struct{}), unloaded: map[string]journal.FileHashes{}, known: map[journal.Server]nginx.Address{}, earlier: map[nginx.Address][]netip.AddrPort{}, probes: map[Ends]net.Conn{}}
 }
 
 // Caller implements [Balancer].

@@ -80,8 +80,8 @@ func (l *Local) connect(ctx context.Context, ends []netip.AddrPort) []Probed {
 			all[i].Near = netip.AddrPortFrom(near.Addr().Unmap().WithZone(""), near.Port())
 			l.mu.Lock()
 			defer l.mu.Unlock()
-			l.probes[all[i].Near] = conn
-			time.AfterFunc(probeTime, func() { l.expire(all[i].Near, conn) })
+			l.probes[all[i].Ends] = conn
+			time.AfterFunc(probeTime, func() { l.expire(all[i].Ends, conn) })
 			return nil
 		})
 	}
@@ -90,23 +90,23 @@ func (l *Local) connect(ctx context.Context, ends []netip.AddrPort) []Probed {
 }
 
 // expire closes a probe that its caller has not closed.
-func (l *Local) expire(near netip.AddrPort, conn net.Conn) {
+func (l *Local) expire(ends Ends, conn net.Conn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	conn.Close()
-	if l.probes[near] == conn {
-		delete(l.probes, near)
+	if l.probes[ends] == conn {
+		delete(l.probes, ends)
 	}
 }
 
-// endProbes closes the probes with these near ends; none named: all.
-func (l *Local) endProbes(near ...netip.AddrPort) {
+// endProbes closes the probes with these ends; none named: all.
+func (l *Local) endProbes(named ...Ends) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for end, conn := range l.probes {
-		if len(near) == 0 || slices.Contains(near, end) {
+	for ends, conn := range l.probes {
+		if len(named) == 0 || slices.Contains(named, ends) {
 			conn.Close()
-			delete(l.probes, end)
+			delete(l.probes, ends)
 		}
 	}
 }

@@ -349,7 +349,7 @@ func (l *proofLB) Probe(_ context.Context, r balancer.ProbeRequest) ([]balancer.
 	if len(r.Servers) == 0 {
 		return nil, nil
 	}
-	return l.probes, nil
+	return slices.Clone(l.probes), nil
 }
 
 func (l *proofLB) Connections(context.Context, balancer.ConnectionsQuery) (remote.Count, error) {

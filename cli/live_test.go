@@ -123,7 +123,7 @@ func standInForSystemd(ts *testscript.TestScript) {
 	ts.Setenv("PATH", bin+string(filepath.ListSeparator)+ts.Getenv("PATH"))
 }
 
-// follow has a backend listen while the unit app is active. What it holds goes on.
+// follow starts and stops the listener of a backend with the unit app. Open requests continue.
 func follow(ts *testscript.TestScript, b *app) {
 	unit, listens := ts.MkAbs("units/app"), ts.MkAbs("units/.listens")
 	ts.Check(os.WriteFile(listens, nil, 0o644))

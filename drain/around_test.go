@@ -59,7 +59,7 @@ type course struct {
 	original map[string]string // what was so before the operation, also before a process that crashed
 }
 
-// A beginning is an operation, or the resume of one that crashed.
+// A beginning is a new operation, or the resume of a crashed one.
 type beginning struct {
 	name    string
 	kind    spec.Kind

@@ -30,8 +30,7 @@ func (o *Operation) worthTelling(e *event.Waiting) bool {
 	c := o.curveOf(e.Target)
 	last := c.told
 	if last != nil && e.Elapsed >= last.Elapsed && e.Low < backend.LowReadings { // else it is another wait's first
-		same := e.Open == last.Open && e.StuckReason() == last.StuckReason() && (e.Error == "") == (last.Error == "")
-		if same || (e.Elapsed-last.Elapsed).Duration() < o.plan.Spec.Interval {
+		if !differs(e, last) && (e.Error == "") == (last.Error == "") || (e.Elapsed-last.Elapsed).Duration() < o.plan.Spec.Interval {
 			return false
 		}
 	}
@@ -51,6 +50,11 @@ func (o *Operation) curveOf(target string) *curve {
 	return c
 }
 
+// differs reports whether the connections, or the reason why they stay open, changed.
+func differs(a, b *event.Waiting) bool {
+	return a.Open != b.Open || a.StuckReason() != b.StuckReason()
+}
+
 // worthKeeping picks the readings for the history.
 func (o *Operation) worthKeeping(e *event.Waiting) bool {
 	o.mu.Lock()
@@ -58,8 +62,7 @@ func (o *Operation) worthKeeping(e *event.Waiting) bool {
 	c := o.curveOf(e.Target)
 	c.latest = e
 	if c.kept != nil && e.Elapsed >= c.kept.Elapsed { // else it is another wait's first
-		changed := e.Open != c.kept.Open || e.StuckReason() != c.kept.StuckReason()
-		if !changed || e.Elapsed-c.kept.Elapsed < e.Elapsed/curveSteps || c.changes >= maxReadings/max(1, len(o.plan.Backends)) {
+		if !differs(e, c.kept) || e.Elapsed-c.kept.Elapsed < e.Elapsed/curveSteps || c.changes >= maxReadings/max(1, len(o.plan.Backends)) {
 			return false
 		}
 		c.changes++

@@ -28,8 +28,8 @@ type Socket struct {
 // listening socket, SYN-RECV (of which only the client's end is a connection yet) and TIME-WAIT.
 const open = 1<<Established | 1<<SynSent | 1<<4 | 1<<5 | 1<<8 | 1<<9 | 1<<11
 
-// To lists the connections from this machine to any of the endpoints, TCP and UDP, as long as a process
-// has its end. The state does not matter: one in SYN-SENT waits for the server to take it, and on one
+// To lists the TCP and UDP connections from this machine to any of the endpoints, if a process owns the
+// local socket. The state does not matter: one in SYN-SENT waits for the server to take it, and on one
 // in FIN-WAIT-2 or CLOSE-WAIT one side still sends. nginx connects its UDP sockets to a server, one for
 // each session (ngx_event_connect_peer). With detail, Sent and Received are filled in.
 func To(to []netip.AddrPort, detail bool, each func(Socket)) error {

@@ -66,7 +66,7 @@ func TestSummary(t *testing.T) {
 	}
 }
 
-// With several LBs, a finding names the one that it is about.
+// With several LBs, each finding begins with the name of its LB.
 func TestFindingsNameTheirLB(t *testing.T) {
 	p := &plan.Plan{DryRun: true, ExitCode: spec.Refused, LBs: []plan.LBPlan{{LB: "lb1", Report: &balancer.Report{}}, {LB: "lb2", Report: &balancer.Report{}}}, Findings: []spec.Finding{
 		{Code: "pending", LB: "lb1", Text: "changed on disk", Warning: true},

@@ -416,7 +416,7 @@ var endings = map[string]string{
 	"exit-code": ": it ended with an error",
 }
 
-// serviceText says what is so of a service, and how it ended.
+// serviceText returns the state of a service and, if it failed, the reason.
 func serviceText(name string, s event.ServiceState) string {
 	text := name + " is " + s.Active
 	if s.Result != "" {

@@ -346,7 +346,7 @@ type Probed struct {
 // A HealthCheck is one try.
 type HealthCheck struct {
 	Servers []journal.Server `json:"servers,omitempty"`
-	URL     string           `json:"url,omitempty"`  // asked in place of the servers
+	URL     string           `json:"url,omitempty"`  // requested instead of a connection to the servers
 	Host    string           `json:"host,omitempty"` // the Host header, and the name in the certificate; "": the URL's
 	// CA is certificates in PEM, at most MaxCA bytes, that are trusted beside the LB's own. They
 	// are the operator's: an agent reads no file that its caller names.

@@ -78,7 +78,7 @@ func (l *Local) await(ctx context.Context, q ConnectionsQuery, addresses []nginx
 		}
 		next, cancel := limited, func() {}
 		if slices.ContainsFunc(addresses, func(a nginx.Address) bool { return a.Unix != "" }) {
-			next, cancel = context.WithTimeout(limited, unixGap) // nothing tells of their ends
+			next, cancel = context.WithTimeout(limited, unixGap) // the kernel does not report when they end
 		}
 		err = ends.Wait(next)
 		cancel()
@@ -181,7 +181,7 @@ func countTo(addresses []nginx.Address, to [][]netip.AddrPort, held bool) (c rem
 	open := map[netip.AddrPort]int{}
 	err = sockets.To(slices.Concat(to...), held, func(s sockets.Socket) {
 		open[s.Far]++
-		// One that the server has not taken has sent nothing, and the server's host does not have it.
+		// In SYN-SENT, nginx has sent no request yet, and the backend has no such socket.
 		if held && len(c.Held) < maxHeld && s.State != sockets.SynSent && !s.UDP {
 			c.Held = append(c.Held, remote.Held{Far: s.Near, Sent: s.Received, Received: s.Sent}) // by the server
 		}

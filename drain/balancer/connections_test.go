@@ -368,8 +368,8 @@ func TestConnectionsToANameWhoseAddressChanges(t *testing.T) {
 	}
 }
 
-// A call that waits returns when a connection ends, also one that ended before the call, and at the
-// latest when its time is up.
+// A waiting call returns when a connection ends, or after its limit. It returns at once if a connection
+// ended before the call.
 func TestConnectionsAreAwaited(t *testing.T) {
 	r := newRig(t)
 	app, err := net.Listen("tcp", "127.0.0.1:0")

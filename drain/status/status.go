@@ -243,14 +243,17 @@ func serverStatus(sp spec.Spec, r *balancer.Report, s balancer.Server) ServerSta
 	return st
 }
 
-// drainOf returns the operation that has marked a server which is up; nil if there is none. One that has
-// not ended may not have written its mark yet.
+// drainOf returns the operation that has drained a server which is up again; nil if there is none. A
+// drain that has not ended may not have written its mark yet, and a partial one may have put the file
+// back itself.
 func drainOf(r *balancer.Report, s balancer.Server) *journal.Operation {
 	if s.Down || slices.ContainsFunc(r.Servers, func(other balancer.Server) bool { return other.Server == s.Server && other.Down }) {
 		return nil
 	}
 	for _, m := range r.State.MarksOn(s.Server) {
-		if op, ok := r.State.Find(m.Operation); ok && op.Result != "" && m.Cleared == nil {
+		op, ok := r.State.Find(m.Operation)
+		isInterrupted := op.Result == "" || op.Result == journal.ResultPartial && op.Kind == journal.KindDrain
+		if ok && !isInterrupted && m.Cleared == nil {
 			return &op
 		}
 	}

@@ -241,6 +241,7 @@ func TestStateOfAServer(t *testing.T) {
 		{"a drain works on it", up, nil, held(spec.Drain), false, StateDraining, "", nil},
 		{"an undrain works on it", marked, []journal.Operation{op("a", spec.Drain, done)}, held(spec.Undrain), false, StateUndraining, "", nil},
 		{"up again", again, []journal.Operation{op("a", spec.Drain, done)}, nil, false, StateUpAgain, "a", []string{"drainctl undrain 192.168.1.10:8080 --lb lb1"}},
+		{"up, as a drain that could not load it has put it back", again, []journal.Operation{op("a", spec.Drain, partial)}, nil, false, StateInterrupted, "a", both},
 		{"up again after a run that has left it out", again, []journal.Operation{op("a", spec.Run, partial)}, nil, false, StateUpAgain, "a", []string{"drainctl undrain 192.168.1.10:8080 --lb lb1"}},
 		{"not written yet", again, []journal.Operation{op("a", spec.Drain, "")}, nil, false, StateInterrupted, "a", both},
 		{"up again, and drained anew now", again, []journal.Operation{op("a", spec.Drain, done)}, held(spec.Drain), false, StateDraining, "", nil},

@@ -101,8 +101,12 @@ func (c lbCounter) count(ctx context.Context, q balancer.ConnectionsQuery) (remo
 		return n, err
 	})
 	sum := remote.Count{}
-	for _, n := range all {
+	for i, n := range all {
 		sum.Open, sum.Held = sum.Open+n.Open, append(sum.Held, n.Held...)
+		for _, opener := range n.Openers {
+			opener.LB = lbs[i].Name
+			sum.Openers = append(sum.Openers, opener)
+		}
 	}
 	return sum, err
 }
@@ -140,6 +144,7 @@ func (c atLeast) higher(ctx context.Context, count func(backend.Counter, context
 	if err = all.Wait(); floor.Open > n.Open {
 		n = floor
 	}
+	n.Openers = floor.Openers
 	return n, err
 }
 

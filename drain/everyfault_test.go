@@ -137,7 +137,7 @@ func (r *rig) newFaulty(k kindOfCase, at int) *faulty {
 }
 
 // shortBounds has what hangs when an end is written waited for a moment only.
-var shortBounds = bounds{end: 300 * time.Millisecond, health: 10 * time.Millisecond}
+var shortBounds = bounds{end: 300 * time.Millisecond, health: 10 * time.Millisecond, settle: 1}
 
 // oneCase runs into the fault, and mends what it left.
 func (f *faulty) oneCase(k kindOfCase) {

@@ -212,7 +212,7 @@ func (p *pool) run(sp spec.Spec, more ...func(*Options)) outcome {
 	}
 	p.seen, p.calls = nil, map[string]int{}
 	l := &told{}
-	o := Options{Connect: p, Emit: l.emit, bounds: bounds{health: time.Millisecond}}
+	o := Options{Connect: p, Emit: l.emit, bounds: bounds{health: time.Millisecond, settle: 1}}
 	for _, change := range more {
 		change(&o)
 	}

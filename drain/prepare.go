@@ -36,6 +36,7 @@ type bounds struct {
 	end    time.Duration // endLimit
 	health time.Duration // healthInterval
 	watch  time.Duration // watchInterval
+	settle time.Duration // settleTime
 }
 
 // An Operation is a run that was prepared: planned, locked and checked.

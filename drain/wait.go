@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"time"
 
@@ -70,6 +69,10 @@ func (b *batch) drained(ctx context.Context, m *row, look *lookout, back bool) V
 	return Verdict{Detail: event.Detail{Open: &last.Count.Open, Waited: spec.InSeconds(last.Elapsed)}}
 }
 
+// settleTime is how long the LBs look, at least, for connections that somebody still opens after the
+// reload.
+const settleTime = 200 * time.Millisecond
+
 // wait is what to wait for on one backend. A rollback looks for nobody else.
 func (b *batch) wait(m *row, look *lookout, back bool) backend.Wait {
 	set := m.plan.Settings
@@ -78,6 +81,7 @@ func (b *batch) wait(m *row, look *lookout, back bool) backend.Wait {
 	w := backend.Wait{
 		Threshold: set.Threshold, Interval: set.Interval, Timeout: set.Timeout, Ignored: set.IgnorePeers,
 		Others: !back && m.plan.Address != "", Look: look.look,
+		Settle: cmp.Or(b.o.options.bounds.settle, settleTime), MaySend: back || b.o.plan.MaySend(),
 		Reading: func(r backend.Reading) {
 			e := &event.Waiting{
 				Header: head, Open: r.Count.Open, Threshold: set.Threshold, Peers: r.Count.Peers, MorePeers: r.Count.MorePeers,
@@ -93,8 +97,10 @@ func (b *batch) wait(m *row, look *lookout, back bool) backend.Wait {
 			}
 			b.o.emit(e)
 		},
-		Client: func(a netip.Addr, isNew bool, quiet time.Duration) {
-			b.o.emit(&event.OtherClient{Header: head, Address: a.String(), New: isNew, Quiet: spec.InSeconds(quiet)})
+		Client: func(c backend.Client, isNew bool, quiet time.Duration) {
+			head := head
+			head.LB = c.LB
+			b.o.emit(&event.OtherClient{Header: head, Address: c.Address.String(), OnLB: c.IsLocal, Process: c.Process, New: isNew, Quiet: spec.InSeconds(quiet)})
 		},
 	}
 	for _, lb := range b.o.plan.LBs {

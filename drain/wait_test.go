@@ -92,7 +92,7 @@ func waitOf(c backend.Counter, lb *watchedLB, change ...func(*spec.Spec)) (*batc
 	sp.Targets = []string{"10.0.0.1"}
 	server := balancer.Server{Located: journal.Located{Server: keyed("10.0.0.1:80"), Down: true}, Managed: true}
 	lbs := []plan.LBPlan{{LB: fleet.ThisMachine, Report: &balancer.Report{Servers: []balancer.Server{server}}}}
-	o := &Operation{options: Options{Emit: l.emit}, plan: &plan.Plan{Spec: sp, LBs: lbs}}
+	o := &Operation{options: Options{Emit: l.emit, bounds: bounds{settle: 1}}, plan: &plan.Plan{Spec: sp, LBs: lbs}}
 	if lb != nil {
 		o.lbs = fleet.Fleet{{Balancer: lb, Name: fleet.ThisMachine}}
 	}

@@ -102,7 +102,7 @@ func (b Binary) childrenOf(pid int) (children []child, err error) {
 	}
 	all, err := processes(b.procDir()) // a kernel without this file
 	for _, p := range all {
-		if p.parent == pid {
+		if p.Parent == pid {
 			children = append(children, child{p.PID, ofNginx})
 		}
 	}

@@ -1,6 +1,8 @@
 package nginx
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -16,8 +18,8 @@ type Process struct {
 	PID     int
 	Started uint64 // ticks since boot, /proc/PID/stat field 22
 	Title   string // its command line, which nginx sets
-	parent  int
-	parents bool // it is the parent of one of nginx's
+	Parent  int    // the PID of its parent
+	parents bool   // it is the parent of one of nginx's
 }
 
 // Memory is the bytes of memory that a process holds alone and its share of what
@@ -33,8 +35,40 @@ func (p Process) Memory() uint64 {
 const titlePrefix = "nginx: "
 
 func (p Process) same(q Process) bool { return p.PID == q.PID && p.Started == q.Started }
-func (p Process) exiting() bool       { return strings.Contains(p.Title, exiting) }
 func (p Process) isMaster() bool      { return strings.HasPrefix(p.Title, "nginx: master process") }
+
+// IsExiting tells that it is a worker of an earlier generation, which finishes what it holds.
+func (p Process) IsExiting() bool { return strings.Contains(p.Title, exiting) }
+
+// IsThere tells whether the process still runs.
+func (p Process) IsThere() bool {
+	now, err := FindProcess(p.PID)
+	return err == nil && p.same(now)
+}
+
+// Describe names the process for a person: of nginx, the configuration, without what else its command
+// line has, which may be secret.
+func (p Process) Describe() string {
+	master := p
+	if !p.isMaster() {
+		master, _ = FindProcess(p.Parent)
+	}
+	if !strings.HasPrefix(p.Title, titlePrefix) || !master.isMaster() {
+		name, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", p.PID))
+		return fmt.Sprintf("%s (PID %d)", cmp.Or(printable(string(name)), "a process"), p.PID)
+	}
+	return fmt.Sprintf("nginx with %s (PID %d)", cmp.Or(printable(Running{Master: master}.ConfOf(Build{})), "its default configuration"), p.PID)
+}
+
+// printable leaves out what a terminal does not print.
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if !strconv.IsPrint(r) {
+			return -1
+		}
+		return r
+	}, text)
+}
 
 // tick is the unit of start times: USER_HZ, which Linux has fixed at 100 for all
 // it tells user space.
@@ -63,37 +97,54 @@ func processes(proc string) ([]Process, error) {
 		if err != nil {
 			continue
 		}
-		dir := filepath.Join(proc, name)
-		title, err := os.ReadFile(filepath.Join(dir, "cmdline"))
-		if err != nil || !strings.HasPrefix(string(title), titlePrefix) {
-			continue
+		p, err := process(proc, pid)
+		switch {
+		case errors.Is(err, errStat):
+			return nil, err
+		case err == nil && strings.HasPrefix(p.Title, titlePrefix):
+			found = append(found, p)
 		}
-		stat, err := os.ReadFile(filepath.Join(dir, "stat"))
-		if err != nil {
-			continue
-		}
-		p := Process{PID: pid, Title: strings.TrimSpace(strings.ReplaceAll(string(title), "\x00", " "))}
-		if p.parent, p.Started, err = parseStat(string(stat)); err != nil {
-			return nil, fmt.Errorf("process %d: %w", pid, err)
-		}
-		found = append(found, p)
 	}
 	slices.SortFunc(found, func(p, q Process) int { return p.PID - q.PID })
 	return found, nil
 }
+
+// FindProcess returns a process, of nginx or not. It fails if the process is gone.
+func FindProcess(pid int) (Process, error) { return process("/proc", pid) }
+
+// process reads a process in proc.
+func process(proc string, pid int) (Process, error) {
+	dir := filepath.Join(proc, strconv.Itoa(pid))
+	title, err := os.ReadFile(filepath.Join(dir, "cmdline"))
+	if err != nil {
+		return Process{}, err
+	}
+	stat, err := os.ReadFile(filepath.Join(dir, "stat"))
+	if err != nil {
+		return Process{}, err
+	}
+	p := Process{PID: pid, Title: strings.TrimSpace(strings.ReplaceAll(string(title), "\x00", " "))}
+	if p.Parent, p.Started, err = parseStat(string(stat)); err != nil {
+		return Process{}, fmt.Errorf("process %d: %w", pid, err)
+	}
+	return p, nil
+}
+
+// errStat is a /proc/PID/stat that cannot be read.
+var errStat = errors.New("unexpected stat")
 
 // parseStat reads the parent and the start time out of /proc/PID/stat. The name
 // before the last ')' may hold anything.
 func parseStat(stat string) (parent int, started uint64, err error) {
 	fields := strings.Fields(stat[strings.LastIndexByte(stat, ')')+1:])
 	if len(fields) < 20 {
-		return 0, 0, fmt.Errorf("unexpected stat %q", cut(stat))
+		return 0, 0, fmt.Errorf("%w %q", errStat, cut(stat))
 	}
 	if parent, err = strconv.Atoi(fields[1]); err != nil {
-		return 0, 0, fmt.Errorf("unexpected parent in stat: %w", err)
+		return 0, 0, fmt.Errorf("%w: the parent: %w", errStat, err)
 	}
 	if started, err = strconv.ParseUint(fields[19], 10, 64); err != nil {
-		return 0, 0, fmt.Errorf("unexpected start time in stat: %w", err)
+		return 0, 0, fmt.Errorf("%w: the start time: %w", errStat, err)
 	}
 	return parent, started, nil
 }

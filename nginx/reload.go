@@ -139,7 +139,7 @@ func (l look) isTitled(pid int) bool {
 // and may be any of nginx's.
 func (l look) replaceable() (pids []int) {
 	for _, p := range l.children {
-		if !p.exiting() && !strings.HasPrefix(p.Title, "nginx: cache loader") {
+		if !p.IsExiting() && !strings.HasPrefix(p.Title, "nginx: cache loader") {
 			pids = append(pids, p.PID)
 		}
 	}

@@ -189,7 +189,7 @@ func TestReloadWhileAWorkerIsSetUp(t *testing.T) {
 	after, err := n.binary.reloadOnce(t.Context(), before.Master, generous)
 	n.tells(err, loads)
 	for _, p := range after.children {
-		if p.same(replacement) && !p.exiting() {
+		if p.same(replacement) && !p.IsExiting() {
 			t.Errorf("a worker with the earlier configuration is about to serve: %v", p)
 		}
 	}

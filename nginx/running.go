@@ -45,12 +45,12 @@ var ErrNotRunning = errors.New("nginx is not running")
 
 // Serving is the workers that accept connections.
 func (r Running) Serving() []Process {
-	return slices.DeleteFunc(slices.Clone(r.Workers), Process.exiting)
+	return slices.DeleteFunc(slices.Clone(r.Workers), Process.IsExiting)
 }
 
 // Exiting is the workers of earlier generations that finish what they hold.
 func (r Running) Exiting() []Process {
-	return slices.DeleteFunc(slices.Clone(r.Workers), func(p Process) bool { return !p.exiting() })
+	return slices.DeleteFunc(slices.Clone(r.Workers), func(p Process) bool { return !p.IsExiting() })
 }
 
 // generationGap is how far apart the workers of two generations start at least;
@@ -148,16 +148,16 @@ func (b Binary) Processes(pid int) (Running, error) {
 func running(all []Process, pid int, boot time.Duration, now time.Time, took time.Duration) (Running, error) {
 	r := Running{Now: now, Unsure: tick + took}
 	for _, p := range all {
-		if p.parent == pid {
-			p.parents = p.isMaster() && slices.ContainsFunc(all, func(q Process) bool { return q.parent == p.PID })
+		if p.Parent == pid {
+			p.parents = p.isMaster() && slices.ContainsFunc(all, func(q Process) bool { return q.Parent == p.PID })
 			r.children = append(r.children, p)
 		}
 		switch {
 		case p.PID == pid:
 			r.Master = p
-		case p.parent == pid && strings.HasPrefix(p.Title, "nginx: worker process"):
+		case p.Parent == pid && strings.HasPrefix(p.Title, "nginx: worker process"):
 			r.Workers = append(r.Workers, p)
-			if !p.exiting() {
+			if !p.IsExiting() {
 				r.Age = max(r.Age, boot-time.Duration(p.Started)*tick)
 			}
 		}

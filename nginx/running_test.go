@@ -443,8 +443,8 @@ func TestRunningTimes(t *testing.T) {
 	boot, now := 1000*time.Second+500*time.Millisecond, time.Unix(1767323045, 12345678)
 	const master, worker = "nginx: master process nginx", "nginx: worker process"
 	all := []Process{
-		{PID: 70, Started: 90000, Title: master, parent: 1}, {PID: 71, Started: 90050, Title: worker + " is shutting down", parent: 70}, {PID: 72, Started: 95050, Title: worker, parent: 70}, {PID: 73, Started: 96050, Title: worker, parent: 70},
-		{PID: 74, Started: 96050, Title: "nginx: cache manager process", parent: 70}, {PID: 75, Started: 1, Title: worker, parent: 99}, {PID: 76, Started: 2, Title: master, parent: 70},
+		{PID: 70, Started: 90000, Title: master, Parent: 1}, {PID: 71, Started: 90050, Title: worker + " is shutting down", Parent: 70}, {PID: 72, Started: 95050, Title: worker, Parent: 70}, {PID: 73, Started: 96050, Title: worker, Parent: 70},
+		{PID: 74, Started: 96050, Title: "nginx: cache manager process", Parent: 70}, {PID: 75, Started: 1, Title: worker, Parent: 99}, {PID: 76, Started: 2, Title: master, Parent: 70},
 	}
 	r, err := running(all, 70, boot, now, 3*time.Microsecond)
 	if err != nil {
@@ -454,7 +454,7 @@ func TestRunningTimes(t *testing.T) {
 		t.Errorf("Running = %+v", r)
 	}
 	// A child that has the title of a master becomes a worker, unless it has children of its own.
-	other, err := running(append(all, Process{PID: 77, Started: 3, Title: worker, parent: 76}), 70, boot, now, 0)
+	other, err := running(append(all, Process{PID: 77, Started: 3, Title: worker, Parent: 76}), 70, boot, now, 0)
 	if err != nil || !r.isStarting(Running{}) || other.isStarting(Running{}) {
 		t.Errorf("a worker is set up: %t; another master: %t, %v", r.isStarting(Running{}), other.isStarting(Running{}), err)
 	}
@@ -483,7 +483,7 @@ func TestRunningTimes(t *testing.T) {
 		}
 		_, started, err := parseStat(string(stat))
 		boot, now, took := clocks()
-		r, rerr := running([]Process{{PID: 1, Started: 1, Title: master}, {PID: 2, Started: started, Title: worker, parent: 1}}, 1, boot, now, took)
+		r, rerr := running([]Process{{PID: 1, Started: 1, Title: master}, {PID: 2, Started: started, Title: worker, Parent: 1}}, 1, boot, now, took)
 		if err != nil || rerr != nil || r.Loaded().After(after) || r.LoadedAtLatest().Before(before) {
 			t.Errorf("started from %v to %v; told: %v to %v (%v, %v)", before, after, r.Loaded(), r.LoadedAtLatest(), err, rerr)
 		}

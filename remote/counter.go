@@ -33,7 +33,28 @@ type Count struct {
 	Peers     []Peer `json:"-"`              // those with the most of them, at most eight, the most first
 	MorePeers int    `json:"-"`              // how many others there are
 	Held      []Held `json:"held,omitempty"` // of CountHeld
+	// Openers are those that have opened connections from an LB since its last reload, the latest first.
+	Openers []Opener `json:"openers,omitempty"`
 }
+
+// An Opener is a process on an LB that has opened a connection to a server that nginx sends nothing to.
+type Opener struct {
+	LB      string        `json:"-"` // its name
+	Near    netip.Addr    `json:"near"`
+	By      OpenedBy      `json:"by"`
+	Process string        `json:"process,omitempty"` // for a person; empty: not known
+	Ago     time.Duration `json:"ago_ns"`
+}
+
+// OpenedBy says what a process is.
+type OpenedBy string
+
+// The processes.
+const (
+	OpenedByWorker  OpenedBy = "worker"  // of the generation of nginx that serves
+	OpenedByOther   OpenedBy = "other"   // than nginx, or than this nginx
+	OpenedByUnknown OpenedBy = "unknown" // it may be a worker that sends the requests that it still holds
+)
 
 // Peer is who is at the other end of connections.
 type Peer struct {

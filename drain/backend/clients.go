@@ -11,15 +11,23 @@ import (
 )
 
 // otherClients looks for connections to a backend that are new since the servers
-// were marked down, from an address that is none of the LBs': somebody else still
-// sends requests there. A nil one finds nothing.
+// were marked down, from an address that is none of the LBs', or from another process
+// on an LB than its nginx: somebody else still sends requests there. A nil one finds nothing.
 type otherClients struct {
 	Wait
-	counter *remote.Counter
+	counter *remote.Counter // nil: it cannot be asked
 	before  map[netip.AddrPort]bool
-	named   map[netip.Addr]bool
+	named   map[Client]bool
 	last    time.Time
 	arrived time.Time // the last connection, if one was seen at all
+}
+
+// A Client is somebody else than the LBs' nginx who connects to a backend.
+type Client struct {
+	Address netip.Addr
+	LB      string // on which Process runs; empty: this machine, or no LB
+	Process string // empty: not known, or on no LB
+	IsLocal bool   // it is a process of an LB
 }
 
 // quietIntervals is how many intervals must pass without a new connection from
@@ -33,13 +41,10 @@ const (
 	maxNamed  = 100
 )
 
-// newOtherClients notes who is connected now. Only ss on the backend can tell;
-// with any other counter it is nil.
+// newOtherClients notes who is connected now. Only ss on the backend can tell of those that are not on
+// an LB.
 func newOtherClients(ctx context.Context, b *Backend, w Wait) (*otherClients, error) {
-	if b.Sockets == nil {
-		return nil, nil
-	}
-	c := &otherClients{Wait: w, counter: b.Sockets, named: map[netip.Addr]bool{}, before: map[netip.AddrPort]bool{}, last: time.Now()}
+	c := &otherClients{Wait: w, counter: b.Sockets, named: map[Client]bool{}, before: map[netip.AddrPort]bool{}, last: time.Now()}
 	far, err := c.list(ctx)
 	if err != nil {
 		return nil, err
@@ -51,7 +56,7 @@ func newOtherClients(ctx context.Context, b *Backend, w Wait) (*otherClients, er
 		// Who was there within the last minute may come again, even if the wait
 		// for everybody else takes no time.
 		c.arrived = time.Now()
-		c.Client(far[0].Addr(), false, c.quiet())
+		c.Client(Client{Address: far[0].Addr()}, false, c.quiet())
 	}
 	return c, nil
 }
@@ -60,18 +65,42 @@ func newOtherClients(ctx context.Context, b *Backend, w Wait) (*otherClients, er
 func (c *otherClients) quiet() time.Duration { return quietIntervals * c.Interval }
 
 func (c *otherClients) list(ctx context.Context) ([]netip.AddrPort, error) {
+	if c.counter == nil {
+		return nil, nil
+	}
 	far, err := c.counter.Clients(ctx, c.Known)
 	if errors.Is(err, remote.ErrManyClients) {
 		// Too many to tell the new ones: it is not left alone.
 		c.arrived, err = time.Now(), nil
 	}
 	return slices.DeleteFunc(far, func(f netip.AddrPort) bool {
-		return f.Addr().IsLoopback() || slices.ContainsFunc(c.Ignored, func(p netip.Prefix) bool { return p.Contains(f.Addr()) })
+		return f.Addr().IsLoopback() || c.ignores(f.Addr())
 	}), err
+}
+
+func (w Wait) ignores(a netip.Addr) bool {
+	return slices.ContainsFunc(w.Ignored, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
 // seen tells whether a new client was seen at all.
 func (c *otherClients) seen() bool { return c != nil && len(c.named) > 0 }
+
+// nameless is how long an LB looks for the process that has opened a connection.
+const nameless = time.Second
+
+// arrive notes a connection of another client.
+func (c *otherClients) arrive(from Client, at time.Time) {
+	if at.After(c.arrived) {
+		c.arrived = at
+	}
+	if from.IsLocal && from.Process == "" && time.Since(at) < nameless {
+		return
+	}
+	if !c.named[from] && len(c.named) < maxNamed {
+		c.named[from] = true
+		c.Client(from, true, c.quiet())
+	}
+}
 
 // look looks if it is time to, or if it must, and tells whether other clients
 // have connected lately.
@@ -92,11 +121,7 @@ func (c *otherClients) look(ctx context.Context, must bool) (arriving bool, err 
 			if len(c.before) < maxBefore {
 				c.before[f] = true
 			}
-			c.arrived = time.Now()
-			if a := f.Addr(); !c.named[a] && len(c.named) < maxNamed {
-				c.named[a] = true
-				c.Client(a, true, c.quiet())
-			}
+			c.arrive(Client{Address: f.Addr()}, time.Now())
 		}
 	}
 	return !c.arrived.IsZero() && time.Since(c.arrived) < c.quiet(), nil

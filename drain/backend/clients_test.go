@@ -96,7 +96,7 @@ func TestOtherClients(t *testing.T) {
 	look("known from the start", false)
 	c.are("10.9.1.1:2", "127.0.0.1:99", "[::1]:7", "192.168.1.2:555", "[::ffff:192.168.1.2]:556", "192.168.1.10:557")
 	look("ignored, loopback, the load balancer's own, the backend's own", false)
-	if told := c.told.clients; len(told) != 1 || told[0].address.String() != "192.168.1.3" || told[0].isNew || told[0].quiet != others.quiet() {
+	if told := c.told.clients; len(told) != 1 || told[0].Address.String() != "192.168.1.3" || told[0].isNew || told[0].quiet != others.quiet() {
 		t.Errorf("told %+v", told)
 	}
 
@@ -107,7 +107,7 @@ func TestOtherClients(t *testing.T) {
 	seen := map[string]int{}
 	for _, e := range c.told.clients {
 		if e.isNew {
-			seen[e.address.String()]++
+			seen[e.Address.String()]++
 		}
 	}
 	if len(seen) != 2 || seen["192.168.1.3"] != 1 || seen["192.168.1.4"] != 1 {
@@ -159,7 +159,7 @@ func TestWaitForOtherClientsTimesOut(t *testing.T) {
 	c.come()
 	_, err := c.backend.Drained(t.Context(), c.wait)
 	var late *TimedOutError
-	if !errors.As(err, &late) || !late.OtherClients || late.Error() != "not drained after 300ms: connections kept arriving from elsewhere than the load balancer" {
+	if !errors.As(err, &late) || !late.OtherClients || late.Error() != "not drained after 300ms: connections kept arriving from others than nginx on the load balancer" {
 		t.Errorf("got %v", err)
 	}
 }

@@ -40,6 +40,10 @@ type Wait struct {
 	Others  bool
 	Known   []netip.Addr
 	Ignored []netip.Prefix
+	// Settle is for how long, at least, nobody may have opened a connection unseen.
+	Settle time.Duration
+	// MaySend tells that nginx may send requests to the backend in another way than by its servers.
+	MaySend bool
 
 	// Look checks, beside a reading, that the LBs keep requests away, at most once
 	// in a while. With must or buffered it always checks; buffered asks for requests
@@ -48,7 +52,7 @@ type Wait struct {
 	// Reading is told each reading, and Client another client: quiet is how long
 	// nobody else must connect.
 	Reading func(Reading)
-	Client  func(a netip.Addr, isNew bool, quiet time.Duration)
+	Client  func(c Client, isNew bool, quiet time.Duration)
 }
 
 // A Reading is one look at the connections.
@@ -69,17 +73,32 @@ type TimedOutError struct {
 	Count        remote.Count
 	Threshold    int
 	Limit        time.Duration
-	OtherClients bool // connections kept arriving from others than the LBs
+	OtherClients bool // connections kept arriving from others than nginx on the LBs
 }
 
 func (e *TimedOutError) Error() string {
 	if e.OtherClients && e.Count.Open <= e.Threshold {
-		return fmt.Sprintf("not drained after %s: connections kept arriving from elsewhere than the load balancer", Span(e.Limit))
+		return fmt.Sprintf("not drained after %s: connections kept arriving from others than nginx on the load balancer", Span(e.Limit))
 	}
 	if e.Count.Open <= e.Threshold {
 		return fmt.Sprintf("not drained after %s: other clients may still connect: which ones cannot be told", Span(e.Limit))
 	}
 	return fmt.Sprintf("not drained after %s: %s open, more than %d%s", Span(e.Limit), Number(e.Count.Open, "connection"), e.Threshold, PeersText(e.Count.Peers, e.Count.MorePeers))
+}
+
+// A StillSendsError says that nginx opens connections to a server that is down in its configuration.
+type StillSendsError struct {
+	Opener  remote.Opener
+	Backend string
+}
+
+func (e *StillSendsError) Error() string {
+	on := ""
+	if e.Opener.LB != "" {
+		on = " on " + e.Opener.LB
+	}
+	return fmt.Sprintf("after the reload, %s%s opened a connection from %s to %s: its configuration sends requests there in another way than by the upstream\nhint: look for a variable, a module or an address that leads there; --ignore-peer %s if it only checks the health",
+		e.Opener.Process, on, e.Opener.Near, e.Backend, e.Opener.Near)
 }
 
 // PeersText names the far ends of connections, such as ", from 192.168.1.2 (2), and 4 more".
@@ -118,6 +137,8 @@ type waiting struct {
 	changed  time.Time // when the count was last another one
 	same     int       // readings since then
 	arriving bool      // other clients have connected lately
+	settled  time.Time // when nobody has opened a connection unseen for long enough
+	first    time.Time // of these times, at the beginning
 	hold     bool      // the reading does not count: see Wait.Look
 }
 
@@ -138,12 +159,13 @@ func (b *Backend) Drained(ctx context.Context, w Wait) (Reading, error) {
 			return reading, nil
 		case r.err != nil && time.Since(r.good) > countGrace:
 			return reading, fmt.Errorf("the open connections could not be counted for %s: %w", countGrace, r.err)
-		case w.Timeout > 0 && r.low == 0 && reading.Elapsed >= w.Timeout:
+		case w.Timeout > 0 && (r.low == 0 || r.isSettling()) && reading.Elapsed >= w.Timeout && !r.isBeginning():
 			if r.err != nil {
 				return reading, fmt.Errorf("the open connections could not be counted when the time was up: %w", r.err)
 			}
 			return reading, &TimedOutError{
-				Backend: b.Name, Count: r.count, Threshold: w.Threshold, Limit: w.Timeout, OtherClients: r.arriving && r.clients.seen(),
+				Backend: b.Name, Count: r.count, Threshold: w.Threshold, Limit: w.Timeout,
+				OtherClients: r.arriving && r.clients.seen() || r.isSettling(),
 			}
 		}
 		if err := r.rest(ctx, r.pause(reading.Elapsed)); err != nil {
@@ -177,6 +199,11 @@ func (r *waiting) sample(ctx context.Context) error {
 	if lookErr != nil {
 		return lookErr
 	}
+	if err == nil {
+		if err := r.openers(count.Openers); err != nil {
+			return err
+		}
+	}
 	if err == nil { // a backend that does not answer is not asked twice
 		arriving, clientsErr := r.clients.look(ctx, isLast)
 		if ctx.Err() != nil {
@@ -203,10 +230,44 @@ func (r *waiting) sample(ctx context.Context) error {
 	switch low := err == nil && count.Open <= r.Threshold && !r.arriving; {
 	case !low:
 		r.low = 0
+	case r.isSettling():
+		r.low = 1
 	case !r.hold:
 		r.low++
 	}
 	return nil
+}
+
+// openers judges who has opened connections on the LBs since the reload.
+func (r *waiting) openers(all []remote.Opener) error {
+	now := time.Now()
+	if r.settled.IsZero() {
+		r.settled = now.Add(r.Settle)
+		r.first = r.settled
+	}
+	for _, o := range all {
+		at := now.Add(-o.Ago)
+		switch {
+		case r.ignores(o.Near), o.By == remote.OpenedByWorker && r.MaySend:
+		case o.By == remote.OpenedByWorker:
+			return &StillSendsError{o, r.backend.Name}
+		case o.By == remote.OpenedByOther && r.clients != nil:
+			r.clients.arrive(Client{Address: o.Near, LB: o.LB, Process: o.Process, IsLocal: true}, at)
+		default:
+			if until := at.Add(r.Settle); until.After(r.settled) {
+				r.settled = until
+			}
+		}
+	}
+	return nil
+}
+
+// isSettling tells whether somebody may have opened a connection unseen just now.
+func (r *waiting) isSettling() bool { return time.Now().Before(r.settled) }
+
+// isBeginning tells whether the wait has not lasted long enough to see who opens connections.
+func (r *waiting) isBeginning() bool {
+	return time.Now().Before(r.first) && r.count.Open <= r.Threshold
 }
 
 // stuck tells whether the wait does not get on.
@@ -221,7 +282,7 @@ func (r *waiting) near() bool { return r.count.Open <= r.Threshold+nearCount && 
 // then, however long it takes.
 func (r *waiting) rest(ctx context.Context, pause time.Duration) error {
 	a, ok := r.backend.Counter.(Awaiter)
-	if !ok || !r.near() || r.err != nil || pause <= nearInterval {
+	if !ok || !r.near() || r.count.Open == 0 || r.err != nil || pause <= nearInterval {
 		return remote.Sleep(ctx, pause)
 	}
 	if err := remote.Sleep(ctx, nearInterval); err != nil {
@@ -243,6 +304,9 @@ func (r *waiting) pause(elapsed time.Duration) time.Duration {
 		interval = min(interval, lowInterval)
 	case r.near() && time.Since(r.changed) < nearTime:
 		interval = min(interval, max(nearInterval, dutyFactor*r.took))
+	}
+	if left := time.Until(r.settled); left > 0 && r.count.Open <= r.Threshold { // the LBs look meanwhile
+		interval = min(r.Interval, left)
 	}
 	if r.Timeout > 0 && r.low == 0 {
 		interval = min(interval, max(r.Timeout-elapsed, nearInterval))

@@ -41,9 +41,9 @@ type told struct {
 }
 
 type client struct {
-	address netip.Addr
-	isNew   bool
-	quiet   time.Duration
+	Client
+	isNew bool
+	quiet time.Duration
 }
 
 // waitOf is a backend whose counter is made up, and a wait for it.
@@ -53,8 +53,8 @@ func waitOf(c Counter, change ...func(*Wait)) (*Backend, Wait, *told) {
 		Interval: time.Millisecond, Timeout: time.Minute,
 		Look:    func(context.Context, bool, bool) (bool, error) { return false, nil },
 		Reading: func(r Reading) { l.readings = append(l.readings, r) },
-		Client: func(a netip.Addr, isNew bool, quiet time.Duration) {
-			l.clients = append(l.clients, client{a, isNew, quiet})
+		Client: func(c Client, isNew bool, quiet time.Duration) {
+			l.clients = append(l.clients, client{c, isNew, quiet})
 		},
 	}
 	for _, ch := range change {
@@ -257,5 +257,69 @@ func TestSpan(t *testing.T) {
 		if got := Span(d); got != want {
 			t.Errorf("%d: %s, want %s", d, got, want)
 		}
+	}
+}
+
+// An openers is a counter that finds nothing open, and tells who has opened connections.
+type openers struct {
+	reads int
+	of    func(reads int) []remote.Opener
+}
+
+func (o *openers) Count(context.Context) (remote.Count, error) {
+	o.reads++
+	return remote.Count{Openers: o.of(o.reads)}, nil
+}
+
+func (*openers) Close() error { return nil }
+
+// Who has opened a connection to the backend since the reload decides what comes of the wait.
+func TestWaitForOpeners(t *testing.T) {
+	const settle, interval, reads = 200 * time.Millisecond, time.Second, 5
+	lb := netip.MustParseAddr("192.0.2.2")
+	ago := time.Duration(0)
+	by := func(by remote.OpenedBy) func(int) []remote.Opener {
+		return func(n int) []remote.Opener {
+			if n > reads {
+				ago += time.Hour // nothing new
+			}
+			return []remote.Opener{{LB: "lb1", Near: lb, By: by, Process: "curl (PID 7)", Ago: ago}}
+		}
+	}
+	for _, test := range []struct {
+		name   string
+		of     func(int) []remote.Opener
+		change func(*Wait)
+		took   time.Duration // at least
+		below  time.Duration
+		err    string
+		told   int
+	}{
+		{"nobody", func(int) []remote.Opener { return nil }, nil, settle, settle + interval, "", 0},
+		{"an unknown process", by(remote.OpenedByUnknown), nil, settle, 2 * interval, "", 0},
+		{"another process", by(remote.OpenedByOther), nil, quietIntervals * interval, 20 * interval, "", 1},
+		{"another one, in a rollback", by(remote.OpenedByOther), func(w *Wait) { w.Others = false }, settle, 2 * interval, "", 0},
+		{"a worker", by(remote.OpenedByWorker), nil, 0, settle, "curl (PID 7) on lb1 opened a connection from 192.0.2.2 to app-1", 0},
+		{"a worker that may", by(remote.OpenedByWorker), func(w *Wait) { w.MaySend = true }, settle, settle + interval, "", 0},
+		{"ignored ones", by(remote.OpenedByWorker), func(w *Wait) { w.Ignored = []netip.Prefix{netip.PrefixFrom(lb, 32)} }, settle, settle + interval, "", 0},
+		{"one without an end", func(int) []remote.Opener { return by(remote.OpenedByUnknown)(0) }, nil, time.Minute, time.Minute + interval, "not drained after 1m: connections kept arriving", 0},
+		{"nobody, and less time than it takes to see that", func(int) []remote.Opener { return nil }, func(w *Wait) { w.Timeout = settle / 4 }, settle, settle + interval, "", 0},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			ago = 0
+			b, w, l := waitOf(&openers{of: test.of}, func(w *Wait) { w.Interval, w.Settle, w.Others = interval, settle, true })
+			if test.change != nil {
+				test.change(&w)
+			}
+			began := time.Now()
+			_, err := b.Drained(t.Context(), w)
+			took := time.Since(began)
+			if took < test.took || took >= test.below || (err == nil) != (test.err == "") || err != nil && !strings.Contains(err.Error(), test.err) {
+				t.Errorf("%s: %v after %s, want %q after %s", test.name, err, took, test.err, test.took)
+			}
+			if len(l.clients) != test.told || test.told > 0 && l.clients[0].Client != (Client{lb, "lb1", "curl (PID 7)", true}) {
+				t.Errorf("%s: told of %+v", test.name, l.clients)
+			}
+		})
 	}
 }

@@ -13,7 +13,7 @@ import (
 
 // Protocol is the version of what a client and an agent say to each other. It
 // changes with every change of the calls or their types.
-const Protocol = 9
+const Protocol = 10
 
 // A greeting is the agent's first line.
 type greeting struct {

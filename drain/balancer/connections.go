@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http/httptrace"
 	"net/netip"
 	"os"
 	"slices"
@@ -22,7 +23,7 @@ func (l *Local) Connections(ctx context.Context, q ConnectionsQuery) (remote.Cou
 		return remote.Count{}, err
 	}
 	if q.StatusURL != "" {
-		n, err := statusOf(ctx, q.StatusURL)
+		n, err := statusOf(httptrace.WithClientTrace(ctx, l.traffic.trace()), q.StatusURL)
 		return remote.Count{Open: n}, err
 	}
 	addresses, err := l.addresses(ctx, q.Servers)
@@ -38,6 +39,7 @@ func (l *Local) Connections(ctx context.Context, q ConnectionsQuery) (remote.Cou
 	if err != nil {
 		return c, asError(err)
 	}
+	c.Openers = l.traffic.openers(slices.Concat(to...))
 	return c, nil
 }
 
@@ -58,35 +60,35 @@ func (l *Local) await(ctx context.Context, q ConnectionsQuery, addresses []nginx
 	if q.Wait > 0 {
 		defer l.awaited.Add(-1)
 	}
-	if q.Known < 0 {
-		c, _, err = countTo(addresses, to, q.Held)
-		return c, err
-	}
 	limited, cancel := context.WithTimeout(ctx, min(q.Wait, maxAwait))
 	defer cancel()
-	ends, err := sockets.WatchEnds(slices.Concat(to...))
-	if err != nil { // before Linux 4.2
-		_ = remote.Sleep(limited, maxAwait)
-		c, _, err = countTo(addresses, to, q.Held)
-		return c, err
+	gap := maxAwait
+	if slices.ContainsFunc(addresses, func(a nginx.Address) bool { return a.Unix != "" }) {
+		gap = unixGap // the kernel does not tell when they end
 	}
-	defer ends.Close()
 	for {
-		c, _, err = countTo(addresses, to, q.Held)
+		changed := l.traffic.watch(slices.Concat(to...))
+		c, err = l.count(addresses, to, q.Held)
 		if err != nil || c.Open != q.Known || limited.Err() != nil {
 			return c, err
 		}
-		next, cancel := limited, func() {}
-		if slices.ContainsFunc(addresses, func(a nginx.Address) bool { return a.Unix != "" }) {
-			next, cancel = context.WithTimeout(limited, unixGap) // the kernel does not report when they end
+		select {
+		case <-changed:
+			_ = remote.Sleep(limited, awaitGap)
+		case <-time.After(gap):
+		case <-limited.Done():
 		}
-		err = ends.Wait(next)
-		cancel()
-		if err != nil {
-			return c, err
-		}
-		_ = remote.Sleep(limited, awaitGap)
 	}
+}
+
+// count counts the connections, and notes who has opened them.
+func (l *Local) count(addresses []nginx.Address, to [][]netip.AddrPort, held bool) (remote.Count, error) {
+	var found []sockets.Socket
+	c, _, err := countTo(addresses, to, held, func(s sockets.Socket) { found = append(found, s) })
+	if err == nil {
+		l.traffic.saw(slices.Concat(to...), found)
+	}
+	return c, err
 }
 
 // unixGap is between two counts of the connections to a Unix socket.
@@ -146,7 +148,7 @@ func (r *reading) count(ctx context.Context, l *Local) {
 		addresses = append(addresses, s.Address)
 	}
 	to, _ := endpoints(ctx, addresses) // a server whose name has no address is not counted
-	_, each, err := countTo(addresses, to, false)
+	_, each, err := countTo(addresses, to, false, nil)
 	if err != nil {
 		r.Uncounted = err.Error()
 		return
@@ -175,12 +177,16 @@ func endpoints(ctx context.Context, addresses []nginx.Address) (to [][]netip.Add
 
 // countTo counts the open connections from here to each address, whose endpoints are to. An address
 // without endpoints has the count -1. The sum counts an address that several servers share once. If
-// held is true, countTo lists the connections, too.
-func countTo(addresses []nginx.Address, to [][]netip.AddrPort, held bool) (c remote.Count, each []int, err error) {
+// held is true, countTo lists the connections, too. It hands over each socket but Unix
+// ones to found, if it is not nil.
+func countTo(addresses []nginx.Address, to [][]netip.AddrPort, held bool, found func(sockets.Socket)) (c remote.Count, each []int, err error) {
 	each = make([]int, len(addresses))
 	open := map[netip.AddrPort]int{}
 	err = sockets.To(slices.Concat(to...), held, func(s sockets.Socket) {
 		open[s.Far]++
+		if found != nil {
+			found(s)
+		}
 		// In SYN-SENT, nginx has sent no request yet, and the backend has no such socket.
 		if held && len(c.Held) < maxHeld && s.State != sockets.SynSent && !s.UDP {
 			c.Held = append(c.Held, remote.Held{Far: s.Near, Sent: s.Received, Received: s.Sent}) // by the server

@@ -39,7 +39,7 @@ func countOne(t *testing.T, a nginx.Address, held bool) (remote.Count, error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, each, err := countTo(addresses, to, held)
+	c, each, err := countTo(addresses, to, held, nil)
 	if err == nil && each[0] != c.Open {
 		t.Errorf("%d of %d connections", each[0], c.Open)
 	}

@@ -51,7 +51,7 @@ func (l *Local) keepsEarlier(ctx context.Context, refused bool, err error) (noti
 	if errors.As(err, &reload) || refused && l.refused {
 		now, lookErr := l.now(ctx)
 		if lookErr == nil && l.original.Master.PID != 0 && !now.Started(l.original) {
-			l.after = now
+			l.serves(now, true)
 			return []string{"nginx does not load its configuration; it continues with the one it had before this operation: " + err.Error()}, nil
 		}
 	}
@@ -85,7 +85,8 @@ func (l *Local) reload(ctx context.Context, limit time.Duration) error {
 	var failure *nginx.ReloadError
 	switch {
 	case err == nil:
-		l.after, l.watched, l.unloaded = after, nil, map[string]journal.FileHashes{}
+		l.serves(after, true)
+		l.watched, l.unloaded = nil, map[string]journal.FileHashes{}
 	case errors.As(err, &failure) && failure.Sure:
 		l.unloaded = known // nginx keeps the configuration that it had
 	}

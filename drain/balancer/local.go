@@ -68,6 +68,7 @@ type Local struct {
 	watched  map[string]time.Time // when the files had changed at the last Watch; nil: read them again
 
 	awaited atomic.Int32 // calls that wait for a connection to end
+	traffic traffic
 
 	mu    sync.Mutex // guards what follows
 	known map[journal.Server]nginx.Address
@@ -343,6 +344,7 @@ func (l *Local) History(ctx context.Context, q HistoryQuery) (h History, err err
 // whoever's it is, would put it live.
 func (l *Local) Close() error {
 	l.close.Do(func() {
+		l.traffic.close()
 		l.endProbes() // before: others hold the lock of the probes while they wait for serial
 		l.serial.Lock()
 		defer l.serial.Unlock()

@@ -133,7 +133,8 @@ func (l *Local) lookBefore(ctx context.Context, conf *nginx.Config, build nginx.
 			return fmt.Errorf("write the journal: %w", err)
 		}
 	}
-	l.before, l.after = now, now
+	l.before = now
+	l.serves(now, false)
 	s, err := l.ownState()
 	if err == nil && !l.needsLoad && !slices.ContainsFunc(s.Marks, func(m journal.Mark) bool { return mayServe(m, l.id) }) {
 		l.original = now

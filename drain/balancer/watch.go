@@ -72,6 +72,12 @@ func (l *Local) stable(ctx context.Context) (nginx.Running, error) {
 	}
 }
 
+// serves notes what runs, after a verified load or without one.
+func (l *Local) serves(now nginx.Running, isLoaded bool) {
+	l.after = now
+	l.traffic.serves(now, isLoaded)
+}
+
 func (l *Local) processes() (now nginx.Running, err error) {
 	err = l.effect("look at nginx's processes", func() (err error) {
 		now, err = l.binary().Processes(l.after.Master.PID)
@@ -135,7 +141,8 @@ func (l *Local) reread(ctx context.Context, w WatchRequest, now nginx.Running, r
 			return &Drift{Reason: DriftUnknown, Places: []string{path}, Reloaded: true}, nil
 		}
 	}
-	l.after, l.watched = now, files
+	l.serves(now, false)
+	l.watched = files
 	return nil, nil
 }
 

@@ -207,12 +207,14 @@ type HealthChecked struct {
 	Limit   spec.Seconds `json:"limit,omitempty"`
 }
 
-// An OtherClient says that somebody else than the LBs is connected to a backend.
+// An OtherClient says that somebody else than nginx on the LBs is connected to a backend.
 type OtherClient struct {
 	Header
 	Address string       `json:"address"`
-	New     bool         `json:"new"`             // it connected after the servers were marked down
-	Quiet   spec.Seconds `json:"quiet,omitempty"` // without a new connection that must pass
+	OnLB    bool         `json:"on_lb,omitempty"`   // it is a process of an LB, of another nginx for example
+	Process string       `json:"process,omitempty"` // that process, for a person; empty: not known
+	New     bool         `json:"new"`               // it connected after the servers were marked down
+	Quiet   spec.Seconds `json:"quiet,omitempty"`   // without a new connection that must pass
 }
 
 // A Buffered says that earlier workers hold requests that they may yet send to

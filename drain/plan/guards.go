@@ -308,6 +308,13 @@ func directReferences(p *Plan) []spec.Finding {
 	})
 }
 
+// MaySend tells that nginx may still send requests to the backends, and the operator has accepted it.
+func (p *Plan) MaySend() bool {
+	return p.Spec.Allow.Direct || p.Spec.Allow.OtherNames || slices.ContainsFunc(p.LBs, func(lb LBPlan) bool {
+		return slices.ContainsFunc(lb.Report.Excluded, func(s balancer.Server) bool { return !s.Down })
+	})
+}
+
 // otherNames finds servers that are the target's host by another name.
 func otherNames(p *Plan) []spec.Finding {
 	return p.onEach(func(lb LBPlan, found *[]spec.Finding) {

@@ -2,6 +2,7 @@ package lab_test
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -222,7 +223,7 @@ func TestDrainWaitsForAnotherNginx(t *testing.T) {
 			c.waits()
 			s.echoes(t)
 			s.end()
-			c.wait().wants(t, 0, "is drained", "my-web-app is inactive")
+			c.wait().wants(t, 0, "is drained", "my-web-app is inactive", "nginx with "+secondPath)
 			stoppedIdle(t, app)
 			drainctl(t, l, "undrain", app.Addr).wants(t, 0, "is back")
 		})
@@ -233,4 +234,60 @@ func TestDrainWaitsForAnotherNginx(t *testing.T) {
 		c.waits()
 		c.wait().wants(t, 0, "is drained", "my-web-app is inactive")
 	})
+}
+
+// requestsFrom has the client send short requests to a port of the load balancer until the test ends it,
+// at most 600.
+func requestsFrom(t *testing.T, l *lab.Lab, port string) (end func()) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), commandLimit)
+	cmd := l.Client.Command(ctx, "sh", "-c", "for i in $(seq 600); do curl -s -o /dev/null http://"+lab.LBAddr+":"+port+"/; sleep 0.1; done")
+	if err := cmd.Start(); err != nil {
+		cancel()
+		t.Fatal(err)
+	}
+	return func() {
+		cancel()
+		_ = cmd.Wait()
+	}
+}
+
+// Another nginx sends short requests, of which none is open when somebody looks. While they come, the
+// app is not stopped.
+func TestShortRequestsOfAnotherNginx(t *testing.T) {
+	l := labFor(t)
+	app, before := l.Apps[0], configuration(t, l)
+	writeOnLB(t, l, secondPath, strings.Replace(secondConf, "keepalive 4;", "", 1), 0o644)
+	mustRun(t, l.LB, "nginx", "-c", secondPath)
+	defer mustRun(t, l.LB, "nginx", "-c", secondPath, "-s", "stop")
+	end := requestsFrom(t, l, "8090")
+	for _, poll := range []string{"ss", "lb"} {
+		drainctl(t, l, "drain", app.Addr, "-s", lab.AppUnit, "--poll", poll, "--timeout", "8s").
+			wants(t, 3, "nginx with "+secondPath, "connections kept arriving", "everything is as it was before")
+		wantState(t, app, "active")
+		sameFiles(t, before, configuration(t, l))
+	}
+	end()
+	drainctl(t, l, "drain", app.Addr, "-s", lab.AppUnit).wants(t, 0, "is drained", "my-web-app is inactive")
+}
+
+// The configuration sends requests to the server in a way that no reader of it can see. The first of
+// them after the reload shows it.
+func TestRequestsOnAnotherWay(t *testing.T) {
+	l := labFor(t)
+	const site = `map $arg_none $tail { default "8.1.10:8080"; }
+server { listen 83; location / { proxy_pass http://192.16$tail; } }
+`
+	if err := l.LB.WriteConf(t.Context(), map[string]string{"/etc/nginx/conf.d/hidden.conf": site}); err != nil {
+		t.Fatal(err)
+	}
+	app, before := l.Apps[0], configuration(t, l)
+	end := requestsFrom(t, l, "83")
+	defer end()
+	for _, poll := range []string{"ss", "lb"} {
+		drainctl(t, l, "drain", app.Addr, "-s", lab.AppUnit, "--poll", poll, "--timeout", "20s").
+			wants(t, 1, "opened a connection", "another way", "everything is as it was before")
+		wantState(t, app, "active")
+		sameFiles(t, before, configuration(t, l))
+	}
 }

@@ -329,7 +329,7 @@ func (b Backend) CounterText() string {
 	case b.Settings.Counter == spec.CounterStubStatus:
 		return "stub_status at " + b.Fill(b.Settings.StatusURL)
 	case b.Settings.Counter == spec.CounterLB, len(b.Sockets) > 0:
-		return "ss on the load balancer"
+		return "the sockets of the load balancer"
 	}
 	return "ss on " + b.Name
 }

@@ -150,7 +150,7 @@ func TestSteps(t *testing.T) {
 		t.Errorf("stop: %+v", d)
 	}
 	p = reported(spec.Drain, "10.0.0.1", server, func(s *spec.Spec) { s.Timeout, s.Threshold, s.Counter = 0, 1, spec.CounterLB })
-	if d := p.Steps[1].Description; len(p.Steps) != 2 || d.Counter != "ss on the load balancer" || d.Limit != 0 || d.Threshold != 1 {
+	if d := p.Steps[1].Description; len(p.Steps) != 2 || d.Counter != "the sockets of the load balancer" || d.Limit != 0 || d.Threshold != 1 {
 		t.Errorf("wait: %+v", d)
 	}
 	p = reported(spec.Undrain, "10.0.0.1", server, serve)

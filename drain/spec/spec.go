@@ -33,7 +33,7 @@ const (
 // Counter names where open connections are counted.
 type Counter string
 
-// The connection counters: ss on the backend, ss on the load balancer, or the
+// The connection counters: ss on the backend, the sockets of the load balancer, or the
 // stub_status of the backend's own nginx.
 const (
 	CounterSS         Counter = "ss"

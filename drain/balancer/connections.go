@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http/httptrace"
 	"net/netip"
 	"os"
@@ -35,6 +36,10 @@ func (l *Local) Connections(ctx context.Context, q ConnectionsQuery) (remote.Cou
 		return remote.Count{}, asError(fmt.Errorf("count connections: %w", err))
 	}
 	l.addEarlier(addresses, to)
+	if slices.ContainsFunc(addresses, isName) && l.traffic.isFirst() {
+		l.addFormer(ctx, addresses)
+		l.addEarlier(addresses, to)
+	}
 	c, err := l.await(ctx, q, addresses, to)
 	if err != nil {
 		return c, asError(err)
@@ -104,6 +109,48 @@ func (l *Local) addEarlier(addresses []nginx.Address, to [][]netip.AddrPort) {
 		slices.SortFunc(to[i], netip.AddrPort.Compare)
 		to[i] = slices.Compact(to[i])
 		l.earlier[a] = to[i]
+	}
+}
+
+func isName(a nginx.Address) bool { return a.Host != "" && !a.IP.IsValid() }
+
+// addFormer adds to the servers that are given by name where earlier workers have connections and no server
+// is now: nginx looked the name up when it loaded the configuration, and the answer has changed since.
+func (l *Local) addFormer(ctx context.Context, addresses []nginx.Address) {
+	exiting := l.traffic.now().Exiting()
+	ours := map[uint32]bool{}
+	for _, p := range exiting {
+		maps.Copy(ours, socketsOf(p.PID))
+	}
+	former := map[netip.AddrPort]bool{}
+	_ = sockets.TCP(sockets.Established, func(s sockets.Socket) { // a count that fails says so itself
+		if ours[s.Inode] && slices.ContainsFunc(addresses, func(a nginx.Address) bool { return isName(a) && a.Port == s.Far.Port() }) {
+			former[s.Far] = true
+		}
+	})
+	if len(former) == 0 {
+		return
+	}
+	l.mu.Lock()
+	var hosts []string
+	for _, a := range l.known {
+		delete(former, netip.AddrPortFrom(a.IP, a.Port))
+		if isName(a) && !slices.Contains(hosts, a.Host) {
+			hosts = append(hosts, a.Host)
+		}
+	}
+	l.mu.Unlock()
+	for _, name := range lookupAll(ctx, hosts) {
+		maps.DeleteFunc(former, func(end netip.AddrPort, _ bool) bool { return slices.Contains(name.Addresses, end.Addr()) })
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, a := range addresses {
+		for end := range former {
+			if isName(a) && a.Port == end.Port() {
+				l.earlier[a] = append(l.earlier[a], end)
+			}
+		}
 	}
 }
 

@@ -27,6 +27,7 @@ type traffic struct {
 	servers map[netip.AddrPort]*serverTraffic // those that were counted since the last load
 	mine    map[Ends]bool                     // connections of this process
 	serving nginx.Running                     // as far as is known
+	counted bool                              // since the last load
 	search  time.Time                         // no process is searched for before
 	isHunt  bool                              // somebody is looked for who connects for moments only
 }
@@ -56,8 +57,24 @@ func (t *traffic) serves(now nginx.Running, isLoaded bool) {
 	defer t.mu.Unlock()
 	t.serving = now
 	if isLoaded {
-		t.servers = nil
+		t.servers, t.counted = nil, false
 	}
+}
+
+// isFirst tells, once after each load, that nothing was counted since.
+func (t *traffic) isFirst() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	isFirst := t.serving.Master.PID != 0 && !t.counted
+	t.counted = t.counted || isFirst
+	return isFirst
+}
+
+// now returns what serves.
+func (t *traffic) now() nginx.Running {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.serving
 }
 
 // watch returns a channel that is closed when a connection to one of the servers may have ended.

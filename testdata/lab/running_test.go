@@ -291,3 +291,31 @@ server { listen 83; location / { proxy_pass http://192.16$tail; } }
 		sameFiles(t, before, configuration(t, l))
 	}
 }
+
+// The name of a server had another address when nginx looked it up. What nginx sent there is still under
+// way: it holds the drain.
+func TestDrainWaitsForEarlierAddressOfAName(t *testing.T) {
+	l := labFor(t)
+	app := l.Apps[0]
+	hosts, err := l.LB.ReadFile(t.Context(), "/etc/hosts")
+	if err != nil {
+		t.Fatal(err)
+	}
+	writeOnLB(t, l, "/etc/hosts", string(hosts)+app.Addr+" shop.example.com\n", 0o644)
+	conf := strings.Replace(lab.NginxConf, "server 192.168.1.10:8080;", "server shop.example.com:8080;", 1)
+	conf = strings.Replace(conf, "server 192.168.1.11:8080;", "", 1)
+	if err := l.LB.WriteConf(t.Context(), map[string]string{lab.NginxConfPath: conf}); err != nil {
+		t.Fatal(err)
+	}
+	s := openStream(t, l, app)
+	writeOnLB(t, l, "/etc/hosts", string(hosts)+l.Apps[1].Addr+" shop.example.com\n", 0o644)
+	c := start(t, l, "drainctl", "drain", "shop.example.com", "--poll", "lb")
+	c.until("\n2/2 ")
+	time.Sleep(3 * time.Second)
+	if said := c.stdout.String(); strings.Contains(said, "is drained") {
+		t.Errorf("it did not wait:\n%s", said)
+	}
+	s.echoes(t)
+	s.end()
+	c.wait().wants(t, 0, "is drained")
+}

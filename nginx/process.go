@@ -83,10 +83,11 @@ func clocks() (boot time.Duration, now time.Time, took time.Duration) {
 	return boot, now, boot - first
 }
 
-// processes are the processes in proc that nginx has titled, by PID. All are
+// processes are the processes in proc that nginx has titled, by PID, and those whose program has one
+// of the names: nginx titles a process when it has read its configuration. All are
 // looked at, as /proc/PID/task/TID/children may omit some while
 // others exit (proc(5)). One that ends meanwhile is left out.
-func processes(proc string) ([]Process, error) {
+func processes(proc string, programs ...string) ([]Process, error) {
 	entries, err := list(proc)
 	if err != nil {
 		return nil, fmt.Errorf("look at the processes of nginx: %w", err)
@@ -101,7 +102,7 @@ func processes(proc string) ([]Process, error) {
 		switch {
 		case errors.Is(err, errStat):
 			return nil, err
-		case err == nil && strings.HasPrefix(p.Title, titlePrefix):
+		case err == nil && (strings.HasPrefix(p.Title, titlePrefix) || p.Title != "" && runsOneOf(proc, pid, programs)):
 			found = append(found, p)
 		}
 	}
@@ -132,6 +133,19 @@ func process(proc string, pid int) (Process, error) {
 
 // errStat is a /proc/PID/stat that cannot be read.
 var errStat = errors.New("unexpected stat")
+
+// maxComm is the length to which Linux cuts the name of a program (proc(5), /proc/PID/comm).
+const maxComm = 15
+
+// runsOneOf reports whether the program of a process has one of the names.
+func runsOneOf(proc string, pid int, programs []string) bool {
+	if len(programs) == 0 {
+		return false
+	}
+	comm, _ := os.ReadFile(filepath.Join(proc, strconv.Itoa(pid), "comm")) // an error: it has ended
+	name := strings.TrimSuffix(string(comm), "\n")
+	return slices.ContainsFunc(programs, func(p string) bool { return p[:min(len(p), maxComm)] == name })
+}
 
 // parseStat reads the parent and the start time out of /proc/PID/stat. The name
 // before the last ')' may hold anything.

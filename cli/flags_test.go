@@ -138,6 +138,7 @@ func arrivals() map[string]arrival {
 		"allow-shutdown-timeout": {value: "true", want: spec.Allow{ShutdownTimeout: true}, got: func(h *heard) any { return h.spec.Allow }},
 		"allow-all-addresses":    {value: "true", want: spec.Allow{AllAddresses: true}, got: func(h *heard) any { return h.spec.Allow }},
 		"accept-pending":         {value: "true", want: spec.Allow{Pending: true}, got: func(h *heard) any { return h.spec.Allow }},
+		"allow-stopped-nginx":    {value: "true", want: spec.Allow{StoppedNginx: true}, got: func(h *heard) any { return h.spec.Allow }},
 		"health-host":            {value: "app.example.com", want: "app.example.com", got: func(h *heard) any { return h.spec.HealthHost }, with: forURL},
 		"health-ca":              {value: caFile, want: string(ca), got: func(h *heard) any { return string(h.spec.HealthCA) }, with: forURL},
 		"health":                 {value: "https://app/ready", want: "https://app/ready", got: func(h *heard) any { return h.spec.Health }},

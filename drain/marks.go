@@ -46,7 +46,7 @@ func (b *batch) reconcile(ctx context.Context, p plan.Phase, undo bool) Verdict 
 // since the plan: their changes are loaded too, since there is no other way back.
 func (b *batch) request(lb *fleet.LB, want balancer.Want, returning []*row, back bool) balancer.StageRequest {
 	sp := b.o.plan.Spec
-	q := balancer.StageRequest{Force: sp.Kind == spec.Undrain && sp.Force, AcceptPending: back || sp.Allow.Pending}
+	q := balancer.StageRequest{Force: sp.Kind == spec.Undrain && sp.Force, AcceptPending: back || sp.Allow.Pending, AllowStopped: sp.Allow.StoppedNginx}
 	if !back {
 		q.Files = b.part(lb).Report.Files
 	}

@@ -231,6 +231,8 @@ type StageRequest struct {
 	Files map[string]string `json:"files,omitempty"`
 	// AcceptPending puts files live that were changed since nginx was loaded.
 	AcceptPending bool `json:"accept_pending,omitempty"`
+	// AllowStopped edits the files of an nginx that is stopped, too. It loads them when it starts.
+	AllowStopped bool `json:"allow_stopped,omitempty"`
 }
 
 // A Wanted is servers, and what is to become of them.
@@ -257,6 +259,7 @@ type LoadRequest struct {
 // Loaded is what Load did.
 type Loaded struct {
 	Generation Generation `json:"generation"`
+	Stopped    bool       `json:"stopped,omitempty"` // nginx does not run: nothing was reloaded
 	Notices    []string   `json:"notices,omitempty"`
 }
 

@@ -40,6 +40,10 @@ func (l *Local) Load(ctx context.Context, r LoadRequest) (done Loaded, err error
 		done.Notices = append(done.Notices, err.Error())
 	}
 	l.unlockConfiguration()
+	if done.Stopped = l.after.Master.PID == 0; done.Stopped {
+		done.Notices = append(done.Notices, "nginx is not running: its files are edited and tested, and it loads them when it starts")
+		return done, nil
+	}
 	done.Generation = *generation(l.after)
 	return done, nil
 }
@@ -50,7 +54,7 @@ func (l *Local) keepsEarlier(ctx context.Context, refused bool, err error) (noti
 	var reload *nginx.ReloadError
 	if errors.As(err, &reload) || refused && l.refused {
 		now, lookErr := l.now(ctx)
-		if lookErr == nil && l.original.Master.PID != 0 && !now.Started(l.original) {
+		if lookErr == nil && now.Master.PID != 0 && l.original.Master.PID != 0 && !now.Started(l.original) {
 			l.serves(now, true)
 			return []string{"nginx does not load its configuration; it continues with the one it had before this operation: " + err.Error()}, nil
 		}
@@ -75,11 +79,7 @@ func (l *Local) reload(ctx context.Context, limit time.Duration) error {
 	}
 	known := maps.Clone(l.unloaded)
 	l.forgetLoadedText()
-	var after nginx.Running
-	err = l.effect("reload nginx", func() (err error) {
-		after, err = l.binary().ReloadAndVerify(ctx, conf, limit)
-		return err
-	})
+	after, err := l.reloadOrLook(ctx, conf, limit)
 	var ce *nginx.CommandError
 	l.refused = errors.As(err, &ce)
 	var failure *nginx.ReloadError
@@ -91,6 +91,24 @@ func (l *Local) reload(ctx context.Context, limit time.Duration) error {
 		l.unloaded = known // nginx keeps the configuration that it had
 	}
 	return err
+}
+
+// reloadOrLook reloads nginx. Where nginx may be stopped, and is, there is nothing to reload. It looks
+// after the edit: what starts nginx in a failover may have done so before it, and nginx has read the
+// files as they were then.
+func (l *Local) reloadOrLook(ctx context.Context, conf *nginx.Config, limit time.Duration) (after nginx.Running, err error) {
+	for {
+		err = l.effect("reload nginx", func() (err error) {
+			after, err = l.binary().ReloadAndVerify(ctx, conf, limit)
+			return err
+		})
+		if !l.allowStopped || !errors.Is(err, nginx.ErrNotRunning) {
+			return after, err
+		}
+		if stopped, err := l.isStopped(ctx, conf, limit); stopped || err != nil {
+			return nginx.Running{}, err
+		}
+	}
 }
 
 // noteLoaded records that nginx serves the edits of the operation.
@@ -116,7 +134,7 @@ func (l *Local) now(ctx context.Context) (nginx.Running, error) {
 	if err != nil {
 		return nginx.Running{}, err
 	}
-	return l.running(ctx, conf, build)
+	return l.runningOrStopped(ctx, conf, build)
 }
 
 // noticesOfPending says which changes of others the reload loads too. A rollback cannot avoid it.

@@ -59,13 +59,14 @@ type Local struct {
 	wrote     time.Time // the last replacement of a file
 	// unloaded are the files edited since nginx last loaded them: the hashes of what it
 	// has loaded, empty where that is not known, and of what they are now.
-	unloaded map[string]journal.FileHashes
-	undone   bool                 // all that the operation has changed was undone
-	refused  bool                 // the command of the last reload failed
-	original nginx.Running        // the last generation that certainly serves no edit of the operation
-	before   nginx.Running        // the generation before the last edit
-	after    nginx.Running        // what runs since the last verified load
-	watched  map[string]time.Time // when the files had changed at the last Watch; nil: read them again
+	unloaded     map[string]journal.FileHashes
+	undone       bool                 // all that the operation has changed was undone
+	allowStopped bool                 // nginx may be stopped: it loads the files when it starts
+	refused      bool                 // the command of the last reload failed
+	original     nginx.Running        // the last generation that certainly serves no edit of the operation
+	before       nginx.Running        // the generation before the last edit
+	after        nginx.Running        // what runs since the last verified load
+	watched      map[string]time.Time // when the files had changed at the last Watch; nil: read them again
 
 	awaited atomic.Int32 // calls that wait for a connection to end
 	traffic traffic

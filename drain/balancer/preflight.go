@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/drainctl/drainctl/nginx"
 	"github.com/drainctl/drainctl/remote"
@@ -23,20 +24,22 @@ const (
 
 // preflight tries what a run needs of this LB.
 func (l *Local) preflight(ctx context.Context, r *reading, tested <-chan error) {
-	running, err := l.running(ctx, r.conf, r.build)
-	if err != nil {
-		r.Problems = append(r.Problems, Problem{Code: ProblemRunning, Text: err.Error(), Unknown: true})
-	} else {
+	running, notRunning := l.running(ctx, r.conf, r.build)
+	if notRunning == nil {
 		r.Generation = generation(running)
 		l.checkConf(r, running)
 		r.checkPlace(running.Master.PID)
 		l.addPending(ctx, r, running)
 	}
+	var err error
 	if r.Free, err = l.journal.Free(); err != nil {
 		r.Problems = append(r.Problems, Problem{Code: ProblemJournal, Text: err.Error(), Override: "--state-dir", Unknown: unprivileged(err)})
 	}
 	if err := <-tested; err != nil {
 		r.Problems = append(r.Problems, testProblem(err))
+	}
+	if notRunning != nil { // after the test, which is a process of nginx
+		r.Problems = append(r.Problems, l.runningProblem(ctx, r.conf, notRunning))
 	}
 	done := map[string]bool{}
 	for _, s := range r.Servers {
@@ -49,6 +52,27 @@ func (l *Local) preflight(ctx context.Context, r *reading, tested <-chan error) 
 		}
 	}
 }
+
+// runningProblem is that no master was found. If nginx is known to be stopped, it can be allowed to be.
+func (l *Local) runningProblem(ctx context.Context, conf *nginx.Config, err error) Problem {
+	p := Problem{Code: ProblemRunning, Text: err.Error(), Unknown: true}
+	if !errors.Is(err, nginx.ErrNotRunning) {
+		return p
+	}
+	switch stopped, err := l.isStopped(ctx, conf, planLimit); {
+	case stopped:
+		p.Override = AllowStopped
+	case err != nil:
+		p.Text = err.Error()
+	}
+	return p
+}
+
+// planLimit is how long a plan waits for a process that may become nginx's master.
+const planLimit = 2 * time.Second
+
+// AllowStopped is the flag that has an LB edited whose nginx is stopped.
+const AllowStopped = "--allow-stopped-nginx"
 
 // testProblem is nginx's refusal of the configuration as it is.
 func testProblem(err error) Problem {
@@ -102,6 +126,9 @@ func (l *Local) addPending(ctx context.Context, r *reading, running nginx.Runnin
 // operation of drainctl's has written is not somebody else's.
 func (l *Local) pending(ctx context.Context, conf *nginx.Config, running nginx.Running) ([]PendingFile, error) {
 	var found []PendingFile
+	if running.Master.PID == 0 {
+		return nil, nil // no reload puts them live
+	}
 	state, stateErr := l.journal.State()
 	for _, f := range conf.Files {
 		if err := ctx.Err(); err != nil {
@@ -146,6 +173,29 @@ func (l *Local) running(ctx context.Context, conf *nginx.Config, build nginx.Bui
 		return err
 	})
 	return r, err
+}
+
+// runningOrStopped looks at the nginx that runs. If nginx is stopped, and the operation allows it, there
+// is none: it has no process.
+func (l *Local) runningOrStopped(ctx context.Context, conf *nginx.Config, build nginx.Build) (nginx.Running, error) {
+	for {
+		now, err := l.running(ctx, conf, build)
+		if !l.allowStopped || !errors.Is(err, nginx.ErrNotRunning) {
+			return now, err
+		}
+		if stopped, err := l.isStopped(ctx, conf, settleLimit); stopped || err != nil {
+			return nginx.Running{}, err
+		}
+	}
+}
+
+// isStopped reports whether nginx is known to be stopped.
+func (l *Local) isStopped(ctx context.Context, conf *nginx.Config, limit time.Duration) (stopped bool, err error) {
+	err = l.effect("look for processes of nginx", func() (err error) {
+		stopped, err = l.binary().Stopped(ctx, conf, limit)
+		return err
+	})
+	return stopped, err
 }
 
 func generation(r nginx.Running) *Generation {

@@ -29,6 +29,7 @@ func (l *Local) Stage(ctx context.Context, r StageRequest) (a Staged, err error)
 	if err != nil {
 		return a, err
 	}
+	l.allowStopped = r.AllowStopped
 	if r.Wants[0].Want == AsBefore {
 		a, err = l.stageBefore(ctx, r.Wants)
 	} else {
@@ -123,7 +124,7 @@ func (l *Local) stage(ctx context.Context, r StageRequest, wants map[journal.Ser
 // lookBefore looks at nginx before an edit. If others have reloaded nginx since the last edit, that one
 // counts as loaded.
 func (l *Local) lookBefore(ctx context.Context, conf *nginx.Config, build nginx.Build) error {
-	now, err := l.running(ctx, conf, build)
+	now, err := l.runningOrStopped(ctx, conf, build)
 	if err != nil {
 		return err
 	}
@@ -330,7 +331,7 @@ func (l *Local) unchanged(ctx context.Context, a Staged, servers []*nginx.Server
 			return a, err
 		}
 		was, ok := l.unloaded[path]
-		if at.After(l.before.Loaded()) && !(ok && was.Before == hash(s.File.Src)) && !slices.Contains(a.Stale, path) {
+		if l.before.Master.PID != 0 && at.After(l.before.Loaded()) && !(ok && was.Before == hash(s.File.Src)) && !slices.Contains(a.Stale, path) {
 			a.Stale = append(a.Stale, path)
 		}
 	}

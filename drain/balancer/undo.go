@@ -88,8 +88,8 @@ func mayServe(m journal.Mark, id string) bool {
 // isStale reports whether a file with one of the servers was changed after nginx was loaded. An agent
 // that has adopted an operation does not know which edits the agent before it has loaded.
 func (l *Local) isStale(ctx context.Context, conf *nginx.Config, build nginx.Build, servers []journal.Server) (bool, error) {
-	running, err := l.running(ctx, conf, build)
-	if err != nil {
+	running, err := l.runningOrStopped(ctx, conf, build)
+	if err != nil || running.Master.PID == 0 {
 		return false, err
 	}
 	for _, u := range conf.Upstreams {
@@ -160,6 +160,9 @@ func (l *Local) hasOtherWorkers(ctx context.Context) bool {
 // yet to serve.
 func (l *Local) settled(ctx context.Context) (nginx.Running, error) {
 	now, err := l.now(ctx)
+	if err != nil && l.allowStopped && l.before.Master.PID == 0 {
+		return now, err // it may just start
+	}
 	if err != nil {
 		now = l.before // the files do not say where it is
 	}

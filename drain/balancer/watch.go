@@ -18,7 +18,7 @@ func (l *Local) Watch(ctx context.Context, w WatchRequest) (Watched, error) {
 	seen := Watched{Buffered: -1}
 	if w.Generation {
 		now, err := l.now(ctx)
-		if err != nil {
+		if err != nil && !errors.Is(err, nginx.ErrNotRunning) { // that one has no generation
 			return seen, asError(err)
 		}
 		seen.Generation = generation(now)

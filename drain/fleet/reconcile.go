@@ -105,7 +105,9 @@ func (r Round) load(ctx context.Context, lb *LB) error {
 	for _, text := range loaded.Notices {
 		r.Emit(&event.Warning{Header: r.on(lb), Text: text})
 	}
-	lb.Loaded = true
+	if lb.Loaded = true; loaded.Stopped {
+		return nil
+	}
 	r.Emit(&event.Reloaded{Header: r.on(lb), Generation: loaded.Generation})
 	return nil
 }

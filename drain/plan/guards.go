@@ -22,7 +22,7 @@ type guard func(*Plan) []spec.Finding
 var Guards = []guard{
 	skippedFiles, missingTargets, journalReadable, unmanaged, ambiguousServers, orphanedMarks,
 	sharedLines, remainingUpstreams, liveServers, directReferences, otherNames,
-	shutdownTimeout, allAddresses, pendingFiles, problems,
+	shutdownTimeout, allAddresses, pendingFiles, problems, noneRuns,
 }
 
 // onEach asks about each LB by itself.
@@ -430,11 +430,27 @@ var problemHints = map[string]string{
 func problems(p *Plan) []spec.Finding {
 	return p.onEach(func(lb LBPlan, found *[]spec.Finding) {
 		for _, pr := range lb.Report.Problems {
-			if !(p.DryRun && pr.Unknown) {
+			switch {
+			case p.allowsStopped(pr):
+				add(found, spec.Finding{Code: pr.Code, Warning: true, Text: "nginx is not running: its files are edited and tested, and it loads them when it starts"})
+			case !(p.DryRun && pr.Unknown):
 				add(found, spec.Finding{Code: pr.Code, Text: pr.Text + problemHints[pr.Code], Override: pr.Override})
 			}
 		}
 	})
+}
+
+// allowsStopped reports whether a problem is an nginx that is stopped, and may be.
+func (p *Plan) allowsStopped(pr balancer.Problem) bool {
+	return p.Spec.Allow.StoppedNginx && pr.Override == balancer.AllowStopped
+}
+
+// noneRuns warns if all LBs are edited without a reload: no nginx sends requests to the target.
+func noneRuns(p *Plan) []spec.Finding {
+	if len(p.LBs) == 0 || slices.ContainsFunc(p.LBs, func(lb LBPlan) bool { return !slices.ContainsFunc(lb.Report.Problems, p.allowsStopped) }) {
+		return nil
+	}
+	return []spec.Finding{{Code: balancer.ProblemRunning, Warning: true, Text: "nginx runs on no load balancer of this command: if another one sends requests to the target, name it with --lb"}}
 }
 
 // unchecked is what a plan could not know.
@@ -456,7 +472,7 @@ func unchecked(p *Plan) []string {
 		}
 		for _, pr := range lb.Report.Problems {
 			switch {
-			case !p.DryRun || !pr.Unknown:
+			case !p.DryRun || !pr.Unknown || p.allowsStopped(pr):
 			case pr.Code == balancer.ProblemRunning:
 				texts = append(texts, "the running nginx, since none was found that has this configuration (the real run needs one)")
 			default:

@@ -508,3 +508,26 @@ func TestNamesOfSettings(t *testing.T) {
 		t.Errorf("%+v, %v: want what is named with the module", set, err)
 	}
 }
+
+// An nginx that is known to be stopped may be allowed. One that only has no PID file may not.
+func TestGuardOfStoppedNginx(t *testing.T) {
+	server := []balancer.Server{line("10.0.0.1:80", 3, false, false, true)}
+	stopped := balancer.Problem{Code: balancer.ProblemRunning, Text: "nginx is not running", Unknown: true, Override: balancer.AllowStopped}
+	unclear := balancer.Problem{Code: balancer.ProblemRunning, Text: "process 7 may have the configuration", Unknown: true}
+	allow := func(s *spec.Spec) { s.Allow.StoppedNginx = true }
+	p := reported(spec.Drain, "10.0.0.1", balancer.Report{Servers: server, Problems: []balancer.Problem{stopped}})
+	contains(t, "refusals", refusals(p), []string{"nginx is not running\nhint: start it, as with systemctl start nginx | --allow-stopped-nginx"})
+	for _, k := range []spec.Kind{spec.Drain, spec.Undrain, spec.Run} {
+		p = reported(k, "10.0.0.1", balancer.Report{Servers: server, Problems: []balancer.Problem{stopped}}, allow)
+		contains(t, "refusals when allowed", refusals(p), nil)
+		contains(t, "warnings when allowed", warnings(p), []string{"nginx is not running: its files are edited and tested", "nginx runs on no load balancer"})
+	}
+	p = reported(spec.Drain, "10.0.0.1", balancer.Report{Servers: server, Problems: []balancer.Problem{unclear}}, allow)
+	contains(t, "refusals when unclear", refusals(p), []string{"process 7 may have the configuration"})
+	one := LBPlan{LB: "lb1", Report: &balancer.Report{Servers: server}}
+	two := LBPlan{LB: "lb2", Report: &balancer.Report{Servers: server, Problems: []balancer.Problem{stopped}}}
+	p = New(p.Spec, []LBPlan{one, two}, true)
+	if len(warnings(p)) != 1 || p.Findings[len(p.Findings)-1].LB != "lb2" {
+		t.Errorf("of one of two: %+v", p.Findings)
+	}
+}

@@ -138,6 +138,8 @@ type Allow struct {
 	ShutdownTimeout bool `json:"shutdown_timeout,omitempty" flag:"allow-shutdown-timeout"` // nginx cuts requests before the wait is over
 	AllAddresses    bool `json:"all_addresses,omitempty" flag:"allow-all-addresses"`       // a server's name has several addresses
 	Pending         bool `json:"pending,omitempty" flag:"accept-pending"`                  // files changed since nginx was last loaded
+	// StoppedNginx edits an LB whose nginx is stopped. An undrain that does not would leave a standby LB down.
+	StoppedNginx bool `json:"stopped_nginx,omitempty" flag:"allow-stopped-nginx" keep:"undrain"`
 }
 
 // SSH is how a backend is reached, as far as the operator says so.

@@ -89,6 +89,10 @@ options:
     description:
       - Files were changed since nginx was last loaded, and this reload may put them live.
     type: bool
+  allow_stopped_nginx:
+    description:
+      - Load balancers whose nginx is stopped are edited and tested, too. It loads the files when it starts.
+    type: bool
   health:
     description:
       - The check that must pass several times in a row before a backend returns. Either C(tcp), a connection from

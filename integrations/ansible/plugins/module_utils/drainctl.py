@@ -35,6 +35,7 @@ OPERATION = dict(
     PLACE,
     **BACKEND,
     accept_pending=dict(type='bool'),
+    allow_stopped_nginx=dict(type='bool'),
     health=dict(type='str'),
     health_ca=dict(type='path'),
     health_host=dict(type='str'),

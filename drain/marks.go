@@ -79,6 +79,7 @@ func (b *batch) plan(ctx context.Context, lb *fleet.LB) (plan.LBPlan, error) {
 	}
 	report := *b.part(lb).Report // nothing is to be done there
 	report.Servers, report.Upstreams = nil, nil
+	report.Files = nil // which others may return in: their edit is not planned
 	return plan.LBPlan{LB: lb.Name, Report: &report}, nil
 }
 

@@ -228,3 +228,11 @@ func TestAllLBsStopped(t *testing.T) {
 		t.Errorf("%v; the file is\n%s", err, s.two.read())
 	}
 }
+
+// Each LB has a backend of its own at the same address. In a rolling run, the one of lb1 comes back with
+// the edit that takes the one of lb2 out.
+func TestRunOfBackendsOnTheLBs(t *testing.T) {
+	s := newStandby(t)
+	s.start()
+	s.roll("1\n1", func(*spec.Spec) {})
+}

@@ -68,7 +68,7 @@ func (f *specFlags) rollout() {
 		return nil
 	})
 	f.text("on-failure", (*string)(&r.OnFailure), catRun, "`WHAT` if one fails: leave or undrain; leave: out of the pool; undrain: put it back")
-	f.text("only-if", &r.OnlyIf, catRun, "skip backends on which `COMMAND` exits with 1")
+	f.text("only-if", &r.OnlyIf, catRun, "skip backends on which `COMMAND` exits with 1; a dry run asks it too: it must change nothing")
 	f.text("gate", &r.Gate, catRun, "run `COMMAND` here before each batch; if it fails, no further batch begins")
 }
 

@@ -113,7 +113,8 @@ func Prepare(ctx context.Context, sp spec.Spec, options Options) (o *Operation, 
 }
 
 // DryRun plans a run and no more. The plan's verdict is what a run would end
-// with, as far as can be known without root and without logging in to a backend.
+// with, as far as can be known without root and without logging in to a backend. It logs in only to ask
+// --only-if, which decides what the run is about.
 func DryRun(ctx context.Context, sp spec.Spec, options Options) (*plan.Plan, error) {
 	o := newOperation(sp, options)
 	if err := sp.Check(); err != nil {
@@ -136,6 +137,9 @@ func DryRun(ctx context.Context, sp spec.Spec, options Options) (*plan.Plan, err
 	}
 	o.whole = o.newWhole()
 	o.tryHealth(ctx)
+	if err := o.tryOnlyIf(ctx); err != nil {
+		return nil, spec.BeforeTouching(ctx, err)
+	}
 	return o.plan, o.accept()
 }
 

@@ -44,11 +44,15 @@ func (o *Operation) planRun(ctx context.Context, sp spec.Spec, reports []plan.LB
 	saved := savedTable(sp, reports)
 	sp.Rollout.Canary = sp.Rollout.Canary && !saved.Answered
 	whole := plan.New(sp, reports, dry)
-	skips := notInPool(whole)
+	return o.planWithout(ctx, whole, notInPool(whole), saved)
+}
+
+// planWithout plans the batches of a rolling run without the backends that it leaves as they are.
+func (o *Operation) planWithout(ctx context.Context, whole *plan.Plan, skips []plan.Skip, saved table) (*plan.Plan, error) {
 	p := whole.Only(func(b plan.Backend) bool {
 		return !slices.ContainsFunc(skips, func(s plan.Skip) bool { return s.Backend == b.Name })
 	})
-	p.Skipped = skips
+	p.Skipped, p.BatchDiffs = slices.Concat(whole.Skipped, skips), nil
 	backends := slices.Clone(p.Backends)
 	// As the run takes them: what is out already comes first.
 	slices.SortStableFunc(backends, func(a, b plan.Backend) int { return b.Down - a.Down })
@@ -59,7 +63,7 @@ func (o *Operation) planRun(ctx context.Context, sp spec.Spec, reports []plan.LB
 		}
 	}
 	var err error
-	if p.Batches, err = batches(sp.Rollout, names); err != nil {
+	if p.Batches, err = batches(p.Spec.Rollout, names); err != nil {
 		return nil, err
 	}
 	for _, lb := range p.LBs {
@@ -76,7 +80,7 @@ func (o *Operation) planRun(ctx context.Context, sp spec.Spec, reports []plan.LB
 		if err != nil {
 			return nil, err
 		}
-		planned := plan.New(part, asked, dry)
+		planned := plan.New(part, asked, p.DryRun)
 		for _, d := range planned.Diffs() {
 			d.Batch = i + 1
 			p.BatchDiffs = append(p.BatchDiffs, d)
@@ -89,6 +93,31 @@ func (o *Operation) planRun(ctx context.Context, sp spec.Spec, reports []plan.LB
 	}
 	p.ExitCode = spec.ExitOf(p.Refusal())
 	return p, nil
+}
+
+// tryOnlyIf has a dry run ask --only-if, and leaves out the backends that say no. Like a run, it asks
+// only if nothing else speaks against the run.
+func (o *Operation) tryOnlyIf(ctx context.Context) error {
+	if o.plan.Spec.Rollout.OnlyIf == "" || o.plan.Refusal() != nil {
+		return nil
+	}
+	for _, found := range gather(o.whole.rows, func(m *row) []spec.Finding {
+		c := &checker{backend: m.Name}
+		o.login(ctx, m, c)
+		return failures(c.checks)
+	}) {
+		o.plan.Findings = append(o.plan.Findings, found...)
+	}
+	if o.plan.ExitCode = spec.ExitOf(o.plan.Refusal()); o.plan.ExitCode != spec.Done {
+		return nil
+	}
+	err := o.askOnlyIf(ctx)
+	if err == nil {
+		asked := *o.plan
+		asked.OnlyIfAsked = true
+		o.plan, err = o.planWithout(ctx, &asked, o.skipped, table{})
+	}
+	return err
 }
 
 // notInPool is the backends that somebody has taken out of the pool, or that another operation has

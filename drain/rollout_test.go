@@ -453,6 +453,54 @@ func TestRolloutPlansNothingForTheSkipped(t *testing.T) {
 	}
 }
 
+// A dry run asks --only-if, and its batches are those of the real run. It asks nothing of a run that is
+// refused, and tells an answer that is none.
+func TestDryRunAsksOnlyIf(t *testing.T) {
+	dry := func(p *pool, sp spec.Spec) (*plan.Plan, *told, error) {
+		l := &told{}
+		pl, err := DryRun(t.Context(), sp, Options{Connect: p, Emit: l.emit})
+		p.over()
+		return pl, l, err
+	}
+	p := newPool(t, 2)
+	p.apps[1].skip = true
+	sp := p.spec(spec.Run)
+	sp.Rollout.OnlyIf = "test -e /run/reboot-required"
+	pl, l, err := dry(p, sp)
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := plan.Skip{Backend: p.apps[1].name, Reason: "--only-if: exit status 1"}
+	text, _ := json.Marshal([]any{pl.Batches, pl.Steps, pl.Unchecked, pl.BatchDiffs, pl.Backends, pl.LBs[0].Report.Servers})
+	if !slices.Equal(pl.Skipped, []plan.Skip{left}) || len(pl.Batches) != len(p.apps)-1 || strings.Contains(string(text), p.apps[1].name) || !strings.Contains(string(text), p.apps[2].name) {
+		t.Errorf("left as it is: %v; the plan: %s", pl.Skipped, text)
+	}
+	if unchecked := strings.Join(pl.Unchecked, "\n"); strings.Contains(unchecked, "SSH") || strings.Contains(unchecked, "--only-if") || !strings.Contains(unchecked, "the right to reboot") {
+		t.Errorf("not checked: %s", unchecked)
+	}
+	if len(l.events) > 0 {
+		t.Errorf("%d events beside the plan", len(l.events))
+	}
+	p.worked(0, 0, 0)
+	p.whole()
+
+	sp.MinUp = 3 // the run is refused before it asks
+	if pl, _, err := dry(p, sp); err != nil || pl.ExitCode != spec.Refused || len(pl.Skipped) > 0 || !strings.Contains(strings.Join(pl.Unchecked, "\n"), "which backends --only-if leaves out") {
+		t.Errorf("refused: %v, %+v", err, pl)
+	}
+	sp.MinUp, sp.Rollout.OnlyIf = 1, "ends-with 2"
+	if _, _, err := dry(p, sp); spec.ExitOf(err) != spec.Failed || !strings.Contains(err.Error(), "exit status 2") {
+		t.Errorf("no answer: %v", err)
+	}
+	sp.Rollout.OnlyIf = "test -e /run/reboot-required"
+	for _, a := range p.apps {
+		a.skip = true
+	}
+	if pl, _, err := dry(p, sp); err != nil || pl.ExitCode != spec.Done || len(pl.Skipped) != len(p.apps) || len(pl.Batches) > 0 {
+		t.Errorf("nothing to do: %v, %+v", err, pl)
+	}
+}
+
 // TestRolloutLeavesWhatIsDrainedOnOneLB: another operator drains a backend on one LB only. It is no part
 // of the run, and their mark stays.
 func TestRolloutLeavesWhatIsDrainedOnOneLB(t *testing.T) {

@@ -248,7 +248,9 @@ func (o *Operation) askOnlyIf(ctx context.Context) error {
 		if reasons[i] != "" {
 			m.end = skipped
 			o.skipped = append(o.skipped, plan.Skip{Backend: m.Name, Reason: reasons[i]})
-			o.emit(&event.BackendSkipped{Header: event.Header{Target: m.Name}, Reason: reasons[i]})
+			if !o.plan.DryRun { // whose plan says so
+				o.emit(&event.BackendSkipped{Header: event.Header{Target: m.Name}, Reason: reasons[i]})
+			}
 		}
 	}
 	return errors.Join(errs...)

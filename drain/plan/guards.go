@@ -490,12 +490,12 @@ func unchecked(p *Plan) []string {
 func untried(p *Plan) []string {
 	var what []string
 	how := " (the real run looks)"
-	if p.Spec.Rollout.OnlyIf != "" {
+	if p.Spec.Rollout.OnlyIf != "" && !p.OnlyIfAsked {
 		what = append(what, "which backends --only-if leaves out")
 	}
 	for _, b := range p.Backends {
 		set := b.Settings
-		if p.Spec.Needs(set) && b.Address != "" {
+		if p.Spec.Needs(set) && b.Address != "" && !p.OnlyIfAsked {
 			what = append(what, "SSH to "+b.Name)
 			how = " (a dry run does not log in)"
 		}

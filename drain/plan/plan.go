@@ -27,9 +27,10 @@ type Plan struct {
 	Steps    []Step         `json:"steps"`
 	Findings []spec.Finding `json:"findings"`
 	// Of a rolling run: the backends of each batch, and those that are left out.
-	Batches    [][]string `json:"batches,omitempty"`
-	BatchDiffs []Diff     `json:"batch_diffs,omitempty"`
-	Skipped    []Skip     `json:"skipped,omitempty"`
+	Batches     [][]string `json:"batches,omitempty"`
+	BatchDiffs  []Diff     `json:"batch_diffs,omitempty"`
+	Skipped     []Skip     `json:"skipped,omitempty"`
+	OnlyIfAsked bool       `json:"-"` // of a dry run that has logged in to ask --only-if
 	// Unchecked is what could not be known, and why.
 	Unchecked []string  `json:"not_checked"`
 	ExitCode  spec.Exit `json:"exit_code"` // that the run would end with, as far as is known

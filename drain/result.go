@@ -363,13 +363,22 @@ func (e ending) next(r *event.Result) (all []spec.Command) {
 			all = append(all, e.undrain(e.spec.Targets, "puts all of them back")...)
 		}
 	case rollbackFailed && e.spec.Kind != spec.Undrain:
-		all = append(e.undrain(e.spec.Targets, "puts it back"), resume("continues")...)
+		all = append(e.undrain(e.changedTargets(), "puts it back"), resume("continues")...)
 	case e.any((*row).isPartial):
 		all = resume(map[bool]string{true: "continues", false: "waits again"}[rollbackFailed])
 	default:
-		all = append(resume("waits again"), e.undrain(e.spec.Targets, "puts it back")...)
+		all = append(resume("waits again"), e.undrain(e.changedTargets(), "puts it back")...)
 	}
 	return append(all, own...)
+}
+
+// changedTargets returns the targets of the operation, for a drain without those that were rolled back.
+func (e ending) changedTargets() []string {
+	rows := slices.DeleteFunc(slices.Clone(e.rows), func(r *row) bool { return !r.leavesChange(e.spec.Kind) })
+	if e.spec.Kind == spec.Undrain || len(rows) == len(e.rows) { // as they were typed
+		return e.spec.Targets
+	}
+	return targetsOf(rows)
 }
 
 // despite returns the reason for a command. While LBs are gone, it names the flag that leaves them out.

@@ -193,6 +193,8 @@ func TestResults(t *testing.T) {
 func TestNextCommands(t *testing.T) {
 	bad := errors.New("bad")
 	good, out, late := backendOf{end: done, reached: plan.Stopping}, backendOf{end: left, reached: plan.Working, why: bad}, backendOf{end: notDrained, reached: plan.Draining, why: bad, late: true}
+	back := backendOf{end: rolledBack, reached: plan.Draining, why: bad, late: true}
+	lost := backendOf{end: left, reached: plan.Draining, why: bad, stuck: errors.New("worse")}
 	const where = " --lb lb1 --lb lb2"
 	for _, test := range []struct {
 		name  string
@@ -202,6 +204,9 @@ func TestNextCommands(t *testing.T) {
 		while string // in the reasons
 	}{
 		{"one is not drained", endingOf(spec.Drain, nil, good, late), 0, []string{"drainctl resume ID" + where, "drainctl undrain 10.0.0.1 10.0.0.2 --upstream pool" + where}, ""},
+		{"one was rolled back", endingOf(spec.Drain, nil, good, back), 0, []string{"drainctl undrain 10.0.0.1 --upstream pool" + where}, ""},
+		{"one was rolled back, and a rollback failed", endingOf(spec.Drain, nil, back, lost), 0, []string{"drainctl undrain 10.0.0.2 --upstream pool" + where, "drainctl resume ID" + where}, ""},
+		{"one undrain was rolled back", endingOf(spec.Undrain, nil, good, back), 0, []string{"drainctl undrain 10.0.0.1 10.0.0.2 --upstream pool" + where}, ""},
 		{"a run leaves one out", endingOf(spec.Run, nil, good, out), 0, []string{"drainctl resume ID" + where, "drainctl undrain 10.0.0.2 --upstream pool" + where}, ""},
 		{"an LB is gone", endingOf(spec.Run, nil, out, good), 1, []string{"drainctl resume ID" + where, "drainctl undrain 10.0.0.1 --upstream pool" + where}, "; with --skip-unreachable-lb 1 while lb1 cannot be reached"},
 		{"all LBs are gone", endingOf(spec.Run, nil, out, good), 2, []string{"drainctl resume ID" + where, "drainctl undrain 10.0.0.1 --upstream pool" + where}, ""},

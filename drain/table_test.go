@@ -357,6 +357,49 @@ func TestStepsAreAnnounced(t *testing.T) {
 	}
 }
 
+// A backend that was rolled back is in no later step, nor in what the next command does.
+func TestStepsAfterARollback(t *testing.T) {
+	for _, k := range []spec.Kind{spec.Drain, spec.Run} {
+		p := newPool(t, 2)
+		sp := p.spec(k)
+		if sp.Rollout.Batch, sp.Rollout.MaxFailures = "2", 1; k == spec.Drain {
+			sp.Targets = sp.Targets[:2]
+		}
+		p.apps[0].open = 1
+		shortenLimits(t, &sp, p.apps[0])
+		out, restored, steps := p.run(sp), false, 0
+		for _, e := range out.events {
+			var names any = e.Head().Target
+			switch e := e.(type) {
+			case *event.StepStarted:
+				names = e.Description
+			case *event.StepDone:
+				names = e.Detail
+				restored = restored || e.Detail.Restored
+			case *event.BatchStarted:
+				names = e.Backends
+			case *event.Result:
+				continue
+			}
+			if !restored {
+				continue
+			}
+			steps++
+			if text, _ := json.Marshal(names); strings.Contains(string(text), p.apps[0].name) {
+				t.Errorf("%s: %s names %s", k, e.Head().Event, text)
+			}
+		}
+		if steps == 0 {
+			t.Errorf("%s: no step came after the rollback", k)
+		}
+		for _, c := range out.result.Next {
+			if slices.Contains(c.Words, p.apps[0].name) {
+				t.Errorf("%s: next is %s", k, c)
+			}
+		}
+	}
+}
+
 // The commands of a result hold no flag that another user wrote into a target or an ID.
 func TestNextCommandsHoldNoFlagOfOthers(t *testing.T) {
 	const good = "127.0.0.2"

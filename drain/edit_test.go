@@ -7,11 +7,14 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/drainctl/drainctl/drain/balancer"
 	"github.com/drainctl/drainctl/drain/fleet"
+	"github.com/drainctl/drainctl/drain/journal"
 	"github.com/drainctl/drainctl/drain/plan"
 	"github.com/drainctl/drainctl/drain/spec"
+	"github.com/drainctl/drainctl/nginx"
 )
 
 // Whatever is drained and undrained again is as it was, byte for byte, and twice
@@ -120,6 +123,23 @@ func TestDryRun(t *testing.T) {
 	if got := p.LBs[0].Report.Diff; strings.Count(got, "\n-") != 1 || strings.Count(got, "\n+") != 2 || !strings.Contains(got, "server "+r.unit.addr+" down; …\n") {
 		t.Errorf("the diff is %q", got)
 	}
+	other := balancer.NewLocal(balancer.Options{Nginx: nginx.Binary{Conf: r.conf}, StateDir: r.stateDir() + "2"})
+	lock := balancer.LockRequest{Backends: []string{fleet.LockName(r.unit.addr), "10.9.9.9"}, Holder: journal.Holder{ID: journal.NewID(time.Now(), ""), Kind: journal.KindDrain, Targets: sp.Targets, User: "ann", Host: "desk"}}
+	if err := other.Lock(t.Context(), lock); err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range []spec.Kind{spec.Drain, spec.Undrain, spec.Run} {
+		locked := r.spec(k)
+		locked.Nginx.StateDir += "2"
+		if got := strings.Join(refusalsOf(dry(locked)), "\n"); !strings.Contains(got, " is locked by drain "+r.unit.addr) || !strings.HasSuffix(got, " | --wait") {
+			t.Errorf("%s of what another operator has locked: %q", k, got)
+		}
+		locked.Wait = true
+		if got := refusalsOf(dry(locked)); len(got) > 0 {
+			t.Errorf("%s that waits: %q", k, got)
+		}
+	}
+	other.Close()
 	refused := errors.New("not this one")
 	if _, err := DryRun(t.Context(), sp, Options{Connect: connector{r}, Accept: func(*plan.Plan) error { return refused }}); !errors.Is(err, refused) {
 		t.Errorf("got %v", err)

@@ -135,6 +135,7 @@ func DryRun(ctx context.Context, sp spec.Spec, options Options) (*plan.Plan, err
 	if err != nil {
 		return nil, spec.BeforeTouching(ctx, err)
 	}
+	o.plan.Findings = append(o.plan.Findings, o.lockedByOthers()...)
 	o.whole = o.newWhole()
 	o.tryHealth(ctx)
 	if err := o.tryOnlyIf(ctx); err != nil {
@@ -323,6 +324,19 @@ func (o *Operation) locks() balancer.LockRequest {
 	}
 	r.Backends = plan.Once(r.Backends)
 	return r
+}
+
+// lockedByOthers returns the locks that refuse a run now. A dry run takes none.
+func (o *Operation) lockedByOthers() (found []spec.Finding) {
+	wanted := o.locks().Backends
+	for _, lb := range o.plan.LBs {
+		for _, h := range lb.Report.Locks {
+			if name := balancer.BackendOf(h); slices.Contains(wanted, name) && !o.plan.Spec.Wait {
+				found = append(found, spec.Finding{Code: string(balancer.CodeLocked), LB: lb.LB, Text: name + " is locked by " + fleet.HolderText(&h), Override: "--wait"})
+			}
+		}
+	}
+	return found
 }
 
 // Close ends the connections of the operation, and frees its locks.

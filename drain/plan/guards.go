@@ -493,6 +493,9 @@ func untried(p *Plan) []string {
 	if p.Spec.Rollout.OnlyIf != "" && !p.OnlyIfAsked {
 		what = append(what, "which backends --only-if leaves out")
 	}
+	if p.Spec.Rollout.Gate != "" {
+		what = append(what, "whether --gate lets a batch begin")
+	}
 	for _, b := range p.Backends {
 		set := b.Settings
 		if p.Spec.Needs(set) && b.Address != "" && !p.OnlyIfAsked {

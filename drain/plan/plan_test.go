@@ -213,6 +213,41 @@ func TestDryRunWithoutRoot(t *testing.T) {
 	}
 }
 
+// A dry run never claims more than it checked: whatever a run tries and it does not, it names.
+func TestDryRunNamesWhatItDoesNotTry(t *testing.T) {
+	for _, k := range []spec.Kind{spec.Drain, spec.Undrain, spec.Run} {
+		for _, test := range []struct {
+			what   string
+			change func(*spec.Spec, *balancer.Report)
+		}{
+			{"the running nginx, since none was found", func(_ *spec.Spec, r *balancer.Report) {
+				r.Problems = []balancer.Problem{{Code: balancer.ProblemRunning, Unknown: true, Override: balancer.AllowStopped}}
+			}},
+			{"nginx's own test", func(_ *spec.Spec, r *balancer.Report) {
+				r.Problems = []balancer.Problem{{Code: balancer.ProblemTest, Text: "nginx's own test", Unknown: true}}
+			}},
+			{"who drained what", func(_ *spec.Spec, r *balancer.Report) {
+				r.StateError = &balancer.Error{Code: balancer.CodePermission}
+			}},
+			{"the unit app, the right to stop and start it", func(s *spec.Spec, _ *balancer.Report) { s.Service, s.Counter = "app", spec.CounterLB }},
+			{"SSH to 10.0.0.1", func(s *spec.Spec, _ *balancer.Report) { s.Service = "app" }},
+			{"which backends --only-if leaves out", func(s *spec.Spec, _ *balancer.Report) { s.Rollout.OnlyIf = "true" }},
+			{"whether --gate lets a batch begin", func(s *spec.Spec, _ *balancer.Report) { s.Rollout.Gate = "true" }},
+			{"the right to reboot", func(s *spec.Spec, _ *balancer.Report) { s.Rollout.Reboot = true }},
+		} {
+			sp := spec.Default(k)
+			sp.Targets = []string{"10.0.0.1"}
+			isDown := k == spec.Undrain
+			r := balancer.Report{Servers: []balancer.Server{line("10.0.0.1:80", 3, isDown, isDown, true)}}
+			test.change(&sp, &r)
+			p := New(sp, []LBPlan{{LB: "lb1", Report: &r}}, true)
+			if got := strings.Join(p.Unchecked, "\n"); !strings.Contains(got, test.what) {
+				t.Errorf("%s: not checked: %q, want %q", k, got, test.what)
+			}
+		}
+	}
+}
+
 // A finding names the LB that it is about, and one LB that needs an edit is enough for one.
 func TestPlanOfTheSecondLB(t *testing.T) {
 	sp := spec.Default(spec.Drain)

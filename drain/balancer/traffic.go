@@ -26,7 +26,8 @@ type traffic struct {
 	changed chan struct{}                     // closed when a connection may have ended
 	servers map[netip.AddrPort]*serverTraffic // those that were counted since the last load
 	mine    map[Ends]bool                     // connections of this process
-	serving nginx.Running                     // as far as is known
+	begun   bool                              // serving is known
+	serving nginx.Running                     // no process: nginx is stopped
 	counted bool                              // since the last load
 	search  time.Time                         // no process is searched for before
 	isHunt  bool                              // somebody is looked for who connects for moments only
@@ -55,7 +56,7 @@ const searchShare = 10
 func (t *traffic) serves(now nginx.Running, isLoaded bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.serving = now
+	t.serving, t.begun = now, true
 	if isLoaded {
 		t.servers, t.counted = nil, false
 	}
@@ -65,7 +66,7 @@ func (t *traffic) serves(now nginx.Running, isLoaded bool) {
 func (t *traffic) isFirst() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	isFirst := t.serving.Master.PID != 0 && !t.counted
+	isFirst := t.begun && !t.counted
 	t.counted = t.counted || isFirst
 	return isFirst
 }
@@ -195,11 +196,11 @@ func (to *serverTraffic) note(o remote.Opener) {
 // saw compares the connections that a count has found with those of the last one.
 func (t *traffic) saw(to []netip.AddrPort, found []sockets.Socket) {
 	t.mu.Lock()
-	serving := t.serving
-	if serving.Master.PID == 0 {
+	if !t.begun {
 		t.mu.Unlock()
-		return // nothing was loaded
+		return
 	}
+	serving := t.serving
 	open := map[netip.AddrPort]map[netip.AddrPort]bool{}
 	for _, end := range to {
 		open[end] = map[netip.AddrPort]bool{}
@@ -296,7 +297,7 @@ func openerOf(pid, master int) (o remote.Opener, isOpener bool) {
 		return remote.Opener{By: remote.OpenedByUnknown}, true
 	case isDrainctl(pid):
 		return o, false
-	case p.Parent == master:
+	case p.Parent == master && master != 0:
 		return remote.Opener{By: remote.OpenedByWorker, Process: p.Describe()}, !p.IsExiting()
 	}
 	return remote.Opener{By: remote.OpenedByOther, Process: p.Describe()}, true

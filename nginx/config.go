@@ -39,6 +39,7 @@ type Config struct {
 	ErrorLogs       []string // files of the error_log directives of the main context
 	modules         []string // files of load_module
 	includeDirs     []string // directories that patterns of includes look into
+	streamServers   []*streamServer
 	files           *fileSet // what it was loaded from
 }
 
@@ -67,6 +68,9 @@ type Upstream struct {
 	File    *File
 	At      int32 // byte offset of the word upstream
 	Servers []*Server
+	// UDP tells that a stream server passes UDP to it, or may by a variable; OnlyUDP that none passes
+	// TCP to it.
+	UDP, OnlyUDP bool
 	// pieces are the parts of files the block consists of: its own braces,
 	// and the fragments included between them.
 	pieces []piece
@@ -108,6 +112,7 @@ func (c *Config) merge(included *Config) {
 	c.ErrorLogs = append(c.ErrorLogs, included.ErrorLogs...)
 	c.modules = append(c.modules, included.modules...)
 	c.includeDirs = append(c.includeDirs, included.includeDirs...)
+	c.streamServers = append(c.streamServers, included.streamServers...)
 	c.ShutdownTimeout = cmp.Or(included.ShutdownTimeout, c.ShutdownTimeout)
 	c.PIDFile = cmp.Or(included.PIDFile, c.PIDFile)
 }

@@ -37,7 +37,7 @@ func (c corpusFiles) ReadFile(name string) (string, error) {
 
 // corpusTotals is what is counted over a corpus.
 type corpusTotals struct {
-	files, upstreams, servers, located, down, edited, missing int
+	files, upstreams, servers, located, down, edited, missing, udp int
 
 	refused map[string]int // reason: servers, or files
 	defects []string
@@ -66,8 +66,8 @@ func TestCorpus(t *testing.T) {
 	for _, name := range names {
 		readCorpusFile(t, total, name, accepted[filepath.Base(name)])
 	}
-	t.Logf("%d files, %d accepted by nginx as they are; %d upstreams; %d servers, %d located by address, %d of them down as it is, %d edited and restored byte for byte; %d missing includes read as empty",
-		total.files, len(accepted), total.upstreams, total.servers, total.located, total.down, total.edited, total.missing)
+	t.Logf("%d files, %d accepted by nginx as they are; %d upstreams; %d servers, %d located by address, %d of them down as it is, %d edited and restored byte for byte; %d missing includes read as empty; %d have UDP servers in stream",
+		total.files, len(accepted), total.upstreams, total.servers, total.located, total.down, total.edited, total.missing, total.udp)
 	for reason, n := range total.refused {
 		t.Logf("refused: %4d %s", n, reason)
 	}
@@ -129,6 +129,10 @@ func readCorpusFile(t *testing.T, total *corpusTotals, name string, accepted boo
 	}
 	for _, s := range conf.Skipped {
 		total.defect("%s: %v", base, s.Err)
+	}
+	if place := conf.UDPServer(); place != "" {
+		total.udp++
+		t.Logf("%s: a UDP server at %s", base, filepath.Base(place))
 	}
 	servers := 0
 	for _, u := range conf.Upstreams {

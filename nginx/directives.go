@@ -14,6 +14,9 @@ func (l *loader) directive(words []Word, block bool, at int) error {
 		}
 	case name == "upstream" && block:
 		l.upstream(words, at)
+	case name == "server" && block && len(l.blocks) == 1 && l.blocks[0] == "stream":
+		l.stream = &streamServer{file: l.file, at: words[0].Start}
+		l.conf.streamServers = append(l.conf.streamServers, l.stream)
 	case !block:
 		l.other(name, words)
 	}
@@ -29,6 +32,9 @@ func (l *loader) blockEnd(at int) error {
 		l.up.pieces[0].end = at
 		l.up.Servers = append(l.up.Servers, l.servers...) // as large as it must be
 		l.up = nil
+	}
+	if last == 1 {
+		l.stream = nil
 	}
 	l.blocks = l.blocks[:last]
 	return nil
@@ -74,6 +80,9 @@ func (l *loader) server(words []Word, at int) error {
 
 // other notes the directives outside of upstreams that matter.
 func (l *loader) other(name string, words []Word) {
+	if l.stream != nil {
+		l.stream.directive(words)
+	}
 	if n := len(l.blocks); n > 0 {
 		switch l.blocks[n-1] {
 		case "map", "split_clients", "geo":

@@ -73,6 +73,7 @@ func (s *fileSet) load(mainPath string) (*Config, error) {
 		seen[f] = true
 		return again
 	})
+	l.conf.findUDP()
 	return l.conf, nil
 }
 
@@ -132,7 +133,8 @@ type loader struct {
 	depth  int
 	blocks []string // names of the open blocks, those of including files too
 	file   *File
-	up     *Upstream // the open upstream block
+	up     *Upstream     // the open upstream block
+	stream *streamServer // the open server block in stream
 	// servers are those of the open block.
 	servers []*Server
 	slab    []Server // that servers are taken from
@@ -227,10 +229,10 @@ func above(name string) string {
 	return dir
 }
 
-// includeAll includes files one after the other or, outside of an upstream,
+// includeAll includes files one after the other or, outside of an upstream and of a server in stream,
 // where each stands by itself, side by side.
 func (l *loader) includeAll(names []string) error {
-	if l.up != nil || l.beside || len(names) < 2 {
+	if l.up != nil || l.stream != nil || l.beside || len(names) < 2 {
 		for _, name := range names {
 			if err := l.includeFile(name); err != nil {
 				return err
@@ -272,7 +274,7 @@ func (l *loader) includeFile(name string) error {
 		}
 		return err
 	}
-	open, up := len(l.blocks), l.up
+	open, up, stream := len(l.blocks), l.up, l.stream
 	if up != nil && l.inUpstream() {
 		up.pieces = append(up.pieces, piece{file: f, start: 0, end: len(f.Src)})
 	}
@@ -284,7 +286,7 @@ func (l *loader) includeFile(name string) error {
 			// Half an upstream, always the last, is of no use to anybody.
 			l.conf.Upstreams = l.conf.Upstreams[:len(l.conf.Upstreams)-1]
 		}
-		l.blocks, l.up = l.blocks[:open], up
+		l.blocks, l.up, l.stream = l.blocks[:open], up, stream
 		return nil
 	}
 	return err

@@ -191,6 +191,7 @@ func (f *specFlags) run() {
 	f.locks()
 	f.yes("accept-pending", &s.Allow.Pending, catGuards, "put files live that were changed since nginx was last loaded")
 	f.yes("allow-stopped-nginx", &s.Allow.StoppedNginx, catGuards, "edit load balancers whose nginx is stopped, too; it loads the files when it starts")
+	f.yes("allow-udp", &s.Allow.UDP, catGuards, "reload nginx although that ends the UDP sessions of the target's upstreams")
 	f.span("reload-timeout", &s.ReloadTimeout, catNginx, "how long new nginx workers may take to serve after a reload")
 	f.ssh()
 }

@@ -137,6 +137,7 @@ func arrivals() map[string]arrival {
 		"allow-other-names":      {value: "true", want: spec.Allow{OtherNames: true}, got: func(h *heard) any { return h.spec.Allow }},
 		"allow-shutdown-timeout": {value: "true", want: spec.Allow{ShutdownTimeout: true}, got: func(h *heard) any { return h.spec.Allow }},
 		"allow-all-addresses":    {value: "true", want: spec.Allow{AllAddresses: true}, got: func(h *heard) any { return h.spec.Allow }},
+		"allow-udp":              {value: "true", want: spec.Allow{UDP: true}, got: func(h *heard) any { return h.spec.Allow }},
 		"accept-pending":         {value: "true", want: spec.Allow{Pending: true}, got: func(h *heard) any { return h.spec.Allow }},
 		"allow-stopped-nginx":    {value: "true", want: spec.Allow{StoppedNginx: true}, got: func(h *heard) any { return h.spec.Allow }},
 		"health-host":            {value: "app.example.com", want: "app.example.com", got: func(h *heard) any { return h.spec.HealthHost }, with: forURL},

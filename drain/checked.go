@@ -17,9 +17,9 @@ const maxChecked = 200
 // operation. A rolling run is judged as its drains are.
 var guardChecks = map[spec.Kind][]event.CheckName{
 	spec.Drain: {
-		"live-servers", "one-live-server", "remaining-upstream", "direct-reference", "other-name", "shutdown-timeout", "several-addresses",
+		"live-servers", "one-live-server", "remaining-upstream", "direct-reference", "other-name", "shutdown-timeout", "udp-sessions", "several-addresses",
 	},
-	spec.Undrain: {"unmanaged", "ambiguous", "orphaned"},
+	spec.Undrain: {"unmanaged", "ambiguous", "orphaned", "udp-sessions"},
 }
 
 // tellChecks tells of what was checked: nothing of it has failed, or there were no

@@ -53,6 +53,7 @@ var checkTexts = map[event.CheckName]string{
 	"direct-reference":   "nothing reaches it outside of its upstreams",
 	"other-name":         "it is no server under another name",
 	"shutdown-timeout":   "worker_shutdown_timeout is not shorter than the wait",
+	"udp-sessions":       "the reload ends no UDP sessions",
 	"several-addresses":  "each server name is one address",
 	"unmanaged":          "drainctl has marked it down",
 	"ambiguous":          "which lines drainctl has marked is clear",

@@ -109,9 +109,10 @@ type Report struct {
 	Skipped    []Skipped   `json:"skipped,omitempty"`
 	// ShutdownTimeout is worker_shutdown_timeout; 0 where it is not set.
 	ShutdownTimeout time.Duration    `json:"shutdown_timeout_ns,omitempty"`
-	Addresses       []netip.Addr     `json:"addresses,omitempty"` // of this machine
-	Now             time.Time        `json:"now"`                 // this machine's clock
-	Free            uint64           `json:"free,omitempty"`      // bytes, for the journal
+	UDPServer       string           `json:"udp_server,omitempty"` // where the first server in stream is that listens on UDP
+	Addresses       []netip.Addr     `json:"addresses,omitempty"`  // of this machine
+	Now             time.Time        `json:"now"`                  // this machine's clock
+	Free            uint64           `json:"free,omitempty"`       // bytes, for the journal
 	Generation      *Generation      `json:"generation,omitempty"`
 	Pending         []PendingFile    `json:"pending,omitempty"`
 	Problems        []Problem        `json:"problems,omitempty"`
@@ -131,7 +132,9 @@ type Server struct {
 	At         int      `json:"at"`                // byte offset of the line's first word
 	Managed    bool     `json:"managed,omitempty"` // drainctl has marked it down
 	NeedsEdit  bool     `json:"configure,omitempty"`
-	Open       int      `json:"connections"` // connections from this LB; -1: not counted
+	UDP        bool     `json:"udp,omitempty"`      // nginx passes UDP to its upstream, or may by a variable
+	OnlyUDP    bool     `json:"only_udp,omitempty"` // and no TCP
+	Open       int      `json:"connections"`        // connections from this LB; -1: not counted
 }
 
 // An Upstream is what a plan leaves of an upstream.

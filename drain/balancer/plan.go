@@ -194,6 +194,7 @@ func (r *reading) describe(s *nginx.Server) Server {
 	d := Server{
 		Located: journal.Located{Server: keyOf(s), File: s.File.Path, Line: s.Line()},
 		Name:    r.conf.DisplayName(s.Upstream), Text: words[1].Text, At: int(s.At), Open: -1,
+		UDP: s.Upstream.UDP, OnlyUDP: s.Upstream.OnlyUDP,
 	}
 	for _, w := range words[2:] {
 		d.Parameters = append(d.Parameters, w.Text)
@@ -373,7 +374,7 @@ func (r *reading) skipped() {
 
 // facts adds what guards ask for.
 func (r *reading) facts(ctx context.Context) {
-	r.ShutdownTimeout = r.conf.ShutdownTimeout
+	r.ShutdownTimeout, r.UDPServer = r.conf.ShutdownTimeout, r.conf.UDPServer()
 	if r.query.Want == "" {
 		return
 	}

@@ -22,7 +22,7 @@ type guard func(*Plan) []spec.Finding
 var Guards = []guard{
 	skippedFiles, missingTargets, journalReadable, unmanaged, ambiguousServers, orphanedMarks,
 	sharedLines, remainingUpstreams, liveServers, directReferences, otherNames,
-	shutdownTimeout, allAddresses, pendingFiles, problems, noneRuns,
+	shutdownTimeout, udpSessions, allAddresses, pendingFiles, problems, noneRuns,
 }
 
 // onEach asks about each LB by itself.
@@ -350,6 +350,40 @@ func shutdownTimeout(p *Plan) []spec.Finding {
 			"worker_shutdown_timeout %s in %s is shorter than --timeout %s: nginx itself cuts the requests that are still open then", backend.Span(cut), lb.Report.ConfPath, limit)}
 		if p.Spec.Allow.ShutdownTimeout {
 			f.Warning, f.Override = true, ""
+		}
+		add(found, f)
+	})
+}
+
+// udpSessions: a reload ends all UDP sessions. The old workers close the sockets that they receive from
+// clients at and answer from (ngx_close_listening_sockets). A client's next datagram begins another
+// session, in a new worker. Only the sessions of the target's upstreams need consent: other reloads, as
+// for a certificate, end the rest as well. A rolling run is judged as its drains are.
+func udpSessions(p *Plan) []spec.Finding {
+	if p.Spec.Kind == spec.Run {
+		return nil
+	}
+	return p.onEach(func(lb LBPlan, found *[]spec.Finding) {
+		var upstreams []string
+		for _, s := range lb.Report.Servers {
+			if s.UDP && s.NeedsEdit {
+				upstreams = append(upstreams, s.Name)
+			}
+		}
+		f := spec.Finding{Code: "udp-sessions"}
+		switch {
+		case !NeedsEdit(lb), lb.Report.UDPServer == "":
+			return
+		case len(upstreams) == 0:
+			f.Warning, f.Text = true, fmt.Sprintf("the reload ends all UDP sessions of nginx (%s), as any reload does", lb.Report.UDPServer)
+		default:
+			f.Text = fmt.Sprintf("nginx passes UDP to %s: the reload ends all UDP sessions, and answers that are under way do not reach their clients", strings.Join(Once(upstreams), ", "))
+			if p.Spec.Kind == spec.Drain {
+				f.Text += "; drainctl waits for them on the load balancer, for idle ones until proxy_timeout\nhint: proxy_responses ends a session with its answer"
+			}
+			if f.Warning = p.Spec.Allow.UDP; !f.Warning {
+				f.Override = "--allow-udp"
+			}
 		}
 		add(found, f)
 	})

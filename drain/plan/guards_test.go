@@ -257,6 +257,58 @@ func TestGuardOfDirectReferences(t *testing.T) {
 	}
 }
 
+// A reload ends UDP sessions. The operator allows it where the target's own upstream is
+// reached over UDP, and is told of others.
+func TestGuardOfUDPSessions(t *testing.T) {
+	const (
+		four    = "server 10.0.0.1:53; server 10.0.0.2:53; server 10.0.0.3:53; server 10.0.0.4:53 down;"
+		stream  = "stream { upstream dns { " + four + " }\n"
+		udp     = "server { listen 53 udp; proxy_pass dns; }"
+		tcp     = "server { listen 53; proxy_pass dns; }"
+		ends    = "nginx passes UDP to dns: the reload ends all UDP sessions, and answers that are under way do not reach their clients"
+		waits   = "; drainctl waits for them on the load balancer, for idle ones until proxy_timeout\nhint: proxy_responses ends a session with its answer"
+		refused = " | --allow-udp"
+		other   = "nginx.conf:3), as any reload does | "
+	)
+	for _, test := range []struct {
+		name, conf string
+		kind       spec.Kind
+		target     string
+		refusal    string
+		warning    string
+	}{
+		{"UDP", stream + udp + "}", spec.Drain, "10.0.0.1", ends + waits + refused, ""},
+		{"UDP and TCP", stream + udp + tcp + "}", spec.Drain, "10.0.0.1", ends + waits + refused, ""},
+		{"by a variable", stream + "server { listen 53 udp; proxy_pass $to; }" + tcp + "}", spec.Drain, "10.0.0.1", ends + waits + refused, ""},
+		{"back", stream + udp + "}", spec.Undrain, "10.0.0.4", ends + refused, ""},
+		{"TCP", stream + tcp + "}", spec.Drain, "10.0.0.1", "", ""},
+		{"down already", stream + udp + "}", spec.Drain, "10.0.0.4", "", ""},
+		{"up already", stream + udp + "}", spec.Undrain, "10.0.0.1", "", ""},
+		{"another upstream", stream + udp + "} http {" + fourServers + "}", spec.Drain, "10.0.0.1:8080", "", other},
+		{"and back", stream + udp + "} http {" + fourServers + "}", spec.Undrain, "10.0.0.2:8080", "", other},
+		{"not in stream", "http {" + fourServers + "server { listen 443 udp; } }", spec.Drain, "10.0.0.1", "", ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			c := mainConf(t, "events {}\n"+test.conf)
+			for _, allow := range []bool{false, true} {
+				p := c.plan(test.kind, test.target, func(s *spec.Spec) { s.Force, s.Allow.UDP = true, allow })
+				refusal, warning := test.refusal, test.warning
+				if allow && refusal != "" {
+					refusal, warning = "", strings.TrimSuffix(refusal, "--allow-udp")
+				}
+				one := func(text string) []string {
+					return slices.DeleteFunc([]string{text}, func(s string) bool { return s == "" })
+				}
+				contains(t, "refusals", refusals(p), one(refusal))
+				contains(t, "warnings", warnings(p), one(warning))
+				if n := len(p.Findings); n > 1 {
+					t.Errorf("%d findings: %+v", n, p.Findings)
+				}
+			}
+		})
+	}
+}
+
 func TestGuardOfShutdownTimeout(t *testing.T) {
 	for _, test := range []struct {
 		cut     string

@@ -137,6 +137,7 @@ type Allow struct {
 	OtherNames      bool `json:"other_names,omitempty" flag:"allow-other-names"`           // it is also reached by another name
 	ShutdownTimeout bool `json:"shutdown_timeout,omitempty" flag:"allow-shutdown-timeout"` // nginx cuts requests before the wait is over
 	AllAddresses    bool `json:"all_addresses,omitempty" flag:"allow-all-addresses"`       // a server's name has several addresses
+	UDP             bool `json:"udp,omitempty" flag:"allow-udp" keep:"undrain"`            // the reload ends UDP sessions of the target's upstreams
 	Pending         bool `json:"pending,omitempty" flag:"accept-pending"`                  // files changed since nginx was last loaded
 	// StoppedNginx edits an LB whose nginx is stopped. An undrain that does not would leave a standby LB down.
 	StoppedNginx bool `json:"stopped_nginx,omitempty" flag:"allow-stopped-nginx" keep:"undrain"`

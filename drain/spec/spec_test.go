@@ -149,6 +149,9 @@ func TestUndrainInherits(t *testing.T) {
 			t.Errorf("%s is %v, want the drain's %v", f.Name, a, b)
 		}
 	}
+	if got.Allow != (Allow{UDP: true, StoppedNginx: true}) {
+		t.Errorf("an undrain allows %+v", got.Allow)
+	}
 	if got.Kind != Undrain || got.Health != HealthTCP || got.MinUp != DefaultMinUp {
 		t.Errorf("an undrain took over what is a drain's own: %+v", got)
 	}

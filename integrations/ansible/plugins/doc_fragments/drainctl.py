@@ -93,6 +93,10 @@ options:
     description:
       - Load balancers whose nginx is stopped are edited and tested, too. It loads the files when it starts.
     type: bool
+  allow_udp:
+    description:
+      - nginx passes UDP to the upstreams of the target, and the reload ends the sessions.
+    type: bool
   health:
     description:
       - The check that must pass several times in a row before a backend returns. Either C(tcp), a connection from

@@ -36,6 +36,7 @@ OPERATION = dict(
     **BACKEND,
     accept_pending=dict(type='bool'),
     allow_stopped_nginx=dict(type='bool'),
+    allow_udp=dict(type='bool'),
     health=dict(type='str'),
     health_ca=dict(type='path'),
     health_host=dict(type='str'),

@@ -230,9 +230,15 @@ func (o *Operation) tryCounter(ctx context.Context, m *row) (findings []spec.Fin
 	if m.Sockets == nil && !o.stopsUnproved(m) {
 		return nil, false
 	}
-	lbs := o.floor(m).asked()
+	floor := o.floor(m)
+	floor.servers = func(lb *fleet.LB) []journal.Server {
+		return keysOf(slices.DeleteFunc(o.whole.servers(lb, []*row{m}), func(s balancer.Server) bool {
+			return s.OnlyUDP && m.Sockets != nil // without a counter only the addresses matter
+		}))
+	}
+	lbs := floor.asked()
 	probes, err := fleet.Gather(ctx, lbs, func(ctx context.Context, lb *fleet.LB) ([]balancer.Probed, error) {
-		return lb.Probe(ctx, balancer.ProbeRequest{Servers: keysOf(o.whole.servers(lb, []*row{m}))})
+		return lb.Probe(ctx, balancer.ProbeRequest{Servers: floor.servers(lb)})
 	})
 	all := slices.Concat(probes...)
 	var connected []balancer.Probed

@@ -14,7 +14,7 @@ import (
 // still up. Of an app that is not up it says that the URL was not asked.
 func (o *Operation) checkHealth(ctx context.Context, m *row, c *checker, stopped bool) {
 	url := m.plan.HealthCheck()
-	if url == spec.HealthTCP || o.plan.Spec.Kind == spec.Undrain {
+	if !m.plan.HasURL() || o.plan.Spec.Kind == spec.Undrain {
 		return
 	}
 	unasked := ""
@@ -60,7 +60,7 @@ func (o *Operation) askHealth(ctx context.Context, m *row) (found []spec.Finding
 	_ = lbs.Each(ctx, func(ctx context.Context, lb *fleet.LB) error {
 		if err := lb.Health(ctx, m.plan.HealthRequest()); err != nil {
 			code := balancer.CodeOf(err)
-			serves := code == balancer.CodeUnreachable && o.whole.connect(ctx, lb, m) == nil
+			serves := code == balancer.CodeUnreachable && len(o.whole.checkedServers(lb, m)) > 0 && o.whole.connect(ctx, lb, m) == nil
 			f := judgeHealth(o.plan.Spec.Kind, m.plan.Settings, code, serves, err.Error())
 			f.LB = lb.Name
 			answers[slices.Index(lbs, lb)] = f

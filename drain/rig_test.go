@@ -272,9 +272,11 @@ type fakeUnit struct {
 	part   *partUnit // that systemd stops with it; nil: none
 	stays  bool      // its port answers when it is stopped
 	off    bool      // it is stopped, and its port answers
+	udp    bool      // it answers over UDP, and not over TCP
 
 	mu       sync.Mutex
 	server   *http.Server
+	packets  net.PacketConn
 	stopFail string // what systemctl stop says, in place of stopping
 }
 
@@ -282,6 +284,15 @@ func (u *fakeUnit) start() error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.server != nil {
+		return nil
+	}
+	if u.udp {
+		packets, err := net.ListenPacket("udp", u.addr)
+		if err != nil {
+			return err
+		}
+		u.server, u.packets = &http.Server{}, packets
+		go echo(packets)
 		return nil
 	}
 	l, err := net.Listen("tcp", u.addr)
@@ -302,6 +313,21 @@ func (u *fakeUnit) stop() {
 	if u.server != nil {
 		_ = u.server.Close()
 		u.server = nil
+		if u.packets != nil {
+			u.packets.Close()
+			u.packets = nil
+		}
+	}
+}
+
+// echo sends each datagram back.
+func echo(packets net.PacketConn) {
+	for b := make([]byte, 100); ; {
+		n, from, err := packets.ReadFrom(b)
+		if err != nil {
+			return
+		}
+		_, _ = packets.WriteTo(b[:n], from)
 	}
 }
 

@@ -41,6 +41,11 @@ func (o *Operation) checkUnit(ctx context.Context, m *row) (event.Seen, []spec.F
 				"; or start " + unitOn(m.Service) + " first"})
 		}
 	}
+	if k != spec.Undrain && m.Active && m.plan.HealthCheck() == spec.HealthUDP {
+		if err := m.listens(ctx); err != nil { // as a published port of a container
+			found = append(found, spec.Finding{Code: "health", Warning: k == spec.Drain, Override: "--health URL", Text: err.Error() + "; the way back would wait for it"})
+		}
+	}
 	if k != spec.Undrain {
 		found = append(found, stopFindings(m.Service, state)...)
 		starters, err := activeOf(ctx, m.Service.Host, state.Starters)

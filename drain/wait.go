@@ -117,8 +117,13 @@ const (
 
 // HealthText says how health is judged.
 func HealthText(health string) string {
-	if health == spec.HealthTCP || health == "" {
+	switch health {
+	case spec.HealthTCP, "":
 		return "TCP connect from the load balancer"
+	case spec.HealthUDP:
+		return "the backend has its UDP port open"
+	case spec.HealthNone:
+		return "not checked over UDP"
 	}
 	return "GET " + health
 }
@@ -126,6 +131,9 @@ func HealthText(health string) string {
 // healthy checks the health of a backend from every LB until it passes several
 // times in a row.
 func (b *batch) healthy(ctx context.Context, m *row) Verdict {
+	if m.plan.HealthCheck() == spec.HealthNone {
+		return Verdict{}
+	}
 	limit, how := m.plan.Settings.HealthTimeout, HealthText(m.plan.HealthCheck())
 	began, passed := time.Now(), 0
 	for {
@@ -170,8 +178,11 @@ func (b *batch) healthy(ctx context.Context, m *row) Verdict {
 // health asks every LB that sends requests to a backend for its health. What an undrain
 // leaves down is not asked.
 func (b *batch) health(ctx context.Context, m *row) error {
+	if m.plan.HealthCheck() == spec.HealthUDP {
+		return m.listens(ctx)
+	}
 	return b.o.lbs.With(m.plan).Each(ctx, func(ctx context.Context, lb *fleet.LB) error {
-		if m.plan.HealthCheck() != spec.HealthTCP {
+		if m.plan.HasURL() {
 			return lb.Health(ctx, m.plan.HealthRequest())
 		}
 		return b.connect(ctx, lb, m)
@@ -188,11 +199,31 @@ func (b *batch) connect(ctx context.Context, lb *fleet.LB, m *row) error {
 	return lb.Health(ctx, balancer.HealthCheck{Servers: servers})
 }
 
-// checkedServers returns the servers of a backend on an LB that are in the pool, or come back to it.
+// listens fails unless a backend has its UDP ports open, and its service, if there is one, is active.
+func (m *row) listens(ctx context.Context) error {
+	if m.Service.Unit != "" {
+		state, err := m.Service.State(ctx)
+		if err == nil && !backend.Started(state) {
+			err = fmt.Errorf("%s is %s", unitOn(m.Service), state.Active)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	for _, port := range m.plan.Ports {
+		if err := remote.ListensUDP(ctx, m.Host, port); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkedServers returns the servers of a backend on an LB that take TCP connections, and are in the pool or
+// come back to it.
 func (b *batch) checkedServers(lb *fleet.LB, m *row) []journal.Server {
 	sp := b.o.plan.Spec
 	return keysOf(slices.DeleteFunc(b.servers(lb, []*row{m}), func(s balancer.Server) bool {
-		return s.Down && !s.Managed && !(sp.Kind == spec.Undrain && sp.Force)
+		return s.OnlyUDP || s.Down && !s.Managed && !(sp.Kind == spec.Undrain && sp.Force)
 	}))
 }
 

@@ -30,6 +30,15 @@ func UnitListening(ctx context.Context, h Host, port uint16) (string, error) {
 	return unitOf(text), err
 }
 
+// ListensUDP fails if no process of h has a UDP port open for any sender.
+func ListensUDP(ctx context.Context, h Host, port uint16) error {
+	text, err := output(ctx, h, "ss", "-Hlun", fmt.Sprintf("sport = :%d", port))
+	if err == nil && strings.TrimSpace(text) == "" {
+		err = fmt.Errorf("no process on %s has UDP port %d open", h.Name(), port)
+	}
+	return err
+}
+
 // unitOf is the unit in a process's cgroup (systemd.unit(5), proc(5)).
 func unitOf(cgroup string) string {
 	if m := cgroupUnit.FindStringSubmatch(cgroup); m != nil {

@@ -514,6 +514,11 @@ func unchecked(p *Plan) []string {
 			}
 		}
 	}
+	for _, b := range p.Backends {
+		if b.Settings.Health == spec.HealthNone && p.Spec.Kind != spec.Drain {
+			texts = append(texts, fmt.Sprintf("the health of %s: it takes UDP alone, and no service is known (--health URL, --service)", b.Name))
+		}
+	}
 	if p.DryRun {
 		texts = append(texts, untried(p)...)
 	}

@@ -99,6 +99,7 @@ type Backend struct {
 	host          string   // its name, where Name is that of a port
 	upstreams     []string // every name of Upstreams
 	Servers, Down int      `json:"-"` // server lines, and those of them that are down
+	onlyUDP       int      // those that take no TCP connection
 }
 
 // IsOut tells whether nothing is sent to the backend.
@@ -245,8 +246,27 @@ func backendsOf(sp spec.Spec, lbs []LBPlan) []Backend {
 		if host := all[i].Settings.SSH.Host; host != "" && b.Address != "" {
 			all[i].Address = host
 		}
+		if b.Servers > 0 && b.onlyUDP == b.Servers {
+			all[i].Settings = withoutTCP(sp, all[i].Settings)
+		}
 	}
 	return all
+}
+
+// withoutTCP returns the settings of a backend that takes no TCP connection: ss on it would show none, and
+// none can be tried. A counter and a URL that the operator names stay.
+func withoutTCP(sp spec.Spec, set spec.Settings) spec.Settings {
+	if set.Counter == spec.CounterSS {
+		set.Counter = spec.CounterLB
+	}
+	switch {
+	case set.Health != spec.HealthTCP:
+	case sp.Needs(set):
+		set.Health = spec.HealthUDP
+	default:
+		set.Health = spec.HealthNone
+	}
+	return set
 }
 
 // byPort is the backends of a rolling run on one host: each target by itself where no two of them
@@ -316,6 +336,9 @@ func (b *Backend) add(text string, t nginx.Target, lbs []LBPlan) {
 			if s.Down {
 				b.Down++
 			}
+			if s.OnlyUDP {
+				b.onlyUDP++
+			}
 			if !slices.Contains(b.Upstreams, s.Name) {
 				b.Upstreams = append(b.Upstreams, s.Name)
 				b.upstreams = append(b.upstreams, UpstreamNames(s)...)
@@ -335,8 +358,13 @@ func (b Backend) CounterText() string {
 	return "ss on " + b.Name
 }
 
-// HealthCheck is the check of a backend's health, a URL or HealthTCP.
+// HealthCheck is the check of a backend's health: a URL, HealthTCP, HealthUDP or HealthNone.
 func (b Backend) HealthCheck() string { return b.Fill(b.Settings.Health) }
+
+// HasURL reports whether the check asks for a URL.
+func (b Backend) HasURL() bool {
+	return !slices.Contains([]string{spec.HealthTCP, spec.HealthUDP, spec.HealthNone}, b.Settings.Health)
+}
 
 // HealthRequest is how an LB asks for the URL of a backend's health.
 func (b Backend) HealthRequest() balancer.HealthCheck {

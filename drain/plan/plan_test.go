@@ -326,3 +326,30 @@ func TestPlanOverDifferentLBs(t *testing.T) {
 		t.Errorf("two names of one address: %+v", one)
 	}
 }
+
+// A backend that takes UDP alone is counted on the load balancer, and no TCP connection shows its health.
+func TestPlanOfUDPBackends(t *testing.T) {
+	udp, tcp := line("10.0.0.1:53", 3, false, false, true), line("10.0.0.1:80", 4, false, false, true)
+	udp.UDP, udp.OnlyUDP = true, true
+	for _, test := range []struct {
+		name            string
+		servers         []balancer.Server
+		change          func(*spec.Spec)
+		counter, health string
+		unchecked       bool
+	}{
+		{"UDP", []balancer.Server{udp}, func(s *spec.Spec) { s.Service = "app" }, "the sockets of the load balancer", spec.HealthUDP, false},
+		{"without a service", []balancer.Server{udp}, func(*spec.Spec) {}, "the sockets of the load balancer", spec.HealthNone, false},
+		{"and back", []balancer.Server{udp}, func(s *spec.Spec) { s.Kind = spec.Undrain }, "the sockets of the load balancer", spec.HealthNone, true},
+		{"a reboot", []balancer.Server{udp}, func(s *spec.Spec) { s.Kind, s.Rollout.Reboot = spec.Run, true }, "the sockets of the load balancer", spec.HealthUDP, false},
+		{"a URL", []balancer.Server{udp}, func(s *spec.Spec) { s.Health = "http://{host}/" }, "the sockets of the load balancer", "http://10.0.0.1/", false},
+		{"a page", []balancer.Server{udp}, func(s *spec.Spec) { s.Counter, s.StatusURL = spec.CounterStubStatus, "http://{host}/" }, "stub_status at http://10.0.0.1/", spec.HealthNone, false},
+		{"UDP and TCP", []balancer.Server{udp, tcp}, func(s *spec.Spec) { s.Service = "app" }, "ss on 10.0.0.1", spec.HealthTCP, false},
+	} {
+		p := reported(spec.Drain, "10.0.0.1", balancer.Report{Servers: test.servers}, test.change)
+		b := p.Backends[0]
+		if b.CounterText() != test.counter || b.HealthCheck() != test.health || len(p.Unchecked) > 0 != test.unchecked {
+			t.Errorf("%s: counted by %s, health %s, not checked: %q", test.name, b.CounterText(), b.HealthCheck(), p.Unchecked)
+		}
+	}
+}

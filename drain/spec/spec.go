@@ -52,8 +52,13 @@ const (
 	TimeoutStop     OnTimeout = "stop"
 )
 
-// HealthTCP is the health check that only connects.
-const HealthTCP = "tcp"
+// HealthTCP is the health check that only connects. The others take its place for a backend that is
+// reached over UDP alone.
+const (
+	HealthTCP  = "tcp"
+	HealthUDP  = "udp"  // the backend has the UDP ports open, and the service is active
+	HealthNone = "none" // without a login there, nothing can be asked
+)
 
 // Defaults of a spec.
 const (

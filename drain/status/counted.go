@@ -83,14 +83,14 @@ func (b *backendCounts) count(ctx context.Context, st *Status) {
 	})
 }
 
-// each visits the servers with the host that each is on, but for those on the LB
+// each visits the servers that take TCP with the host that each is on, but for those on the LB
 // itself.
 func (b *backendCounts) each(st *Status, visit func(s *ServerStatus, h *countedHost, port uint16)) {
 	for i := range st.LBs {
 		for j := range st.LBs[i].Servers {
 			s := &st.LBs[i].Servers[j]
 			a, err := nginx.ParseAddress(s.Address)
-			if err != nil || spec.OnLB(nginx.Target{Address: a}) {
+			if err != nil || s.OnlyUDP || spec.OnLB(nginx.Target{Address: a}) {
 				continue
 			}
 			h, known := b.hosts[a.Host]

@@ -108,7 +108,7 @@ func TestDrainWaitsForHalfClosedStream(t *testing.T) {
 	if state := mustRun(t, app, "ss", "-Htan", "sport = :8082 and dst 192.168.1.2"); !strings.HasPrefix(state, "CLOSE-WAIT") {
 		t.Fatalf("the app's side is not half closed: %q", state)
 	}
-	c := start(t, l, "drainctl", "drain", app.Addr, "-s", lab.AppUnit)
+	c := start(t, l, "drainctl", "drain", app.Addr, "-s", lab.AppUnit, "--allow-udp")
 	c.waits()
 	answer, err := io.ReadAll(conn)
 	whole(t, answer, err)
@@ -168,7 +168,7 @@ func TestDrainWaitsForDatagrams(t *testing.T) {
 	before := passRaw(t, l)
 	app := l.Apps[0]
 	askRaw(t, l, "udp")
-	c := start(t, l, "drainctl", "drain", app.Addr, "-s", lab.AppUnit)
+	c := start(t, l, "drainctl", "drain", app.Addr, "-s", lab.AppUnit, "--allow-udp")
 	c.waits()
 	c.wait().wants(t, 0, "is drained", "my-web-app is inactive")
 	stoppedIdle(t, app)

@@ -100,7 +100,7 @@ func (b *batch) wait(m *row, look *lookout, back bool) backend.Wait {
 		Client: func(c backend.Client, isNew bool, quiet time.Duration) {
 			head := head
 			head.LB = c.LB
-			b.o.emit(&event.OtherClient{Header: head, Address: c.Address.String(), OnLB: c.IsLocal, Process: c.Process, New: isNew, Quiet: spec.InSeconds(quiet)})
+			b.o.emit(&event.OtherClient{Header: head, Address: c.Address.String(), OnLB: c.IsLocal, Process: c.Process, PID: c.PID, New: isNew, Quiet: spec.InSeconds(quiet)})
 		},
 	}
 	for _, lb := range b.o.plan.LBs {

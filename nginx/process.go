@@ -46,6 +46,9 @@ func (p Process) IsThere() bool {
 	return err == nil && p.same(now)
 }
 
+// maxDescription bounds what Describe takes from a process, in characters.
+const maxDescription = 200
+
 // Describe names the process for a person: of nginx, the configuration, without what else its command
 // line has, which may be secret.
 func (p Process) Describe() string {
@@ -55,19 +58,19 @@ func (p Process) Describe() string {
 	}
 	if !strings.HasPrefix(p.Title, titlePrefix) || !master.isMaster() {
 		name, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", p.PID))
-		return fmt.Sprintf("%s (PID %d)", cmp.Or(printable(string(name)), "a process"), p.PID)
+		return cmp.Or(printable(string(name)), "a process")
 	}
-	return fmt.Sprintf("nginx with %s (PID %d)", cmp.Or(printable(Running{Master: master}.ConfOf(Build{})), "its default configuration"), p.PID)
+	return "nginx with " + cmp.Or(printable(Running{Master: master}.ConfOf(Build{})), "its default configuration")
 }
 
-// printable leaves out what a terminal does not print.
+// printable leaves out what a terminal does not print, and what is too long.
 func printable(text string) string {
-	return strings.Map(func(r rune) rune {
+	return fmt.Sprintf("%.*s", maxDescription, strings.Map(func(r rune) rune {
 		if !strconv.IsPrint(r) {
 			return -1
 		}
 		return r
-	}, text)
+	}, text))
 }
 
 // tick is the unit of start times: USER_HZ, which Linux has fixed at 100 for all

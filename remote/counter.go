@@ -43,6 +43,7 @@ type Opener struct {
 	Near    netip.Addr    `json:"near"`
 	By      OpenedBy      `json:"by"`
 	Process string        `json:"process,omitempty"` // for a person; empty: not known
+	PID     int           `json:"pid,omitempty"`
 	Ago     time.Duration `json:"ago_ns"`
 }
 

@@ -3,8 +3,10 @@ package sockets
 import (
 	"errors"
 	"fmt"
+	"math"
 
 	"github.com/mdlayher/netlink"
+	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 )
 
@@ -33,6 +35,33 @@ func WatchEnds() (*Ends, error) {
 		}
 	}
 	return &Ends{c}, nil
+}
+
+// maxFiltered is how many ports the kernel is given to filter by: a jump of its filter has 8 bits.
+const maxFiltered = 200
+
+// portAt is where the port of the far end is in a message: after a struct nlmsghdr, in struct
+// inet_diag_sockid.
+const portAt = 16 + 6
+
+// Only has the kernel leave out what was not connected to one of some ports. If there are too many,
+// it leaves out nothing.
+func (e *Ends) Only(ports []uint16) error {
+	if len(ports) > maxFiltered {
+		ports = nil
+	}
+	program := []bpf.Instruction{bpf.LoadAbsolute{Off: portAt, Size: 2}}
+	for i, port := range ports {
+		program = append(program, bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(port), SkipTrue: uint8(len(ports) - i)})
+	}
+	if len(ports) > 0 {
+		program = append(program, bpf.RetConstant{Val: 0})
+	}
+	code, err := bpf.Assemble(append(program, bpf.RetConstant{Val: math.MaxUint32}))
+	if err != nil {
+		return err
+	}
+	return e.conn.SetBPF(code)
 }
 
 // Close ends the watch.

@@ -298,6 +298,16 @@ func TestEnds(t *testing.T) {
 			}
 		}
 	}
+	if err := e.Only([]uint16{1, to.Port(), 2}); err != nil {
+		t.Fatal(err)
+	}
+	other, _ := listen(t, "tcp4", "127.0.0.1:0")
+	dial(t, "tcp4", other.String()).Close()
+	dial(t, "tcp4", to.String()).Close()
+	(<-accepted).Close()
+	if ended, err := e.Next(); err != nil || len(ended) != 1 || ended[0].Far.Port() != to.Port() {
+		t.Errorf("of one port alone: %+v, %v", ended, err)
+	}
 	e.Close()
 	if _, err := e.Next(); err == nil {
 		t.Error("it was closed")

@@ -229,7 +229,11 @@ func words(e event.Event) string {
 		return health(e)
 	case *event.OtherClient:
 		if e.OnLB {
-			return fmt.Sprintf("%s on the load balancer still opens connections to the backend, from %s (--ignore-peer %s if it may)", cmp.Or(e.Process, "a process"), e.Address, e.Address)
+			who := "a process that is not known"
+			if e.Process != "" {
+				who = fmt.Sprintf("%s (PID %d)", e.Process, e.PID)
+			}
+			return fmt.Sprintf("%s on the load balancer still opens connections to the backend, from %s (--ignore-peer %s if it may)", who, e.Address, e.Address)
 		}
 		if e.New {
 			return fmt.Sprintf("%s still opens connections: another load balancer? (--ignore-peer %s if it may)", e.Address, e.Address)

@@ -20,6 +20,8 @@ type otherClients struct {
 	named   map[Client]bool
 	last    time.Time
 	arrived time.Time // the last connection, if one was seen at all
+	// nameless is the first one that an LB could not tell the process of.
+	nameless time.Time
 }
 
 // A Client is somebody else than the LBs' nginx who connects to a backend.
@@ -27,7 +29,8 @@ type Client struct {
 	Address netip.Addr
 	LB      string // on which Process runs; empty: this machine, or no LB
 	Process string // empty: not known, or on no LB
-	IsLocal bool   // it is a process of an LB
+	PID     int
+	IsLocal bool // it is a process of an LB
 }
 
 // quietIntervals is how many intervals must pass without a new connection from
@@ -82,24 +85,36 @@ func (w Wait) ignores(a netip.Addr) bool {
 	return slices.ContainsFunc(w.Ignored, func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
+// ignoresAlone reports whether an address is ignored by itself, not as one of a network.
+func (w Wait) ignoresAlone(a netip.Addr) bool {
+	return slices.ContainsFunc(w.Ignored, func(p netip.Prefix) bool { return p.IsSingleIP() && p.Contains(a) })
+}
+
 // seen tells whether a new client was seen at all.
 func (c *otherClients) seen() bool { return c != nil && len(c.named) > 0 }
 
-// nameless is how long an LB looks for the process that has opened a connection.
-const nameless = time.Second
+// namelessTime is how long an LB looks for the process that opens connections.
+const namelessTime = time.Second
 
-// arrive notes a connection of another client.
+// arrive notes a connection of another client. Each is told once, whatever its PIDs are.
 func (c *otherClients) arrive(from Client, at time.Time) {
 	if at.After(c.arrived) {
 		c.arrived = at
 	}
-	if from.IsLocal && from.Process == "" && time.Since(at) < nameless {
+	key := from
+	if key.PID = 0; c.named[key] || len(c.named) >= maxNamed {
 		return
 	}
-	if !c.named[from] && len(c.named) < maxNamed {
-		c.named[from] = true
-		c.Client(from, true, c.quiet())
+	if from.IsLocal && from.Process == "" {
+		if c.nameless.IsZero() {
+			c.nameless = time.Now()
+		}
+		if time.Since(c.nameless) < namelessTime {
+			return
+		}
 	}
+	c.named[key] = true
+	c.Client(from, true, c.quiet())
 }
 
 // look looks if it is time to, or if it must, and tells whether other clients

@@ -74,11 +74,15 @@ type TimedOutError struct {
 	Threshold    int
 	Limit        time.Duration
 	OtherClients bool // connections kept arriving from others than nginx on the LBs
+	Unknown      bool // connections kept arriving, and who opens them is not known
 }
 
 func (e *TimedOutError) Error() string {
 	if e.OtherClients && e.Count.Open <= e.Threshold {
 		return fmt.Sprintf("not drained after %s: connections kept arriving from others than nginx on the load balancer", Span(e.Limit))
+	}
+	if e.Unknown && e.Count.Open <= e.Threshold {
+		return fmt.Sprintf("not drained after %s: connections from the load balancer kept arriving, and which process opens them is not known", Span(e.Limit))
 	}
 	if e.Count.Open <= e.Threshold {
 		return fmt.Sprintf("not drained after %s: other clients may still connect: which ones cannot be told", Span(e.Limit))
@@ -97,8 +101,8 @@ func (e *StillSendsError) Error() string {
 	if e.Opener.LB != "" {
 		on = " on " + e.Opener.LB
 	}
-	return fmt.Sprintf("after the reload, %s%s opened a connection from %s to %s: its configuration sends requests there in another way than by the upstream\nhint: look for a variable, a module or an address that leads there; --ignore-peer %s if it only checks the health",
-		e.Opener.Process, on, e.Opener.Near, e.Backend, e.Opener.Near)
+	return fmt.Sprintf("after the reload, %s (PID %d)%s opened a connection from %s to %s: its configuration sends requests there in another way than by the upstream\nhint: look for a variable, a module or an address that leads there; --ignore-peer %s if it only checks the health",
+		e.Opener.Process, e.Opener.PID, on, e.Opener.Near, e.Backend, e.Opener.Near)
 }
 
 // PeersText names the far ends of connections, such as ", from 192.168.1.2 (2), and 4 more".
@@ -165,7 +169,7 @@ func (b *Backend) Drained(ctx context.Context, w Wait) (Reading, error) {
 			}
 			return reading, &TimedOutError{
 				Backend: b.Name, Count: r.count, Threshold: w.Threshold, Limit: w.Timeout,
-				OtherClients: r.arriving && r.clients.seen() || r.isSettling(),
+				OtherClients: r.arriving && r.clients.seen(), Unknown: r.isSettling(),
 			}
 		}
 		if err := r.rest(ctx, r.pause(reading.Elapsed)); err != nil {
@@ -248,11 +252,12 @@ func (r *waiting) openers(all []remote.Opener) error {
 	for _, o := range all {
 		at := now.Add(-o.Ago)
 		switch {
-		case r.ignores(o.Near), o.By == remote.OpenedByWorker && r.MaySend:
-		case o.By == remote.OpenedByWorker:
+		case r.MaySend && (o.By != remote.OpenedByOther || o.Process == ""): // it may be nginx
+		case o.By == remote.OpenedByWorker && !r.ignoresAlone(o.Near):
 			return &StillSendsError{o, r.backend.Name}
+		case r.ignores(o.Near):
 		case o.By == remote.OpenedByOther && r.clients != nil:
-			r.clients.arrive(Client{Address: o.Near, LB: o.LB, Process: o.Process, IsLocal: true}, at)
+			r.clients.arrive(Client{Address: o.Near, LB: o.LB, Process: o.Process, PID: o.PID, IsLocal: true}, at)
 		default:
 			if until := at.Add(r.Settle); until.After(r.settled) {
 				r.settled = until

@@ -283,8 +283,11 @@ func TestWaitForOpeners(t *testing.T) {
 			if n > reads {
 				ago += time.Hour // nothing new
 			}
-			return []remote.Opener{{LB: "lb1", Near: lb, By: by, Process: "curl (PID 7)", Ago: ago}}
+			return []remote.Opener{{LB: "lb1", Near: lb, By: by, Process: "curl", PID: 7, Ago: ago}}
 		}
+	}
+	ignored := func(bits int) func(*Wait) {
+		return func(w *Wait) { w.Ignored = []netip.Prefix{netip.PrefixFrom(lb, bits)} }
 	}
 	for _, test := range []struct {
 		name   string
@@ -301,8 +304,12 @@ func TestWaitForOpeners(t *testing.T) {
 		{"another one, in a rollback", by(remote.OpenedByOther), func(w *Wait) { w.Others = false }, settle, 2 * interval, "", 0},
 		{"a worker", by(remote.OpenedByWorker), nil, 0, settle, "curl (PID 7) on lb1 opened a connection from 192.0.2.2 to app-1", 0},
 		{"a worker that may", by(remote.OpenedByWorker), func(w *Wait) { w.MaySend = true }, settle, settle + interval, "", 0},
-		{"ignored ones", by(remote.OpenedByWorker), func(w *Wait) { w.Ignored = []netip.Prefix{netip.PrefixFrom(lb, 32)} }, settle, settle + interval, "", 0},
-		{"one without an end", func(int) []remote.Opener { return by(remote.OpenedByUnknown)(0) }, nil, time.Minute, time.Minute + interval, "not drained after 1m: connections kept arriving", 0},
+		{"another one, where nginx may send", by(remote.OpenedByOther), func(w *Wait) { w.MaySend = true }, quietIntervals * interval, 20 * interval, "", 1},
+		{"an unknown one, where nginx may send", by(remote.OpenedByUnknown), func(w *Wait) { w.MaySend = true }, settle, settle + interval, "", 0},
+		{"another one of an ignored network", by(remote.OpenedByOther), ignored(16), settle, settle + interval, "", 0},
+		{"a worker in an ignored network", by(remote.OpenedByWorker), ignored(16), 0, settle, "curl (PID 7) on lb1 opened", 0},
+		{"a worker whose address is ignored", by(remote.OpenedByWorker), ignored(32), settle, settle + interval, "", 0},
+		{"one without an end", func(int) []remote.Opener { return by(remote.OpenedByUnknown)(0) }, nil, time.Minute, time.Minute + interval, "not drained after 1m: connections from the load balancer kept arriving", 0},
 		{"nobody, and less time than it takes to see that", func(int) []remote.Opener { return nil }, func(w *Wait) { w.Timeout = settle / 4 }, settle, settle + interval, "", 0},
 	} {
 		synctest.Test(t, func(t *testing.T) {
@@ -317,7 +324,7 @@ func TestWaitForOpeners(t *testing.T) {
 			if took < test.took || took >= test.below || (err == nil) != (test.err == "") || err != nil && !strings.Contains(err.Error(), test.err) {
 				t.Errorf("%s: %v after %s, want %q after %s", test.name, err, took, test.err, test.took)
 			}
-			if len(l.clients) != test.told || test.told > 0 && l.clients[0].Client != (Client{lb, "lb1", "curl (PID 7)", true}) {
+			if len(l.clients) != test.told || test.told > 0 && l.clients[0].Client != (Client{lb, "lb1", "curl", 7, true}) {
 				t.Errorf("%s: told of %+v", test.name, l.clients)
 			}
 		})

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/http/httptrace"
 	"net/netip"
 	"os"
 	"slices"
@@ -24,7 +23,7 @@ func (l *Local) Connections(ctx context.Context, q ConnectionsQuery) (remote.Cou
 		return remote.Count{}, err
 	}
 	if q.StatusURL != "" {
-		n, err := statusOf(httptrace.WithClientTrace(ctx, l.traffic.trace()), q.StatusURL)
+		n, err := statusOf(l.traffic.trace(ctx), q.StatusURL)
 		return remote.Count{Open: n}, err
 	}
 	addresses, err := l.addresses(ctx, q.Servers)
@@ -44,7 +43,7 @@ func (l *Local) Connections(ctx context.Context, q ConnectionsQuery) (remote.Cou
 	if err != nil {
 		return c, asError(err)
 	}
-	c.Openers = l.traffic.openers(slices.Concat(to...))
+	c.Openers = l.traffic.openers(l.traffic.onlyOut(addresses, to))
 	return c, nil
 }
 
@@ -72,7 +71,7 @@ func (l *Local) await(ctx context.Context, q ConnectionsQuery, addresses []nginx
 		gap = unixGap // the kernel does not tell when they end
 	}
 	for {
-		changed := l.traffic.watch(slices.Concat(to...))
+		changed := l.traffic.watch(addresses, to)
 		c, err = l.count(addresses, to, q.Held)
 		if err != nil || c.Open != q.Known || limited.Err() != nil {
 			return c, err
@@ -86,12 +85,17 @@ func (l *Local) await(ctx context.Context, q ConnectionsQuery, addresses []nginx
 	}
 }
 
-// count counts the connections, and notes who has opened them.
+// count counts the connections, and has the owners of those found that nobody is to open.
 func (l *Local) count(addresses []nginx.Address, to [][]netip.AddrPort, held bool) (remote.Count, error) {
 	var found []sockets.Socket
-	c, _, err := countTo(addresses, to, held, func(s sockets.Socket) { found = append(found, s) })
+	out := l.traffic.onlyOut(addresses, to)
+	c, _, err := countTo(addresses, to, held, func(s sockets.Socket) {
+		if slices.Contains(out, s.Far) {
+			found = append(found, s)
+		}
+	})
 	if err == nil {
-		l.traffic.saw(slices.Concat(to...), found)
+		l.traffic.saw(out, found)
 	}
 	return c, err
 }

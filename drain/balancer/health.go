@@ -29,7 +29,7 @@ func (l *Local) Health(ctx context.Context, h HealthCheck) error {
 	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
 	defer cancel()
 	if h.URL != "" {
-		if _, err := get(ctx, h); err != nil {
+		if _, err := get(l.traffic.trace(ctx), h); err != nil {
 			return asError(err)
 		}
 		return nil
@@ -48,6 +48,7 @@ func (l *Local) Health(ctx context.Context, h HealthCheck) error {
 		if err != nil {
 			return asError(fmt.Errorf("connect: %w", err))
 		}
+		l.traffic.own(conn)
 		conn.Close()
 	}
 	return nil

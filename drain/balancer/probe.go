@@ -76,8 +76,8 @@ func (l *Local) connect(ctx context.Context, ends []netip.AddrPort) []Probed {
 				all[i].Error, all[i].Refused = err.Error(), errors.Is(err, syscall.ECONNREFUSED)
 				return nil
 			}
-			near := conn.LocalAddr().(*net.TCPAddr).AddrPort()
-			all[i].Near = netip.AddrPortFrom(near.Addr().Unmap().WithZone(""), near.Port())
+			l.traffic.own(conn)
+			all[i].Near = endOf(conn.LocalAddr().(*net.TCPAddr))
 			l.mu.Lock()
 			defer l.mu.Unlock()
 			l.probes[all[i].Ends] = conn

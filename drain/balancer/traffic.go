@@ -1,7 +1,9 @@
 package balancer
 
 import (
+	"context"
 	"fmt"
+	"maps"
 	"net"
 	"net/http/httptrace"
 	"net/netip"
@@ -22,22 +24,27 @@ import (
 type traffic struct {
 	mu      sync.Mutex
 	ends    *sockets.Ends
-	tried   bool                              // to watch ends: Linux can since 4.2
-	changed chan struct{}                     // closed when a connection may have ended
-	servers map[netip.AddrPort]*serverTraffic // those that were counted since the last load
-	mine    map[Ends]bool                     // connections of this process
-	begun   bool                              // serving is known
-	serving nginx.Running                     // no process: nginx is stopped
-	counted bool                              // since the last load
-	search  time.Time                         // no process is searched for before
-	isHunt  bool                              // somebody is looked for who connects for moments only
+	tried   bool                               // to watch ends: Linux can since 4.2
+	changed chan struct{}                      // closed when a connection may have ended
+	at      map[nginx.Address][]netip.AddrPort // where servers are that were counted
+	servers map[netip.AddrPort]*serverTraffic  // those that are counted
+	mine    map[Ends]bool                      // connections of this process
+	begun   bool                               // serving is known
+	serving nginx.Running                      // no process: nginx is stopped
+	out     []nginx.Address                    // servers that nginx is to send nothing to
+	loads   int                                // verified ones
+	counted bool                               // since the last load
+	isAlone bool                               // no earlier worker has a request that it may still send
+	search  time.Time                          // no process is searched for before
+	isHunt  bool                               // somebody is looked for who connects for moments only
 }
 
 // A serverTraffic is the connections to one address.
 type serverTraffic struct {
-	open    map[netip.AddrPort]bool // their near ends at the last count; nil: there was none yet
-	isAlone bool                    // at the last count no earlier worker of nginx was left
-	openers []opener                // the latest first
+	// open are the near ends of the connections whose owner is known; nil: there was no count yet.
+	open    map[netip.AddrPort]bool
+	isAlone bool     // as it was at the last count
+	openers []opener // the latest first
 }
 
 type opener struct {
@@ -52,14 +59,51 @@ const maxOpeners = 16
 // many times what the last one took.
 const searchShare = 10
 
-// serves notes what runs; after a load, everything begins anew.
-func (t *traffic) serves(now nginx.Running, isLoaded bool) {
+// serves notes what runs, and which servers are out. After a load, everything begins anew.
+func (t *traffic) serves(now nginx.Running, out []nginx.Address, isLoaded bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.serving, t.begun = now, true
-	if isLoaded {
-		t.servers, t.counted = nil, false
+	t.serving, t.out, t.begun = now, out, true
+	if !isLoaded {
+		return
 	}
+	t.loads++
+	t.servers, t.counted, t.isAlone = nil, false, false
+	var to []netip.AddrPort
+	for _, a := range out {
+		to = append(to, t.at[a]...)
+	}
+	t.add(to)
+	go t.begin(t.loads, to, now.Exiting())
+}
+
+// earlierLimit is for how long an earlier worker that has a request, and no connection to a server, is
+// taken to send that request yet: what the wait is patient for, too. earlierGap is between two looks.
+const (
+	earlierLimit = 10 * time.Second
+	earlierGap   = 50 * time.Millisecond
+)
+
+// begin counts for the first time after a load, and follows the earlier workers until they open no
+// connections any more.
+func (t *traffic) begin(load int, to []netip.AddrPort, earlier []nginx.Process) {
+	t.look(to)
+	isLast := func() bool {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		return t.loads == load
+	}
+	for end := time.Now().Add(earlierLimit); isLast() && time.Now().Before(end); {
+		began := time.Now()
+		earlier = slices.DeleteFunc(earlier, func(p nginx.Process) bool { return !p.IsThere() })
+		if bufferedRequests(earlier) == 0 {
+			break
+		}
+		time.Sleep(max(earlierGap, searchShare*time.Since(began)))
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.isAlone = t.isAlone || t.loads == load
 }
 
 // isFirst tells, once after each load, that nothing was counted since.
@@ -79,11 +123,11 @@ func (t *traffic) now() nginx.Running {
 }
 
 // watch returns a channel that is closed when a connection to one of the servers may have ended.
-func (t *traffic) watch(to []netip.AddrPort) <-chan struct{} {
+func (t *traffic) watch(addresses []nginx.Address, to [][]netip.AddrPort) <-chan struct{} {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.changed == nil {
-		t.changed = make(chan struct{})
+		t.changed, t.at = make(chan struct{}), map[nginx.Address][]netip.AddrPort{}
 	}
 	if !t.tried {
 		t.tried = true
@@ -92,21 +136,40 @@ func (t *traffic) watch(to []netip.AddrPort) <-chan struct{} {
 			go t.follow(ends)
 		}
 	}
+	for i, a := range addresses {
+		t.at[a] = to[i]
+	}
+	t.add(slices.Concat(to...))
+	return t.changed
+}
+
+// add has the kernel tell of connections to servers.
+func (t *traffic) add(to []netip.AddrPort) {
 	if t.servers == nil {
 		t.servers = map[netip.AddrPort]*serverTraffic{}
 	}
+	isNew := false
 	for _, end := range to {
 		if t.servers[end] == nil {
-			t.servers[end] = &serverTraffic{}
+			t.servers[end], isNew = &serverTraffic{}, true
 		}
 	}
-	return t.changed
+	if !isNew || t.ends == nil {
+		return
+	}
+	var ports []uint16
+	for end := range t.servers {
+		if !slices.Contains(ports, end.Port()) {
+			ports = append(ports, end.Port())
+		}
+	}
+	_ = t.ends.Only(ports) // it is cheaper, and no more
 }
 
 func (t *traffic) close() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.tried = true
+	t.tried, t.loads = true, t.loads+1
 	if t.ends != nil {
 		t.ends.Close()
 	}
@@ -121,6 +184,11 @@ func (t *traffic) follow(ends *sockets.Ends) {
 		}
 		t.mu.Lock()
 		isWatched := len(ended) == 0
+		if isWatched { // some were lost
+			for _, to := range t.servers {
+				to.unseen(remote.OpenedByUnknown, netip.Addr{})
+			}
+		}
 		for _, s := range ended {
 			isWatched = t.ended(s) || isWatched
 		}
@@ -132,20 +200,19 @@ func (t *traffic) follow(ends *sockets.Ends) {
 	}
 }
 
-// ended notes a connection that was opened and has ended since the last count.
+// ended notes a connection that was opened and has ended while nobody found its owner.
 func (t *traffic) ended(s sockets.Socket) (isWatched bool) {
 	to, isMine := t.servers[s.Far], t.mine[Ends{s.Near, s.Far}]
 	delete(t.mine, Ends{s.Near, s.Far})
 	if to == nil {
 		return false
 	}
-	if to.open != nil && !to.open[s.Near] && !isMine {
+	if !to.open[s.Near] && !isMine {
 		by := remote.OpenedByUnknown
 		if to.isAlone {
 			by = remote.OpenedByOther // not by an earlier worker
 		}
-		to.note(remote.Opener{Near: s.Near.Addr(), By: by})
-		if !t.isHunt {
+		if to.unseen(by, s.Near.Addr()) && !t.isHunt {
 			t.isHunt = true
 			go t.hunt(s.Far)
 		}
@@ -154,97 +221,139 @@ func (t *traffic) ended(s sockets.Socket) (isWatched bool) {
 	return true
 }
 
-// A hunt looks so often, so long apart, and half of the time at most.
+// unseen notes a connection whose owner is not known, if the server was counted before.
+func (to *serverTraffic) unseen(by remote.OpenedBy, near netip.Addr) bool {
+	if to.open != nil {
+		to.note(remote.Opener{Near: near, By: by})
+	}
+	return to.open != nil
+}
+
+// A hunt looks so often, so long apart, and half of the time at most. It rests several times as long.
 const (
-	hunts   = 100
-	huntGap = 10 * time.Millisecond
+	hunts    = 100
+	huntGap  = 10 * time.Millisecond
+	huntRest = 3
 )
 
 // hunt counts the connections to a server often, so that who opens them for a moment is seen while it
 // has one.
 func (t *traffic) hunt(server netip.AddrPort) {
-	to, gap := []netip.AddrPort{server}, huntGap
+	began, gap := time.Now(), huntGap
 	for range hunts {
 		time.Sleep(gap)
-		began := time.Now()
-		var found []sockets.Socket
-		if err := sockets.To(to, false, func(s sockets.Socket) { found = append(found, s) }); err != nil {
+		look := time.Now()
+		t.look([]netip.AddrPort{server})
+		if slices.ContainsFunc(t.openers([]netip.AddrPort{server}), func(o remote.Opener) bool { return o.Process != "" && o.Ago < time.Since(began) }) {
 			break
 		}
-		if t.saw(to, found); slices.ContainsFunc(t.openers(to), func(o remote.Opener) bool { return o.Process != "" }) {
-			break
-		}
-		gap = max(huntGap, time.Since(began))
+		gap = max(huntGap, time.Since(look))
 	}
+	time.Sleep(huntRest * time.Since(began))
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.isHunt = false
 }
 
+// look counts the connections to servers.
+func (t *traffic) look(to []netip.AddrPort) {
+	var found []sockets.Socket
+	if err := sockets.To(to, false, func(s sockets.Socket) { found = append(found, s) }); err == nil {
+		t.saw(to, found)
+	}
+}
+
 // note adds an opener. A process that is not known is taken for the latest one that is.
 func (to *serverTraffic) note(o remote.Opener) {
-	if i := slices.IndexFunc(to.openers, func(known opener) bool { return known.Process != "" }); i >= 0 && o.By == remote.OpenedByOther && o.Process == "" {
-		o = to.openers[i].Opener
+	isSame := func(k opener) bool { return k.By == o.By && k.Near == o.Near }
+	if o.By == remote.OpenedByOther && o.Process == "" {
+		if i := slices.IndexFunc(to.openers, func(k opener) bool { return isSame(k) && k.Process != "" }); i >= 0 {
+			o = to.openers[i].Opener
+		}
 	}
-	to.openers = slices.DeleteFunc(to.openers, func(known opener) bool {
-		return known.Opener == o || known.By == remote.OpenedByOther && known.Process == ""
-	})
+	to.openers = slices.DeleteFunc(to.openers, func(k opener) bool { return k.Opener == o || isSame(k) && k.Process == "" })
 	to.openers = slices.Insert(to.openers, 0, opener{o, time.Now()})
 	to.openers = to.openers[:min(len(to.openers), maxOpeners)]
 }
 
-// saw compares the connections that a count has found with those of the last one.
-func (t *traffic) saw(to []netip.AddrPort, found []sockets.Socket) {
+// onlyOut returns the endpoints of the servers that are out.
+func (t *traffic) onlyOut(addresses []nginx.Address, to [][]netip.AddrPort) (out []netip.AddrPort) {
 	t.mu.Lock()
-	if !t.begun {
-		t.mu.Unlock()
-		return
-	}
-	serving := t.serving
-	open := map[netip.AddrPort]map[netip.AddrPort]bool{}
-	for _, end := range to {
-		open[end] = map[netip.AddrPort]bool{}
-	}
-	fresh := map[uint32]sockets.Socket{}
-	for _, s := range found {
-		open[s.Far][s.Near] = true
-		if known := t.servers[s.Far]; known != nil && !known.open[s.Near] && !t.mine[Ends{s.Near, s.Far}] {
-			fresh[s.Inode] = s
+	defer t.mu.Unlock()
+	for i, a := range addresses {
+		if slices.Contains(t.out, a) {
+			out = append(out, to[i]...)
 		}
 	}
-	isAlone := !slices.ContainsFunc(serving.Exiting(), nginx.Process.IsThere)
-	for _, end := range to {
-		if known := t.servers[end]; known != nil {
-			known.open, known.isAlone = open[end], isAlone
-		}
-	}
-	canSearch := time.Now().After(t.search)
-	t.mu.Unlock()
+	return out
+}
+
+// saw looks for the owners of the connections that a count has found, and that are new.
+func (t *traffic) saw(to []netip.AddrPort, found []sockets.Socket) {
+	fresh, load, serving := t.fresh(to, found)
 	if len(fresh) == 0 {
 		return
 	}
-	began, owners := time.Now(), map[uint32]int{}
-	if canSearch {
-		owners = ownersOf(fresh, serving.Workers)
-	}
-	var noted []sockets.Socket
-	var openers []remote.Opener
-	for inode, s := range fresh {
-		if o, isOpener := openerOf(owners[inode], serving.Master.PID); isOpener {
-			o.Near = s.Near.Addr()
-			noted, openers = append(noted, s), append(openers, o)
+	began, openers := time.Now(), map[int]*remote.Opener{}
+	owners := ownersOf(fresh, serving.Workers)
+	for _, pid := range owners {
+		if _, isKnown := openers[pid]; !isKnown {
+			openers[pid] = openerOf(pid, serving.Master.PID)
 		}
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if canSearch {
-		t.search = time.Now().Add(searchShare * time.Since(began))
+	t.search = time.Now().Add(searchShare * time.Since(began))
+	if t.loads != load {
+		return
 	}
-	for i, s := range noted {
-		if known := t.servers[s.Far]; known != nil {
-			known.note(openers[i])
+	for inode, pid := range owners {
+		s := fresh[inode]
+		known := t.servers[s.Far]
+		if known == nil {
+			continue
+		}
+		known.open[s.Near] = true
+		if o := openers[pid]; o != nil {
+			noted := *o
+			noted.Near = s.Near.Addr()
+			known.note(noted)
 		}
 	}
+}
+
+// fresh returns the sockets whose owner is to be searched, by inode, and what serves. It returns none
+// while the search rests.
+func (t *traffic) fresh(to []netip.AddrPort, found []sockets.Socket) (fresh map[uint32]sockets.Socket, load int, serving nginx.Running) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.begun {
+		return nil, 0, serving
+	}
+	there := map[Ends]bool{}
+	fresh = map[uint32]sockets.Socket{}
+	for _, s := range found {
+		there[Ends{s.Near, s.Far}] = true
+		if known := t.servers[s.Far]; known != nil && !known.open[s.Near] && !t.mine[Ends{s.Near, s.Far}] {
+			fresh[s.Inode] = s
+		}
+	}
+	for _, end := range to {
+		known := t.servers[end]
+		if known == nil {
+			continue
+		}
+		if known.isAlone = t.isAlone; known.open == nil {
+			known.open = map[netip.AddrPort]bool{}
+		}
+		if t.ends == nil { // nobody else takes them out
+			maps.DeleteFunc(known.open, func(near netip.AddrPort, _ bool) bool { return !there[Ends{near, end}] })
+		}
+	}
+	if time.Now().Before(t.search) {
+		fresh = nil
+	}
+	return fresh, t.loads, t.serving
 }
 
 // openers returns who has opened connections to servers.
@@ -263,14 +372,14 @@ func (t *traffic) openers(to []netip.AddrPort) (all []remote.Opener) {
 }
 
 // ownersOf finds the processes that have sockets, by their inodes. It looks at some workers first.
-func ownersOf(fresh map[uint32]sockets.Socket, first []nginx.Process) map[uint32]int {
+func ownersOf(fresh map[uint32]sockets.Socket, workers []nginx.Process) map[uint32]int {
 	var pids []int
-	for _, p := range first {
+	for _, p := range workers {
 		pids = append(pids, p.PID)
 	}
 	entries, _ := os.ReadDir("/proc")
 	for _, e := range entries {
-		if pid, err := strconv.Atoi(e.Name()); err == nil {
+		if pid, err := strconv.Atoi(e.Name()); err == nil && !slices.Contains(pids[:len(workers)], pid) {
 			pids = append(pids, pid)
 		}
 	}
@@ -288,19 +397,19 @@ func ownersOf(fresh map[uint32]sockets.Socket, first []nginx.Process) map[uint32
 	return owners
 }
 
-// openerOf tells what a process is that has opened a connection, which is none if it may: an earlier
-// worker, which sends the requests that it still holds, or drainctl. A PID of 0 is not known.
-func openerOf(pid, master int) (o remote.Opener, isOpener bool) {
+// openerOf tells what a process is that has opened a connection. It is nil if the process may: an earlier
+// worker, which sends the requests that it still holds, or drainctl.
+func openerOf(pid, master int) *remote.Opener {
 	p, err := nginx.FindProcess(pid)
 	switch {
-	case pid == 0 || err != nil:
-		return remote.Opener{By: remote.OpenedByUnknown}, true
-	case isDrainctl(pid):
-		return o, false
+	case err != nil:
+		return &remote.Opener{By: remote.OpenedByUnknown}
+	case isDrainctl(pid), p.Parent == master && master != 0 && p.IsExiting():
+		return nil
 	case p.Parent == master && master != 0:
-		return remote.Opener{By: remote.OpenedByWorker, Process: p.Describe()}, !p.IsExiting()
+		return &remote.Opener{By: remote.OpenedByWorker, Process: p.Describe(), PID: pid}
 	}
-	return remote.Opener{By: remote.OpenedByOther, Process: p.Describe()}, true
+	return &remote.Opener{By: remote.OpenedByOther, Process: p.Describe(), PID: pid}
 }
 
 // isDrainctl tells whether a process runs the program that this one does: it tries out a server.
@@ -311,23 +420,26 @@ func isDrainctl(pid int) bool {
 }
 
 // trace notes the connections of a request of this process.
-func (t *traffic) trace() *httptrace.ClientTrace {
-	return &httptrace.ClientTrace{GotConn: func(c httptrace.GotConnInfo) {
-		near, isTCP := c.Conn.LocalAddr().(*net.TCPAddr)
-		far, _ := c.Conn.RemoteAddr().(*net.TCPAddr)
-		if !isTCP || far == nil {
-			return
-		}
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		if t.ends == nil {
-			return // nothing would take it out again
-		}
-		if t.mine == nil {
-			t.mine = map[Ends]bool{}
-		}
-		t.mine[Ends{endOf(near), endOf(far)}] = true
-	}}
+func (t *traffic) trace(ctx context.Context) context.Context {
+	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(c httptrace.GotConnInfo) { t.own(c.Conn) }})
+}
+
+// own notes a connection of this process.
+func (t *traffic) own(c net.Conn) {
+	near, isTCP := c.LocalAddr().(*net.TCPAddr)
+	far, _ := c.RemoteAddr().(*net.TCPAddr)
+	if !isTCP || far == nil {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.servers[endOf(far)] == nil || t.ends == nil {
+		return // nothing would take it out again
+	}
+	if t.mine == nil {
+		t.mine = map[Ends]bool{}
+	}
+	t.mine[Ends{endOf(near), endOf(far)}] = true
 }
 
 // endOf is an address as the kernel's list of sockets has it.

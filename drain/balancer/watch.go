@@ -75,7 +75,13 @@ func (l *Local) stable(ctx context.Context) (nginx.Running, error) {
 // serves notes what runs, after a verified load or without one.
 func (l *Local) serves(now nginx.Running, isLoaded bool) {
 	l.after = now
-	l.traffic.serves(now, isLoaded)
+	var out []nginx.Address
+	for _, m := range l.own.Marks {
+		if a, err := nginx.ParseAddress(m.Address); err == nil && m.Cleared == nil {
+			out = append(out, a)
+		}
+	}
+	l.traffic.serves(now, out, isLoaded)
 }
 
 func (l *Local) processes() (now nginx.Running, err error) {

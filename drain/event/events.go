@@ -213,8 +213,9 @@ type OtherClient struct {
 	Address string       `json:"address"`
 	OnLB    bool         `json:"on_lb,omitempty"`   // it is a process of an LB, of another nginx for example
 	Process string       `json:"process,omitempty"` // that process, for a person; empty: not known
-	New     bool         `json:"new"`               // it connected after the servers were marked down
-	Quiet   spec.Seconds `json:"quiet,omitempty"`   // without a new connection that must pass
+	PID     int          `json:"pid,omitempty"`
+	New     bool         `json:"new"`             // it connected after the servers were marked down
+	Quiet   spec.Seconds `json:"quiet,omitempty"` // without a new connection that must pass
 }
 
 // A Buffered says that earlier workers hold requests that they may yet send to

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/drainctl/drainctl/nginx"
@@ -39,7 +40,7 @@ func (l *Local) preflight(ctx context.Context, r *reading, tested <-chan error) 
 		r.Problems = append(r.Problems, testProblem(err))
 	}
 	if notRunning != nil { // after the test, which is a process of nginx
-		r.Problems = append(r.Problems, l.runningProblem(ctx, r.conf, notRunning))
+		r.Problems = slices.Insert(r.Problems, 0, l.runningProblem(ctx, r.conf, notRunning))
 	}
 	done := map[string]bool{}
 	for _, s := range r.Servers {

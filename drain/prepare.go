@@ -135,12 +135,12 @@ func DryRun(ctx context.Context, sp spec.Spec, options Options) (*plan.Plan, err
 	if err != nil {
 		return nil, spec.BeforeTouching(ctx, err)
 	}
-	o.plan.Findings = append(o.plan.Findings, o.lockedByOthers()...)
 	o.whole = o.newWhole()
 	o.tryHealth(ctx)
 	if err := o.tryOnlyIf(ctx); err != nil {
 		return nil, spec.BeforeTouching(ctx, err)
 	}
+	o.plan.Unchecked = append(o.plan.Unchecked, o.lockedByOthers()...)
 	return o.plan, o.accept()
 }
 
@@ -326,17 +326,18 @@ func (o *Operation) locks() balancer.LockRequest {
 	return r
 }
 
-// lockedByOthers returns the locks that refuse a run now. A dry run takes none.
-func (o *Operation) lockedByOthers() (found []spec.Finding) {
+// lockedByOthers names the locks that a run would need and that others hold now. A dry run takes none: it
+// may look while another operator works.
+func (o *Operation) lockedByOthers() (texts []string) {
 	wanted := o.locks().Backends
 	for _, lb := range o.plan.LBs {
 		for _, h := range lb.Report.Locks {
-			if name := balancer.BackendOf(h); slices.Contains(wanted, name) && !o.plan.Spec.Wait {
-				found = append(found, spec.Finding{Code: string(balancer.CodeLocked), LB: lb.LB, Text: name + " is locked by " + fleet.HolderText(&h), Override: "--wait"})
+			if name := balancer.BackendOf(h); slices.Contains(wanted, name) {
+				texts = append(texts, fmt.Sprintf("the lock on %s, which is held on %s by %s (the real run is refused meanwhile, or waits with --wait)", name, lb.LB, fleet.HolderText(&h)))
 			}
 		}
 	}
-	return found
+	return texts
 }
 
 // Close ends the connections of the operation, and frees its locks.

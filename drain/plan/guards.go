@@ -372,7 +372,7 @@ func udpSessions(p *Plan) []spec.Finding {
 		}
 		f := spec.Finding{Code: "udp-sessions"}
 		switch {
-		case !NeedsEdit(lb), lb.Report.UDPServer == "":
+		case !NeedsEdit(lb), lb.Report.UDPServer == "", slices.ContainsFunc(lb.Report.Problems, p.allowsStopped):
 			return
 		case len(upstreams) == 0:
 			f.Warning, f.Text = true, fmt.Sprintf("the reload ends all UDP sessions of nginx (%s), as any reload does", lb.Report.UDPServer)

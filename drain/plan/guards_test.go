@@ -569,8 +569,10 @@ func TestGuardOfStoppedNginx(t *testing.T) {
 	allow := func(s *spec.Spec) { s.Allow.StoppedNginx = true }
 	p := reported(spec.Drain, "10.0.0.1", balancer.Report{Servers: server, Problems: []balancer.Problem{stopped}})
 	contains(t, "refusals", refusals(p), []string{"nginx is not running\nhint: start it, as with systemctl start nginx | --allow-stopped-nginx"})
-	for _, k := range []spec.Kind{spec.Drain, spec.Undrain, spec.Run} {
-		p = reported(k, "10.0.0.1", balancer.Report{Servers: server, Problems: []balancer.Problem{stopped}}, allow)
+	udp := line("10.0.0.1:80", 3, false, false, true)
+	udp.UDP = true
+	for _, k := range []spec.Kind{spec.Drain, spec.Undrain, spec.Run} { // without a reload no UDP session ends
+		p = reported(k, "10.0.0.1", balancer.Report{Servers: []balancer.Server{udp}, UDPServer: "nginx.conf:3", Problems: []balancer.Problem{stopped}}, allow)
 		contains(t, "refusals when allowed", refusals(p), nil)
 		contains(t, "warnings when allowed", warnings(p), []string{"nginx is not running: its files are edited and tested", "nginx runs on no load balancer"})
 	}

@@ -175,6 +175,39 @@ func TestTrafficBesideEarlierWorkers(t *testing.T) {
 	}
 }
 
+// An earlier worker that holds nothing but answers of other servers opens no connection any more. What
+// comes and goes beside it is somebody else's.
+func TestTrafficBesideAnotherStream(t *testing.T) {
+	release, isHeld := make(chan struct{}), make(chan struct{})
+	slow := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		close(isHeld)
+		<-release
+	}))
+	defer slow.Close()
+	defer close(release)
+	o := observe(t, func(o *observed) {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		at := l.Addr().String()
+		l.Close()
+		o.write(o.conf, strings.Replace(o.read(o.conf), "include pool.conf;", "include pool.conf; server { listen "+at+"; location / { proxy_pass "+slow.URL+"; } }", 1))
+		o.reloadByOthers()
+		time.Sleep(apart)
+		go func() {
+			if resp, err := http.Get("http://" + at); err == nil {
+				resp.Body.Close()
+			}
+		}()
+		<-isHeld
+	})
+	o.until("it is noticed that no earlier worker opens them", func() bool {
+		get200(t, o.direct)
+		return slices.ContainsFunc(o.openers(), func(o remote.Opener) bool { return o.By != remote.OpenedByUnknown })
+	})
+}
+
 // What came and went may be an earlier worker's as long as there is one.
 func TestTrafficThatEndsUnseen(t *testing.T) {
 	far, near := netip.MustParseAddrPort("192.0.2.1:80"), netip.MustParseAddrPort("192.0.2.2:4000")

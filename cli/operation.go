@@ -79,7 +79,7 @@ func (f *specFlags) wait() {
 	f.span("stop-timeout", &s.StopTimeout, catWait, "how long systemctl stop may take")
 	f.number("min-up", &s.MinUp, catGuards, "each upstream must keep `N` live servers (a backup is none)")
 	f.yes("allow-direct", &s.Allow.Direct, catGuards, "drain although the target is also reached outside its upstreams")
-	f.yes("allow-other-names", &s.Allow.OtherNames, catGuards, "drain although the target is also a server under another name")
+	f.yes("allow-other-names", &s.Allow.OtherNames, catGuards, "drain although the target is also a server under another name, or its host on another port")
 	f.yes("allow-shutdown-timeout", &s.Allow.ShutdownTimeout, catGuards, "drain although worker_shutdown_timeout is shorter than --timeout")
 	f.yes("allow-all-addresses", &s.Allow.AllAddresses, catGuards, "drain all addresses of a server name that has several")
 	var peers []string

@@ -197,10 +197,14 @@ func (t Target) Matches(a Address) bool {
 	if t.Port != 0 && t.Port != a.Port {
 		return false
 	}
-	return t.sameHost(a)
+	return t.SameHost(a)
 }
 
-func (t Target) sameHost(a Address) bool {
+// SameHost tells whether the target names the host of a, on whichever port.
+func (t Target) SameHost(a Address) bool {
+	if t.Unix != "" || a.Unix != "" {
+		return false
+	}
 	if t.IP.IsValid() || a.IP.IsValid() {
 		return t.IP == a.IP
 	}

@@ -67,7 +67,7 @@ func (c *Config) Near(t Target, n int) []*Server {
 				text = s.Address.bracketed()
 			}
 			switch d := len(text) - len(wanted); {
-			case t.Unix == "" && s.Address.Unix == "" && t.sameHost(s.Address):
+			case t.SameHost(s.Address):
 				all = append(all, candidate{s, 0})
 			case d <= limit && -d <= limit:
 				if cost := smetrics.WagnerFischer(text, wanted, 1, 1, 1); cost <= limit {

@@ -49,7 +49,7 @@ func (v *Text) Checks(r *drain.CheckReport) {
 var checkTexts = map[event.CheckName]string{
 	"live-servers":       "enough live servers remain in each upstream",
 	"one-live-server":    "more than one live server remains",
-	"remaining-upstream": "no other upstream still sends to it",
+	"remaining-upstream": "no other upstream, and no other port, still sends to it",
 	"direct-reference":   "nothing reaches it outside of its upstreams",
 	"other-name":         "it is no server under another name",
 	"shutdown-timeout":   "worker_shutdown_timeout is not shorter than the wait",

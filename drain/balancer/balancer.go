@@ -97,7 +97,7 @@ type Report struct {
 	Files     map[string]string `json:"files"` // SHA-256 of each file with a server of Servers
 	Diff      string            `json:"diff,omitempty"`
 	Upstreams []Upstream        `json:"upstreams,omitempty"` // of Servers
-	// Excluded are the targets' servers in upstreams that the query leaves out.
+	// Excluded are the servers of the targets' hosts that the query leaves out: in other upstreams, or on other ports.
 	Excluded []Server `json:"excluded,omitempty"`
 	// Returning are the servers that come back in the same edit.
 	Returning []Server `json:"returning,omitempty"`

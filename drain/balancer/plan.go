@@ -144,22 +144,24 @@ func (r *reading) match() {
 	for _, u := range r.conf.Upstreams {
 		left := len(r.query.Upstreams) > 0 && !slices.ContainsFunc(r.query.Upstreams, u.Named)
 		for _, s := range u.Servers {
-			if len(r.targets) > 0 && (s.Err != nil || !slices.ContainsFunc(r.targets, func(t nginx.Target) bool { return t.Matches(s.Address) })) {
-				continue
-			}
-			if left {
-				if len(r.targets) > 0 {
-					r.Excluded = append(r.Excluded, r.describe(s))
+			named := len(r.targets) == 0 || r.isTarget(s, nginx.Target.Matches)
+			switch {
+			case named && !left:
+				r.servers = append(r.servers, s)
+				r.Servers = append(r.Servers, r.describe(s))
+				if _, ok := r.Files[s.File.Path]; !ok {
+					r.Files[s.File.Path] = hash(s.File.Src)
 				}
-				continue
-			}
-			r.servers = append(r.servers, s)
-			r.Servers = append(r.Servers, r.describe(s))
-			if _, ok := r.Files[s.File.Path]; !ok {
-				r.Files[s.File.Path] = hash(s.File.Src)
+			case len(r.targets) > 0 && (named || r.isTarget(s, nginx.Target.SameHost)):
+				r.Excluded = append(r.Excluded, r.describe(s))
 			}
 		}
 	}
+}
+
+// isTarget reports whether a target is about a server.
+func (r *reading) isTarget(s *nginx.Server, is func(nginx.Target, nginx.Address) bool) bool {
+	return s.Err == nil && slices.ContainsFunc(r.targets, func(t nginx.Target) bool { return is(t, s.Address) })
 }
 
 // findReturning finds the servers that drainctl has marked and that come back.

@@ -200,28 +200,45 @@ func sharedLines(p *Plan) []spec.Finding {
 	})
 }
 
-// remainingUpstreams finds the target in upstreams that --upstream leaves out.
-// They continue to send requests to the backend, whose service is stopped for
-// all of them.
+// remainingUpstreams finds the target in upstreams that --upstream leaves out, and the other ports of
+// its host. They continue to send requests to the backend, whose service is stopped for all of them.
 func remainingUpstreams(p *Plan) []spec.Finding {
 	if p.Spec.Kind != spec.Drain {
 		return nil
 	}
 	return p.onEach(func(lb LBPlan, found *[]spec.Finding) {
 		for _, s := range lb.Report.Excluded {
-			if s.Down {
+			a, err := nginx.ParseAddress(s.Address)
+			if s.Down || err != nil {
 				continue
 			}
-			text := fmt.Sprintf("%s:%d: %s in %s stays up, and continues to send requests to the backend", s.File, s.Line, s.Address, s.Name)
-			service := p.serviceOf(s.Address)
-			if service == "" {
-				add(found, spec.Finding{Code: "remaining-upstream", Warning: true, Text: text})
+			f := spec.Finding{Code: "remaining-upstream", Text: fmt.Sprintf("%s:%d: %s in %s stays up, and continues to send requests to the backend", s.File, s.Line, s.Address, s.Name)}
+			b, isNamed := p.backendOf(a)
+			service := b.Settings.Service
+			switch {
+			case !isNamed && (service == "" || b.LB != "" || p.hasOwnService(s, a, service)):
 				continue
+			case !isNamed && p.Spec.Allow.OtherNames, service == "":
+				f.Warning = true
+			case !isNamed:
+				f.Text += fmt.Sprintf("; stopping %s may cut them\nhint: drain the whole host, as the target %s, or leave out --service", service, a.Host)
+				f.Override = "--allow-other-names"
+			default:
+				f.Text += fmt.Sprintf("; stopping %s would cut them\nhint: leave out --service, or drain that one too", service)
+				f.Override = "--upstream " + s.Name
 			}
-			add(found, spec.Finding{Code: "remaining-upstream", Text: text + fmt.Sprintf("; stopping %s would cut them\nhint: leave out --service, or drain that one too", service),
-				Override: "--upstream " + s.Name})
+			add(found, f)
 		}
 	})
+}
+
+// hasOwnService reports whether the configuration file names another service for a server than the one
+// that is stopped.
+func (p *Plan) hasOwnService(s balancer.Server, a nginx.Address, stopped string) bool {
+	sp := p.Spec
+	sp.Given = slices.DeleteFunc(slices.Clone(sp.Given), func(flag string) bool { return flag == "service" })
+	set, err := sp.SettingsOf(UpstreamNames(s), []string{a.Host, s.Address})
+	return err == nil && set.Service != "" && set.Service != stopped
 }
 
 // liveServers counts the live primaries that each upstream keeps. A backup is
@@ -265,14 +282,20 @@ func (p *Plan) minUp(lb LBPlan, upstream string) int {
 	return set.MinUp
 }
 
-// serviceOf is the service of the backend behind an address.
-func (p *Plan) serviceOf(address string) string {
-	for _, b := range p.Backends {
-		if spec.Matches(b.ParsedTargets(), address) {
-			return b.Settings.Service
+// backendOf returns the backend behind an address, and whether a target names the address. Otherwise it
+// is another port of the backend's host.
+func (p *Plan) backendOf(a nginx.Address) (b Backend, isNamed bool) {
+	for _, had := range p.Backends {
+		for _, t := range had.ParsedTargets() {
+			if t.Matches(a) {
+				return had, true
+			}
+			if t.SameHost(a) {
+				b = had
+			}
 		}
 	}
-	return ""
+	return b, false
 }
 
 // longestWait is the longest timeout of the backends; 0: one has no limit.

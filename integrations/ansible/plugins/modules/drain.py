@@ -78,7 +78,7 @@ options:
     type: bool
   allow_other_names:
     description:
-      - Drain a target that is also a server under another name.
+      - Drain a target that is also a server under another name, or whose host is one on another port.
     type: bool
   allow_shutdown_timeout:
     description:

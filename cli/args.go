@@ -129,7 +129,7 @@ func split(cmd *cli.Command, args []string) (flags, positional []string, err err
 			if err := checkValue(f, dashes(name), value); err != nil {
 				return nil, nil, err
 			}
-			flags = append(flags, dashes(name)+"="+value)
+			flags = append(flags, dashes(f.Names()[0])+"="+value) // urfave/cli refuses two forms of a flag
 			continue
 		}
 		if i+1 < len(args) && (args[i+1] == "true" || args[i+1] == "false") {

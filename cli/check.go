@@ -13,7 +13,7 @@ import (
 func checkCommand(s *session) *cli.Command {
 	f := &specFlags{spec: spec.Default(spec.Run)}
 	f.document = true
-	f.text("service", &f.spec.Service, "", "systemd `UNIT` that a run would stop and start", "s")
+	f.service("systemd `UNIT` that a run would stop and start; repeatable")
 	f.counter()
 	f.healthCheck()
 	f.reboot("try the right to reboot the backends, too")

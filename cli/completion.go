@@ -377,9 +377,7 @@ func (c *completion) units(ctx context.Context) (all []candidate) {
 		}
 	}
 	for _, e := range c.history(ctx) {
-		if e.Began.Service != "" {
-			all = append(all, candidate{e.Began.Service, "in the history"})
-		}
+		all = append(all, plain(e.Began.Service.List(), "in the history")...)
 	}
 	if len(all) > 0 {
 		return unique(all)

@@ -163,6 +163,9 @@ func shownValue(v reflect.Value) any {
 	if d, ok := v.Interface().(time.Duration); ok {
 		return backend.Span(d)
 	}
+	if units, ok := v.Interface().(spec.Units); ok && len(units.List()) > 1 {
+		return units.List()
+	}
 	if c, ok := v.Interface().(spec.Certificates); ok {
 		return c.String()
 	}

@@ -229,7 +229,9 @@ var badFiles = []struct {
 	{text: "defaults: {service: 7}", because: `service: write 7 in quotes`},
 	{text: "defaults: {service: ../x}", because: `is not the name of a unit`, unseen: true},
 	{text: "defaults: {service: }", because: `service: a single value is missing here`},
-	{text: "defaults: {service: [a]}", because: `service: a single value is missing here`},
+	{text: "defaults: {health: [tcp]}", because: `health: a single value is missing here`},
+	{text: "defaults: {service: []}", because: `service must be a list, such as [a, b]`},
+	{text: "defaults: {service: [[a]]}", because: `service: a single value is missing here`},
 	{text: "defaults: {ssh-port: 65536}", because: `ssh-port 65536: must be from 1 to 65535`},
 	{text: "defaults: {health: udp}", because: `health: neither "tcp" nor a URL`, unseen: true},
 	{text: "defaults: {status-url: /status}", because: `status-url: "/status" is not an http or https URL`, unseen: true},
@@ -253,6 +255,7 @@ var badFiles = []struct {
 var goodFiles = []string{
 	"", "# nothing yet\n", "defaults:\n", "---\ngroups: {}\n", "defaults: {timeout: 0}", "defaults: {batch: 25%}",
 	"defaults: &d {service: app}\nbackends: {app1: *d}",
+	"defaults: {service: [app.socket, app]}",
 	`
 groups: {prod: [deploy@lb1, lb2:2222]}
 defaults: {timeout: 1h30m, health: tcp, ignore-peer: ["2001:db8::/32", 10.0.0.1], allow-direct: true, on-timeout: leave, reload-timeout: 1.5s, batch: 2, pause: 30s, max-generations: 0}

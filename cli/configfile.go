@@ -249,7 +249,7 @@ func (r configReader) value(n *yaml.Node, as, flag string, t reflect.Type) (file
 	n = resolved(n)
 	v := fileValue{at: r.at(n)}
 	nodes := []*yaml.Node{n}
-	if t.Kind() == reflect.Slice {
+	if t.Kind() == reflect.Slice || flag == "service" && n.Kind == yaml.SequenceNode {
 		if n.Kind != yaml.SequenceNode || len(n.Content) == 0 {
 			return v, r.fail(n, "%s must be a list, such as [a, b]", as)
 		}
@@ -273,7 +273,7 @@ func (r configReader) value(n *yaml.Node, as, flag string, t reflect.Type) (file
 	if t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
-	if tag := yamlTags[t.Kind()]; tag != "" && n.Tag != tag && (flag != "batch" || n.Tag != "!!int") {
+	if tag := yamlTags[t.Kind()]; tag != "" && n.Kind == yaml.ScalarNode && n.Tag != tag && (flag != "batch" || n.Tag != "!!int") {
 		quotes := "in"
 		if n.Tag == "!!str" {
 			quotes = "without"

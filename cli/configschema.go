@@ -78,6 +78,9 @@ func keySchema(flag string, t reflect.Type) map[string]any {
 		return map[string]any{"enum": choicesOf(flag)}
 	case flag == "batch":
 		return map[string]any{"anyOf": []any{map[string]any{"type": "string", "pattern": "^[0-9]+%?$"}, map[string]any{"type": "integer", "minimum": 1}}}
+	case flag == "service":
+		unit := map[string]any{"type": "string", "minLength": 1}
+		return map[string]any{"anyOf": []any{unit, list(unit)}}
 	case slices.Contains([]string{"state-dir", "nginx-conf"}, flag):
 		return map[string]any{"type": "string", "pattern": "^/"}
 	}

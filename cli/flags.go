@@ -79,6 +79,17 @@ func (f *specFlags) list(name string, to *[]string, category, usage string) {
 	})
 }
 
+// service says which units are stopped, or started.
+func (f *specFlags) service(usage string) {
+	f.flags = append(f.flags, &cli.StringSliceFlag{Name: "service", Aliases: []string{"s"}, EnvVars: f.env("service"), Usage: usage})
+	f.after = append(f.after, func(c *cli.Context) error {
+		if err := spec.SetFlag(&f.spec, "service", c.StringSlice("service")...); err != nil {
+			return usageOf(fmt.Errorf("--service: %w", err))
+		}
+		return nil
+	})
+}
+
 // where says which load balancers are meant, and where their journals are.
 func (f *specFlags) where() {
 	var groups []string

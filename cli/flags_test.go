@@ -124,7 +124,7 @@ func arrivals() map[string]arrival {
 	ca, _ := os.ReadFile(caFile)
 	forSSH := append([]string{"--backends"}, forStop...)
 	return map[string]arrival{
-		"service":                {value: "my-web-app", want: "my-web-app", got: func(h *heard) any { return h.spec.Service }},
+		"service":                {value: "my-web-app", want: []string{"my-web-app"}, got: func(h *heard) any { return h.spec.Service.List() }, more: "my-web-app.socket"},
 		"threshold":              {value: "7", want: 7, got: func(h *heard) any { return h.spec.Threshold }},
 		"interval":               {value: "1.5s", want: 1500 * time.Millisecond, got: func(h *heard) any { return h.spec.Interval }},
 		"timeout":                {value: "0", want: time.Duration(0), got: func(h *heard) any { return h.spec.Timeout }},

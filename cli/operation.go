@@ -62,7 +62,7 @@ func operationCommand(s *session, kind spec.Kind) *cli.Command {
 // drain is the flags of a drain alone.
 func (f *specFlags) drain() {
 	s := &f.spec
-	f.text("service", &s.Service, "", "systemd `UNIT` to stop once the backend is drained; without it nothing is stopped", "s")
+	f.service("systemd `UNIT` to stop once the backend is drained; without it nothing is stopped; repeatable: stopped in this order, started in reverse")
 	f.wait()
 	f.health()
 	f.text("on-timeout", (*string)(&s.OnTimeout), catWait, "`WHAT` at the timeout: rollback, leave or stop; leave: down, the app runs on; stop: the service, with connections open")
@@ -112,7 +112,7 @@ func (f *specFlags) asRecorded() {
 func (f *specFlags) undrain() {
 	s := &f.spec
 	f.asRecorded()
-	f.text("service", &s.Service, "", "systemd `UNIT` to start; default: the one that the drain stopped", "s")
+	f.service("systemd `UNIT` to start; default: those that the drain stopped; repeatable: in the order of the drain")
 	f.yes("force", &s.Force, "", "clear a down mark that drainctl has not made, too")
 	f.health()
 	f.together()

@@ -9,7 +9,7 @@ import (
 func rolloutCommand(s *session) *cli.Command {
 	f := &specFlags{spec: spec.Default(spec.Run)}
 	f.rollout()
-	f.text("service", &f.spec.Service, "", "systemd `UNIT` to stop before and start after; without it the work restarts the app", "s")
+	f.service("systemd `UNIT` to stop before and start after; without it the work restarts the app; repeatable: in this order, and back in reverse")
 	f.wait()
 	f.health()
 	f.yes("dry-run", &f.dryRun, "", "show plan, diffs, warnings and refusals, touch nothing")

@@ -174,7 +174,7 @@ func (o *Operation) clearRecords(ctx context.Context) (*event.Result, error) {
 // stoppedWith returns the services that drains have stopped with a server.
 func stoppedWith(state journal.State, s journal.Server) (all []spec.ServiceStand) {
 	for _, op := range plan.RecordsOf(state, s) {
-		if unit := plan.StoppedService(op, s); unit != "" {
+		for _, unit := range plan.StoppedService(op, s).List() {
 			all = append(all, spec.ServiceStand{Unit: unit, Backend: fleet.LockName(s.Address)})
 		}
 	}

@@ -25,7 +25,7 @@ func (o *Operation) checkHealth(ctx context.Context, m *row, c *checker, stopped
 	case m.plan.IsOut():
 		unasked = "its servers are down already"
 	case stopped:
-		unasked = m.plan.Settings.Service + " does not run"
+		unasked = m.plan.Settings.Service.Do("does", "do") + " not run"
 	}
 	if unasked != "" {
 		c.add(event.CheckHealth, event.Seen{URL: url}, spec.Finding{Code: "health", Warning: true, Text: url + " was not tried: " + unasked})

@@ -242,7 +242,7 @@ func TestReadingsSayWhoHolds(t *testing.T) {
 					open = append(open, remote.Held{Far: netip.AddrPortFrom(netip.MustParseAddr(test.far), uint16(1000+port)), Sent: test.sent, Received: test.sent})
 				}
 				w, l := waitOf(open, nil, func(s *spec.Spec) {
-					s.Kind, s.OnTimeout, s.Service, s.Interval, s.Timeout = test.kind, test.onTimeout, test.service, time.Second, 12*time.Second
+					s.Kind, s.OnTimeout, s.Service, s.Interval, s.Timeout = test.kind, test.onTimeout, spec.Units(test.service), time.Second, 12*time.Second
 				})
 				w.o.plan.LBs = nil
 				for i, cut := range []time.Duration{test.first, test.second} {

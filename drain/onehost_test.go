@@ -85,7 +85,7 @@ func TestHostIsProved(t *testing.T) {
 		w.o.lbs = fleet.Fleet{{Balancer: &proofLB{probes: []balancer.Probed{{Ends: balancer.Ends{Far: far}, Error: "connection refused"}}}, Name: fleet.ThisMachine}}
 		m := w.rows[0]
 		m.Host = hostWith{checkedHost{remote.Local(nil), "deploy", ""}, "2: eth0    inet " + test.own + "/24 scope global eth0\n"}
-		m.plan.Address, m.plan.Settings.Service, m.plan.Settings.SSH.Host = "192.168.1.10", test.service, test.sshHost
+		m.plan.Address, m.plan.Settings.Service, m.plan.Settings.SSH.Host = "192.168.1.10", spec.Units(test.service), test.sshHost
 		m.plan.Settings.Counter = spec.CounterLB
 		found, _ := w.o.proveCounter(t.Context(), m)
 		if (len(found) > 0) != (test.says != "") || len(found) > 0 && !strings.Contains(found[0].Text, test.says) {

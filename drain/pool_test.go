@@ -103,7 +103,7 @@ type poolLine struct {
 	down, serving bool // what the file says; whether nginx sends requests there
 }
 
-// A poolApp is a backend with one unit.
+// A poolApp is a backend with one unit, or two.
 type poolApp struct {
 	*pool
 	name    string
@@ -118,6 +118,10 @@ type poolApp struct {
 	boots   int
 	noBoot  bool // systemctl reboot fails
 	works   int  // how often it was rebooted, which is the work
+
+	hasSocket bool     // app.socket starts it
+	listens   bool     // and is active
+	did       []string // the stops and starts of systemctl
 }
 
 const poolConf = "/nginx.conf"
@@ -431,8 +435,18 @@ func (a *poolApp) command(args []string) remote.Result {
 	if args[0] == "journalctl" {
 		return remote.Result{Stdout: []byte("log of " + a.name + "\n")}
 	}
+	if args[0] == "systemctl" && args[1] != "show" {
+		a.did = append(a.did, strings.Join(args[1:], " "))
+	}
+	if args[len(args)-1] == "app.socket" {
+		return a.socket(args[1])
+	}
 	switch strings.Join(args[:min(2, len(args))], " ") {
 	case "systemctl show":
+		triggers := ""
+		if a.hasSocket && a.listens { // systemd has unloaded one that is inactive
+			triggers = "TriggeredBy=app.socket\n"
+		}
 		state := "inactive"
 		if a.active {
 			state = "active"
@@ -440,7 +454,7 @@ func (a *poolApp) command(args []string) remote.Result {
 		if a.ending {
 			state = "deactivating"
 		}
-		return remote.Result{Stdout: []byte("LoadState=loaded\nActiveState=" + state + "\nSubState=x\nResult=success\n")}
+		return remote.Result{Stdout: []byte("LoadState=loaded\nActiveState=" + state + "\nSubState=x\nResult=success\n" + triggers)}
 	case "systemctl stop":
 		if a.noStop {
 			return failed
@@ -471,6 +485,21 @@ func (a *poolApp) command(args []string) remote.Result {
 		return remote.Result{Code: code}
 	}
 	return remote.Result{}
+}
+
+// socket is systemctl for the socket that starts the app.
+func (a *poolApp) socket(verb string) remote.Result {
+	switch verb {
+	case "start":
+		if a.active && !a.listens {
+			return remote.Result{Code: 1, Stderr: []byte("app.socket: Socket service app.service already active, refusing.")}
+		}
+		a.listens = true
+	case "stop":
+		a.listens = false
+	}
+	state := map[bool]string{true: "active", false: "inactive"}[a.listens]
+	return remote.Result{Stdout: []byte("LoadState=loaded\nActiveState=" + state + "\nSubState=x\nResult=success\nTriggers=app.service\n")}
 }
 
 // Start implements [remote.Host].

@@ -55,10 +55,7 @@ func (o *Operation) checkBackend(ctx context.Context, m *row) []event.Check {
 		broken = o.login(ctx, m, c)
 	}
 	if set.Service != "" {
-		m.Service = remote.Service{Host: m.Host, Unit: set.Service}
-		c.try(broken, event.CheckUnit, func() (event.Seen, []spec.Finding) {
-			return o.checkUnit(ctx, m)
-		})
+		o.checkUnits(ctx, m, c, broken)
 		// Both ways are needed: the way back is part of the way.
 		c.try(broken, event.CheckSudo, func() (event.Seen, []spec.Finding) {
 			return event.Seen{User: m.Host.User()}, m.checkSudo(ctx)
@@ -71,7 +68,7 @@ func (o *Operation) checkBackend(ctx context.Context, m *row) []event.Check {
 	}
 	o.checkOneHost(ctx, m, c, broken)
 	o.checkCounter(ctx, m, c, broken)
-	o.checkHealth(ctx, m, c, set.Service != "" && broken == "" && !m.Active)
+	o.checkHealth(ctx, m, c, set.Service != "" && broken == "" && !m.Active())
 	return c.checks
 }
 

@@ -62,8 +62,10 @@ func resultOf(e ending) (*event.Result, error) {
 				r.Untouched = append(r.Untouched, row.Name)
 			}
 		}
-		if row.leavesChange(e.spec.Kind) && row.Service.Unit != "" {
-			r.Services = append(r.Services, spec.ServiceStand{Unit: row.Service.Unit, Backend: row.Name, Touched: row.Touched})
+		if row.leavesChange(e.spec.Kind) && len(row.Units) > 0 {
+			for _, u := range row.Units {
+				r.Services = append(r.Services, spec.ServiceStand{Unit: u.Unit, Backend: row.Name, Touched: u.Touched})
+			}
 			r.StillAnswering = append(r.StillAnswering, row.answering...)
 		}
 	}

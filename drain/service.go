@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 
@@ -21,8 +22,8 @@ import (
 // control stops, or starts, the service on every backend that has one.
 func (b *batch) control(ctx context.Context, p plan.Phase, back bool) Verdict {
 	return joined(b.rows, gather(b.rows, func(r *row) Verdict {
-		v := b.o.control(ctx, r, p)
-		if p == plan.Stopping && !back && v.Err == nil && r.Service.Unit != "" {
+		v := b.o.control(ctx, r, p, back)
+		if p == plan.Stopping && !back && v.Err == nil && len(r.Units) > 0 {
 			v = b.silent(ctx, r, v)
 		}
 		return v
@@ -53,7 +54,7 @@ func stillAnswers(r *row) string {
 	if len(r.answering) > 1 {
 		verb = "answer"
 	}
-	return fmt.Sprintf("%s still %s, though %s is stopped: the app runs elsewhere there, or something else serves in its place", strings.Join(r.answering, ", "), verb, r.Service.Unit)
+	return fmt.Sprintf("%s still %s, though %s stopped: the app runs elsewhere there, or something else serves in its place", strings.Join(r.answering, ", "), verb, r.plan.Settings.Service.Do("is", "are"))
 }
 
 // answering returns the servers of a backend that take a TCP connection, as its LBs see it, and whether
@@ -78,41 +79,90 @@ func (b *batch) answering(ctx context.Context, r *row) (servers []string, all bo
 	return servers, all
 }
 
-// control stops or starts the service of one backend, if there is one.
-func (o *Operation) control(ctx context.Context, r *row, p plan.Phase) Verdict {
-	if r.Service.Unit == "" {
-		return Verdict{}
+// control stops or starts the units of one backend, one after the other. A rollback takes those that
+// the operation has touched.
+func (o *Operation) control(ctx context.Context, r *row, p plan.Phase, back bool) (all Verdict) {
+	for _, u := range r.unitsIn(p) {
+		if back && !r.reversesUnit(p, u) {
+			continue
+		}
+		v := o.controlUnit(ctx, r, u, p)
+		v.Changed = v.Changed || all.Changed
+		v.Detail.Services = slices.Concat(all.Detail.Services, v.Detail.Services)
+		if all = v; v.Err != nil {
+			return all
+		}
 	}
-	act := r.Stop
 	if p == plan.Starting {
-		act = r.Start
+		also, started := o.startDependents(ctx, r)
+		all.Detail.Services, all.Changed = append(all.Detail.Services, also...), all.Changed || started
+	}
+	return all
+}
+
+// controlUnit stops or starts one unit.
+func (o *Operation) controlUnit(ctx context.Context, r *row, u *backend.Unit, p plan.Phase) Verdict {
+	act := u.Stop
+	if p == plan.Starting {
+		act = u.Start
+		if freed, err := o.freeSocket(ctx, r, u); err != nil {
+			return o.failedUnit(ctx, r, u, p, freed, err)
+		}
 	}
 	state, changed, err := act(ctx, r.plan.Settings.StopTimeout)
-	if err == nil {
-		services := []event.ServiceState{r.serviceState(state)}
-		if p == plan.Starting {
-			also, started := o.startDependents(ctx, r)
-			services, changed = append(services, also...), changed || started
-		}
-		return Verdict{Changed: changed, Detail: event.Detail{Services: services}}
+	if err != nil {
+		return o.failedUnit(ctx, r, u, p, changed, err)
 	}
+	return Verdict{Changed: changed, Detail: event.Detail{Services: []event.ServiceState{serviceState(r.Name, u.Unit, state)}}}
+}
+
+// failedUnit is the verdict on a unit that did not stop or start.
+func (o *Operation) failedUnit(ctx context.Context, r *row, u *backend.Unit, p plan.Phase, changed bool, err error) Verdict {
 	v := failed(changed, err)
 	var late *backend.StoppingError
 	switch {
 	case errors.As(err, &late):
-		v.Next = status.KillCommand(r.Service.Unit, r.Name, "ends the app")
+		v.Next = status.KillCommand(u.Unit, r.Name, "ends the app")
 		if p == plan.Stopping { // systemd goes on with it
 			v.Outcome = Irreversible
 		}
 	case changed:
-		v.Log = r.Log(ctx)
+		v.Log = u.Log(ctx)
 	}
 	return v
 }
 
-// serviceState is what an event says of the service.
-func (r *row) serviceState(s remote.ServiceState) event.ServiceState {
-	told := event.ServiceState{Unit: r.Service.Unit, Backend: r.Name, Active: s.Active}
+// freeSocket stops the services of a socket that is to be started. An operation that broke off between
+// the stops of a socket and of its service leaves the service active, and systemd then refuses to
+// start the socket (see [spec.Units.InStartOrder]).
+func (o *Operation) freeSocket(ctx context.Context, r *row, socket *backend.Unit) (changed bool, err error) {
+	if path.Ext(socket.Unit) != ".socket" {
+		return false, nil
+	}
+	state, err := socket.State(ctx)
+	if err != nil || backend.Started(state) {
+		return false, err
+	}
+	for _, u := range r.Units {
+		if !slices.Contains(state.Triggers, remote.FullUnit(u.Unit)) {
+			continue
+		}
+		if state, err := u.State(ctx); err != nil || backend.Stopped(state) {
+			continue // to start the socket says what is wrong
+		}
+		o.emit(&event.Warning{Header: event.Header{Target: r.Name, Step: plan.StepService}, Text: fmt.Sprintf(
+			"%s is stopped and started again: systemd starts %s only while it does not run", unitOn(u.Service), socket.Unit)})
+		changed = true
+		if _, _, err := u.Stop(ctx, r.plan.Settings.StopTimeout); err != nil {
+			return changed, err
+		}
+	}
+	return changed, nil
+}
+
+// serviceState is what an event says of a unit.
+func serviceState(on, unit string, s remote.ServiceState) event.ServiceState {
+	told := event.ServiceState{Unit: unit, Backend: on, Active: s.Active}
 	if !backend.Started(s) && s.Result != "success" {
 		told.Result = s.Result
 	}

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/drainctl/drainctl/drain/backend"
 	"github.com/drainctl/drainctl/drain/plan"
 	"github.com/drainctl/drainctl/drain/spec"
 	"github.com/drainctl/drainctl/remote"
@@ -45,6 +46,14 @@ func (h *scriptedHost) Run(ctx context.Context, c remote.Command) (remote.Result
 	return remote.Result{Code: h.code, Stderr: []byte(h.says)}, nil
 }
 
+// unitsOn are units of a host.
+func unitsOn(host remote.Host, names ...string) (units []*backend.Unit) {
+	for _, name := range names {
+		units = append(units, &backend.Unit{Service: remote.Service{Host: host, Unit: name}})
+	}
+	return units
+}
+
 func TestService(t *testing.T) {
 	for _, test := range []struct {
 		name    string
@@ -74,10 +83,10 @@ func TestService(t *testing.T) {
 			t.Parallel()
 			w, _ := waitOf(nil, nil, func(s *spec.Spec) { s.Service, s.StopTimeout = "app", 150*time.Millisecond })
 			m := w.rows[0]
-			m.Touched, m.Service = false, remote.Service{Host: test.host, Unit: "app"}
+			m.Units = unitsOn(test.host, "app")
 			v := w.control(t.Context(), test.p, false)
-			if v.Outcome != test.outcome || v.Changed != test.changed || m.Touched != (test.command != "") {
-				t.Errorf("%+v, touched %t", v, m.Touched)
+			if v.Outcome != test.outcome || v.Changed != test.changed || m.Touched() != (test.command != "") {
+				t.Errorf("%+v, touched %t", v, m.Touched())
 			}
 			if (v.Err == nil) != (test.says == "") || v.Err != nil && !strings.Contains(v.Err.Error(), test.says) {
 				t.Errorf("got %v, want %q", v.Err, test.says)
@@ -100,7 +109,7 @@ func TestServiceOfARollback(t *testing.T) {
 	host := &scriptedHost{states: []string{"inactive"}}
 	w, _ := waitOf(nil, nil, func(s *spec.Spec) { s.Service = "app" })
 	m := w.rows[0]
-	m.Touched, m.Service = false, remote.Service{Host: host, Unit: "app"}
+	m.Units = unitsOn(host, "app")
 	m.phase, m.reached = plan.Stopping, plan.Stopping
 	if w.o.unwind(t.Context(), w, failed(false, errFault)); m.end != rolledBack || host.looks > 0 || len(host.commands) > 0 {
 		t.Errorf("%s, %q", m.end, host.commands)
@@ -113,7 +122,8 @@ func TestStopAsksNothingBefore(t *testing.T) {
 	host := &scriptedHost{states: []string{"inactive"}}
 	w, _ := waitOf(nil, nil, func(s *spec.Spec) { s.Service = "app" })
 	m := w.rows[0]
-	m.Active, m.Service = true, remote.Service{Host: host, Unit: "app"}
+	m.Units = unitsOn(host, "app")
+	m.Units[0].Active = true
 	if v := w.control(t.Context(), plan.Stopping, false); v.Err != nil || !v.Changed || host.looks != 1 {
 		t.Errorf("%+v after %d looks", v, host.looks)
 	}
@@ -126,7 +136,7 @@ func TestHowAnAppEnded(t *testing.T) {
 	} {
 		host := &scriptedHost{states: []string{"active", test.state}, result: test.result}
 		w, _ := waitOf(nil, nil, func(s *spec.Spec) { s.Service = "app" })
-		w.rows[0].Service = remote.Service{Host: host, Unit: "app"}
+		w.rows[0].Units = unitsOn(host, "app")
 		v := w.control(t.Context(), plan.Stopping, false)
 		if v.Err != nil || len(v.Detail.Services) != 1 || v.Detail.Services[0].Result != test.want {
 			t.Errorf("%s, %s: %+v", test.state, test.result, v)
@@ -134,7 +144,7 @@ func TestHowAnAppEnded(t *testing.T) {
 	}
 	host := &scriptedHost{states: []string{"inactive", "active"}, result: "timeout"} // of the run before
 	w, _ := waitOf(nil, nil, func(s *spec.Spec) { s.Service = "app" })
-	w.rows[0].Service = remote.Service{Host: host, Unit: "app"}
+	w.rows[0].Units = unitsOn(host, "app")
 	if v := w.control(t.Context(), plan.Starting, false); v.Err != nil || v.Detail.Services[0].Result != "" {
 		t.Errorf("started: %+v", v)
 	}

@@ -61,15 +61,31 @@ func (r *row) isOpen() bool { return r.end == "" }
 func (r *row) reverses(p plan.Phase) bool {
 	switch p {
 	case plan.Starting: // again, what was stopped or worked on
-		return r.Service.Unit != "" && (r.Touched || r.reached >= plan.Working)
+		return slices.ContainsFunc(r.Units, func(u *backend.Unit) bool { return r.reversesUnit(p, u) })
 	case plan.Checking:
-		return r.Touched || r.reached >= plan.Working
+		return r.Touched() || r.reached >= plan.Working
 	case plan.Marking: // again, what may have been cleared
 		return r.reached == plan.Clearing
 	case plan.Draining, plan.Stopping: // again, what was started; and only when nginx sends nothing there
-		return r.Touched
+		return r.Touched()
 	}
 	return true
+}
+
+// reversesUnit reports whether a rollback stops or starts a unit: what the operation has touched. The work
+// of a rolling run may have stopped any.
+func (r *row) reversesUnit(p plan.Phase, u *backend.Unit) bool {
+	return u.Touched || p == plan.Starting && r.reached >= plan.Working
+}
+
+// unitsIn returns the units in the order in which the step of a phase stops or starts them.
+func (r *row) unitsIn(p plan.Phase) []*backend.Unit {
+	units := slices.Clone(r.Units)
+	if p == plan.Starting {
+		order := r.plan.Settings.Service.InStartOrder()
+		slices.SortFunc(units, func(a, b *backend.Unit) int { return slices.Index(order, a.Unit) - slices.Index(order, b.Unit) })
+	}
+	return units
 }
 
 // A fate is what becomes of a backend after a step.
@@ -208,7 +224,9 @@ type savedRow struct {
 	Phase   plan.Phase `json:"phase"`
 	Reached plan.Phase `json:"reached"`
 	End     End        `json:"end,omitempty"`
-	Active  bool       `json:"active,omitempty"` // its service ran before
+	Active  bool       `json:"active,omitempty"` // its service ran before, or a unit of it
+	// Idle are the units that did not run, where others did.
+	Idle []string `json:"idle,omitempty"`
 	// Dependents ran before, and systemd stops them with the service.
 	Dependents []string `json:"dependents,omitempty"`
 }
@@ -217,7 +235,13 @@ type savedRow struct {
 func (o *Operation) table() json.RawMessage {
 	t := table{Steps: o.steps, Answered: o.answered}
 	for _, r := range o.whole.rows {
-		t.Rows = append(t.Rows, savedRow{r.Name, r.phase, max(r.phase, r.reached), r.end, r.Active, r.Dependents})
+		saved := savedRow{Backend: r.Name, Phase: r.phase, Reached: max(r.phase, r.reached), End: r.end, Active: r.Active(), Dependents: r.Dependents}
+		for _, u := range r.Units {
+			if saved.Active && !u.Active {
+				saved.Idle = append(saved.Idle, u.Unit)
+			}
+		}
+		t.Rows = append(t.Rows, saved)
 	}
 	text, _ := json.Marshal(t) // of plain names and numbers
 	return text
@@ -274,9 +298,10 @@ func (o *Operation) adopt(t table) {
 			o.skipped = append(o.skipped, plan.Skip{Backend: r.Name, Reason: "it was undrained meanwhile"})
 			continue
 		}
-		r.Active, r.reached, r.changed = saved.Active, saved.Reached, saved.Reached > plan.NotBegun
-		if r.Service.Unit != "" { // it may have been stopped, or started
-			r.Touched = k == spec.Undrain && !saved.Active && r.reached >= plan.Starting || k != spec.Undrain && saved.Active && r.reached >= plan.Stopping
+		r.reached, r.changed = saved.Reached, saved.Reached > plan.NotBegun
+		for _, u := range r.Units { // each may have been stopped, or started
+			u.Active = saved.Active && !slices.Contains(saved.Idle, u.Unit)
+			u.Touched = k == spec.Undrain && !u.Active && r.reached >= plan.Starting || k != spec.Undrain && u.Active && r.reached >= plan.Stopping
 		}
 		switch {
 		case saved.End == done && (k == spec.Run || !o.needsEdit(r)), undrained:

@@ -76,7 +76,10 @@ func TestReverses(t *testing.T) {
 		{spec.Undrain, plan.Clearing, true, "app", []plan.Phase{plan.Marking, plan.Draining, plan.Stopping}},
 		{spec.Undrain, plan.Clearing, false, "", []plan.Phase{plan.Marking}},
 	} {
-		r := &row{Backend: &backend.Backend{Touched: test.touched, Service: remote.Service{Unit: test.unit}}, reached: test.reached}
+		r := &row{Backend: &backend.Backend{}, reached: test.reached}
+		if test.unit != "" {
+			r.Units = []*backend.Unit{{Service: remote.Service{Unit: test.unit}, Touched: test.touched}}
+		}
 		var got []plan.Phase
 		path := []plan.Phase{plan.Starting, plan.Checking, plan.Clearing}
 		if test.kind == spec.Undrain {

@@ -130,7 +130,7 @@ func TestServiceOfOneConfiguration(t *testing.T) {
 	for _, service := range []string{"app", "other"} {
 		r := map[string]*rig{"app": one, "other": two}[service]
 		sp := r.spec(spec.Drain)
-		sp.Service, sp.Counter = service, spec.CounterLB
+		sp.Service, sp.Counter = spec.Units(service), spec.CounterLB
 		if _, err := r.run(sp); err != nil {
 			t.Fatalf("%s: %v", r.conf, err)
 		}

@@ -12,59 +12,122 @@ import (
 	"github.com/drainctl/drainctl/drain/backend"
 	"github.com/drainctl/drainctl/drain/event"
 	"github.com/drainctl/drainctl/drain/journal"
+	"github.com/drainctl/drainctl/drain/plan"
 	"github.com/drainctl/drainctl/drain/spec"
 	"github.com/drainctl/drainctl/remote"
 )
 
-// checkUnit asks systemd for the unit of a backend. It finds what would keep the operation
+// checkUnits asks systemd for the units of a backend. It finds what would keep the operation
 // from stopping the app, or from starting it again.
-func (o *Operation) checkUnit(ctx context.Context, m *row) (event.Seen, []spec.Finding) {
-	k := o.plan.Spec.Kind
-	state, err := m.Service.State(ctx)
-	m.Active = err == nil && backend.Started(state)
-	if errors.Is(err, remote.ErrNoUnit) {
-		err = fmt.Errorf("%w\nhint: --service names a unit of the backend; systemctl list-unit-files there lists them", err)
+func (o *Operation) checkUnits(ctx context.Context, m *row, c *checker, broken event.CheckName) {
+	for _, name := range m.plan.Settings.Service.List() {
+		m.Units = append(m.Units, &backend.Unit{Service: remote.Service{Host: m.Host, Unit: name}})
 	}
-	service := m.serviceState(state)
-	seen := event.Seen{Service: &service}
-	if err != nil {
-		return seen, missing("service", err)
+	facts := make([]unitFacts, len(m.Units))
+	var all spec.Units // with the units that start one of them again, and what sockets start
+	for i, u := range m.Units {
+		if broken == "" {
+			facts[i] = o.askUnit(ctx, m, u)
+		}
+		for _, unit := range slices.Concat(facts[i].starters, []string{u.Unit}, facts[i].services) {
+			if !all.Shares(spec.Units(unit)) {
+				all = all.With(spec.Units(unit))
+			}
+		}
 	}
-	var found []spec.Finding
-	if k != spec.Undrain || !m.Active {
-		found = startFindings(m.Service, state)
+	for i, u := range m.Units {
+		c.try(broken, event.CheckUnit, func() (event.Seen, []spec.Finding) {
+			service := serviceState(m.Name, u.Unit, facts[i].ServiceState)
+			found := o.unitFindings(u, facts[i], all)
+			if i == len(m.Units)-1 && facts[i].err == nil {
+				found = append(found, o.appFindings(ctx, m, !m.Active() && backend.Stopped(facts[i].ServiceState))...)
+			}
+			return event.Seen{Service: &service}, found
+		})
 	}
-	if k == spec.Undrain && backend.Stopped(state) && m.plan.HealthCheck() == spec.HealthTCP {
+}
+
+// unitFacts are what systemd says of a unit, and of others that have to do with it.
+type unitFacts struct {
+	remote.ServiceState
+	err        error
+	starters   []string // active units that start it again, and do not stop before it
+	dependents []string // active units that stop with it
+	services   []string // active services of a socket, which do not stop
+}
+
+// askUnit asks systemd for a unit of a backend.
+func (o *Operation) askUnit(ctx context.Context, m *row, u *backend.Unit) (f unitFacts) {
+	f.ServiceState, f.err = u.State(ctx)
+	u.Active = f.err == nil && backend.Started(f.ServiceState)
+	if errors.Is(f.err, remote.ErrNoUnit) {
+		f.err = fmt.Errorf("%w\nhint: --service names a unit of the backend; systemctl list-unit-files there lists them", f.err)
+	}
+	if f.err != nil || o.plan.Spec.Kind == spec.Undrain {
+		return f
+	}
+	if f.starters, f.err = activeOf(ctx, m.Host, without(f.Starters, m.Units[:slices.Index(m.Units, u)])); f.err != nil || backend.Stopped(f.ServiceState) {
+		return f
+	}
+	if f.dependents, f.err = m.findDependents(ctx, f.Dependents); f.err == nil && path.Ext(u.Unit) == ".socket" {
+		services := slices.DeleteFunc(without(f.Triggers, m.Units), func(unit string) bool { return slices.Contains(f.dependents, unit) })
+		f.services, f.err = activeOf(ctx, m.Host, services)
+	}
+	return f
+}
+
+// without returns names of units that are none of these units.
+func without(names []string, units []*backend.Unit) []string {
+	return slices.DeleteFunc(slices.Clone(names), func(name string) bool {
+		return slices.ContainsFunc(units, func(u *backend.Unit) bool { return remote.FullUnit(u.Unit) == name })
+	})
+}
+
+// unitFindings is what speaks against stopping or starting a unit. all are the units that are to be
+// stopped in its place where others start it again.
+func (o *Operation) unitFindings(u *backend.Unit, f unitFacts, all spec.Units) (found []spec.Finding) {
+	isUndrain := o.plan.Spec.Kind == spec.Undrain
+	if f.err != nil {
+		return missing("service", f.err)
+	}
+	if !isUndrain || !u.Active {
+		found = startFindings(u.Service, f.ServiceState)
+	}
+	if !isUndrain {
+		found = append(found, stopFindings(u.Service, f.ServiceState)...)
+	}
+	if len(f.dependents) > 0 {
+		found = append(found, spec.Finding{Code: "unit-dependents", Warning: true, Text: fmt.Sprintf(
+			"systemd stops %s with %s; drainctl starts them again after it", strings.Join(f.dependents, ", "), unitOn(u.Service))})
+	}
+	for _, unit := range f.starters {
+		found = append(found, spec.Finding{Code: "unit-starter", Text: fmt.Sprintf(
+			"%s, which is active, starts %s again while it is to be stopped\nhint: %s stops it first, and starts it again after; or leave out --service", unit, unitOn(u.Service), all.Flags())})
+	}
+	for _, unit := range f.services { // see spec.Units.InStartOrder
+		found = append(found, spec.Finding{Code: "unit-start", Text: fmt.Sprintf(
+			"%s would not start again while %s runs, which it starts\nhint: %s stops both", unitOn(u.Service), unit, all.Flags())})
+	}
+	return found
+}
+
+// appFindings is what the answers of the app would not tell later: while it is stopped, its servers
+// still answer, so that a TCP connect would not show that an undrain has started it; or nothing shows
+// that it listens on UDP.
+func (o *Operation) appFindings(ctx context.Context, m *row, stopped bool) []spec.Finding {
+	switch k := o.plan.Spec.Kind; {
+	case k != spec.Undrain && !slices.ContainsFunc(m.Units, func(u *backend.Unit) bool { return !u.Active }) && m.plan.HealthCheck() == spec.HealthUDP:
+		if err := m.listens(ctx); err != nil { // as a published port of a container
+			return []spec.Finding{{Code: "health", Warning: k == spec.Drain, Override: "--health URL", Text: err.Error() + "; the way back would wait for it"}}
+		}
+	case k == spec.Undrain && stopped && m.plan.HealthCheck() == spec.HealthTCP:
 		if answering, all := o.whole.answering(ctx, m); all && len(answering) > 0 {
 			m.answering = answering
-			found = append(found, spec.Finding{Code: "still-answers", Override: "--health URL", Text: stillAnswers(m) + needsURL +
-				"; or start " + unitOn(m.Service) + " first"})
+			return []spec.Finding{{Code: "still-answers", Override: "--health URL", Text: stillAnswers(m) + needsURL +
+				"; or start " + m.plan.Settings.Service.String() + " on " + m.Host.Name() + " first"}}
 		}
 	}
-	if k != spec.Undrain && m.Active && m.plan.HealthCheck() == spec.HealthUDP {
-		if err := m.listens(ctx); err != nil { // as a published port of a container
-			found = append(found, spec.Finding{Code: "health", Warning: k == spec.Drain, Override: "--health URL", Text: err.Error() + "; the way back would wait for it"})
-		}
-	}
-	if k != spec.Undrain {
-		found = append(found, stopFindings(m.Service, state)...)
-		starters, err := activeOf(ctx, m.Service.Host, state.Starters)
-		if err == nil && !backend.Stopped(state) {
-			err = m.findDependents(ctx, state.Dependents)
-		}
-		if err != nil {
-			return seen, missing("service", err)
-		}
-		if len(m.Dependents) > 0 {
-			found = append(found, spec.Finding{Code: "unit-dependents", Warning: true, Text: fmt.Sprintf(
-				"systemd stops %s with %s; drainctl starts them again after it", strings.Join(m.Dependents, ", "), unitOn(m.Service))})
-		}
-		for _, unit := range starters {
-			found = append(found, spec.Finding{Code: "unit-starter", Text: fmt.Sprintf(
-				"%s, which is active, starts %s again while it is to be stopped\nhint: stop %[1]s there, and start it after the undrain; or leave out --service", unit, unitOn(m.Service))})
-		}
-	}
-	return seen, found
+	return nil
 }
 
 // unitOn names a unit and its host.
@@ -104,44 +167,49 @@ func stopFindings(s remote.Service, state remote.ServiceState) (found []spec.Fin
 // that it wants, also what an operator has stopped.
 var dependentTypes = []string{".service", ".socket", ".timer", ".path"}
 
-// findDependents finds the active units that systemd stops with the service: units, and
+// findDependents finds the active units that systemd stops with a unit of the service: units, and
 // what depends on these.
-func (r *row) findDependents(ctx context.Context, units []string) error {
-	own := strings.TrimSuffix(r.Service.Unit, ".service") + ".service"
-	asked := []string{r.Service.Unit, own}
+func (r *row) findDependents(ctx context.Context, units []string) (found []string, err error) {
+	var asked []string
+	for _, u := range r.Units {
+		asked = append(asked, remote.FullUnit(u.Unit))
+	}
 	for len(units) > 0 {
 		unit := units[0]
 		if units = units[1:]; slices.Contains(asked, unit) {
 			continue
 		}
 		asked = append(asked, unit)
-		state, err := remote.Service{Host: r.Service.Host, Unit: unit}.State(ctx)
+		state, err := remote.Service{Host: r.Host, Unit: unit}.State(ctx)
 		switch {
 		case errors.Is(err, remote.ErrNoUnit):
 			continue
 		case err != nil:
-			return err
+			return nil, err
 		case !backend.Stopped(state):
-			r.addDependents(unit)
+			found = append(found, r.addDependents(unit)...)
 		}
 		units = slices.Concat(units, state.Dependents)
 	}
-	return nil
+	return found, nil
 }
 
-// addDependents notes units that are to be started again, each once.
-func (r *row) addDependents(units ...string) {
-	for _, unit := range units {
-		if slices.Contains(dependentTypes, path.Ext(unit)) && remote.ValidUnit(unit) == nil && !slices.Contains(r.Dependents, unit) {
-			r.Dependents = append(r.Dependents, unit)
-		}
-	}
+// addDependents notes units that are to be started again, each once. It returns those that can be.
+func (r *row) addDependents(units ...string) []string {
+	units = slices.DeleteFunc(slices.Clone(units), func(unit string) bool {
+		return !slices.Contains(dependentTypes, path.Ext(unit)) || remote.ValidUnit(unit) != nil
+	})
+	r.Dependents = plan.Once(append(r.Dependents, units...))
+	return units
 }
 
 // checkSudo looks at the right to stop and start the service, and to start what systemd
 // stops with it.
 func (r *row) checkSudo(ctx context.Context) []spec.Finding {
-	found := missing("sudo", r.Service.SudoCheck(ctx))
+	var found []spec.Finding
+	for _, u := range r.Units {
+		found = append(found, missing("sudo", u.SudoCheck(ctx))...)
+	}
 	for _, unit := range r.Dependents {
 		for _, f := range missing("sudo", remote.SudoCheck(ctx, r.Host, "systemctl", "start", unit)) {
 			f.Warning = true // one that does not start is no reason to keep the app out either
@@ -155,14 +223,14 @@ func (r *row) checkSudo(ctx context.Context) []spec.Finding {
 // one that does not start is no reason to keep it out of the pool.
 func (o *Operation) startDependents(ctx context.Context, r *row) (all []event.ServiceState, changed bool) {
 	for _, unit := range r.Dependents {
-		d := &row{Backend: &backend.Backend{Name: r.Name, Service: remote.Service{Host: r.Host, Unit: unit}}}
+		d := &backend.Unit{Service: remote.Service{Host: r.Host, Unit: unit}}
 		state, started, err := d.Start(ctx, r.plan.Settings.StopTimeout)
 		changed = changed || started
 		if err != nil {
-			o.emit(&event.Warning{Header: event.Header{Target: r.Name}, Text: fmt.Sprintf("systemd stopped %s with %s, and it does not run again: %v", unit, r.Service.Unit, err)})
+			o.emit(&event.Warning{Header: event.Header{Target: r.Name}, Text: fmt.Sprintf("systemd stopped %s with %s, and it does not run again: %v", unit, r.plan.Settings.Service, err)})
 			continue
 		}
-		all = append(all, d.serviceState(state))
+		all = append(all, serviceState(r.Name, unit, state))
 	}
 	return all, changed
 }

@@ -199,12 +199,12 @@ func (b *batch) connect(ctx context.Context, lb *fleet.LB, m *row) error {
 	return lb.Health(ctx, balancer.HealthCheck{Servers: servers})
 }
 
-// listens fails unless a backend has its UDP ports open, and its service, if there is one, is active.
+// listens fails unless a backend has its UDP ports open, and the units of its service are active.
 func (m *row) listens(ctx context.Context) error {
-	if m.Service.Unit != "" {
-		state, err := m.Service.State(ctx)
+	for _, u := range m.Units {
+		state, err := u.State(ctx)
 		if err == nil && !backend.Started(state) {
-			err = fmt.Errorf("%s is %s", unitOn(m.Service), state.Active)
+			err = fmt.Errorf("%s is %s", unitOn(u.Service), state.Active)
 		}
 		if err != nil {
 			return err
@@ -229,7 +229,7 @@ func (b *batch) checkedServers(lb *fleet.LB, m *row) []journal.Server {
 
 // unhealthy is the end of a wait for health that never came.
 func (m *row) unhealthy(ctx context.Context, err error) Verdict {
-	if m.Service.Unit == "" {
+	if len(m.Units) == 0 {
 		return failed(false, fmt.Errorf("%w; nothing was started: no service is known (--service)", err))
 	}
 	v := failed(false, err)
@@ -237,17 +237,15 @@ func (m *row) unhealthy(ctx context.Context, err error) Verdict {
 	return v
 }
 
-// serviceEnded is the failure of a service that was started and has ended since: no
+// serviceEnded is the failure of a unit that was started and has ended since: no
 // health is to be waited for.
 func (m *row) serviceEnded(ctx context.Context) Verdict {
-	if m.Service.Unit == "" {
-		return Verdict{}
+	for _, u := range m.Units {
+		if state, err := u.State(ctx); err == nil && backend.Stopped(state) {
+			v := failed(false, fmt.Errorf("%s is %s, result: %s", u.Unit, state.Active, state.Result))
+			v.Log = u.Log(ctx)
+			return v
+		}
 	}
-	state, err := m.Service.State(ctx)
-	if err != nil || !backend.Stopped(state) {
-		return Verdict{}
-	}
-	v := failed(false, fmt.Errorf("%s is %s, result: %s", m.Service.Unit, state.Active, state.Result))
-	v.Log = m.Log(ctx)
-	return v
+	return Verdict{}
 }

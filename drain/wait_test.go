@@ -98,7 +98,6 @@ func waitOf(c backend.Counter, lb *watchedLB, change ...func(*spec.Spec)) (*batc
 	}
 	o.whole = &batch{o: o, lbs: lbs}
 	o.whole.add("app-1", c)
-	o.whole.rows[0].Touched = true
 	return o.whole, l
 }
 
@@ -367,7 +366,7 @@ func TestLogOfASickApp(t *testing.T) {
 			host := &scriptedHost{states: []string{state}, log: "boom"}
 			w, _ := waitOf(nil, nil, func(s *spec.Spec) { s.Kind, s.HealthTimeout = spec.Undrain, time.Minute })
 			w.o.lbs = fleet.Fleet{{Balancer: &sickLB{checks: []error{errFault}}, Name: fleet.ThisMachine}}
-			w.rows[0].Service = remote.Service{Host: host, Unit: "app"}
+			w.rows[0].Units = unitsOn(host, "app")
 			v := w.await(t.Context(), plan.Checking, false)
 			if v.Outcome != StepError || !strings.Contains(v.Err.Error(), says) || !slices.Equal(v.Log, []string{"boom"}) {
 				t.Errorf("%s: %v, the log is %q", state, v.Err, v.Log)

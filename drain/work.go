@@ -71,7 +71,9 @@ func (o *Operation) work(ctx context.Context, m *row) error {
 			return err
 		}
 		// What was seen active before is not known to be now.
-		m.Active, m.Touched = false, true
+		for _, u := range m.Units {
+			u.Active, u.Touched = false, true
+		}
 	}
 	if len(r.Command) == 0 {
 		return nil

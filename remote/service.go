@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path"
 	"regexp"
 	"slices"
 	"strconv"
@@ -31,12 +32,25 @@ type ServiceState struct {
 	CanStop  string
 	KillMode string   // "control-group", "process", ...
 	Starters []string // units that start it again while they are active
+	Triggers []string // units that it starts. systemd forgets, where it has unloaded this one, that it is a starter of theirs
 	// Dependents are the units that systemd stops with it, and does not start with it.
 	Dependents []string
 }
 
 // unitName is what systemd takes for the name of a unit (systemd.unit(5)).
 var unitName = regexp.MustCompile(`^[A-Za-z0-9:_.\\@][A-Za-z0-9:_.\\@-]*$`)
+
+// unitTypes are the types of units, with which their names end (systemd.unit(5)).
+var unitTypes = []string{".service", ".socket", ".device", ".mount", ".automount", ".swap", ".target", ".path", ".timer", ".slice", ".scope"}
+
+// FullUnit returns the name of a unit with its type. systemctl takes a name without a type for that of
+// a service.
+func FullUnit(name string) string {
+	if slices.Contains(unitTypes, path.Ext(name)) {
+		return name
+	}
+	return name + ".service"
+}
 
 // ValidUnit says whether name can be the name of a unit. Patterns, which
 // systemctl would take for several, are none.
@@ -76,7 +90,7 @@ func (s Service) State(ctx context.Context) (ServiceState, error) {
 // stateProperties are the properties of a [ServiceState].
 var stateProperties = []string{
 	"LoadState", "ActiveState", "SubState", "Result", "UnitFileState", "CanStart", "CanStop", "KillMode",
-	"TriggeredBy", "UpheldBy",
+	"TriggeredBy", "UpheldBy", "Triggers",
 	"RequiredBy", "RequisiteOf", "BoundBy", "ConsistsOf", "PropagatesStopTo",
 }
 
@@ -90,7 +104,7 @@ func parseState(text string) (s ServiceState, ok bool) {
 		"CanStart": &s.CanStart, "CanStop": &s.CanStop, "KillMode": &s.KillMode,
 	}
 	lists := map[string]*[]string{
-		"TriggeredBy": &s.Starters, "UpheldBy": &s.Starters, "RequiredBy": &s.Dependents, "RequisiteOf": &s.Dependents,
+		"TriggeredBy": &s.Starters, "UpheldBy": &s.Starters, "Triggers": &s.Triggers, "RequiredBy": &s.Dependents, "RequisiteOf": &s.Dependents,
 		"BoundBy": &s.Dependents, "ConsistsOf": &s.Dependents, "PropagatesStopTo": &s.Dependents,
 	}
 	for line := range strings.Lines(text) {

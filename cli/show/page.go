@@ -148,7 +148,7 @@ func (p *page) Facts() (all []fact) {
 		servers = append(servers, located(s))
 	}
 	add("Servers", servers...)
-	add("Service", b.Service)
+	add("Service", b.Service.String())
 	add("Continues", b.Continues)
 	add("drainctl", b.Drainctl)
 	if p.Truncated > 0 {

@@ -470,7 +470,7 @@ func listed(names []string) string {
 func (t *statusTable) cause(s *status.ServerStatus) string {
 	what, by, stopped := string(s.State), "", ""
 	if s.Stopped != "" {
-		stopped = "; " + s.Stopped + " was stopped by it"
+		stopped = "; " + s.Stopped.Do("was", "were") + " stopped by it"
 	}
 	switch h, op := s.Holder, s.Operation; {
 	case h != nil && h.Time.IsZero():

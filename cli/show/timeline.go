@@ -385,7 +385,7 @@ func (t *timeline) asked() (lines []string) {
 		lines = append(lines, "continues "+b.Continues)
 	}
 	if b.Service != "" {
-		lines = append(lines, "service "+b.Service)
+		lines = append(lines, "service "+b.Service.String())
 	}
 	if len(t.LBs) > 1 {
 		lines = append(lines, "on "+strings.Join(t.LBs, ", "))

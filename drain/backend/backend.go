@@ -6,6 +6,7 @@ package backend
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,16 +18,29 @@ import (
 type Backend struct {
 	Name    string
 	Host    remote.Host // nil when nothing is run there
-	Service remote.Service
+	Units   []*Unit     // of the service, in the order in which they stop
 	Counter Counter
 	Sockets *remote.Counter // of the backend itself; nil where they are not listed
-	// Active tells that the service was active when everything was checked. It
-	// is then stopped without asking again, so that the stop follows the last
-	// request closely; to stop what has ended since does no harm.
-	Active bool
 	// Dependents are the units that systemd stops with the service. They ran before.
 	Dependents []string
-	Touched    bool // this run has stopped or started the service, or tried to
+}
+
+// Active reports whether a unit was active when everything was checked.
+func (b *Backend) Active() bool {
+	return slices.ContainsFunc(b.Units, func(u *Unit) bool { return u.Active })
+}
+
+// Touched reports whether this run has stopped or started a unit, or tried to.
+func (b *Backend) Touched() bool {
+	return slices.ContainsFunc(b.Units, func(u *Unit) bool { return u.Touched })
+}
+
+// Log is the last lines of the logs of the units.
+func (b *Backend) Log(ctx context.Context) (lines []string) {
+	for _, u := range b.Units {
+		lines = append(lines, u.Log(ctx)...)
+	}
+	return lines
 }
 
 // Close ends what runs on the host, and the connection to it.
@@ -80,10 +94,10 @@ func (StatusCounter) Close() error { return nil }
 // logLines is how many lines of a unit's log a failure shows.
 const logLines = 10
 
-// Log is the last lines of the service's log, where they can be had. They are recorded,
+// Log is the last lines of the unit's log, where they can be had. They are recorded,
 // so they have no secret of a URL.
-func (b *Backend) Log(ctx context.Context) []string {
-	text, err := b.Service.Logs(ctx, logLines)
+func (u *Unit) Log(ctx context.Context) []string {
+	text, err := u.Logs(ctx, logLines)
 	if err != nil || text == "" {
 		return nil
 	}

@@ -55,7 +55,7 @@ func (h logHost) Run(context.Context, remote.Command) (remote.Result, error) {
 
 // What a service logs is recorded without the secrets of URLs.
 func TestLog(t *testing.T) {
-	b := &Backend{Service: remote.Service{Host: logHost{log: "started\nget http://user:SECRET@db/?token=SECRET failed\n"}, Unit: "app"}}
+	b := &Unit{Service: remote.Service{Host: logHost{log: "started\nget http://user:SECRET@db/?token=SECRET failed\n"}, Unit: "app"}}
 	if got := strings.Join(b.Log(t.Context()), "|"); got != "started|get http://xxxxx@db/?token=xxxxx failed" {
 		t.Error(got)
 	}

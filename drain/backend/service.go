@@ -19,6 +19,16 @@ const (
 	maxStarting = 15 * time.Minute
 )
 
+// A Unit is a systemd unit of a backend.
+type Unit struct {
+	remote.Service
+	// Active tells that the unit was active when everything was checked. It
+	// is then stopped without asking again, so that the stop follows the last
+	// request closely; to stop what has ended since does no harm.
+	Active  bool
+	Touched bool // this run has stopped or started it, or tried to
+}
+
 // A StoppingError says that a unit was told to stop and has not ended in time.
 // What has been told to stop cannot be told otherwise.
 type StoppingError struct {
@@ -31,48 +41,48 @@ func (e *StoppingError) Error() string {
 	return fmt.Sprintf("%s was told to stop and has not ended within %s (--stop-timeout); it is %s", e.Unit, Span(e.Limit), e.Active)
 }
 
-// Stop stops the service and sees it inactive. A unit that does not end within
+// Stop stops the unit and sees it inactive. A unit that does not end within
 // limit is a *[StoppingError]: systemd continues with the stop. changed tells
 // that something was done, also when it failed.
-func (b *Backend) Stop(ctx context.Context, limit time.Duration) (state remote.ServiceState, changed bool, err error) {
-	if !b.Active {
-		state, err = b.Service.State(ctx)
+func (u *Unit) Stop(ctx context.Context, limit time.Duration) (state remote.ServiceState, changed bool, err error) {
+	if !u.Active {
+		state, err = u.State(ctx)
 		if err != nil || Stopped(state) {
-			return state, b.Touched && err != nil, err
+			return state, u.Touched && err != nil, err
 		}
 	}
-	b.Touched = true
-	state, err = b.stopWithin(ctx, limit)
+	u.Touched = true
+	state, err = u.stopWithin(ctx, limit)
 	switch {
 	case err != nil:
 	case state.Active == "deactivating":
-		err = &StoppingError{b.Service.Unit, limit, state.Active}
+		err = &StoppingError{u.Unit, limit, state.Active}
 	case !Stopped(state):
-		err = fmt.Errorf("systemctl stop %s succeeded, but the unit is %s (%s)", b.Service.Unit, state.Active, state.Sub)
+		err = fmt.Errorf("systemctl stop %s succeeded, but the unit is %s (%s)", u.Unit, state.Active, state.Sub)
 	}
 	return state, true, err
 }
 
 // stopWithin stops the unit, and gives up waiting after the limit.
-func (b *Backend) stopWithin(ctx context.Context, limit time.Duration) (remote.ServiceState, error) {
+func (u *Unit) stopWithin(ctx context.Context, limit time.Duration) (remote.ServiceState, error) {
 	limited, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	err := b.Service.Stop(limited)
+	err := u.Service.Stop(limited)
 	state := remote.ServiceState{}
 	if err == nil {
-		state, err = b.waitStable(limited, Stopped, maxChanging)
+		state, err = u.waitStable(limited, Stopped, maxChanging)
 	}
 	if err == nil || limited.Err() == nil || ctx.Err() != nil {
 		return state, err
 	}
-	return b.Service.State(ctx)
+	return u.State(ctx)
 }
 
-// Start starts the service and sees it active. One that still stops is waited
+// Start starts the unit and sees it active. One that still stops is waited
 // for, at most for limit; then the error is a *[StoppingError].
-func (b *Backend) Start(ctx context.Context, limit time.Duration) (state remote.ServiceState, changed bool, err error) {
-	if state, err = b.Service.State(ctx); err != nil {
-		return state, b.Touched, err
+func (u *Unit) Start(ctx context.Context, limit time.Duration) (state remote.ServiceState, changed bool, err error) {
+	if state, err = u.State(ctx); err != nil {
+		return state, u.Touched, err
 	}
 	if Started(state) {
 		return state, false, nil
@@ -80,22 +90,22 @@ func (b *Backend) Start(ctx context.Context, limit time.Duration) (state remote.
 	if state.Active == "deactivating" {
 		// systemd starts the unit no sooner than its stop has ended, and systemctl
 		// start would wait for that without a limit.
-		if state, err = b.waitStable(ctx, Stopped, limit); err != nil {
-			return state, b.Touched, err
+		if state, err = u.waitStable(ctx, Stopped, limit); err != nil {
+			return state, u.Touched, err
 		}
 		if state.Active == "deactivating" {
-			return state, b.Touched, &StoppingError{b.Service.Unit, limit, state.Active}
+			return state, u.Touched, &StoppingError{u.Unit, limit, state.Active}
 		}
 	}
-	b.Touched = true
+	u.Touched = true
 	limited, cancel := context.WithTimeoutCause(ctx, maxStarting, fmt.Errorf("it did not end within %s", Span(maxStarting)))
 	defer cancel()
-	if err := b.Service.Start(limited); err != nil {
+	if err := u.Service.Start(limited); err != nil {
 		return state, true, err
 	}
-	state, err = b.waitStable(ctx, Started, maxChanging)
+	state, err = u.waitStable(ctx, Started, maxChanging)
 	if err == nil && !Started(state) {
-		err = fmt.Errorf("systemctl start %s succeeded, but the unit is %s (%s)", b.Service.Unit, state.Active, state.Sub)
+		err = fmt.Errorf("systemctl start %s succeeded, but the unit is %s (%s)", u.Unit, state.Active, state.Sub)
 	}
 	return state, true, err
 }
@@ -109,9 +119,9 @@ func Started(s remote.ServiceState) bool { return s.Active == "active" }
 
 // waitStable looks at the unit until it is as wanted or no longer changing its
 // state, or the limit is over.
-func (b *Backend) waitStable(ctx context.Context, wanted func(remote.ServiceState) bool, limit time.Duration) (remote.ServiceState, error) {
+func (u *Unit) waitStable(ctx context.Context, wanted func(remote.ServiceState) bool, limit time.Duration) (remote.ServiceState, error) {
 	for began := time.Now(); ; {
-		state, err := b.Service.State(ctx)
+		state, err := u.State(ctx)
 		if err != nil || wanted(state) || time.Since(began) > limit {
 			return state, err
 		}

@@ -27,7 +27,7 @@ func (stuckHost) Run(ctx context.Context, c remote.Command) (remote.Result, erro
 // A start that never ends is given up, and so are the locks that an operation has meanwhile.
 func TestStartIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := &Backend{Name: "app-1", Service: remote.Service{Host: stuckHost{}, Unit: "app"}}
+		b := &Unit{Service: remote.Service{Host: stuckHost{}, Unit: "app"}}
 		began := time.Now()
 		_, changed, err := b.Start(t.Context(), time.Minute)
 		if err == nil || !strings.Contains(err.Error(), "did not end within 15m") || !changed || time.Since(began) != maxStarting {

@@ -50,7 +50,7 @@ type OperationStarted struct {
 	Reason   string            `json:"reason,omitempty"`
 	// Continues is the ID of the operation that is resumed: it is this one.
 	Continues string            `json:"continues,omitempty"`
-	Service   string            `json:"service,omitempty"`
+	Service   spec.Units        `json:"service,omitempty"`
 	Servers   []journal.Located `json:"servers"`
 	Drainctl  string            `json:"drainctl,omitempty"` // version
 }

@@ -67,9 +67,9 @@ func RecordsOf(state journal.State, s journal.Server) (ops []journal.Operation) 
 	return ops
 }
 
-// StoppedService returns the unit that a drain has stopped with a server; empty if it has stopped none, or
+// StoppedService returns the units that a drain has stopped with a server; empty if it has stopped none, or
 // if that is not known.
-func StoppedService(op journal.Operation, s journal.Server) string {
+func StoppedService(op journal.Operation, s journal.Server) spec.Units {
 	was, err := spec.FromOperation(op)
 	a, addressErr := nginx.ParseAddress(s.Address)
 	if err != nil || addressErr != nil || op.Kind != journal.KindDrain || op.Result != journal.ResultDone {

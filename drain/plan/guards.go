@@ -234,11 +234,11 @@ func remainingUpstreams(p *Plan) []spec.Finding {
 
 // hasOwnService reports whether the configuration file names another service for a server than the one
 // that is stopped.
-func (p *Plan) hasOwnService(s balancer.Server, a nginx.Address, stopped string) bool {
+func (p *Plan) hasOwnService(s balancer.Server, a nginx.Address, stopped spec.Units) bool {
 	sp := p.Spec
 	sp.Given = slices.DeleteFunc(slices.Clone(sp.Given), func(flag string) bool { return flag == "service" })
 	set, err := sp.SettingsOf(UpstreamNames(s), []string{a.Host, s.Address})
-	return err == nil && set.Service != "" && set.Service != stopped
+	return err == nil && set.Service != "" && !set.Service.Shares(stopped)
 }
 
 // liveServers counts the live primaries that each upstream keeps. A backup is
@@ -565,7 +565,10 @@ func untried(p *Plan) []string {
 			how = " (a dry run does not log in)"
 		}
 		if set.Service != "" {
-			what = append(what, "the unit "+set.Service, "the right to stop and start it")
+			for _, unit := range set.Service.List() {
+				what = append(what, "the unit "+unit)
+			}
+			what = append(what, "the right to stop and start it")
 		}
 		if p.Spec.Rollout.Reboot {
 			what = append(what, "the right to reboot")

@@ -272,7 +272,7 @@ func withoutTCP(sp spec.Spec, set spec.Settings) spec.Settings {
 // byPort is the backends of a rolling run on one host: each target by itself where no two of them
 // have the same service. What stops one of two that have it stops the other.
 func byPort(s spec.Spec, host Backend, lbs []LBPlan) (parts []Backend) {
-	services := map[string]bool{}
+	var services spec.Units
 	for _, text := range host.Targets {
 		t, err := nginx.ParseTarget(text)
 		if err != nil || t.Port == 0 && t.Unix == "" {
@@ -284,10 +284,10 @@ func byPort(s spec.Spec, host Backend, lbs []LBPlan) (parts []Backend) {
 		}
 		b.add(text, t, lbs)
 		set, _ := s.SettingsOf(b.upstreams, b.names())
-		if set.Service != "" && services[set.Service] {
+		if services.Shares(set.Service) {
 			return []Backend{host}
 		}
-		services[set.Service] = true
+		services = services.With(set.Service)
 		parts = append(parts, b)
 	}
 	if len(parts) == 1 {

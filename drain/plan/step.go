@@ -43,6 +43,7 @@ type Description struct {
 	Counter   string       `json:"counter,omitempty"`
 	Health    string       `json:"health,omitempty"`
 	Service   string       `json:"service,omitempty"`
+	Services  []string     `json:"services,omitempty"` // the units of Service, in the order in which they are stopped or started
 	Backend   string       `json:"backend,omitempty"`
 	Limit     spec.Seconds `json:"limit,omitempty"`
 	// Threshold is how many connections may be open.
@@ -70,9 +71,15 @@ func Describe(sp spec.Spec, p Phase, backends []Backend, lbs []LBPlan) (what Des
 	}
 	for _, b := range backends {
 		set := b.Settings
+		units := set.Service.List()
+		if p == Starting {
+			units = set.Service.InStartOrder()
+		}
+		if p != Checking { // a wait for connections may end with a stop
+			what.Services = Once(append(what.Services, units...))
+		}
 		switch {
 		case p.Step() == StepService && set.Service != "":
-			add(&what.Service, set.Service)
 			add(&what.Backend, b.Name)
 		case p.Step() == StepService:
 		case p == Checking:
@@ -80,9 +87,9 @@ func Describe(sp spec.Spec, p Phase, backends []Backend, lbs []LBPlan) (what Des
 			what.Limit = spec.InSeconds(set.HealthTimeout)
 		default:
 			add(&what.Counter, b.CounterText())
-			add(&what.Service, set.Service)
 			what.Limit, what.Threshold, what.OnTimeout = spec.InSeconds(set.Timeout), set.Threshold, sp.OnTimeout
 		}
 	}
+	what.Service = strings.Join(what.Services, ", ")
 	return what
 }

@@ -42,8 +42,10 @@ func FromOperation(op journal.Operation) (Spec, error) {
 	s.Given = nil // the flags that count are those of who reads it
 	var bad error
 	s.Any(func(set Settings) bool {
-		if err := checkRecordedUnit(set.Service); err != nil {
-			bad = fmt.Errorf("operation %s in the journal: %w", op.ID, err)
+		for _, unit := range set.Service.List() {
+			if err := checkRecordedUnit(unit); err != nil {
+				bad = fmt.Errorf("operation %s in the journal: %w", op.ID, err)
+			}
 		}
 		return false
 	})
@@ -53,17 +55,14 @@ func FromOperation(op journal.Operation) (Spec, error) {
 // unitName is a name that systemd.unit(5) allows and that no program takes for a flag.
 var unitName = regexp.MustCompile(`^[A-Za-z0-9:_.\\@{][A-Za-z0-9:_.\\@{}-]*$`)
 
-// otherUnitTypes are the types of units that are no app (systemd.unit(5)): poweroff.target
-// is one.
-var otherUnitTypes = []string{".target", ".mount", ".automount", ".swap", ".device", ".timer", ".path", ".slice", ".scope", ".snapshot"}
+// otherUnitTypes are the types of units that are no app and start none (systemd.unit(5)):
+// poweroff.target is one.
+var otherUnitTypes = []string{".target", ".mount", ".automount", ".swap", ".device", ".slice", ".scope", ".snapshot"}
 
-// checkRecordedUnit refuses a unit of a journal that is no service and no socket.
+// checkRecordedUnit refuses a unit of a journal that is no app and starts none.
 func checkRecordedUnit(unit string) error {
-	if unit == "" {
-		return nil
-	}
 	if !unitName.MatchString(unit) || slices.Contains(otherUnitTypes, path.Ext(unit)) {
-		return fmt.Errorf("the unit %q is neither a service nor a socket: name the unit with --service", unit)
+		return fmt.Errorf("the unit %q is no service, socket, timer or path: name the unit with --service", unit)
 	}
 	return nil
 }
@@ -261,7 +260,7 @@ func (s Spec) inherited(full, base Spec, only []string) (texts []string) {
 		EachFlag(than, func(name string, v reflect.Value) { were[name] = v.Interface() })
 		EachFlag(of, func(name string, v reflect.Value) {
 			if (only == nil || slices.Contains(only, name)) && !s.given(name) && !reflect.DeepEqual(v.Interface(), were[name]) && !reflect.DeepEqual(v.Interface(), asked[name]) {
-				words = append(words, "--"+name+" "+remote.Quote(fmt.Sprint(v.Interface())))
+				words = append(words, remote.Quote(flagWords(name, v)...))
 			}
 		})
 		return words

@@ -69,6 +69,13 @@ func ParseFlag(v reflect.Value, texts ...string) (err error) {
 			return err
 		}
 		v.Set(reflect.ValueOf(c))
+	case Units:
+		for _, name := range texts {
+			if err := remote.ValidUnit(name); err != nil { // a blank would make two of it
+				return err
+			}
+		}
+		v.SetString(text)
 	default:
 		switch v.Kind() {
 		case reflect.String:

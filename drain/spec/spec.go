@@ -118,7 +118,7 @@ type Spec struct {
 // Settings are what may differ from backend to backend, and from upstream to
 // upstream.
 type Settings struct {
-	Service     string         `json:"service,omitempty" flag:"service" keep:"resume,undrain"`
+	Service     Units          `json:"service,omitempty" flag:"service" keep:"resume,undrain"`
 	Counter     Counter        `json:"counter,omitempty" flag:"poll" keep:"resume,undrain"`
 	StatusURL   string         `json:"status_url,omitempty" flag:"status-url" keep:"resume,undrain"`
 	Threshold   int            `json:"threshold,omitempty" flag:"threshold" keep:"resume,undrain"` // connections
@@ -276,15 +276,23 @@ func (s Spec) Words(flags ...string) []string {
 		if !slices.Contains(flags, name) || !s.given(name) && name != "lb" {
 			return
 		}
-		if v.Kind() != reflect.Slice {
-			all = append(all, "--"+name, fmt.Sprint(v.Interface()))
-			return
-		}
-		for i := range v.Len() {
-			all = append(all, "--"+name, fmt.Sprint(v.Index(i).Interface()))
-		}
+		all = append(all, flagWords(name, v)...)
 	})
 	return all
+}
+
+// flagWords is a flag with its value on a command line.
+func flagWords(name string, v reflect.Value) (words []string) {
+	if units, ok := v.Interface().(Units); ok {
+		v = reflect.ValueOf(units.List())
+	}
+	if v.Kind() != reflect.Slice {
+		return []string{"--" + name, fmt.Sprint(v.Interface())}
+	}
+	for i := range v.Len() {
+		words = append(words, "--"+name, fmt.Sprint(v.Index(i).Interface()))
+	}
+	return words
 }
 
 // eachFlag walks the fields that flags set.

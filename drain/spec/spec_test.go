@@ -164,7 +164,7 @@ func TestUndrainInherits(t *testing.T) {
 // TestInheritSeveral: a drain without a service does not hide the service of one
 // before, and two services are ambiguous.
 func TestInheritSeveral(t *testing.T) {
-	with := func(service string, threshold int) RecordedOperation {
+	with := func(service Units, threshold int) RecordedOperation {
 		s := Default(Drain)
 		s.Targets, s.Service, s.Threshold = []string{"192.168.1.10"}, service, threshold
 		return RecordedOperation{Operation: recorded(t, s)}
@@ -173,7 +173,7 @@ func TestInheritSeveral(t *testing.T) {
 	asked.Targets = []string{"192.168.1.10"}
 	for _, c := range []struct {
 		ops     []RecordedOperation
-		service string
+		service Units
 		refused bool
 	}{
 		{nil, "", false},

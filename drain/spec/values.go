@@ -63,9 +63,7 @@ func CheckFlag(as, name string, v reflect.Value) error {
 			return fmt.Errorf("%s %v: must be from 1 to 65535", as, v)
 		}
 	case "service":
-		if err := remote.ValidUnit(v.String()); err != nil {
-			return fmt.Errorf("%s: %w", as, err)
-		}
+		return checkUnits(as, Units(v.String()).List())
 	case "health":
 		switch err := CheckURL(v.String()); {
 		case err == nil, v.String() == HealthTCP:
@@ -104,6 +102,19 @@ func CheckFlag(as, name string, v reflect.Value) error {
 			if err := CheckLB(as, v.Index(i).String()); err != nil {
 				return err
 			}
+		}
+	}
+	return nil
+}
+
+// checkUnits refuses names that are none of units, and a unit that is named twice.
+func checkUnits(as string, names []string) error {
+	for i, name := range names {
+		if err := remote.ValidUnit(name); err != nil {
+			return fmt.Errorf("%s: %w", as, err)
+		}
+		if Units(strings.Join(names[:i], " ")).Shares(Units(name)) {
+			return fmt.Errorf("%s: the unit %s is named twice", as, name)
 		}
 	}
 	return nil

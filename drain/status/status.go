@@ -64,8 +64,8 @@ type ServerStatus struct {
 	// Holder is who works on it now.
 	Holder *journal.Holder `json:"holder,omitempty"`
 	Next   []spec.Command  `json:"next,omitempty"`
-	// Stopped is the unit that the operation has stopped, as the journal says.
-	Stopped string `json:"service_stopped,omitempty"`
+	// Stopped are the units that the operation has stopped, as the journal says.
+	Stopped spec.Units `json:"service_stopped,omitempty"`
 	// OnBackend is the connections that the backend itself has on the server's port,
 	// of whoever it is; nil where they were not counted. BackendError is why not.
 	OnBackend    *int   `json:"connections_on_backend,omitempty"`

@@ -62,7 +62,55 @@ func TestSocketActivation(t *testing.T) {
 	// A socket is not started while its service runs.
 	mustRun(t, app, "sh", "-ec", "systemctl daemon-reload; systemctl stop my-web-app; systemctl start my-web-app.socket my-web-app")
 	defer mustRun(t, app, "systemctl", "stop", socket)
-	refusedUnit(t, l, socket+", which is active, starts my-web-app on root@192.168.1.10 again")
+	refusedUnit(t, l, socket+", which is active, starts my-web-app on root@192.168.1.10 again",
+		"hint: --service my-web-app.socket --service my-web-app stops it first")
+}
+
+// A socket stops before the app that it starts, so that nothing starts the app during a deploy. It
+// starts before the app, too: systemd refuses to start it while the app runs.
+func TestSocketAndService(t *testing.T) {
+	l := labFor(t)
+	app, before := l.Apps[0], configuration(t, l)
+	const socket = lab.AppUnit + ".socket"
+	if err := app.WriteFile(t.Context(), "/etc/systemd/system/"+socket, []byte("[Socket]\nListenStream=8090\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	mustRun(t, app, "systemctl", "daemon-reload")
+	if out, err := app.Run(t.Context(), "systemctl", "start", socket); err == nil {
+		t.Errorf("systemd starts a socket whose service is active: %s", out)
+	}
+	mustRun(t, app, "sh", "-ec", "systemctl stop my-web-app; systemctl start my-web-app.socket my-web-app")
+	defer mustRun(t, app, "systemctl", "stop", socket)
+	states := func(want string) {
+		t.Helper()
+		if got := state(t, app, socket) + " " + state(t, app, lab.AppUnit); got != want+" "+want {
+			t.Errorf("the socket and the app are %s, want both %s", got, want)
+		}
+	}
+	units := []string{"-s", socket, "-s", lab.AppUnit}
+
+	drainctl(t, l, append([]string{"check", app.Addr}, units...)...).wants(t, 0)
+	drainctl(t, l, "drain", app.Addr, "-s", lab.AppUnit, "-s", socket).
+		wants(t, 4, "hint: --service my-web-app.socket --service my-web-app stops it first", "nothing was touched")
+	states("active")
+	load := startLoad(t, l, app)
+	drainctl(t, l, append([]string{"drain", app.Addr}, units...)...).
+		wants(t, 0, "my-web-app.socket on 192.168.1.10 is inactive", "my-web-app on 192.168.1.10 is inactive", "is drained")
+	if _, err := app.Run(t.Context(), "curl", "-sS", "-m", "2", "http://127.0.0.1:8090/"); err == nil {
+		t.Error("the socket still takes connections")
+	}
+	states("inactive")
+	drainctl(t, l, "undrain", app.Addr).wants(t, 0, "my-web-app.socket on 192.168.1.10 is active", "my-web-app on 192.168.1.10 is active")
+	states("active")
+	noneFailed(t, load)
+
+	// As after a crash between the two stops: the app still runs, and its socket does not.
+	drainctl(t, l, append([]string{"drain", app.Addr}, units...)...).wants(t, 0)
+	mustRun(t, app, "systemctl", "start", lab.AppUnit)
+	drainctl(t, l, "undrain", app.Addr, "--health", "http://192.168.1.10:8080/health").
+		wants(t, 0, "my-web-app on root@192.168.1.10 is stopped and started again: systemd starts my-web-app.socket only while it does not run")
+	states("active")
+	sameFiles(t, before, configuration(t, l))
 }
 
 // An app that systemd had to kill is drained, and that it was killed is said.

@@ -45,7 +45,7 @@ OPERATION = dict(
     reason=dict(type='str'),
     reload_command=dict(type='str'),
     reload_timeout=dict(type='str'),
-    service=dict(type='str'),
+    service=dict(type='list', elements='str'),
     skip_unreachable_lb=dict(type='int'),
     test_command=dict(type='str'),
     together=dict(type='bool'),

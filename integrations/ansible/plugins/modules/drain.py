@@ -27,8 +27,9 @@ options:
     required: true
   service:
     description:
-      - The systemd unit to stop on the backends once they are drained. Without it nothing is stopped.
-    type: str
+      - The systemd units to stop on the backends once they are drained, in this order. Without them nothing is stopped.
+    type: list
+    elements: str
   timeout:
     description:
       - How long to wait for open connections, such as C(90s) or C(5m). C(0) is without limit.

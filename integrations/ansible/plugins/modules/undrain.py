@@ -27,8 +27,9 @@ options:
     required: true
   service:
     description:
-      - The systemd unit to start on the backends. Without it, the one that the drain stopped.
-    type: str
+      - The systemd units to start on the backends, in the order of the drain. Without them, those that the drain stopped.
+    type: list
+    elements: str
   as_recorded:
     description:
       - Use the service, SSH host and URL that another user recorded when they drained the target.

@@ -35,8 +35,8 @@ func (b Binary) Stopped(ctx context.Context, conf *Config, limit time.Duration) 
 			free++
 		}
 		if p.PID != 0 && time.Now().After(end) {
-			return false, fmt.Errorf("%s names no nginx master, but whether nginx is stopped is not known: %s may have the configuration %s",
-				conf.PIDPath(build), p.Describe(), conf.Path)
+			return false, fmt.Errorf("%s names no nginx master, but whether nginx is stopped is not known: %s (PID %d) may have the configuration %s",
+				conf.PIDPath(build), p.Describe(), p.PID, conf.Path)
 		}
 		select {
 		case <-time.After(pause):

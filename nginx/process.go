@@ -113,6 +113,9 @@ func processes(proc string, programs ...string) ([]Process, error) {
 	return found, nil
 }
 
+// AllProcesses returns the processes of every nginx, by PID.
+func AllProcesses() ([]Process, error) { return processes("/proc") }
+
 // FindProcess returns a process, of nginx or not. It fails if the process is gone.
 func FindProcess(pid int) (Process, error) { return process("/proc", pid) }
 

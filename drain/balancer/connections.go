@@ -85,7 +85,7 @@ func (l *Local) await(ctx context.Context, q ConnectionsQuery, addresses []nginx
 	}
 }
 
-// count counts the connections, and has the owners of those found that nobody is to open.
+// count counts the connections, and looks for the owner of each one to a server that is out.
 func (l *Local) count(addresses []nginx.Address, to [][]netip.AddrPort, held bool) (remote.Count, error) {
 	var found []sockets.Socket
 	out := l.traffic.onlyOut(addresses, to)
@@ -95,7 +95,7 @@ func (l *Local) count(addresses []nginx.Address, to [][]netip.AddrPort, held boo
 		}
 	})
 	if err == nil {
-		l.traffic.saw(out, found)
+		l.traffic.saw(out, found, nil)
 	}
 	return c, err
 }

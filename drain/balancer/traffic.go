@@ -87,7 +87,7 @@ const (
 // begin counts for the first time after a load, and follows the earlier workers until they open no
 // connections any more.
 func (t *traffic) begin(load int, to []netip.AddrPort, earlier []nginx.Process) {
-	t.look(to)
+	t.look(to, nil)
 	isLast := func() bool {
 		t.mu.Lock()
 		defer t.mu.Unlock()
@@ -233,21 +233,27 @@ func (to *serverTraffic) unseen(by remote.OpenedBy, near netip.Addr) bool {
 const (
 	hunts    = 100
 	huntGap  = 10 * time.Millisecond
-	huntRest = 3
+	huntRest = 2
 )
 
 // hunt counts the connections to a server often, so that who opens them for a moment is seen while it
-// has one.
+// has one. Most often it is another nginx. If nobody is found, that one is named as the likely one.
 func (t *traffic) hunt(server netip.AddrPort) {
-	began, gap := time.Now(), huntGap
+	began, gap, to := time.Now(), huntGap, []netip.AddrPort{server}
+	others := t.otherNginx()
+	isFound := func() bool {
+		return slices.ContainsFunc(t.openers(to), func(o remote.Opener) bool { return o.Process != "" && o.Ago < time.Since(began) })
+	}
 	for range hunts {
 		time.Sleep(gap)
 		look := time.Now()
-		t.look([]netip.AddrPort{server})
-		if slices.ContainsFunc(t.openers([]netip.AddrPort{server}), func(o remote.Opener) bool { return o.Process != "" && o.Ago < time.Since(began) }) {
+		if t.look(to, others); isFound() {
 			break
 		}
 		gap = max(huntGap, time.Since(look))
+	}
+	if !isFound() {
+		t.suspect(server, others)
 	}
 	time.Sleep(huntRest * time.Since(began))
 	t.mu.Lock()
@@ -255,11 +261,32 @@ func (t *traffic) hunt(server netip.AddrPort) {
 	t.isHunt = false
 }
 
-// look counts the connections to servers.
-func (t *traffic) look(to []netip.AddrPort) {
+// otherNginx returns the processes of nginx that are not of the master that serves.
+func (t *traffic) otherNginx() []nginx.Process {
+	master := t.now().Master.PID
+	all, _ := nginx.AllProcesses() // without them, nobody is suspected
+	return slices.DeleteFunc(all, func(p nginx.Process) bool { return p.PID == master || p.Parent == master })
+}
+
+// suspect names the first of some processes where a process that is not known has opened a connection.
+func (t *traffic) suspect(server netip.AddrPort, of []nginx.Process) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	known := t.servers[server]
+	if known == nil || len(of) == 0 {
+		return
+	}
+	i := slices.IndexFunc(known.openers, func(o opener) bool { return o.By == remote.OpenedByOther && o.Process == "" })
+	if i >= 0 {
+		known.openers[i].Process, known.openers[i].PID = "perhaps "+of[0].Describe(), of[0].PID
+	}
+}
+
+// look counts the connections to servers, and searches some processes for their owners first.
+func (t *traffic) look(to []netip.AddrPort, first []nginx.Process) {
 	var found []sockets.Socket
 	if err := sockets.To(to, false, func(s sockets.Socket) { found = append(found, s) }); err == nil {
-		t.saw(to, found)
+		t.saw(to, found, first)
 	}
 }
 
@@ -288,14 +315,18 @@ func (t *traffic) onlyOut(addresses []nginx.Address, to [][]netip.AddrPort) (out
 	return out
 }
 
-// saw looks for the owners of the connections that a count has found, and that are new.
-func (t *traffic) saw(to []netip.AddrPort, found []sockets.Socket) {
-	fresh, load, serving := t.fresh(to, found)
-	if len(fresh) == 0 {
+// saw looks for the owners of the connections that a count has found, and that are new. It looks at all
+// processes only now and then, as that takes long, and else at some.
+func (t *traffic) saw(to []netip.AddrPort, found []sockets.Socket, some []nginx.Process) {
+	fresh, load, serving, isFull := t.fresh(to, found)
+	if len(fresh) == 0 || !isFull && len(some) == 0 {
 		return
 	}
+	if isFull {
+		some = slices.Concat(serving.Workers, some)
+	}
 	began, openers := time.Now(), map[int]*remote.Opener{}
-	owners := ownersOf(fresh, serving.Workers)
+	owners := ownersOf(fresh, some, isFull)
 	for _, pid := range owners {
 		if _, isKnown := openers[pid]; !isKnown {
 			openers[pid] = openerOf(pid, serving.Master.PID)
@@ -303,7 +334,9 @@ func (t *traffic) saw(to []netip.AddrPort, found []sockets.Socket) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.search = time.Now().Add(searchShare * time.Since(began))
+	if isFull {
+		t.search = time.Now().Add(searchShare * time.Since(began))
+	}
 	if t.loads != load {
 		return
 	}
@@ -322,13 +355,13 @@ func (t *traffic) saw(to []netip.AddrPort, found []sockets.Socket) {
 	}
 }
 
-// fresh returns the sockets whose owner is to be searched, by inode, and what serves. It returns none
-// while the search rests.
-func (t *traffic) fresh(to []netip.AddrPort, found []sockets.Socket) (fresh map[uint32]sockets.Socket, load int, serving nginx.Running) {
+// fresh returns the sockets whose owner is not known, by inode, and what serves. isFull tells that all
+// processes may be searched again.
+func (t *traffic) fresh(to []netip.AddrPort, found []sockets.Socket) (fresh map[uint32]sockets.Socket, load int, serving nginx.Running, isFull bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if !t.begun {
-		return nil, 0, serving
+		return nil, 0, serving, false
 	}
 	there := map[Ends]bool{}
 	fresh = map[uint32]sockets.Socket{}
@@ -350,10 +383,7 @@ func (t *traffic) fresh(to []netip.AddrPort, found []sockets.Socket) (fresh map[
 			maps.DeleteFunc(known.open, func(near netip.AddrPort, _ bool) bool { return !there[Ends{near, end}] })
 		}
 	}
-	if time.Now().Before(t.search) {
-		fresh = nil
-	}
-	return fresh, t.loads, t.serving
+	return fresh, t.loads, t.serving, time.Now().After(t.search)
 }
 
 // openers returns who has opened connections to servers.
@@ -371,15 +401,19 @@ func (t *traffic) openers(to []netip.AddrPort) (all []remote.Opener) {
 	return all
 }
 
-// ownersOf finds the processes that have sockets, by their inodes. It looks at some workers first.
-func ownersOf(fresh map[uint32]sockets.Socket, workers []nginx.Process) map[uint32]int {
+// ownersOf finds the processes that have sockets, by their inodes. It looks at some first, and then at
+// all if it is to.
+func ownersOf(fresh map[uint32]sockets.Socket, first []nginx.Process, all bool) map[uint32]int {
 	var pids []int
-	for _, p := range workers {
+	for _, p := range first {
 		pids = append(pids, p.PID)
 	}
-	entries, _ := os.ReadDir("/proc")
+	var entries []os.DirEntry
+	if all {
+		entries, _ = os.ReadDir("/proc")
+	}
 	for _, e := range entries {
-		if pid, err := strconv.Atoi(e.Name()); err == nil && !slices.Contains(pids[:len(workers)], pid) {
+		if pid, err := strconv.Atoi(e.Name()); err == nil && !slices.Contains(pids[:len(first)], pid) {
 			pids = append(pids, pid)
 		}
 	}

@@ -212,7 +212,7 @@ func remainingUpstreams(p *Plan) []spec.Finding {
 			if s.Down || err != nil {
 				continue
 			}
-			f := spec.Finding{Code: "remaining-upstream", Text: fmt.Sprintf("%s:%d: %s in %s stays up, and continues to send requests to the backend", s.File, s.Line, s.Address, s.Name)}
+			f := spec.Finding{Code: "remaining-upstream", Text: fmt.Sprintf("%s:%d: %s in %s stays up: nginx continues to send requests to the host", s.File, s.Line, s.Address, s.Name)}
 			b, isNamed := p.backendOf(a)
 			service := b.Settings.Service
 			switch {
@@ -331,10 +331,18 @@ func directReferences(p *Plan) []spec.Finding {
 	})
 }
 
-// MaySend tells that nginx may still send requests to the backends, and the operator has accepted it.
+// MaySend reports whether nginx may go on sending to the address of a target: the operator has allowed
+// what the findings say of it.
 func (p *Plan) MaySend() bool {
-	return p.Spec.Allow.Direct || p.Spec.Allow.OtherNames || slices.ContainsFunc(p.LBs, func(lb LBPlan) bool {
-		return slices.ContainsFunc(lb.Report.Excluded, func(s balancer.Server) bool { return !s.Down })
+	return slices.ContainsFunc(p.LBs, func(lb LBPlan) bool {
+		r := lb.Report
+		return p.Spec.Allow.Direct && slices.ContainsFunc(r.References, func(ref balancer.Reference) bool { return ref.Certain }) ||
+			p.Spec.Allow.OtherNames && slices.ContainsFunc(r.OtherNames, func(o balancer.OtherName) bool { return !o.Server.Down }) ||
+			slices.ContainsFunc(r.Excluded, func(s balancer.Server) bool {
+				a, err := nginx.ParseAddress(s.Address)
+				_, isNamed := p.backendOf(a) // else it is on another port
+				return err == nil && isNamed && !s.Down
+			})
 	})
 }
 

@@ -212,7 +212,7 @@ func TestGuardOfRemainingUpstreams(t *testing.T) {
 // A service is stopped for all ports of its host, so none may be left that it may serve.
 func TestGuardOfRemainingPorts(t *testing.T) {
 	const conf = "upstream a { server %[1]s:8080; server 10.0.0.2:8080; server 10.0.0.3:8080; }\nupstream b { server %[1]s:8081%[2]s; server 10.0.0.2:8081; }"
-	const left = "nginx.conf:4: 10.0.0.1:8081 in b stays up, and continues to send requests to the backend"
+	const left = "nginx.conf:4: 10.0.0.1:8081 in b stays up: nginx continues to send requests to the host"
 	const says = left + "; stopping two may cut them\nhint: drain the whole host, as the target 10.0.0.1, or leave out --service | --allow-other-names"
 	serve := func(s *spec.Spec) { s.Service, s.Given = "two", []string{"service"} }
 	per := func(text string) func(*spec.Spec) {
@@ -625,5 +625,32 @@ func TestGuardOfStoppedNginx(t *testing.T) {
 	p = New(p.Spec, []LBPlan{one, two}, true)
 	if len(warnings(p)) != 1 || p.Findings[len(p.Findings)-1].LB != "lb2" {
 		t.Errorf("of one of two: %+v", p.Findings)
+	}
+}
+
+// nginx may go on sending to a target only where the plan says so, and it is allowed.
+func TestMaySend(t *testing.T) {
+	const pools = "upstream a { server 10.0.0.1:8080; server 10.0.0.2:8080; server 10.0.0.3:8080; }\n"
+	for _, test := range []struct {
+		name, conf, target string
+		change             func(*spec.Spec)
+		want               bool
+	}{
+		{"one upstream", pools, "10.0.0.1:8080", nil, false},
+		{"another port of the host", pools + "upstream b { server 10.0.0.1:8081; }", "10.0.0.1:8080", nil, false},
+		{"another port, allowed", pools + "upstream b { server 10.0.0.1:8081; }", "10.0.0.1:8080", func(s *spec.Spec) { s.Allow.OtherNames = true }, false},
+		{"another upstream", pools + "upstream b { server 10.0.0.1:8080; }", "10.0.0.1", func(s *spec.Spec) { s.Upstreams = []string{"a"} }, true},
+		{"another upstream, in which it is down", pools + "upstream b { server 10.0.0.1:8080 down; }", "10.0.0.1", func(s *spec.Spec) { s.Upstreams = []string{"a"} }, false},
+		{"a direct way, allowed", pools + "server { location / { proxy_pass http://10.0.0.1:8080; } }", "10.0.0.1", func(s *spec.Spec) { s.Allow.Direct = true }, true},
+		{"none, and one would be allowed", pools, "10.0.0.1", func(s *spec.Spec) { s.Allow.Direct = true }, false},
+	} {
+		c := mainConf(t, "events {}\nhttp {\n"+test.conf+"}\n")
+		var changes []func(*spec.Spec)
+		if test.change != nil {
+			changes = append(changes, test.change)
+		}
+		if p := c.plan(spec.Drain, test.target, changes...); p.MaySend() != test.want {
+			t.Errorf("%s: %t, want %t; %+v", test.name, p.MaySend(), test.want, p.Findings)
+		}
 	}
 }

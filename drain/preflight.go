@@ -63,7 +63,8 @@ func (o *Operation) checkBackend(ctx context.Context, m *row) []event.Check {
 	}
 	if sp.Rollout.Reboot {
 		c.try(broken, event.CheckReboot, func() (event.Seen, []spec.Finding) {
-			return event.Seen{User: m.Host.User()}, missing("sudo", remote.SudoCheck(ctx, m.Host, backend.RebootCommand...))
+			right := missing("sudo", remote.SudoCheck(ctx, m.Host, backend.RebootCommand...))
+			return event.Seen{User: m.Host.User()}, append(right, o.portFindings(ctx, m)...)
 		})
 	}
 	o.checkOneHost(ctx, m, c, broken)

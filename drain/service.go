@@ -35,7 +35,14 @@ func (b *batch) control(ctx context.Context, p plan.Phase, back bool) Verdict {
 // tells later whether the app itself is back.
 func (b *batch) silent(ctx context.Context, r *row, v Verdict) Verdict {
 	all := false
-	if r.answering, all = b.answering(ctx, r); len(r.answering) == 0 {
+	if r.answering, all = b.answering(ctx, r); len(r.answering) == 0 && r.plan.HealthCheck() == spec.HealthUDP {
+		for _, port := range r.plan.Ports {
+			if remote.ListensUDP(ctx, r.Host, port) == nil {
+				r.answering = append(r.answering, fmt.Sprintf("%s:%d over UDP", r.Name, port))
+			}
+		}
+	}
+	if len(r.answering) == 0 {
 		return v
 	}
 	text := stillAnswers(r)
@@ -105,8 +112,8 @@ func (o *Operation) controlUnit(ctx context.Context, r *row, u *backend.Unit, p 
 	act := u.Stop
 	if p == plan.Starting {
 		act = u.Start
-		if freed, err := o.freeSocket(ctx, r, u); err != nil {
-			return o.failedUnit(ctx, r, u, p, freed, err)
+		if busy, err := o.freeSocket(ctx, r, u); busy || err != nil {
+			return o.failedUnit(ctx, r, u, p, u.Touched, err)
 		}
 	}
 	state, changed, err := act(ctx, r.plan.Settings.StopTimeout)
@@ -116,8 +123,11 @@ func (o *Operation) controlUnit(ctx context.Context, r *row, u *backend.Unit, p 
 	return Verdict{Changed: changed, Detail: event.Detail{Services: []event.ServiceState{serviceState(r.Name, u.Unit, state)}}}
 }
 
-// failedUnit is the verdict on a unit that did not stop or start.
+// failedUnit is the verdict on a unit that did not stop or start. Without an error it was left alone.
 func (o *Operation) failedUnit(ctx context.Context, r *row, u *backend.Unit, p plan.Phase, changed bool, err error) Verdict {
+	if err == nil {
+		return Verdict{Changed: changed}
+	}
 	v := failed(changed, err)
 	var late *backend.StoppingError
 	switch {
@@ -134,8 +144,9 @@ func (o *Operation) failedUnit(ctx context.Context, r *row, u *backend.Unit, p p
 
 // freeSocket stops the services of a socket that is to be started. An operation that broke off between
 // the stops of a socket and of its service leaves the service active, and systemd then refuses to
-// start the socket (see [spec.Units.InStartOrder]).
-func (o *Operation) freeSocket(ctx context.Context, r *row, socket *backend.Unit) (changed bool, err error) {
+// start the socket (see [spec.Units.InStartOrder]). A service that nginx sends requests to is not
+// stopped: busy tells that the socket stays as it is.
+func (o *Operation) freeSocket(ctx context.Context, r *row, socket *backend.Unit) (busy bool, err error) {
 	if path.Ext(socket.Unit) != ".socket" {
 		return false, nil
 	}
@@ -150,14 +161,19 @@ func (o *Operation) freeSocket(ctx context.Context, r *row, socket *backend.Unit
 		if state, err := u.State(ctx); err != nil || backend.Stopped(state) {
 			continue // to start the socket says what is wrong
 		}
-		o.emit(&event.Warning{Header: event.Header{Target: r.Name, Step: plan.StepService}, Text: fmt.Sprintf(
-			"%s is stopped and started again: systemd starts %s only while it does not run", unitOn(u.Service), socket.Unit)})
-		changed = true
+		text := fmt.Sprintf("drainctl restarts %s: systemd starts %s only while it does not run", unitOn(u.Service), socket.Unit)
+		if busy = o.plan.Spec.Kind == spec.Undrain && !r.plan.IsOut(); busy {
+			text = fmt.Sprintf("%s stays stopped: systemd starts it only while %s does not run, and nginx sends requests there", socket.Unit, unitOn(u.Service))
+		}
+		o.emit(&event.Warning{Header: event.Header{Target: r.Name, Step: plan.StepService}, Text: text})
+		if busy {
+			return true, nil
+		}
 		if _, _, err := u.Stop(ctx, r.plan.Settings.StopTimeout); err != nil {
-			return changed, err
+			return false, err
 		}
 	}
-	return changed, nil
+	return false, nil
 }
 
 // serviceState is what an event says of a unit.

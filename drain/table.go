@@ -72,10 +72,10 @@ func (r *row) reverses(p plan.Phase) bool {
 	return true
 }
 
-// reversesUnit reports whether a rollback stops or starts a unit: what the operation has touched. The work
-// of a rolling run may have stopped any.
+// reversesUnit reports whether a rollback stops or starts a unit: what the operation has touched. systemd
+// may have stopped another one with it, and the work of a rolling run may have stopped any.
 func (r *row) reversesUnit(p plan.Phase, u *backend.Unit) bool {
-	return u.Touched || p == plan.Starting && r.reached >= plan.Working
+	return u.Touched || p == plan.Starting && (r.reached >= plan.Working || u.Active && r.Touched())
 }
 
 // unitsIn returns the units in the order in which the step of a phase stops or starts them.

@@ -10,10 +10,12 @@ import (
 	"strings"
 
 	"github.com/drainctl/drainctl/drain/backend"
+	"github.com/drainctl/drainctl/drain/balancer"
 	"github.com/drainctl/drainctl/drain/event"
 	"github.com/drainctl/drainctl/drain/journal"
 	"github.com/drainctl/drainctl/drain/plan"
 	"github.com/drainctl/drainctl/drain/spec"
+	"github.com/drainctl/drainctl/nginx"
 	"github.com/drainctl/drainctl/remote"
 )
 
@@ -41,6 +43,9 @@ func (o *Operation) checkUnits(ctx context.Context, m *row, c *checker, broken e
 			found := o.unitFindings(u, facts[i], all)
 			if i == len(m.Units)-1 && facts[i].err == nil {
 				found = append(found, o.appFindings(ctx, m, !m.Active() && backend.Stopped(facts[i].ServiceState))...)
+				if !o.plan.Spec.Rollout.Reboot {
+					found = append(found, o.portFindings(ctx, m)...)
+				}
 			}
 			return event.Seen{Service: &service}, found
 		})
@@ -70,7 +75,9 @@ func (o *Operation) askUnit(ctx context.Context, m *row, u *backend.Unit) (f uni
 		return f
 	}
 	if f.dependents, f.err = m.findDependents(ctx, f.Dependents); f.err == nil && path.Ext(u.Unit) == ".socket" {
-		services := slices.DeleteFunc(without(f.Triggers, m.Units), func(unit string) bool { return slices.Contains(f.dependents, unit) })
+		services := slices.DeleteFunc(without(f.Triggers, m.Units), func(unit string) bool {
+			return slices.Contains(f.dependents, unit) || strings.Contains(unit, "@") // of Accept=yes: it keeps no socket from starting
+		})
 		f.services, f.err = activeOf(ctx, m.Host, services)
 	}
 	return f
@@ -111,6 +118,43 @@ func (o *Operation) unitFindings(u *backend.Unit, f unitFacts, all spec.Units) (
 	return found
 }
 
+// portFindings is the servers on other ports of the host that the service serves too, or may, or that a
+// reboot ends.
+func (o *Operation) portFindings(ctx context.Context, m *row) (found []spec.Finding) {
+	for _, s := range o.plan.OtherPorts(m.plan) {
+		who := o.servedBy(ctx, m, s)
+		if who == "" {
+			continue
+		}
+		f := spec.Finding{Code: "remaining-upstream", Warning: o.plan.Spec.Allow.OtherNames, Text: fmt.Sprintf("%s:%d: %s in %s stays up, and %s", s.File, s.Line, s.Address, s.Name, who)}
+		if !f.Warning {
+			f.Text += "\nhint: drain the whole host, as a target without a port"
+			f.Override = "--allow-other-names"
+		}
+		found = append(found, f)
+	}
+	return found
+}
+
+// servedBy says what of the operation cuts the connections to a server on another port; nothing if nothing
+// does.
+func (o *Operation) servedBy(ctx context.Context, m *row, s balancer.Server) string {
+	if o.plan.Spec.Rollout.Reboot {
+		return "the reboot ends it, too"
+	}
+	a, err := nginx.ParseAddress(s.Address)
+	if err != nil {
+		return ""
+	}
+	switch unit, isKnown, err := remote.UnitListening(ctx, m.Host, a.Port); {
+	case err != nil || !isKnown:
+		return "which unit serves it cannot be seen on " + m.Host.Name()
+	case m.plan.Settings.Service.Shares(spec.Units(unit)):
+		return unit + " serves it, too"
+	}
+	return ""
+}
+
 // appFindings is what the answers of the app would not tell later: while it is stopped, its servers
 // still answer, so that a TCP connect would not show that an undrain has started it; or nothing shows
 // that it listens on UDP.
@@ -118,7 +162,7 @@ func (o *Operation) appFindings(ctx context.Context, m *row, stopped bool) []spe
 	switch k := o.plan.Spec.Kind; {
 	case k != spec.Undrain && !slices.ContainsFunc(m.Units, func(u *backend.Unit) bool { return !u.Active }) && m.plan.HealthCheck() == spec.HealthUDP:
 		if err := m.listens(ctx); err != nil { // as a published port of a container
-			return []spec.Finding{{Code: "health", Warning: k == spec.Drain, Override: "--health URL", Text: err.Error() + "; the way back would wait for it"}}
+			return []spec.Finding{{Code: "health", Override: "--health URL", Text: err.Error() + "; an undrain would wait for it in vain"}}
 		}
 	case k == spec.Undrain && stopped && m.plan.HealthCheck() == spec.HealthTCP:
 		if answering, all := o.whole.answering(ctx, m); all && len(answering) > 0 {

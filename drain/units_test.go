@@ -1,13 +1,17 @@
 package drain
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/drainctl/drainctl/drain/backend"
+	"github.com/drainctl/drainctl/drain/balancer"
 	"github.com/drainctl/drainctl/drain/event"
+	"github.com/drainctl/drainctl/drain/journal"
 	"github.com/drainctl/drainctl/drain/plan"
 	"github.com/drainctl/drainctl/drain/spec"
 	"github.com/drainctl/drainctl/remote"
@@ -241,6 +245,96 @@ func TestPortsThatShareAUnit(t *testing.T) {
 		p.over()
 		if err != nil || len(plan.Batches) != batches {
 			t.Errorf("%s: %v, want %d batches: %v", other, plan, batches, err)
+		}
+	}
+}
+
+// An undrain leaves an app alone that nginx sends requests to, though its socket could start only after it.
+func TestSocketOfALiveApp(t *testing.T) {
+	p := newSocketPool(t)
+	a := p.apps[0]
+	a.listens = false
+	sp := p.withSocket(spec.Undrain)
+	sp.Service = "app.socket app"
+	out := p.run(sp)
+	out.ended(t, spec.Done, "", "")
+	a.didAll(t)
+	if !a.active || !slices.ContainsFunc(eventsOf[*event.Warning](out.told), func(w *event.Warning) bool {
+		return strings.Contains(w.Text, "app.socket stays stopped") && strings.Contains(w.Text, "nginx sends requests there")
+	}) {
+		t.Errorf("active %t; told %+v", a.active, eventsOf[*event.Warning](out.told))
+	}
+}
+
+// systemd stops the app with its socket, and the answer to that stop is lost: the rollback starts both.
+func TestRollbackOfAUnitThatStoppedWithAnother(t *testing.T) {
+	p := newSocketPool(t)
+	a, n := p.apps[0], 0
+	p.at[a.name+" systemctl stop"] = func() {
+		p.fault = poolFault{}
+		if n++; n == 1 {
+			a.active = false
+			p.fault = poolFault{who: a.name, call: "systemctl stop", kind: answerLost}
+		}
+	}
+	p.run(p.withSocket(spec.Drain))
+	if !a.active || !a.listens {
+		t.Errorf("the app runs %t, its socket listens %t; systemctl did %q", a.active, a.listens, a.did)
+	}
+	p.whole()
+}
+
+// A portHost tells which unit listens on its port 8081.
+type portHost struct {
+	checkedHost
+	listens, cgroup string
+}
+
+func (h portHost) Run(ctx context.Context, c remote.Command) (remote.Result, error) {
+	switch c.Args[0] {
+	case "ss":
+		return remote.Result{Stdout: []byte(h.listens)}, nil
+	case "cat":
+		return remote.Result{Stdout: []byte(h.cgroup)}, nil
+	}
+	return h.checkedHost.Run(ctx, c)
+}
+
+// The host is asked whether the unit that stops serves another port that stays in a pool.
+func TestOtherPortOfTheUnit(t *testing.T) {
+	const open = `LISTEN 0 4096 *:8081 *:* users:(("app",pid=7,fd=3))` + "\n"
+	report := &balancer.Report{
+		Servers:  []balancer.Server{{Located: journal.Located{Server: journal.Server{Module: "http", Upstream: "a", Address: "192.168.1.10:8080"}}, Name: "a", NeedsEdit: true}},
+		Excluded: []balancer.Server{{Located: journal.Located{Server: journal.Server{Module: "http", Upstream: "b", Address: "192.168.1.10:8081"}, File: "/b.conf", Line: 3}, Name: "b"}},
+	}
+	for _, test := range []struct {
+		name, listens, cgroup string
+		change                func(*spec.Spec)
+		says                  string
+		warns                 bool
+	}{
+		{"the unit that stops", open, "0::/system.slice/two.service\n", nil, "/b.conf:3: 192.168.1.10:8081 in b stays up, and two.service serves it, too", false},
+		{"another unit", open, "0::/system.slice/other.service\n", nil, "", false},
+		{"no unit", open, "0::/user.slice/user-0.slice/session-1.scope\n", nil, "", false},
+		{"a container", open, "0::/system.slice/docker.service\n", nil, "which unit serves it cannot be seen", false},
+		{"systemd", strings.Replace(open, "pid=7", "pid=1", 1), "0::/init.scope\n", nil, "which unit serves it cannot be seen", false},
+		{"nobody", "", "", nil, "", false},
+		{"not to be seen", "LISTEN 0 4096 *:8081 *:*\n", "", nil, "which unit serves it cannot be seen", false},
+		{"allowed", open, "0::/system.slice/two.service\n", func(s *spec.Spec) { s.Allow.OtherNames = true }, "two.service serves it, too", true},
+		{"a reboot", open, "0::/system.slice/other.service\n", func(s *spec.Spec) { s.Kind, s.Rollout.Reboot = spec.Run, true }, "the reboot ends it, too", false},
+	} {
+		sp := spec.Default(spec.Drain)
+		sp.Targets, sp.Service = []string{"192.168.1.10:8080"}, "two"
+		if test.change != nil {
+			test.change(&sp)
+		}
+		o := &Operation{plan: plan.New(sp, []plan.LBPlan{{Report: report}}, false)}
+		m := &row{plan: o.plan.Backends[0], Backend: &backend.Backend{Host: portHost{checkedHost{nil, "root", ""}, test.listens, test.cgroup}}}
+		found := o.portFindings(t.Context(), m)
+		isRight := len(found) == 0 && test.says == "" || len(found) == 1 && test.says != "" && strings.Contains(found[0].Text, test.says) &&
+			found[0].Warning == test.warns && (found[0].Override == "--allow-other-names") == !test.warns
+		if !isRight {
+			t.Errorf("%s: %+v, want %q", test.name, found, test.says)
 		}
 	}
 }

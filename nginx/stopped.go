@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -56,12 +57,20 @@ func (b Binary) suspect(conf *Config, build Build) (Process, error) {
 	i := slices.IndexFunc(all, func(p Process) bool {
 		isChild := slices.ContainsFunc(all, func(q Process) bool { return q.PID == p.Parent })
 		isWorker := strings.HasPrefix(p.Title, titlePrefix) && !p.isMaster()
-		return isWorker && !isChild || !isWorker && !p.hasOther(conf, build)
+		return isWorker && !isChild || !isWorker && (b.proc == "" && !p.sharesFiles() || !p.hasOther(conf, build))
 	})
 	if i < 0 {
 		return Process{}, err
 	}
 	return all[i], nil
+}
+
+// sharesFiles reports whether a process has the mount namespace of this one. In another one, that of a
+// container, its path of the configuration says nothing.
+func (p Process) sharesFiles() bool {
+	own, err := os.Readlink("/proc/self/ns/mnt")
+	theirs, theirsErr := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", p.PID))
+	return errors.Join(err, theirsErr) == nil && own == theirs
 }
 
 // hasOther reports whether a master, or an nginx that has no title yet, certainly has another

@@ -18,16 +18,21 @@ var (
 // maxPorts is how many ports one filter of ss takes.
 const maxPorts = 256
 
-// UnitListening is the systemd unit that listens on a port of h. It is empty where
-// there is none, or where the login user may not see whose the process is.
-func UnitListening(ctx context.Context, h Host, port uint16) (string, error) {
+// containers are words in the cgroup of a process that listens for a container. Which unit runs the
+// container is not known then.
+var containers = regexp.MustCompile(`docker|containerd|libpod|podman`)
+
+// UnitListening returns the systemd unit that listens on a TCP port of h; empty where none does. isKnown is
+// false where that cannot be told: the login user may not see whose the process is, or it is systemd
+// itself, or a container's.
+func UnitListening(ctx context.Context, h Host, port uint16) (unit string, isKnown bool, err error) {
 	text, err := output(ctx, h, "ss", "-Hltnp", fmt.Sprintf("sport = :%d", port))
 	pid := listenerPID.FindStringSubmatch(text)
 	if err != nil || pid == nil {
-		return "", err
+		return "", err == nil && strings.TrimSpace(text) == "", err
 	}
 	text, err = output(ctx, h, "cat", "/proc/"+pid[1]+"/cgroup")
-	return unitOf(text), err
+	return unitOf(text), err == nil && pid[1] != "1" && !containers.MatchString(text), err
 }
 
 // ListensUDP fails if no process of h has a UDP port open for any sender.

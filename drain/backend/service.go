@@ -52,10 +52,10 @@ func (u *Unit) Stop(ctx context.Context, limit time.Duration) (state remote.Serv
 		}
 	}
 	u.Touched = true
-	state, err = u.stopWithin(ctx, limit)
+	state, isLate, err := u.stopWithin(ctx, limit)
 	switch {
 	case err != nil:
-	case state.Active == "deactivating":
+	case state.Active == "deactivating", isLate && !Stopped(state): // it may wait for another unit that stops
 		err = &StoppingError{u.Unit, limit, state.Active}
 	case !Stopped(state):
 		err = fmt.Errorf("systemctl stop %s succeeded, but the unit is %s (%s)", u.Unit, state.Active, state.Sub)
@@ -63,19 +63,19 @@ func (u *Unit) Stop(ctx context.Context, limit time.Duration) (state remote.Serv
 	return state, true, err
 }
 
-// stopWithin stops the unit, and gives up waiting after the limit.
-func (u *Unit) stopWithin(ctx context.Context, limit time.Duration) (remote.ServiceState, error) {
+// stopWithin stops the unit, and gives up waiting after the limit: it is late then.
+func (u *Unit) stopWithin(ctx context.Context, limit time.Duration) (state remote.ServiceState, isLate bool, err error) {
 	limited, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	err := u.Service.Stop(limited)
-	state := remote.ServiceState{}
+	err = u.Service.Stop(limited)
 	if err == nil {
 		state, err = u.waitStable(limited, Stopped, maxChanging)
 	}
 	if err == nil || limited.Err() == nil || ctx.Err() != nil {
-		return state, err
+		return state, false, err
 	}
-	return u.State(ctx)
+	state, err = u.State(ctx)
+	return state, true, err
 }
 
 // Start starts the unit and sees it active. One that still stops is waited
@@ -84,7 +84,7 @@ func (u *Unit) Start(ctx context.Context, limit time.Duration) (state remote.Ser
 	if state, err = u.State(ctx); err != nil {
 		return state, u.Touched, err
 	}
-	if Started(state) {
+	if Started(state) && !u.Touched { // one that was told to stop may have yet to begin
 		return state, false, nil
 	}
 	if state.Active == "deactivating" {

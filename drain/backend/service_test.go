@@ -2,6 +2,7 @@ package backend
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -32,6 +33,43 @@ func TestStartIsBounded(t *testing.T) {
 		_, changed, err := b.Start(t.Context(), time.Minute)
 		if err == nil || !strings.Contains(err.Error(), "did not end within 15m") || !changed || time.Since(began) != maxStarting {
 			t.Errorf("changed %t after %v: %v", changed, time.Since(began), err)
+		}
+	})
+}
+
+// A pendingHost has a unit whose stop waits for that of another one, as a socket's for its service.
+type pendingHost struct {
+	remote.Host
+	did *[]string
+}
+
+func (pendingHost) Name() string { return "app-1" }
+
+func (h pendingHost) Run(ctx context.Context, c remote.Command) (remote.Result, error) {
+	switch {
+	case slices.Contains(c.Args, "show"):
+		return remote.Result{Stdout: []byte("LoadState=loaded\nActiveState=active\nSubState=running\nResult=success\n")}, nil
+	case slices.Contains(c.Args, "stop"):
+		<-ctx.Done()
+		return remote.Result{}, context.Cause(ctx)
+	}
+	*h.did = append(*h.did, strings.Join(c.Args, " "))
+	return remote.Result{}, nil
+}
+
+// A stop that has not begun when the time is up goes on by itself: it is late, and to start the unit
+// takes it back.
+func TestStopThatWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var did []string
+		u := &Unit{Service: remote.Service{Host: pendingHost{did: &did}, Unit: "shop.socket"}, Active: true}
+		_, changed, err := u.Stop(t.Context(), time.Minute)
+		var late *StoppingError
+		if !changed || !errors.As(err, &late) {
+			t.Errorf("%t, %v", changed, err)
+		}
+		if _, changed, err = u.Start(t.Context(), time.Minute); !changed || err != nil || len(did) != 1 || !strings.Contains(did[0], "start") {
+			t.Errorf("%t, %v, did %q", changed, err, did)
 		}
 	})
 }

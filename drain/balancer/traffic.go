@@ -68,7 +68,7 @@ func (t *traffic) serves(now nginx.Running, out []nginx.Address, isLoaded bool) 
 		return
 	}
 	t.loads++
-	t.servers, t.counted, t.isAlone = nil, false, false
+	t.servers, t.counted, t.isAlone, t.search = nil, false, false, time.Time{}
 	var to []netip.AddrPort
 	for _, a := range out {
 		to = append(to, t.at[a]...)

@@ -216,19 +216,54 @@ func remainingUpstreams(p *Plan) []spec.Finding {
 			b, isNamed := p.backendOf(a)
 			service := b.Settings.Service
 			switch {
-			case !isNamed && (service == "" || b.LB != "" || p.hasOwnService(s, a, service)):
+			case !isNamed: // see OtherPorts
 				continue
-			case !isNamed && p.Spec.Allow.OtherNames, service == "":
+			case service == "":
 				f.Warning = true
-			case !isNamed:
-				f.Text += fmt.Sprintf("; stopping %s may cut them\nhint: drain the whole host, as the target %s, or leave out --service", service, a.Host)
-				f.Override = "--allow-other-names"
 			default:
 				f.Text += fmt.Sprintf("; stopping %s would cut them\nhint: leave out --service, or drain that one too", service)
 				f.Override = "--upstream " + s.Name
 			}
 			add(found, f)
 		}
+	})
+}
+
+// OtherPorts returns the servers on other ports of a backend's host that stay up while its service is
+// stopped or the host is rebooted, each address once. The host can tell whether the service serves them;
+// those for which the configuration file names another one are left out.
+func (p *Plan) OtherPorts(of Backend) (all []balancer.Server) {
+	isReboot := p.Spec.Rollout.Reboot
+	if p.Spec.Kind == spec.Undrain || of.Settings.Service == "" && !isReboot {
+		return nil
+	}
+	for _, lb := range p.LBs {
+		if of.LB != "" && of.LB != lb.LB {
+			continue
+		}
+		for _, s := range lb.Report.Excluded {
+			a, err := nginx.ParseAddress(s.Address)
+			if s.Down || err != nil || !of.isHostOf(a) || p.isDrained(lb.LB, s.Address) {
+				continue
+			}
+			isKnown := slices.ContainsFunc(all, func(had balancer.Server) bool { return had.Address == s.Address })
+			if !isKnown && (isReboot || !p.hasOwnService(s, a, of.Settings.Service)) {
+				all = append(all, s)
+			}
+		}
+	}
+	return all
+}
+
+// isHostOf reports whether an address is on the host of a backend.
+func (b Backend) isHostOf(a nginx.Address) bool {
+	return slices.ContainsFunc(b.ParsedTargets(), func(t nginx.Target) bool { return t.SameHost(a) })
+}
+
+// isDrained reports whether a target names an address on an LB.
+func (p *Plan) isDrained(lb, address string) bool {
+	return slices.ContainsFunc(p.Backends, func(b Backend) bool {
+		return (b.LB == "" || b.LB == lb) && spec.Matches(b.ParsedTargets(), address)
 	})
 }
 
@@ -412,7 +447,7 @@ func udpSessions(p *Plan) []spec.Finding {
 			if p.Spec.Kind == spec.Drain {
 				f.Text += "; drainctl waits for them on the load balancer, for idle ones until proxy_timeout\nhint: proxy_responses ends a session with its answer"
 			}
-			if f.Warning = p.Spec.Allow.UDP; !f.Warning {
+			if f.Warning = p.Spec.Allow.UDP || p.Spec.Kind == spec.Undrain; !f.Warning { // the way back stays open
 				f.Override = "--allow-udp"
 			}
 		}
@@ -567,6 +602,11 @@ func untried(p *Plan) []string {
 		what = append(what, "whether --gate lets a batch begin")
 	}
 	for _, b := range p.Backends {
+		for _, s := range p.OtherPorts(b) {
+			if !p.Spec.Rollout.Reboot {
+				what = append(what, "which unit serves "+s.Address)
+			}
+		}
 		set := b.Settings
 		if p.Spec.Needs(set) && b.Address != "" && !p.OnlyIfAsked {
 			what = append(what, "SSH to "+b.Name)

@@ -59,7 +59,7 @@ func Units(ctx context.Context, sp spec.Spec, lbs []plan.LBPlan, c fleet.Connect
 					return nil // it is only for a suggestion
 				}
 				defer host.Close()
-				if unit, err := remote.UnitListening(ctx, host, a.Port); err == nil && unit != "" {
+				if unit, _, err := remote.UnitListening(ctx, host, a.Port); err == nil && unit != "" {
 					mu.Lock()
 					defer mu.Unlock()
 					units[s.Name] = unit

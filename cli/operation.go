@@ -62,7 +62,7 @@ func operationCommand(s *session, kind spec.Kind) *cli.Command {
 // drain is the flags of a drain alone.
 func (f *specFlags) drain() {
 	s := &f.spec
-	f.service("systemd `UNIT` to stop once the backend is drained; without it nothing is stopped; repeatable: stopped in this order, started in reverse")
+	f.service("systemd `UNIT` to stop once the backend is drained; without it nothing is stopped; repeatable: units stop in this order and start in reverse, sockets first")
 	f.wait()
 	f.health()
 	f.text("on-timeout", (*string)(&s.OnTimeout), catWait, "`WHAT` at the timeout: rollback, leave or stop; leave: down, the app runs on; stop: the service, with connections open")
@@ -79,7 +79,7 @@ func (f *specFlags) wait() {
 	f.span("stop-timeout", &s.StopTimeout, catWait, "how long systemctl stop may take")
 	f.number("min-up", &s.MinUp, catGuards, "each upstream must keep `N` live servers (a backup is none)")
 	f.yes("allow-direct", &s.Allow.Direct, catGuards, "drain although the target is also reached outside its upstreams")
-	f.yes("allow-other-names", &s.Allow.OtherNames, catGuards, "drain although the target is also a server under another name, or its host on another port")
+	f.yes("allow-other-names", &s.Allow.OtherNames, catGuards, "drain although the target is also a server under another name, or the service serves another port in a pool")
 	f.yes("allow-shutdown-timeout", &s.Allow.ShutdownTimeout, catGuards, "drain although worker_shutdown_timeout is shorter than --timeout")
 	f.yes("allow-all-addresses", &s.Allow.AllAddresses, catGuards, "drain all addresses of a server name that has several")
 	var peers []string

@@ -9,10 +9,10 @@ import (
 func rolloutCommand(s *session) *cli.Command {
 	f := &specFlags{spec: spec.Default(spec.Run)}
 	f.rollout()
-	f.service("systemd `UNIT` to stop before and start after; without it the work restarts the app; repeatable: in this order, and back in reverse")
+	f.service("systemd `UNIT` to stop before and start after; without it the work restarts the app; repeatable: units stop in this order and start in reverse, sockets first")
 	f.wait()
 	f.health()
-	f.yes("dry-run", &f.dryRun, "", "show plan, diffs, warnings and refusals, touch nothing")
+	f.yes("dry-run", &f.dryRun, "", "show plan, diffs, warnings and refusals, change nothing; it runs --only-if")
 	f.which()
 	f.where()
 	f.run()

@@ -155,9 +155,8 @@ func (o *Operation) servedBy(ctx context.Context, m *row, s balancer.Server) str
 	return ""
 }
 
-// appFindings is what the answers of the app would not tell later: while it is stopped, its servers
-// still answer, so that a TCP connect would not show that an undrain has started it; or nothing shows
-// that it listens on UDP.
+// appFindings finds where the health check could not show that the app has started: its servers answer while
+// it is stopped, or nothing shows that it listens on UDP.
 func (o *Operation) appFindings(ctx context.Context, m *row, stopped bool) []spec.Finding {
 	switch k := o.plan.Spec.Kind; {
 	case k != spec.Undrain && !slices.ContainsFunc(m.Units, func(u *backend.Unit) bool { return !u.Active }) && m.plan.HealthCheck() == spec.HealthUDP:

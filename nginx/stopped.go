@@ -11,9 +11,8 @@ import (
 	"time"
 )
 
-// Stopped reports whether nginx is known not to run with a configuration: its PID file names no master,
-// and no process may have the configuration. If a master runs, it returns false. A process that may
-// have it without being that master is waited for until limit, and is an error then: an nginx that starts
+// Stopped reports whether no nginx runs with a configuration, or starts with it. It returns false if a
+// master runs. It waits up to limit for a process that could be one, and fails then: an nginx that starts
 // has read its files before it has a title and a PID file (ngx_init_cycle, ngx_master_process_cycle),
 // one that tests them ends, and workers whose master was killed go on serving.
 func (b Binary) Stopped(ctx context.Context, conf *Config, limit time.Duration) (bool, error) {

@@ -45,8 +45,8 @@ func (c *Config) UDPServer() string {
 // anyName stands for what a proxy_pass with a variable names.
 const anyName = "$"
 
-// findUDP finds the upstreams that are reached over UDP. A variable may name any upstream. Over TCP it is
-// not taken to name one that UDP is passed to, unless a map or the like has that name.
+// findUDP finds the upstreams that are reached over UDP. A proxy_pass with a variable may name any upstream.
+// Over TCP it counts for an upstream with UDP only if a map or the like names that upstream.
 func (c *Config) findUDP() {
 	if c.UDPServer() == "" {
 		return

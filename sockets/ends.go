@@ -67,7 +67,8 @@ func (e *Ends) Only(ports []uint16) error {
 // Close ends the watch.
 func (e *Ends) Close() error { return e.conn.Close() }
 
-// Next returns connections that have ended. None: some have, and the kernel could not tell which.
+// Next returns connections that have ended. An empty result means that messages were lost: any connection
+// may have ended.
 func (e *Ends) Next() (ended []Socket, err error) {
 	messages, err := e.conn.Receive()
 	if errors.Is(err, unix.ENOBUFS) { // netlink(7)

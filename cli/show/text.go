@@ -229,14 +229,14 @@ func words(e event.Event) string {
 		return health(e)
 	case *event.OtherClient:
 		if e.OnLB {
-			who := "a process that is not known"
+			who := "an unknown process"
 			if e.Process != "" {
 				who = fmt.Sprintf("%s (PID %d)", e.Process, e.PID)
 			}
-			return fmt.Sprintf("%s on the load balancer still opens connections to the backend, from %s (--ignore-peer %s if it may)", who, e.Address, e.Address)
+			return fmt.Sprintf("%s on the load balancer still connects to the backend, from %s (--ignore-peer %s allows it)", who, e.Address, e.Address)
 		}
 		if e.New {
-			return fmt.Sprintf("%s still opens connections: another load balancer? (--ignore-peer %s if it may)", e.Address, e.Address)
+			return fmt.Sprintf("%s still opens connections: another load balancer? (--ignore-peer %s allows it)", e.Address, e.Address)
 		}
 		return fmt.Sprintf("%s was connected within the last minute, besides the load balancer: waiting %s for new connections from it", e.Address, backend.Span(e.Quiet.Duration()))
 	case *event.Buffered:

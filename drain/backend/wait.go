@@ -40,7 +40,8 @@ type Wait struct {
 	Others  bool
 	Known   []netip.Addr
 	Ignored []netip.Prefix
-	// Settle is for how long, at least, nobody may have opened a connection unseen.
+	// Settle is how long no connection of an unknown process may appear before the backend counts as
+	// drained.
 	Settle time.Duration
 	// MaySend tells that nginx may send requests to the backend in another way than by its servers.
 	MaySend bool
@@ -101,7 +102,7 @@ func (e *StillSendsError) Error() string {
 	if e.Opener.LB != "" {
 		on = " on " + e.Opener.LB
 	}
-	return fmt.Sprintf("after the reload, %s (PID %d)%s opened a connection from %s to %s: its configuration sends requests there in another way than by the upstream\nhint: look for a variable, a module or an address that leads there; --ignore-peer %s if it only checks the health",
+	return fmt.Sprintf("after the reload, %s (PID %d)%s opened a connection from %s to %s: nginx sends requests there, and not by the upstream\nhint: look for a variable, a module or an address that leads there; --ignore-peer %s allows it if these are health checks",
 		e.Opener.Process, e.Opener.PID, on, e.Opener.Near, e.Backend, e.Opener.Near)
 }
 
@@ -141,8 +142,8 @@ type waiting struct {
 	changed  time.Time // when the count was last another one
 	same     int       // readings since then
 	arriving bool      // other clients have connected lately
-	settled  time.Time // when nobody has opened a connection unseen for long enough
-	first    time.Time // of these times, at the beginning
+	settled  time.Time // until when the backend does not count as drained: see Wait.Settle
+	first    time.Time // until when it does not at the earliest
 	hold     bool      // the reading does not count: see Wait.Look
 }
 
@@ -204,7 +205,7 @@ func (r *waiting) sample(ctx context.Context) error {
 		return lookErr
 	}
 	if err == nil {
-		if err := r.openers(count.Openers); err != nil {
+		if err := r.judgeOpeners(count.Openers); err != nil {
 			return err
 		}
 	}
@@ -242,8 +243,8 @@ func (r *waiting) sample(ctx context.Context) error {
 	return nil
 }
 
-// openers judges who has opened connections on the LBs since the reload.
-func (r *waiting) openers(all []remote.Opener) error {
+// judgeOpeners judges who has opened connections on the LBs since the reload.
+func (r *waiting) judgeOpeners(all []remote.Opener) error {
 	now := time.Now()
 	if r.settled.IsZero() {
 		r.settled = now.Add(r.Settle)
@@ -252,7 +253,7 @@ func (r *waiting) openers(all []remote.Opener) error {
 	for _, o := range all {
 		at := now.Add(-o.Ago)
 		switch {
-		case r.MaySend && (o.By != remote.OpenedByOther || o.Process == ""): // it may be nginx
+		case r.MaySend && (o.By != remote.OpenedByOther || o.Process == ""): // expected: nginx may
 		case o.By == remote.OpenedByWorker && !r.ignoresAlone(o.Near):
 			return &StillSendsError{o, r.backend.Name}
 		case r.ignores(o.Near):
@@ -267,7 +268,7 @@ func (r *waiting) openers(all []remote.Opener) error {
 	return nil
 }
 
-// isSettling tells whether somebody may have opened a connection unseen just now.
+// isSettling tells whether it is too early to count the backend as drained.
 func (r *waiting) isSettling() bool { return time.Now().Before(r.settled) }
 
 // isBeginning tells whether the wait has not lasted long enough to see who opens connections.

@@ -93,9 +93,8 @@ func (l *Local) reload(ctx context.Context, limit time.Duration) error {
 	return err
 }
 
-// reloadOrLook reloads nginx. Where nginx may be stopped, and is, there is nothing to reload. It looks
-// after the edit: what starts nginx in a failover may have done so before it, and nginx has read the
-// files as they were then.
+// reloadOrLook reloads nginx, or confirms that it is stopped, if that is allowed. It looks after the edit:
+// a failover may have started nginx just before it, with the files as they were.
 func (l *Local) reloadOrLook(ctx context.Context, conf *nginx.Config, limit time.Duration) (after nginx.Running, err error) {
 	for {
 		err = l.effect("reload nginx", func() (err error) {

@@ -54,7 +54,7 @@ func (l *Local) preflight(ctx context.Context, r *reading, tested <-chan error) 
 	}
 }
 
-// runningProblem is that no master was found. If nginx is known to be stopped, it can be allowed to be.
+// runningProblem says that no master was found. Only a confirmed stop can be allowed.
 func (l *Local) runningProblem(ctx context.Context, conf *nginx.Config, err error) Problem {
 	p := Problem{Code: ProblemRunning, Text: err.Error(), Unknown: true}
 	if !errors.Is(err, nginx.ErrNotRunning) {

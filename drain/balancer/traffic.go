@@ -22,21 +22,21 @@ import (
 // the last verified load. A count finds those that are open, and the kernel tells of those that came and
 // went between two counts.
 type traffic struct {
-	mu      sync.Mutex
-	ends    *sockets.Ends
-	tried   bool                               // to watch ends: Linux can since 4.2
-	changed chan struct{}                      // closed when a connection may have ended
-	at      map[nginx.Address][]netip.AddrPort // where servers are that were counted
-	servers map[netip.AddrPort]*serverTraffic  // those that are counted
-	mine    map[Ends]bool                      // connections of this process
-	begun   bool                               // serving is known
-	serving nginx.Running                      // no process: nginx is stopped
-	out     []nginx.Address                    // servers that nginx is to send nothing to
-	loads   int                                // verified ones
-	counted bool                               // since the last load
-	isAlone bool                               // no earlier worker has a request that it may still send
-	search  time.Time                          // no process is searched for before
-	isHunt  bool                               // somebody is looked for who connects for moments only
+	mu        sync.Mutex
+	ends      *sockets.Ends
+	tried     bool                               // to watch ends: Linux can since 4.2
+	changed   chan struct{}                      // closed when a connection may have ended
+	at        map[nginx.Address][]netip.AddrPort // where servers are that were counted
+	servers   map[netip.AddrPort]*serverTraffic  // those that are counted
+	mine      map[Ends]bool                      // connections of this process
+	begun     bool                               // serving is known
+	serving   nginx.Running                      // no process: nginx is stopped
+	out       []nginx.Address                    // servers that nginx is to send nothing to
+	loads     int                                // verified ones
+	counted   bool                               // since the last load
+	isAlone   bool                               // no earlier worker has a request that it may still send
+	search    time.Time                          // no process is searched for before
+	isHunting bool                               // somebody is looked for who connects for moments only
 }
 
 // A serverTraffic is the connections to one address.
@@ -77,8 +77,8 @@ func (t *traffic) serves(now nginx.Running, out []nginx.Address, isLoaded bool) 
 	go t.begin(t.loads, to, now.Exiting())
 }
 
-// earlierLimit is for how long an earlier worker that has a request, and no connection to a server, is
-// taken to send that request yet: what the wait is patient for, too. earlierGap is between two looks.
+// earlierLimit is how long an earlier worker that holds a request may still open a connection for it. The
+// wait is patient for as long (bufferedGrace in package drain). earlierGap is between two looks.
 const (
 	earlierLimit = 10 * time.Second
 	earlierGap   = 50 * time.Millisecond
@@ -212,8 +212,8 @@ func (t *traffic) ended(s sockets.Socket) (isWatched bool) {
 		if to.isAlone {
 			by = remote.OpenedByOther // not by an earlier worker
 		}
-		if to.unseen(by, s.Near.Addr()) && !t.isHunt {
-			t.isHunt = true
+		if to.unseen(by, s.Near.Addr()) && !t.isHunting {
+			t.isHunting = true
 			go t.hunt(s.Far)
 		}
 	}
@@ -229,7 +229,8 @@ func (to *serverTraffic) unseen(by remote.OpenedBy, near netip.Addr) bool {
 	return to.open != nil
 }
 
-// A hunt looks so often, so long apart, and half of the time at most. It rests several times as long.
+// A hunt makes so many counts, so far apart, and takes half of the time at most. Then it rests for several
+// times its duration.
 const (
 	hunts    = 100
 	huntGap  = 10 * time.Millisecond
@@ -258,7 +259,7 @@ func (t *traffic) hunt(server netip.AddrPort) {
 	time.Sleep(huntRest * time.Since(began))
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.isHunt = false
+	t.isHunting = false
 }
 
 // otherNginx returns the processes of nginx that are not of the master that serves.
@@ -431,7 +432,7 @@ func ownersOf(fresh map[uint32]sockets.Socket, first []nginx.Process, all bool) 
 	return owners
 }
 
-// openerOf tells what a process is that has opened a connection. It is nil if the process may: an earlier
+// openerOf describes a process that has opened a connection. It returns nil for one that may: an earlier
 // worker, which sends the requests that it still holds, or drainctl.
 func openerOf(pid, master int) *remote.Opener {
 	p, err := nginx.FindProcess(pid)
@@ -446,7 +447,8 @@ func openerOf(pid, master int) *remote.Opener {
 	return &remote.Opener{By: remote.OpenedByOther, Process: p.Describe(), PID: pid}
 }
 
-// isDrainctl tells whether a process runs the program that this one does: it tries out a server.
+// isDrainctl reports whether a process runs the same program as this one. Its probes and health checks
+// connect to servers.
 func isDrainctl(pid int) bool {
 	own, err := os.Stat("/proc/self/exe")
 	other, otherErr := os.Stat(fmt.Sprintf("/proc/%d/exe", pid))

@@ -9,8 +9,8 @@ import (
 	"github.com/drainctl/drainctl/remote"
 )
 
-// Units are the names of systemd units in the order in which they stop, with a blank between two. So a
-// journal has the one unit of an earlier version as it had it.
+// Units are the names of systemd units in the order in which they stop, separated by blanks. One unit is
+// stored as in earlier versions.
 type Units string
 
 // List returns the names.

@@ -286,7 +286,7 @@ server { listen 83; location / { proxy_pass http://192.16$tail; } }
 	defer end()
 	for _, poll := range []string{"ss", "lb"} {
 		drainctl(t, l, "drain", app.Addr, "-s", lab.AppUnit, "--poll", poll, "--timeout", "20s").
-			wants(t, 1, "opened a connection", "another way", "everything is as it was before")
+			wants(t, 1, "opened a connection", "not by the upstream", "everything is as it was before")
 		wantState(t, app, "active")
 		sameFiles(t, before, configuration(t, l))
 	}

@@ -242,13 +242,14 @@ const (
 func (t *traffic) hunt(server netip.AddrPort) {
 	began, gap, to := time.Now(), huntGap, []netip.AddrPort{server}
 	others := t.otherNginx()
+	likely := slices.Concat(t.now().Workers, others)
 	isFound := func() bool {
 		return slices.ContainsFunc(t.openers(to), func(o remote.Opener) bool { return o.Process != "" && o.Ago < time.Since(began) })
 	}
 	for range hunts {
 		time.Sleep(gap)
 		look := time.Now()
-		if t.look(to, others); isFound() {
+		if t.look(to, likely); isFound() {
 			break
 		}
 		gap = max(huntGap, time.Since(look))
@@ -323,8 +324,8 @@ func (t *traffic) saw(to []netip.AddrPort, found []sockets.Socket, some []nginx.
 	if len(fresh) == 0 || !isFull && len(some) == 0 {
 		return
 	}
-	if isFull {
-		some = slices.Concat(serving.Workers, some)
+	if isFull && len(some) == 0 {
+		some = serving.Workers
 	}
 	began, openers := time.Now(), map[int]*remote.Opener{}
 	owners := ownersOf(fresh, some, isFull)

@@ -241,7 +241,7 @@ func TestDrainWaitsForAnotherNginx(t *testing.T) {
 func requestsFrom(t *testing.T, l *lab.Lab, port string) (end func()) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), commandLimit)
-	cmd := l.Client.Command(ctx, "sh", "-c", "for i in $(seq 600); do curl -s -o /dev/null http://"+lab.LBAddr+":"+port+"/; sleep 0.1; done")
+	cmd := l.Client.Command(ctx, "sh", "-c", "for i in $(seq 600); do curl -s -o /dev/null 'http://"+lab.LBAddr+":"+port+"/hold?s=0.02'; sleep 0.1; done")
 	if err := cmd.Start(); err != nil {
 		cancel()
 		t.Fatal(err)

@@ -108,7 +108,7 @@ func TestSocketAndService(t *testing.T) {
 	drainctl(t, l, append([]string{"drain", app.Addr}, units...)...).wants(t, 0)
 	mustRun(t, app, "systemctl", "start", lab.AppUnit)
 	drainctl(t, l, "undrain", app.Addr, "--health", "http://192.168.1.10:8080/health").
-		wants(t, 0, "my-web-app on root@192.168.1.10 is stopped and started again: systemd starts my-web-app.socket only while it does not run")
+		wants(t, 0, "drainctl restarts my-web-app on root@192.168.1.10: systemd starts my-web-app.socket only while it does not run")
 	states("active")
 	sameFiles(t, before, configuration(t, l))
 }

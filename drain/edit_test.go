@@ -114,7 +114,10 @@ func TestDryRun(t *testing.T) {
 	}
 	sp := r.spec(spec.Drain)
 	p := dry(sp)
-	if len(refusalsOf(p)) > 0 || !slices.Contains(p.Unchecked, "the unit app, the right to stop and start it, "+p.Backends[0].CounterText()+" (the real run looks)") {
+	isUnchecked := func(text string) bool { // the other server of the rig is on the host, too
+		return strings.HasPrefix(text, "which unit serves ") && strings.HasSuffix(text, ", the unit app, the right to stop and start it, "+p.Backends[0].CounterText()+" (the real run looks)")
+	}
+	if len(refusalsOf(p)) > 0 || !slices.ContainsFunc(p.Unchecked, isUnchecked) {
 		t.Errorf("refused %q, not checked %q", refusalsOf(p), p.Unchecked)
 	}
 	if p.LBs[0].Report.Generation == nil || p.LBs[0].Report.Generation.Serving != 1 {

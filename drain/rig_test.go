@@ -277,6 +277,7 @@ type fakeUnit struct {
 	mu       sync.Mutex
 	server   *http.Server
 	packets  net.PacketConn
+	listener net.Listener
 	stopFail string // what systemctl stop says, in place of stopping
 }
 
@@ -303,6 +304,7 @@ func (u *fakeUnit) start() error {
 		w.Header().Set("X-App", u.addr)
 		fmt.Fprintln(w, "ok")
 	})}
+	u.listener = l // which the server may not know yet when it is closed
 	go u.server.Serve(l)
 	return nil
 }
@@ -313,6 +315,10 @@ func (u *fakeUnit) stop() {
 	if u.server != nil {
 		_ = u.server.Close()
 		u.server = nil
+		if u.listener != nil {
+			u.listener.Close()
+			u.listener = nil
+		}
 		if u.packets != nil {
 			u.packets.Close()
 			u.packets = nil

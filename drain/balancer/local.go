@@ -60,13 +60,14 @@ type Local struct {
 	// unloaded are the files edited since nginx last loaded them: the hashes of what it
 	// has loaded, empty where that is not known, and of what they are now.
 	unloaded     map[string]journal.FileHashes
-	undone       bool                 // all that the operation has changed was undone
-	allowStopped bool                 // nginx may be stopped: it loads the files when it starts
-	refused      bool                 // the command of the last reload failed
-	original     nginx.Running        // the last generation that certainly serves no edit of the operation
-	before       nginx.Running        // the generation before the last edit
-	after        nginx.Running        // what runs since the last verified load
-	watched      map[string]time.Time // when the files had changed at the last Watch; nil: read them again
+	out          map[journal.Server]bool // what was last wanted of servers: that nginx sends nothing there
+	undone       bool                    // all that the operation has changed was undone
+	allowStopped bool                    // nginx may be stopped: it loads the files when it starts
+	refused      bool                    // the command of the last reload failed
+	original     nginx.Running           // the last generation that certainly serves no edit of the operation
+	before       nginx.Running           // the generation before the last edit
+	after        nginx.Running           // what runs since the last verified load
+	watched      map[string]time.Time    // when the files had changed at the last Watch; nil: read them again
 
 	awaited atomic.Int32 // calls that wait for a connection to end
 	traffic traffic
@@ -140,7 +141,7 @@ func NewLocal(o Options) *Local {
 	if o.Nginx.Path == "" {
 		o.Nginx.Path = nginx.DefaultBinary
 	}
-	return &Local{options: o, journal: journal.Journal{Dir: o.StateDir, Keep: o.Keep}, done: make(chan struct{}), unloaded: map[string]journal.FileHashes{}, known: map[journal.Server]nginx.Address{}, earlier: map[nginx.Address][]netip.AddrPort{}, probes: map[Ends]net.Conn{}}
+	return &Local{options: o, journal: journal.Journal{Dir: o.StateDir, Keep: o.Keep}, done: make(chan struct{}), unloaded: map[string]journal.FileHashes{}, known: map[journal.Server]nginx.Address{}, earlier: map[nginx.Address][]netip.AddrPort{}, probes: map[Ends]net.Conn{}, out: map[journal.Server]bool{}}
 }
 
 // Caller implements [Balancer].

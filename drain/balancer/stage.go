@@ -30,6 +30,9 @@ func (l *Local) Stage(ctx context.Context, r StageRequest) (a Staged, err error)
 		return a, err
 	}
 	l.allowStopped = r.AllowStopped
+	for server, want := range wants {
+		l.out[server] = want == Out
+	}
 	if r.Wants[0].Want == AsBefore {
 		a, err = l.stageBefore(ctx, r.Wants)
 	} else {

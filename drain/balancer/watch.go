@@ -75,9 +75,13 @@ func (l *Local) stable(ctx context.Context) (nginx.Running, error) {
 // serves notes what runs, after a verified load or without one.
 func (l *Local) serves(now nginx.Running, isLoaded bool) {
 	l.after = now
-	var out []nginx.Address
+	servers := maps.Clone(l.out) // also one that was down before, and has no mark of the operation
 	for _, m := range l.own.Marks {
-		if a, err := nginx.ParseAddress(m.Address); err == nil && m.Cleared == nil {
+		servers[m.Server] = servers[m.Server] || m.Cleared == nil
+	}
+	var out []nginx.Address
+	for server, isOut := range servers {
+		if a, err := nginx.ParseAddress(server.Address); err == nil && isOut {
 			out = append(out, a)
 		}
 	}

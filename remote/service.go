@@ -31,11 +31,15 @@ type ServiceState struct {
 	CanStart string // by an operator: "yes" or "no"
 	CanStop  string
 	KillMode string   // "control-group", "process", ...
+	Job      string   // the number of a start or stop that has yet to begin or to end; empty or "0": none
 	Starters []string // units that start it again while they are active
 	Triggers []string // units that it starts. systemd forgets, where it has unloaded this one, that it is a starter of theirs
 	// Dependents are the units that systemd stops with it, and does not start with it.
 	Dependents []string
 }
+
+// HasJob tells whether systemd has a job for the unit, such as a stop that waits for another unit.
+func (s ServiceState) HasJob() bool { return s.Job != "" && s.Job != "0" }
 
 // unitName is what systemd takes for the name of a unit (systemd.unit(5)).
 var unitName = regexp.MustCompile(`^[A-Za-z0-9:_.\\@][A-Za-z0-9:_.\\@-]*$`)
@@ -89,7 +93,7 @@ func (s Service) State(ctx context.Context) (ServiceState, error) {
 
 // stateProperties are the properties of a [ServiceState].
 var stateProperties = []string{
-	"LoadState", "ActiveState", "SubState", "Result", "UnitFileState", "CanStart", "CanStop", "KillMode",
+	"LoadState", "ActiveState", "SubState", "Result", "UnitFileState", "CanStart", "CanStop", "KillMode", "Job",
 	"TriggeredBy", "UpheldBy", "Triggers",
 	"RequiredBy", "RequisiteOf", "BoundBy", "ConsistsOf", "PropagatesStopTo",
 }
@@ -101,7 +105,7 @@ var stateWord = regexp.MustCompile(`^[a-z0-9-]{0,64}$`)
 func parseState(text string) (s ServiceState, ok bool) {
 	words := map[string]*string{
 		"LoadState": &s.Load, "ActiveState": &s.Active, "SubState": &s.Sub, "Result": &s.Result, "UnitFileState": &s.File,
-		"CanStart": &s.CanStart, "CanStop": &s.CanStop, "KillMode": &s.KillMode,
+		"CanStart": &s.CanStart, "CanStop": &s.CanStop, "KillMode": &s.KillMode, "Job": &s.Job,
 	}
 	lists := map[string]*[]string{
 		"TriggeredBy": &s.Starters, "UpheldBy": &s.Starters, "Triggers": &s.Triggers, "RequiredBy": &s.Dependents, "RequisiteOf": &s.Dependents,

@@ -84,7 +84,7 @@ func (u *Unit) Start(ctx context.Context, limit time.Duration) (state remote.Ser
 	if state, err = u.State(ctx); err != nil {
 		return state, u.Touched, err
 	}
-	if Started(state) && !u.Touched { // one that was told to stop may have yet to begin
+	if Started(state) && !state.HasJob() { // else it may stop yet, when another unit has; a start takes that back
 		return state, false, nil
 	}
 	if state.Active == "deactivating" {

@@ -48,7 +48,7 @@ func (pendingHost) Name() string { return "app-1" }
 func (h pendingHost) Run(ctx context.Context, c remote.Command) (remote.Result, error) {
 	switch {
 	case slices.Contains(c.Args, "show"):
-		return remote.Result{Stdout: []byte("LoadState=loaded\nActiveState=active\nSubState=running\nResult=success\n")}, nil
+		return remote.Result{Stdout: []byte("LoadState=loaded\nActiveState=active\nSubState=running\nResult=success\nJob=417\n")}, nil
 	case slices.Contains(c.Args, "stop"):
 		<-ctx.Done()
 		return remote.Result{}, context.Cause(ctx)

@@ -30,7 +30,7 @@ func (o *Operation) worthTelling(e *event.Waiting) bool {
 	c := o.curveOf(e.Target)
 	last := c.told
 	if last != nil && e.Elapsed >= last.Elapsed && e.Low < backend.LowReadings { // else it is another wait's first
-		if !differs(e, last) && (e.Error == "") == (last.Error == "") || (e.Elapsed-last.Elapsed).Duration() < o.plan.Spec.Interval {
+		if !differs(e, last) && e.Error == last.Error || (e.Elapsed-last.Elapsed).Duration() < o.plan.Spec.Interval {
 			return false
 		}
 	}

@@ -422,3 +422,19 @@ func TestReadingsAreToldOnChange(t *testing.T) {
 		})
 	}
 }
+
+// A wait tells why the connections cannot be counted whenever the reason is another one.
+func TestWaitTellsAnotherReason(t *testing.T) {
+	o := &Operation{plan: &plan.Plan{Spec: spec.Default(spec.Drain)}}
+	at := func(elapsed time.Duration, reason string) *event.Waiting {
+		return &event.Waiting{Header: event.Header{Target: "a"}, Elapsed: spec.InSeconds(elapsed), Error: reason}
+	}
+	for i, test := range []struct {
+		reason string
+		want   bool
+	}{{"", true}, {"the session broke off", true}, {"the session broke off", false}, {"connection refused", true}, {"connection refused", false}, {"", true}} {
+		if got := o.worthTelling(at(time.Duration(i)*time.Minute, test.reason)); got != test.want {
+			t.Errorf("%d, %q: told %t, want %t", i, test.reason, got, test.want)
+		}
+	}
+}

@@ -146,7 +146,11 @@ func (o *Operation) servedBy(ctx context.Context, m *row, s balancer.Server) str
 	if err != nil {
 		return ""
 	}
-	switch unit, isKnown, err := remote.UnitListening(ctx, m.Host, a.Port); {
+	unit, isKnown, err := remote.UnitListening(ctx, m.Host, a.Port)
+	if err != nil || !isKnown { // the process may have ended meanwhile
+		unit, isKnown, err = remote.UnitListening(ctx, m.Host, a.Port)
+	}
+	switch {
 	case err != nil || !isKnown:
 		return "which unit serves it cannot be seen on " + m.Host.Name()
 	case m.plan.Settings.Service.Shares(spec.Units(unit)):

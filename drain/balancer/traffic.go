@@ -42,7 +42,9 @@ type traffic struct {
 // A serverTraffic is the connections to one address.
 type serverTraffic struct {
 	// open are the near ends of the connections whose owner is known; nil: there was no count yet.
-	open    map[netip.AddrPort]bool
+	open map[netip.AddrPort]bool
+	// counted are those of others that a count has found open, which holds the wait as long as it lasts.
+	counted map[netip.AddrPort]bool
 	isAlone bool     // as it was at the last count
 	openers []opener // the latest first
 }
@@ -207,7 +209,7 @@ func (t *traffic) ended(s sockets.Socket) (isWatched bool) {
 	if to == nil {
 		return false
 	}
-	if !to.open[s.Near] && !isMine {
+	if !to.open[s.Near] && !to.counted[s.Near] && !isMine {
 		by := remote.OpenedByUnknown
 		if to.isAlone {
 			by = remote.OpenedByOther // not by an earlier worker
@@ -218,6 +220,7 @@ func (t *traffic) ended(s sockets.Socket) (isWatched bool) {
 		}
 	}
 	delete(to.open, s.Near)
+	delete(to.counted, s.Near)
 	return true
 }
 
@@ -371,6 +374,10 @@ func (t *traffic) fresh(to []netip.AddrPort, found []sockets.Socket) (fresh map[
 		there[Ends{s.Near, s.Far}] = true
 		if known := t.servers[s.Far]; known != nil && !known.open[s.Near] && !t.mine[Ends{s.Near, s.Far}] {
 			fresh[s.Inode] = s
+			if known.counted == nil {
+				known.counted = map[netip.AddrPort]bool{}
+			}
+			known.counted[s.Near] = true
 		}
 	}
 	for _, end := range to {
@@ -382,7 +389,9 @@ func (t *traffic) fresh(to []netip.AddrPort, found []sockets.Socket) (fresh map[
 			known.open = map[netip.AddrPort]bool{}
 		}
 		if t.ends == nil { // nobody else takes them out
-			maps.DeleteFunc(known.open, func(near netip.AddrPort, _ bool) bool { return !there[Ends{near, end}] })
+			isGone := func(near netip.AddrPort, _ bool) bool { return !there[Ends{near, end}] }
+			maps.DeleteFunc(known.open, isGone)
+			maps.DeleteFunc(known.counted, isGone)
 		}
 	}
 	return fresh, t.loads, t.serving, time.Now().After(t.search)

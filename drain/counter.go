@@ -148,6 +148,9 @@ func (c atLeast) higher(ctx context.Context, count func(backend.Counter, context
 	return n, err
 }
 
+// Floor implements [backend.Floorer].
+func (c atLeast) Floor(ctx context.Context) (remote.Count, error) { return c.floor.Count(ctx) }
+
 // Await implements [backend.Awaiter].
 func (c atLeast) Await(ctx context.Context, limit time.Duration) { c.floor.Await(ctx, limit) }
 

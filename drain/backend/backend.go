@@ -65,6 +65,12 @@ type Awaiter interface {
 	Await(ctx context.Context, limit time.Duration)
 }
 
+// A Floorer is a [Counter] that asks the LBs and the backend. The LBs' own count costs little, and the
+// backend has no connection of nginx that they do not have.
+type Floorer interface {
+	Floor(context.Context) (remote.Count, error)
+}
+
 // StatusCounter is the stub_status of the backend's own nginx, asked on the
 // backend.
 type StatusCounter struct {

@@ -117,27 +117,29 @@ func (c *otherClients) arrive(from Client, at time.Time) {
 	c.Client(from, true, c.quiet())
 }
 
-// look looks if it is time to, or if it must, and tells whether other clients
-// have connected lately.
-func (c *otherClients) look(ctx context.Context, must bool) (arriving bool, err error) {
-	if c == nil {
-		return false, nil
+// look looks for new connections, if it is time to or if it must.
+func (c *otherClients) look(ctx context.Context, must bool) error {
+	if c == nil || !must && time.Since(c.last) < c.Interval {
+		return nil
 	}
-	if must || time.Since(c.last) >= c.Interval {
-		c.last = time.Now()
-		far, err := c.list(ctx)
-		if err != nil {
-			return false, err
-		}
-		for _, f := range far {
-			if c.before[f] {
-				continue
-			}
-			if len(c.before) < maxBefore {
-				c.before[f] = true
-			}
-			c.arrive(Client{Address: f.Addr()}, time.Now())
-		}
+	c.last = time.Now()
+	far, err := c.list(ctx)
+	if err != nil {
+		return err
 	}
-	return !c.arrived.IsZero() && time.Since(c.arrived) < c.quiet(), nil
+	for _, f := range far {
+		if c.before[f] {
+			continue
+		}
+		if len(c.before) < maxBefore {
+			c.before[f] = true
+		}
+		c.arrive(Client{Address: f.Addr()}, time.Now())
+	}
+	return nil
+}
+
+// isArriving tells whether other clients have connected lately.
+func (c *otherClients) isArriving() bool {
+	return c != nil && !c.arrived.IsZero() && time.Since(c.arrived) < c.quiet()
 }

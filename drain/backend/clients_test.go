@@ -81,8 +81,8 @@ func TestOtherClients(t *testing.T) {
 	}
 	look := func(what string, want bool) {
 		t.Helper()
-		if got, err := others.look(t.Context(), true); err != nil || got != want {
-			t.Errorf("%s: arriving %t, %v; want %t", what, got, err, want)
+		if err := others.look(t.Context(), true); err != nil || others.isArriving() != want {
+			t.Errorf("%s: arriving %t, %v; want %t", what, others.isArriving(), err, want)
 		}
 	}
 	// later is as if nobody had connected for long enough.
@@ -120,7 +120,7 @@ func TestOtherClients(t *testing.T) {
 
 	// What cannot be looked at is said to be so.
 	touch(t, c.file+".broken")
-	if _, err := others.look(t.Context(), true); err == nil || !strings.Contains(err.Error(), "made to fail") {
+	if err := others.look(t.Context(), true); err == nil || !strings.Contains(err.Error(), "made to fail") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -244,8 +244,8 @@ func TestEndlessOtherClients(t *testing.T) {
 	}
 	c.are(peers...)
 	for range 2 {
-		if arriving, err := others.look(t.Context(), true); err != nil || !arriving {
-			t.Errorf("arriving %t, %v", arriving, err)
+		if err := others.look(t.Context(), true); err != nil || !others.isArriving() {
+			t.Errorf("arriving %t, %v", others.isArriving(), err)
 		}
 	}
 	if n := len(c.told.clients); n != maxNamed {
@@ -257,8 +257,8 @@ func TestEndlessOtherClients(t *testing.T) {
 	c.are("10.1.0.1:4000")
 	for range 2 { // beyond the bound it stays a new one
 		others.arrived = time.Time{}
-		if arriving, err := others.look(t.Context(), true); err != nil || !arriving || len(others.before) > maxBefore+len(peers) {
-			t.Errorf("arriving %t, %d known, %v", arriving, len(others.before), err)
+		if err := others.look(t.Context(), true); err != nil || !others.isArriving() || len(others.before) > maxBefore+len(peers) {
+			t.Errorf("arriving %t, %d known, %v", others.isArriving(), len(others.before), err)
 		}
 	}
 }

@@ -43,12 +43,11 @@ type held struct {
 	list    []Held // at the last look, the longest open first
 }
 
-// count counts the connections, and looks at them if it is time to, unless nothing
-// but the count matters.
-func (h *held) count(ctx context.Context, interval time.Duration, only bool) (remote.Count, error) {
+// count counts the connections, and looks at them if it is time to.
+func (h *held) count(ctx context.Context, interval time.Duration) (remote.Count, error) {
 	holder, ok := h.counter.(Holder)
 	began := time.Now()
-	if !ok || h.refused || only || began.Before(h.next) {
+	if !ok || h.refused || began.Before(h.next) {
 		return h.counter.Count(ctx)
 	}
 	count, err := holder.CountHeld(ctx)

@@ -86,7 +86,7 @@ func TestLookFails(t *testing.T) {
 		h := &held{counter: l}
 		for range 3 {
 			h.next = time.Time{}
-			count, err := h.count(t.Context(), time.Hour, false)
+			count, err := h.count(t.Context(), time.Hour)
 			if (err != nil) != test.broken || err == nil && count.Open != 1 {
 				t.Errorf("%v: %+v, %v", test.err, count, err)
 			}
@@ -101,7 +101,7 @@ func TestLookFails(t *testing.T) {
 func TestSlowLookFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := &lister{took: 30 * time.Second, err: errors.New("no answer")}
-		if _, err := (&held{counter: l}).count(t.Context(), time.Second, false); err == nil || l.counts != 0 {
+		if _, err := (&held{counter: l}).count(t.Context(), time.Second); err == nil || l.counts != 0 {
 			t.Errorf("%d counts, %v", l.counts, err)
 		}
 	})

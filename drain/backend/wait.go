@@ -192,12 +192,20 @@ func (r *waiting) sample(ctx context.Context) error {
 		looked <- err
 	}()
 	started := time.Now()
-	count, err := r.held.count(ctx, r.Interval, r.low > 0)
+	clients := make(chan error, 1)
+	if isLast {
+		go func() { clients <- r.clients.look(ctx, true) }()
+	}
+	count, err := r.read(ctx, isLast)
 	if err == nil && r.Others && r.clients == nil { // without it, a reading says nothing of other clients
 		r.clients, err = newOtherClients(ctx, r.backend, r.Wait)
 	}
 	r.took = time.Since(started)
 	lookErr := <-looked
+	var clientsErr error
+	if isLast {
+		clientsErr = <-clients
+	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -210,12 +218,14 @@ func (r *waiting) sample(ctx context.Context) error {
 		}
 	}
 	if err == nil { // a backend that does not answer is not asked twice
-		arriving, clientsErr := r.clients.look(ctx, isLast)
+		if !isLast {
+			clientsErr = r.clients.look(ctx, false)
+		}
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
 		if clientsErr == nil {
-			r.arriving = arriving
+			r.arriving = r.clients.isArriving()
 		} else if isLast {
 			r.arriving = true // not known is not none
 		}
@@ -274,6 +284,23 @@ func (r *waiting) isSettling() bool { return time.Now().Before(r.settled) }
 // isBeginning tells whether the wait has not lasted long enough to see who opens connections.
 func (r *waiting) isBeginning() bool {
 	return time.Now().Before(r.first) && r.count.Open <= r.Threshold
+}
+
+// read counts the connections. After a low reading, the backend's own count is known, and the LBs' own
+// sockets decide; beside the last reading the backend is asked for other clients, if it can be.
+func (r *waiting) read(ctx context.Context, isLast bool) (remote.Count, error) {
+	f, ok := r.backend.Counter.(Floorer)
+	switch {
+	case r.low == 0:
+		return r.held.count(ctx, r.Interval)
+	case !ok || isLast && r.backend.Sockets == nil:
+		return r.backend.Counter.Count(ctx)
+	}
+	floor, err := f.Floor(ctx)
+	if floor.Open < r.count.Open { // others may have connections, below the threshold
+		floor.Open, floor.Peers, floor.MorePeers = r.count.Open, r.count.Peers, r.count.MorePeers
+	}
+	return floor, err
 }
 
 // stuck tells whether the wait does not get on.

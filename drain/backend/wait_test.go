@@ -330,3 +330,56 @@ func TestWaitForOpeners(t *testing.T) {
 		})
 	}
 }
+
+// A pair is a counter of the LBs and the backend, which answer what they are told to.
+type pair struct {
+	floors, full []int
+	asked        []string
+}
+
+func (p *pair) Count(context.Context) (remote.Count, error) {
+	p.asked = append(p.asked, "both")
+	return remote.Count{Open: next(&p.full)}, nil
+}
+
+func (p *pair) Floor(context.Context) (remote.Count, error) {
+	p.asked = append(p.asked, "LBs")
+	return remote.Count{Open: next(&p.floors)}, nil
+}
+
+func (*pair) Close() error { return nil }
+
+// next takes the first number off a list that keeps its last one.
+func next(numbers *[]int) (n int) {
+	if n = (*numbers)[0]; len(*numbers) > 1 {
+		*numbers = (*numbers)[1:]
+	}
+	return n
+}
+
+// After a low reading of both, the LBs decide. Where the backend cannot be asked for other clients, the
+// last reading is one of both, too.
+func TestWaitAsksTheBackendOnce(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		p       pair
+		sockets bool
+		want    string
+		open    int
+	}{
+		{"ss", pair{floors: []int{0}, full: []int{2, 0}}, true, "both both LBs LBs", 0},
+		{"the LBs have another one", pair{floors: []int{1, 0}, full: []int{0}}, true, "both LBs both LBs LBs", 0},
+		{"others below the threshold", pair{floors: []int{0}, full: []int{1}}, true, "both LBs LBs", 1},
+		{"stub_status", pair{floors: []int{0}, full: []int{0}}, false, "both LBs both", 0},
+		{"stub_status has another one", pair{floors: []int{0}, full: []int{0, 3, 0}}, false, "both LBs both both LBs both", 0},
+	} {
+		b, w, _ := waitOf(&test.p, func(w *Wait) { w.Threshold = test.open })
+		if test.sockets {
+			b.Sockets = remote.NewCounter(remote.Local(nil), []uint16{1})
+		}
+		last, err := b.Drained(t.Context(), w)
+		if asked := strings.Join(test.p.asked, " "); err != nil || asked != test.want || last.Count.Open != test.open {
+			t.Errorf("%s: asked %q, %d open, %v; want %q", test.name, asked, last.Count.Open, err, test.want)
+		}
+	}
+}

@@ -10,9 +10,9 @@ import (
 	"github.com/drainctl/drainctl/remote"
 )
 
-// otherClients looks for connections to a backend that are new since the servers
-// were marked down, from an address that is none of the LBs', or from another process
-// on an LB than its nginx: somebody else still sends requests there. A nil one finds nothing.
+// otherClients finds new connections to a backend since its servers were marked down, from elsewhere than the
+// LBs, or from a process on an LB that is not its nginx. Such a client still sends requests there. A nil
+// *otherClients finds nothing.
 type otherClients struct {
 	Wait
 	counter *remote.Counter // nil: it cannot be asked
@@ -20,11 +20,11 @@ type otherClients struct {
 	named   map[Client]bool
 	last    time.Time
 	arrived time.Time // the last connection, if one was seen at all
-	// nameless is the first one that an LB could not tell the process of.
+	// nameless is when an LB first saw a connection whose process it does not know.
 	nameless time.Time
 }
 
-// A Client is somebody else than the LBs' nginx who connects to a backend.
+// A Client connects to a backend and is not the nginx of an LB.
 type Client struct {
 	Address netip.Addr
 	LB      string // on which Process runs; empty: this machine, or no LB
@@ -93,7 +93,7 @@ func (w Wait) ignoresAlone(a netip.Addr) bool {
 // seen tells whether a new client was seen at all.
 func (c *otherClients) seen() bool { return c != nil && len(c.named) > 0 }
 
-// namelessTime is how long an LB looks for the process that opens connections.
+// namelessTime is how long an LB searches for the process that opens connections.
 const namelessTime = time.Second
 
 // arrive notes a connection of another client. Each is told once, whatever its PIDs are.

@@ -78,8 +78,8 @@ func (u *Unit) stopWithin(ctx context.Context, limit time.Duration) (state remot
 	return state, true, err
 }
 
-// Start starts the unit and sees it active. One that still stops is waited
-// for, at most for limit; then the error is a *[StoppingError].
+// Start starts the unit and sees it active. If the unit is still stopping, Start waits at most limit for
+// that, and returns a *[StoppingError] then.
 func (u *Unit) Start(ctx context.Context, limit time.Duration) (state remote.ServiceState, changed bool, err error) {
 	if state, err = u.State(ctx); err != nil {
 		return state, u.Touched, err

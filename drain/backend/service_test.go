@@ -57,8 +57,7 @@ func (h pendingHost) Run(ctx context.Context, c remote.Command) (remote.Result, 
 	return remote.Result{}, nil
 }
 
-// A stop that has not begun when the time is up goes on by itself: it is late, and to start the unit
-// takes it back.
+// systemd keeps a stop that has not begun when the time is up. Stop reports it as late, and Start cancels it.
 func TestStopThatWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var did []string

@@ -278,10 +278,10 @@ func (r *waiting) judgeOpeners(all []remote.Opener) error {
 	return nil
 }
 
-// isSettling tells whether it is too early to count the backend as drained.
+// isSettling reports whether the LBs have to watch longer before the backend counts as drained.
 func (r *waiting) isSettling() bool { return time.Now().Before(r.settled) }
 
-// isBeginning tells whether the wait has not lasted long enough to see who opens connections.
+// isBeginning reports whether the first look at who opens connections is not over yet.
 func (r *waiting) isBeginning() bool {
 	return time.Now().Before(r.first) && r.count.Open <= r.Threshold
 }

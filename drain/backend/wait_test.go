@@ -260,7 +260,7 @@ func TestSpan(t *testing.T) {
 	}
 }
 
-// An openers is a counter that finds nothing open, and tells who has opened connections.
+// openers is a counter that counts 0 connections and reports who has opened some.
 type openers struct {
 	reads int
 	of    func(reads int) []remote.Opener
@@ -310,7 +310,7 @@ func TestWaitForOpeners(t *testing.T) {
 		{"a worker in an ignored network", by(remote.OpenedByWorker), ignored(16), 0, settle, "curl (PID 7) on lb1 opened", 0},
 		{"a worker whose address is ignored", by(remote.OpenedByWorker), ignored(32), settle, settle + interval, "", 0},
 		{"one without an end", func(int) []remote.Opener { return by(remote.OpenedByUnknown)(0) }, nil, time.Minute, time.Minute + interval, "not drained after 1m: connections from the load balancer kept arriving", 0},
-		{"nobody, and less time than it takes to see that", func(int) []remote.Opener { return nil }, func(w *Wait) { w.Timeout = settle / 4 }, settle, settle + interval, "", 0},
+		{"nobody, and a timeout shorter than the first look", func(int) []remote.Opener { return nil }, func(w *Wait) { w.Timeout = settle / 4 }, settle, settle + interval, "", 0},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			ago = 0

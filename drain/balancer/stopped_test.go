@@ -29,8 +29,8 @@ func (r *rig) load(l Balancer) Loaded {
 	return done
 }
 
-// beginStart starts nginx and returns when it has read the files: it waits then, without a title or a PID
-// file, until finish is called. Its first log is a FIFO that nobody reads (ngx_open_file after
+// beginStart starts nginx and returns when nginx has read its files. Until finish is called, nginx then waits
+// to open its log, a FIFO without a reader, and has neither a title nor a PID file (nginx opens its logs after
 // ngx_conf_parse).
 func (r *rig) beginStart() (finish func()) {
 	r.t.Helper()
@@ -50,7 +50,7 @@ func (r *rig) beginStart() (finish func()) {
 	}
 }
 
-// loadedDown reports whether the nginx that runs has loaded a file that is older than it.
+// isLoaded reports whether the nginx that runs has loaded a file that is older than it.
 func (r *rig) isLoaded() bool {
 	r.t.Helper()
 	now, err := nginx.Binary{Path: "nginx"}.Processes(r.master)
@@ -60,8 +60,8 @@ func (r *rig) isLoaded() bool {
 	return len(now.Serving()) > 0 && now.Loaded().After(at)
 }
 
-// The files of an nginx that is stopped are edited and tested, there and back, if that is allowed. A
-// repetition changes nothing, and the watch goes on when nginx starts with them.
+// If it is allowed, drainctl edits and tests the files of a stopped nginx, there and back. Doing it twice
+// changes nothing, and the watch continues when nginx starts with these files.
 func TestStoppedNginx(t *testing.T) {
 	r := newRig(t)
 	r.stop()

@@ -66,7 +66,7 @@ func (p Process) Describe() string {
 // printable leaves out what a terminal does not print, and what is too long.
 func printable(text string) string {
 	return fmt.Sprintf("%.*s", maxDescription, strings.Map(func(r rune) rune {
-		if !strconv.IsPrint(r) {
+		if notPrintable(r) {
 			return -1
 		}
 		return r

@@ -41,7 +41,7 @@ func (l *Local) Load(ctx context.Context, r LoadRequest) (done Loaded, err error
 	}
 	l.unlockConfiguration()
 	if done.Stopped = l.after.Master.PID == 0; done.Stopped {
-		done.Notices = append(done.Notices, "nginx is not running: its files are edited and tested, and it loads them when it starts")
+		done.Notices = append(done.Notices, StoppedText)
 		return done, nil
 	}
 	done.Generation = *generation(l.after)

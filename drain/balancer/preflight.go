@@ -75,6 +75,9 @@ const planLimit = 2 * time.Second
 // AllowStopped is the flag that has an LB edited whose nginx is stopped.
 const AllowStopped = "--allow-stopped-nginx"
 
+// StoppedText says what is done on such an LB.
+const StoppedText = "nginx is not running: its files are edited and tested, and it loads them when it starts"
+
 // testProblem is nginx's refusal of the configuration as it is.
 func testProblem(err error) Problem {
 	p := Problem{Code: ProblemTest, Text: fmt.Sprintf("the configuration is refused before any edit: %s", remote.Redact(err.Error())), Override: "--test-command"}

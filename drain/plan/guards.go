@@ -200,27 +200,21 @@ func sharedLines(p *Plan) []spec.Finding {
 	})
 }
 
-// remainingUpstreams finds the target in upstreams that --upstream leaves out, and the other ports of
-// its host. They continue to send requests to the backend, whose service is stopped for all of them.
+// remainingUpstreams finds the target in upstreams that --upstream leaves out. nginx continues to send
+// their requests to the backend, whose service is stopped for all of them.
 func remainingUpstreams(p *Plan) []spec.Finding {
 	if p.Spec.Kind != spec.Drain {
 		return nil
 	}
 	return p.onEach(func(lb LBPlan, found *[]spec.Finding) {
 		for _, s := range lb.Report.Excluded {
-			a, err := nginx.ParseAddress(s.Address)
-			if s.Down || err != nil {
+			b, isNamed := p.backendOf(lb.LB, s.Address)
+			if s.Down || !isNamed { // for another port see OtherPorts
 				continue
 			}
 			f := spec.Finding{Code: "remaining-upstream", Text: fmt.Sprintf("%s:%d: %s in %s stays up: nginx continues to send requests to the host", s.File, s.Line, s.Address, s.Name)}
-			b, isNamed := p.backendOf(a)
 			service := b.Settings.Service
-			switch {
-			case !isNamed: // see OtherPorts
-				continue
-			case service == "":
-				f.Warning = true
-			default:
+			if f.Warning = service == ""; !f.Warning {
 				f.Text += fmt.Sprintf("; stopping %s would cut them\nhint: leave out --service, or drain that one too", service)
 				f.Override = "--upstream " + s.Name
 			}
@@ -243,7 +237,8 @@ func (p *Plan) OtherPorts(of Backend) (all []balancer.Server) {
 		}
 		for _, s := range lb.Report.Excluded {
 			a, err := nginx.ParseAddress(s.Address)
-			if s.Down || err != nil || !of.isHostOf(a) || p.isDrained(lb.LB, s.Address) {
+			_, isNamed := p.backendOf(lb.LB, s.Address)
+			if s.Down || err != nil || isNamed || !of.isHostOf(a) {
 				continue
 			}
 			isKnown := slices.ContainsFunc(all, func(had balancer.Server) bool { return had.Address == s.Address })
@@ -258,13 +253,6 @@ func (p *Plan) OtherPorts(of Backend) (all []balancer.Server) {
 // isHostOf reports whether an address is on the host of a backend.
 func (b Backend) isHostOf(a nginx.Address) bool {
 	return slices.ContainsFunc(b.ParsedTargets(), func(t nginx.Target) bool { return t.SameHost(a) })
-}
-
-// isDrained reports whether a target names an address on an LB.
-func (p *Plan) isDrained(lb, address string) bool {
-	return slices.ContainsFunc(p.Backends, func(b Backend) bool {
-		return (b.LB == "" || b.LB == lb) && spec.Matches(b.ParsedTargets(), address)
-	})
 }
 
 // hasOwnService reports whether the configuration file names another service for a server than the one
@@ -317,20 +305,15 @@ func (p *Plan) minUp(lb LBPlan, upstream string) int {
 	return set.MinUp
 }
 
-// backendOf returns the backend behind an address, and whether a target names the address. Otherwise it
-// is another port of the backend's host.
-func (p *Plan) backendOf(a nginx.Address) (b Backend, isNamed bool) {
-	for _, had := range p.Backends {
-		for _, t := range had.ParsedTargets() {
-			if t.Matches(a) {
-				return had, true
-			}
-			if t.SameHost(a) {
-				b = had
-			}
-		}
+// backendOf returns the backend with a target that names an address on an LB.
+func (p *Plan) backendOf(lb, address string) (b Backend, isNamed bool) {
+	i := slices.IndexFunc(p.Backends, func(b Backend) bool {
+		return (b.LB == "" || b.LB == lb) && spec.Matches(b.ParsedTargets(), address)
+	})
+	if i < 0 {
+		return b, false
 	}
-	return b, false
+	return p.Backends[i], true
 }
 
 // longestWait is the longest timeout of the backends; 0: one has no limit.
@@ -374,9 +357,8 @@ func (p *Plan) MaySend() bool {
 		return p.Spec.Allow.Direct && slices.ContainsFunc(r.References, func(ref balancer.Reference) bool { return ref.Certain }) ||
 			p.Spec.Allow.OtherNames && slices.ContainsFunc(r.OtherNames, func(o balancer.OtherName) bool { return !o.Server.Down }) ||
 			slices.ContainsFunc(r.Excluded, func(s balancer.Server) bool {
-				a, err := nginx.ParseAddress(s.Address)
-				_, isNamed := p.backendOf(a) // else it is on another port
-				return err == nil && isNamed && !s.Down
+				_, isNamed := p.backendOf(lb.LB, s.Address) // else it is on another port
+				return isNamed && !s.Down
 			})
 	})
 }
@@ -532,7 +514,7 @@ func problems(p *Plan) []spec.Finding {
 		for _, pr := range lb.Report.Problems {
 			switch {
 			case p.allowsStopped(pr):
-				add(found, spec.Finding{Code: pr.Code, Warning: true, Text: "nginx is not running: its files are edited and tested, and it loads them when it starts"})
+				add(found, spec.Finding{Code: pr.Code, Warning: true, Text: balancer.StoppedText})
 			case !(p.DryRun && pr.Unknown):
 				add(found, spec.Finding{Code: pr.Code, Text: pr.Text + problemHints[pr.Code], Override: pr.Override})
 			}

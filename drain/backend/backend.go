@@ -65,8 +65,7 @@ type Awaiter interface {
 	Await(ctx context.Context, limit time.Duration)
 }
 
-// A Floorer is a [Counter] that asks the LBs and the backend. The LBs' own count costs little, and the
-// backend has no connection of nginx that they do not have.
+// A Floorer is a [Counter] that asks the LBs and the backend. The LBs' own count costs less.
 type Floorer interface {
 	Floor(context.Context) (remote.Count, error)
 }

@@ -192,20 +192,12 @@ func (r *waiting) sample(ctx context.Context) error {
 		looked <- err
 	}()
 	started := time.Now()
-	clients := make(chan error, 1)
-	if isLast {
-		go func() { clients <- r.clients.look(ctx, true) }()
-	}
-	count, err := r.read(ctx, isLast)
+	count, err := r.read(ctx)
 	if err == nil && r.Others && r.clients == nil { // without it, a reading says nothing of other clients
 		r.clients, err = newOtherClients(ctx, r.backend, r.Wait)
 	}
 	r.took = time.Since(started)
 	lookErr := <-looked
-	var clientsErr error
-	if isLast {
-		clientsErr = <-clients
-	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -218,9 +210,7 @@ func (r *waiting) sample(ctx context.Context) error {
 		}
 	}
 	if err == nil { // a backend that does not answer is not asked twice
-		if !isLast {
-			clientsErr = r.clients.look(ctx, false)
-		}
+		clientsErr := r.clients.look(ctx, isLast)
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
@@ -286,21 +276,17 @@ func (r *waiting) isBeginning() bool {
 	return time.Now().Before(r.first) && r.count.Open <= r.Threshold
 }
 
-// read counts the connections. After a low reading, the backend's own count is known, and the LBs' own
-// sockets decide; beside the last reading the backend is asked for other clients, if it can be.
-func (r *waiting) read(ctx context.Context, isLast bool) (remote.Count, error) {
+// read counts the connections. Between the first and the last low reading, the LBs' own sockets are
+// enough; the last one asks the backend again.
+func (r *waiting) read(ctx context.Context) (remote.Count, error) {
 	f, ok := r.backend.Counter.(Floorer)
 	switch {
 	case r.low == 0:
 		return r.held.count(ctx, r.Interval)
-	case !ok || isLast && r.backend.Sockets == nil:
-		return r.backend.Counter.Count(ctx)
+	case ok && r.low < LowReadings-1 && r.count.Open == 0:
+		return f.Floor(ctx)
 	}
-	floor, err := f.Floor(ctx)
-	if floor.Open < r.count.Open { // others may have connections, below the threshold
-		floor.Open, floor.Peers, floor.MorePeers = r.count.Open, r.count.Peers, r.count.MorePeers
-	}
-	return floor, err
+	return r.backend.Counter.Count(ctx)
 }
 
 // stuck tells whether the wait does not get on.

@@ -357,26 +357,20 @@ func next(numbers *[]int) (n int) {
 	return n
 }
 
-// After a low reading of both, the LBs decide. Where the backend cannot be asked for other clients, the
-// last reading is one of both, too.
-func TestWaitAsksTheBackendOnce(t *testing.T) {
+// Between the first and the last low reading the LBs alone are asked, unless others have connections.
+func TestWaitAsksTheBackendLast(t *testing.T) {
 	for _, test := range []struct {
-		name    string
-		p       pair
-		sockets bool
-		want    string
-		open    int
+		name string
+		p    pair
+		want string
+		open int
 	}{
-		{"ss", pair{floors: []int{0}, full: []int{2, 0}}, true, "both both LBs LBs", 0},
-		{"the LBs have another one", pair{floors: []int{1, 0}, full: []int{0}}, true, "both LBs both LBs LBs", 0},
-		{"others below the threshold", pair{floors: []int{0}, full: []int{1}}, true, "both LBs LBs", 1},
-		{"stub_status", pair{floors: []int{0}, full: []int{0}}, false, "both LBs both", 0},
-		{"stub_status has another one", pair{floors: []int{0}, full: []int{0, 3, 0}}, false, "both LBs both both LBs both", 0},
+		{"none", pair{floors: []int{0}, full: []int{2, 0}}, "both both LBs both", 0},
+		{"the LBs have another one", pair{floors: []int{1, 0}, full: []int{0}}, "both LBs both LBs both", 0},
+		{"the backend has another one", pair{floors: []int{0}, full: []int{0, 3, 0}}, "both LBs both both LBs both", 0},
+		{"others below the threshold", pair{floors: []int{0}, full: []int{1}}, "both both both", 1},
 	} {
 		b, w, _ := waitOf(&test.p, func(w *Wait) { w.Threshold = test.open })
-		if test.sockets {
-			b.Sockets = remote.NewCounter(remote.Local(nil), []uint16{1})
-		}
 		last, err := b.Drained(t.Context(), w)
 		if asked := strings.Join(test.p.asked, " "); err != nil || asked != test.want || last.Count.Open != test.open {
 			t.Errorf("%s: asked %q, %d open, %v; want %q", test.name, asked, last.Count.Open, err, test.want)

@@ -28,7 +28,6 @@ type traffic struct {
 	changed   chan struct{}                      // closed when a connection may have ended
 	at        map[nginx.Address][]netip.AddrPort // where servers are that were counted
 	servers   map[netip.AddrPort]*serverTraffic  // those that are counted
-	mine      map[Ends]bool                      // connections of this process
 	begun     bool                               // serving is known
 	serving   nginx.Running                      // no process: nginx is stopped
 	out       []nginx.Address                    // servers that nginx is to send nothing to
@@ -41,10 +40,9 @@ type traffic struct {
 
 // A serverTraffic is the connections to one address.
 type serverTraffic struct {
-	// open are the near ends of the connections whose owner is known; nil: there was no count yet.
-	open map[netip.AddrPort]bool
-	// counted are those of others that a count has found open, which holds the wait as long as it lasts.
-	counted map[netip.AddrPort]bool
+	// open are the near ends of the connections that a count has found, and whether their owner is known;
+	// nil: there was no count yet.
+	open    map[netip.AddrPort]bool
 	isAlone bool     // as it was at the last count
 	openers []opener // the latest first
 }
@@ -204,12 +202,11 @@ func (t *traffic) follow(ends *sockets.Ends) {
 
 // ended notes a connection that was opened and has ended while nobody found its owner.
 func (t *traffic) ended(s sockets.Socket) (isWatched bool) {
-	to, isMine := t.servers[s.Far], t.mine[Ends{s.Near, s.Far}]
-	delete(t.mine, Ends{s.Near, s.Far})
+	to := t.servers[s.Far]
 	if to == nil {
 		return false
 	}
-	if !to.open[s.Near] && !to.counted[s.Near] && !isMine {
+	if _, isSeen := to.open[s.Near]; !isSeen {
 		by := remote.OpenedByUnknown
 		if to.isAlone {
 			by = remote.OpenedByOther // not by an earlier worker
@@ -220,7 +217,6 @@ func (t *traffic) ended(s sockets.Socket) (isWatched bool) {
 		}
 	}
 	delete(to.open, s.Near)
-	delete(to.counted, s.Near)
 	return true
 }
 
@@ -351,7 +347,9 @@ func (t *traffic) saw(to []netip.AddrPort, found []sockets.Socket, some []nginx.
 		if known == nil {
 			continue
 		}
-		known.open[s.Near] = true
+		if _, isOpen := known.open[s.Near]; isOpen { // it may have ended meanwhile
+			known.open[s.Near] = true
+		}
 		if o := openers[pid]; o != nil {
 			noted := *o
 			noted.Near = s.Near.Addr()
@@ -368,30 +366,24 @@ func (t *traffic) fresh(to []netip.AddrPort, found []sockets.Socket) (fresh map[
 	if !t.begun {
 		return nil, 0, serving, false
 	}
+	for _, end := range to {
+		if known := t.servers[end]; known != nil {
+			if known.isAlone = t.isAlone; known.open == nil {
+				known.open = map[netip.AddrPort]bool{}
+			}
+		}
+	}
 	there := map[Ends]bool{}
 	fresh = map[uint32]sockets.Socket{}
 	for _, s := range found {
 		there[Ends{s.Near, s.Far}] = true
-		if known := t.servers[s.Far]; known != nil && !known.open[s.Near] && !t.mine[Ends{s.Near, s.Far}] {
-			fresh[s.Inode] = s
-			if known.counted == nil {
-				known.counted = map[netip.AddrPort]bool{}
-			}
-			known.counted[s.Near] = true
+		if known := t.servers[s.Far]; known != nil && !known.open[s.Near] {
+			fresh[s.Inode], known.open[s.Near] = s, false
 		}
 	}
-	for _, end := range to {
-		known := t.servers[end]
-		if known == nil {
-			continue
-		}
-		if known.isAlone = t.isAlone; known.open == nil {
-			known.open = map[netip.AddrPort]bool{}
-		}
-		if t.ends == nil { // nobody else takes them out
-			isGone := func(near netip.AddrPort, _ bool) bool { return !there[Ends{near, end}] }
-			maps.DeleteFunc(known.open, isGone)
-			maps.DeleteFunc(known.counted, isGone)
+	if t.ends == nil { // nobody else takes them out
+		for end, known := range t.servers {
+			maps.DeleteFunc(known.open, func(near netip.AddrPort, _ bool) bool { return slices.Contains(to, end) && !there[Ends{near, end}] })
 		}
 	}
 	return fresh, t.loads, t.serving, time.Now().After(t.search)
@@ -479,13 +471,9 @@ func (t *traffic) own(c net.Conn) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.servers[endOf(far)] == nil || t.ends == nil {
-		return // nothing would take it out again
+	if to := t.servers[endOf(far)]; to != nil && to.open != nil {
+		to.open[endOf(near)] = true
 	}
-	if t.mine == nil {
-		t.mine = map[Ends]bool{}
-	}
-	t.mine[Ends{endOf(near), endOf(far)}] = true
 }
 
 // endOf is an address as the kernel's list of sockets has it.

@@ -235,17 +235,16 @@ func TestTrafficThatEndsUnseen(t *testing.T) {
 	for _, test := range []struct {
 		name string
 		seen serverTraffic
-		mine map[Ends]bool
 		want []remote.OpenedBy
 	}{
-		{"beside an earlier worker", serverTraffic{open: map[netip.AddrPort]bool{}}, nil, []remote.OpenedBy{remote.OpenedByUnknown}},
-		{"beside none", serverTraffic{open: map[netip.AddrPort]bool{}, isAlone: true}, nil, []remote.OpenedBy{remote.OpenedByOther}},
-		{"that was counted", serverTraffic{open: map[netip.AddrPort]bool{near: true}, isAlone: true}, nil, nil},
-		{"before the first count", serverTraffic{isAlone: true}, nil, nil},
-		{"of drainctl", serverTraffic{open: map[netip.AddrPort]bool{}, isAlone: true}, map[Ends]bool{{near, far}: true}, nil},
+		{"beside an earlier worker", serverTraffic{open: map[netip.AddrPort]bool{}}, []remote.OpenedBy{remote.OpenedByUnknown}},
+		{"beside none", serverTraffic{open: map[netip.AddrPort]bool{}, isAlone: true}, []remote.OpenedBy{remote.OpenedByOther}},
+		{"that was counted, and whose owner is known", serverTraffic{open: map[netip.AddrPort]bool{near: true}, isAlone: true}, nil},
+		{"that was counted", serverTraffic{open: map[netip.AddrPort]bool{near: false}, isAlone: true}, nil},
+		{"before the first count", serverTraffic{isAlone: true}, nil},
 	} {
-		tr := traffic{servers: map[netip.AddrPort]*serverTraffic{far: &test.seen}, mine: test.mine}
-		if !tr.ended(socket) || tr.ended(sockets.Socket{Near: near, Far: near}) || len(tr.mine) != 0 {
+		tr := traffic{servers: map[netip.AddrPort]*serverTraffic{far: &test.seen}}
+		if !tr.ended(socket) || tr.ended(sockets.Socket{Near: near, Far: near}) {
 			t.Errorf("%s: it is of a server that is watched, and only it", test.name)
 		}
 		var got []remote.OpenedBy
